@@ -1,0 +1,1 @@
+//! The protocol: .proto files, generated types and the error table.

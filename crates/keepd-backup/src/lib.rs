@@ -1,0 +1,1 @@
+//! etcd's snapshot files over keepd-bolt: export from a view, import into a data directory.

@@ -1,0 +1,1 @@
+//! Encryption at rest: EncryptionConfiguration, value sealing, keyring, file sealing.

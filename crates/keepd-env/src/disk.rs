@@ -1,0 +1,155 @@
+//! Files, as the store needs them: whole-file creation, positioned reads and writes, explicit sync
+//! of data and of directories. Nothing else exists, so that a simulation can be exact.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Which call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IoOp {
+    /// Creating a file or directory.
+    Create,
+    /// Opening a file.
+    Open,
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Syncing a file or directory.
+    Sync,
+    /// Renaming.
+    Rename,
+    /// Removing.
+    Remove,
+    /// Listing a directory or asking for a length.
+    Stat,
+    /// Changing a file's length.
+    Resize,
+    /// Locking.
+    Lock,
+}
+
+impl fmt::Display for IoOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Rename => "rename",
+            Self::Remove => "remove",
+            Self::Stat => "stat",
+            Self::Resize => "resize",
+            Self::Lock => "lock",
+        })
+    }
+}
+
+/// A failed call, with the file it concerned.
+#[derive(Debug, Error)]
+#[error("{op} {}: {source}", path.display())]
+pub struct IoError {
+    /// The call.
+    pub op: IoOp,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// The system's reason.
+    pub source: io::Error,
+}
+
+impl IoError {
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    /// Whether the file does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// A file system.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates a directory (mode 0700) and its missing parents.
+    fn create_dir(&self, path: &Path) -> Result<(), IoError>;
+    /// Creates a file (mode 0600) for reading and writing; fails if it exists.
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError>;
+    /// Opens an existing file for reading.
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError>;
+    /// Renames, replacing what was there. Durable after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError>;
+    /// Removes a file. Durable after [`Disk::sync_dir`].
+    fn remove(&self, path: &Path) -> Result<(), IoError>;
+    /// Removes a directory with everything in it.
+    fn remove_dir_all(&self, path: &Path) -> Result<(), IoError>;
+    /// The names in a directory, sorted; empty if it does not exist.
+    fn list(&self, path: &Path) -> Result<Vec<String>, IoError>;
+    /// Whether a file or directory exists.
+    fn exists(&self, path: &Path) -> Result<bool, IoError>;
+    /// Makes creations, renames and removals in a directory durable.
+    fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
+    /// Takes the exclusive lock of a directory (a lock file in it), so that two processes never
+    /// share one.
+    fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>, IoError>;
+
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// If it cannot be opened or read.
+    fn read(&self, path: &Path) -> Result<Vec<u8>, IoError> {
+        let file = self.open(path)?;
+        let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Replaces a file as a whole: temporary file, sync, rename, directory sync.
+    ///
+    /// # Errors
+    /// If any step fails; the old file is then still whole.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), IoError> {
+        let temporary = path.with_extension("tmp");
+        if self.exists(&temporary)? {
+            self.remove(&temporary)?;
+        }
+        let file = self.create(&temporary)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()?;
+        self.rename(&temporary, path)?;
+        self.sync_dir(path.parent().unwrap_or_else(|| Path::new(".")))
+    }
+}
+
+/// An open file. Shared freely: all calls are positioned.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Fills `bytes` from `offset`; fails with `UnexpectedEof` if the file ends before.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError>;
+    /// Writes all of `bytes` at `offset`, growing the file as needed.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError>;
+    /// Makes content and length durable (fdatasync).
+    fn sync(&self) -> Result<(), IoError>;
+    /// The length.
+    fn len(&self) -> Result<u64, IoError>;
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> Result<bool, IoError> {
+        Ok(self.len()? == 0)
+    }
+    /// Cuts or grows the file; new bytes are zero.
+    fn set_len(&self, len: u64) -> Result<(), IoError>;
+    /// Reserves space, so that later writes neither fail for lack of it nor change the file's
+    /// metadata. The length grows to `len`; new bytes are zero.
+    fn allocate(&self, len: u64) -> Result<(), IoError>;
+    /// Where it is.
+    fn path(&self) -> &Path;
+}
+
+/// A held directory lock; released when dropped.
+pub trait DirLock: Send + Sync + Debug {}

@@ -1,0 +1,54 @@
+//! The only door to clock, randomness and disk: real, and faulty for tests.
+//!
+//! No other crate opens a file, reads a clock or draws a random number. [`Env`] bundles the three;
+//! [`Env::real`] is production, [`sim::SimDisk`] is an in-memory disk that loses unsynced writes,
+//! tears them, fills up and fails on the Nth call.
+
+pub mod clock;
+pub mod disk;
+pub mod random;
+pub mod real;
+pub mod sim;
+
+use std::sync::Arc;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use disk::{Disk, DiskFile, DirLock, IoError, IoOp};
+pub use random::{Random, SeededRandom, SystemRandom};
+pub use real::RealDisk;
+pub use sim::SimDisk;
+
+/// Everything a member takes from its surroundings.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Salts, nonces, identifiers, election timeouts.
+    pub random: Arc<dyn Random>,
+}
+
+impl Env {
+    /// The machine itself.
+    #[must_use]
+    pub fn real() -> Self {
+        Self {
+            disk: Arc::new(RealDisk::new()),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SystemRandom::new()),
+        }
+    }
+
+    /// A simulated disk, a clock moved by hand and a seeded generator.
+    #[must_use]
+    pub fn simulated(seed: u64) -> (Self, SimDisk, ManualClock) {
+        let (disk, clock) = (SimDisk::new(), ManualClock::new());
+        let env = Self {
+            disk: Arc::new(disk.clone()),
+            clock: Arc::new(clock.clone()),
+            random: Arc::new(SeededRandom::new(seed)),
+        };
+        (env, disk, clock)
+    }
+}

@@ -1,0 +1,158 @@
+//! The machine's file system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::disk::{DirLock, Disk, DiskFile, IoError, IoOp};
+
+/// The lock file's name in a locked directory.
+const LOCK_NAME: &str = "LOCK";
+
+/// The machine's file system.
+#[derive(Debug, Default)]
+pub struct RealDisk(());
+
+impl RealDisk {
+    /// The file system.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
+
+fn failed(op: IoOp, path: &Path) -> impl FnOnce(io::Error) -> IoError + use<> {
+    let path = path.to_owned();
+    move |source| IoError { op, path, source }
+}
+
+impl Disk for RealDisk {
+    fn create_dir(&self, path: &Path) -> Result<(), IoError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed(IoOp::Create, path))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed(IoOp::Create, path))?;
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError> {
+        let file = File::open(path).map_err(failed(IoOp::Open, path))?;
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError> {
+        fs::rename(from, to).map_err(failed(IoOp::Rename, from))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), IoError> {
+        fs::remove_file(path).map_err(failed(IoOp::Remove, path))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> Result<(), IoError> {
+        fs::remove_dir_all(path).map_err(failed(IoOp::Remove, path))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<String>, IoError> {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(IoOp::Stat, path)(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed(IoOp::Stat, path))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool, IoError> {
+        path.try_exists().map_err(failed(IoOp::Stat, path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), IoError> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed(IoOp::Sync, path))
+    }
+
+    fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>, IoError> {
+        let path = path.join(LOCK_NAME);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed(IoOp::Lock, &path))?;
+        file.try_lock().map_err(|error| failed(IoOp::Lock, &path)(error.into()))?;
+        Ok(Box::new(RealLock { _file: file }))
+    }
+}
+
+/// A locked lock file.
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl DirLock for RealLock {}
+
+/// An open file with its path, for errors.
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DiskFile for RealFile {
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
+        self.file.read_exact_at(bytes, offset).map_err(failed(IoOp::Read, &self.path))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
+        self.file.write_all_at(bytes, offset).map_err(failed(IoOp::Write, &self.path))
+    }
+
+    fn sync(&self) -> Result<(), IoError> {
+        self.file.sync_data().map_err(failed(IoOp::Sync, &self.path))
+    }
+
+    fn len(&self) -> Result<u64, IoError> {
+        self.file.metadata().map(|meta| meta.len()).map_err(failed(IoOp::Stat, &self.path))
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), IoError> {
+        self.file.set_len(len).map_err(failed(IoOp::Resize, &self.path))
+    }
+
+    #[expect(unsafe_code, reason = "std has no fallocate")]
+    fn allocate(&self, len: u64) -> Result<(), IoError> {
+        use std::os::fd::AsRawFd;
+        let len = libc::off_t::try_from(len)
+            .map_err(|error| failed(IoOp::Resize, &self.path)(io::Error::other(error)))?;
+        // SAFETY: the descriptor is open for writing and owned by `self` during the call.
+        let result = unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, len) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(failed(IoOp::Resize, &self.path)(io::Error::from_raw_os_error(result)))
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}

@@ -1,0 +1,1 @@
+//! Leases: grants, attachments, expiry, renewal.

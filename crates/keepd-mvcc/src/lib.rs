@@ -1,0 +1,1 @@
+//! The revision store: key index, revlog, views, transactions, history, compaction, hashes.

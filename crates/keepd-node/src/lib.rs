@@ -1,0 +1,1 @@
+//! One member: threads, proposals, reads, alarms, quota, shutdown.

@@ -1,0 +1,1 @@
+//! The edges: gRPC services, health, metrics, HTTP.

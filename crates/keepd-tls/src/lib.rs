@@ -1,0 +1,1 @@
+//! TLS for clients and peers: configuration, reload, verification, own CA.

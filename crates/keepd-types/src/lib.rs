@@ -1,0 +1,18 @@
+//! Words of the store: revisions, keys, ranges, ids, records and protocol limits.
+//!
+//! The lowest layer. Everything above speaks in these types; nothing here does I/O, knows a
+//! protocol library or holds state.
+
+pub mod ids;
+pub mod key_range;
+pub mod key_value;
+pub mod limits;
+pub mod revision;
+pub mod sealed;
+pub mod varint;
+
+pub use ids::{ClusterId, KeyId, LeaseId, MemberId, RaftIndex, Term};
+pub use key_range::{KeyRange, RangeEnd};
+pub use key_value::{DecodeError, KeyValue};
+pub use revision::Revision;
+pub use sealed::{PlainDigest, SealMark, StoredValue};

@@ -1,0 +1,1 @@
+//! The sealed write-ahead log: segments, records, group commit, recovery.

@@ -1,0 +1,1 @@
+//! The watch hub: synced and unsynced watchers, catch-up, progress.

@@ -1,0 +1,2 @@
+//! keepd.
+fn main() {}
