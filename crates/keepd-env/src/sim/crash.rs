@@ -1,0 +1,113 @@
+//! What a simulated disk may look like after a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::state::{Change, Inode, Node, State};
+use crate::random::{Random, SeededRandom};
+
+/// The unit in which a device writes or does not write.
+const SECTOR_BYTES: usize = 512;
+
+/// What happens to the changes that were not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashMode {
+    /// All are lost.
+    LoseUnsynced,
+    /// All are kept, as after the end of a process.
+    KeepUnsynced,
+    /// Each is kept or lost at random.
+    Random {
+        /// Chooses.
+        seed: u64,
+    },
+    /// All are kept, but of each file's last write only some sectors.
+    Torn {
+        /// Chooses.
+        seed: u64,
+    },
+}
+
+/// The disk after a crash.
+pub(super) fn image(state: &State, mode: CrashMode) -> State {
+    let random = match mode {
+        CrashMode::Random { seed } | CrashMode::Torn { seed } => SeededRandom::new(seed),
+        CrashMode::LoseUnsynced | CrashMode::KeepUnsynced => SeededRandom::new(0),
+    };
+    let keeps = |random: &SeededRandom| match mode {
+        CrashMode::LoseUnsynced => false,
+        CrashMode::KeepUnsynced | CrashMode::Torn { .. } => true,
+        CrashMode::Random { .. } => coin(random),
+    };
+    let mut entries = state.durable_entries.clone();
+    for op in &state.unsynced {
+        if keeps(&random) {
+            op.apply(&mut entries);
+        }
+    }
+    drop_orphans(&mut entries);
+    let mut inodes = BTreeMap::new();
+    for (number, inode) in &state.inodes {
+        let mut content = inode.durable.clone();
+        let last = inode.unsynced.len().saturating_sub(1);
+        for (position, change) in inode.unsynced.iter().enumerate() {
+            if position == last && matches!(mode, CrashMode::Torn { .. }) {
+                tear(change, &random, &mut content);
+            } else if keeps(&random) {
+                change.apply(&mut content);
+            }
+        }
+        let durable = content.clone();
+        let inode = Inode { current: content, durable, unsynced: Vec::new(), handles: 0 };
+        inodes.insert(*number, inode);
+    }
+    let mut image = State {
+        durable_entries: entries.clone(),
+        entries,
+        unsynced: Vec::new(),
+        inodes,
+        next_inode: state.next_inode,
+        locks: BTreeSet::new(),
+        faults: super::faults::Faults::default(),
+    };
+    image.collect();
+    image
+}
+
+/// Writes only some of a change's sectors.
+fn tear(change: &Change, random: &SeededRandom, content: &mut Vec<u8>) {
+    let Change::Write { offset, bytes } = change else {
+        return change.apply(content);
+    };
+    let mut position = 0;
+    while position < bytes.len() {
+        let at = offset + position;
+        let sector_end = (at / SECTOR_BYTES + 1) * SECTOR_BYTES - offset;
+        let end = sector_end.min(bytes.len());
+        if coin(random) {
+            let part = bytes[position..end].to_vec();
+            Change::Write { offset: at, bytes: part }.apply(content);
+        }
+        position = end;
+    }
+}
+
+/// Removes names whose directory did not survive.
+fn drop_orphans(entries: &mut BTreeMap<PathBuf, Node>) {
+    let dirs: BTreeSet<PathBuf> = entries
+        .iter()
+        .filter(|(_, node)| **node == Node::Dir)
+        .map(|(path, _)| path.clone())
+        .collect();
+    entries.retain(|path, _| {
+        let parents = path.ancestors().skip(1);
+        parents
+            .filter(|dir| dir.parent().is_some() && !dir.as_os_str().is_empty())
+            .all(|dir| dirs.contains(dir))
+    });
+}
+
+fn coin(random: &SeededRandom) -> bool {
+    // The low bits of a multiplied word are its weakest.
+    random.next_u64() >> 63 == 1
+}
