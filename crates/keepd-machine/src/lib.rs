@@ -1,1 +1,20 @@
 //! The replicated state machine: commands of the log in, outcomes and events out.
+//!
+//! Every member applies the same commands in the same order and gets the same records, revisions
+//! and answers. Nothing here reads a clock, draws a random number, opens a sealed value or waits.
+//!
+//! Two exits and no third: an [`ApplyError`] is part of the answer on every member, a [`Halt`]
+//! stops this one.
+
+pub mod command;
+pub mod layout;
+pub mod machine;
+pub mod outcome;
+pub mod tables;
+
+mod codec;
+mod txn;
+
+pub use command::{Command, CommandError};
+pub use machine::{AppliedBatch, Halt, Machine, Options};
+pub use outcome::{ApplyError, Handle, OpResponse, Outcome, Response, TxnResponse};

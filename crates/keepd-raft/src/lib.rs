@@ -1,1 +1,11 @@
 //! The Raft core without I/O; the only crate that names the raft crate.
+//!
+//! [`Core`] takes events (ticks, proposals, reads, messages, "persisted", "applied") and hands out
+//! [`Actions`]: what to append, what to send, what to apply, which reads may go ahead. It owns no
+//! thread, file, socket or clock, so that one thread can simulate a cluster.
+
+mod core;
+mod log_store;
+
+pub use crate::core::{Actions, Core, Entry, EntryKind, Error, HardState, Role, Settings, Status};
+pub use crate::log_store::Restored;

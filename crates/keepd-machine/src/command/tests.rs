@@ -1,0 +1,93 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from)
+}
+
+fn key_range() -> impl Strategy<Value = KeyRange> {
+    (bytes(), bytes()).prop_map(|(key, end)| KeyRange::from_request(key, end))
+}
+
+fn put() -> impl Strategy<Value = Put> {
+    let seal = proptest::option::of(any::<(u64, u32, u32)>());
+    (bytes(), bytes(), seal, any::<i64>(), any::<(bool, bool, bool)>()).prop_map(
+        |(key, value, seal, lease, (prev_kv, ignore_value, ignore_lease))| Put {
+            key,
+            value: StoredValue {
+                bytes: value,
+                seal: seal.map(|(id, len, crc32c)| SealMark {
+                    key_id: KeyId(id),
+                    plain: PlainDigest { len, crc32c },
+                }),
+            },
+            lease: LeaseId(lease),
+            prev_kv,
+            ignore_value,
+            ignore_lease,
+        },
+    )
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    prop_oneof![
+        (key_range(), any::<i64>()).prop_map(|(range, operand)| Compare::Number {
+            range,
+            target: Target::Mod,
+            relation: Relation::Less,
+            operand
+        }),
+        (key_range(), proptest::collection::vec((bytes(), any::<i64>()), 0..3), any::<bool>())
+            .prop_map(|(range, guard, result)| Compare::Resolved { range, guard, result }),
+    ]
+}
+
+fn txn() -> impl Strategy<Value = Txn> {
+    let op = prop_oneof![
+        put().prop_map(Op::Put),
+        (key_range(), any::<bool>())
+            .prop_map(|(range, prev_kv)| Op::DeleteRange(DeleteRange { range, prev_kv })),
+        (key_range(), any::<i64>(), any::<u64>()).prop_map(|(range, revision, fetch_limit)| {
+            Op::Range(Range { range, revision, fetch_limit })
+        }),
+    ];
+    let list = |op| proptest::collection::vec(op, 0..3);
+    let flat = (proptest::collection::vec(compare(), 0..3), list(op.clone()), list(op))
+        .prop_map(|(compares, success, failure)| Txn { compares, success, failure });
+    (flat.clone(), flat).prop_map(|(mut outer, inner)| {
+        outer.success.push(Op::Txn(Box::new(inner)));
+        outer
+    })
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        put().prop_map(Command::Put),
+        txn().prop_map(|txn| Command::Txn(Box::new(txn))),
+        any::<i64>().prop_map(|revision| Command::Compact { revision }),
+        any::<(i64, i64)>().prop_map(|(id, ttl)| Command::LeaseGrant { id: LeaseId(id), ttl }),
+        (any::<u64>(), bytes())
+            .prop_map(|(id, json)| Command::PublishMember { id: MemberId(id), json }),
+        any::<u64>().prop_map(|id| Command::AlarmActivate(Alarm { member: MemberId(id), kind: 1 })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn commands_round_trip(command in command()) {
+        prop_assert_eq!(Command::decode(command.encode()), Ok(command));
+    }
+
+    #[test]
+    fn a_cut_command_is_refused(command in command(), cut in any::<prop::sample::Index>()) {
+        let encoded = command.encode();
+        let cut = cut.index(encoded.len());
+        prop_assert!(Command::decode(encoded.slice(..cut)).is_err());
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Command::decode(bytes.into());
+    }
+}

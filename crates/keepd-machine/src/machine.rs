@@ -1,0 +1,289 @@
+//! The machine: one store, its leases and its meta tables, driven by the log.
+//!
+//! Receives decoded entries from the node's apply thread, in log order; hands outcomes back to it
+//! and, per batch, the published view with every change for the watch hub.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_lease::Lessor;
+use keepd_mvcc::{Applied, Change, RangeError, Store, View};
+use keepd_types::{DecodeError, LeaseId};
+use thiserror::Error;
+
+use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, CommandError, Op, Txn};
+use crate::outcome::{ApplyError, Outcome, Response};
+use crate::tables;
+use crate::txn::{Execution, Failure};
+
+/// Why this member must stop: it can no longer do what every other member does.
+#[derive(Debug, Error)]
+pub enum Halt {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] keepd_mvcc::Error),
+    /// A record of the store does not decode.
+    #[error(transparent)]
+    Record(#[from] DecodeError),
+    /// A committed entry does not decode.
+    #[error("entry {index} of the log: {source}")]
+    Command {
+        /// Its place.
+        index: u64,
+        /// What is wrong with it.
+        source: CommandError,
+    },
+    /// A meta table holds what this version cannot read.
+    #[error("meta table {table} holds a malformed entry")]
+    Meta {
+        /// The table.
+        table: u8,
+    },
+    /// A read inside a transaction failed after its check passed.
+    #[error("a checked read inside a transaction failed: {0}")]
+    Range(#[from] RangeError),
+}
+
+/// Settings that every member must share.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The shortest lease in seconds; follows from the election timeout.
+    pub lease_ttl_min: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lease_ttl_min: 2 }
+    }
+}
+
+/// What a batch of entries left behind, for readers and watchers.
+#[derive(Clone, Debug)]
+pub struct AppliedBatch {
+    /// The state after the batch.
+    pub view: Arc<View>,
+    /// Every change of the batch, in revision order.
+    pub changes: Vec<Change>,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Machine {
+    store: Store,
+    lessor: Lessor,
+    /// Raised alarms, as the meta table has them.
+    alarms: Vec<Alarm>,
+    /// Changes since the last [`Self::publish`].
+    changes: Vec<Change>,
+    attachments: Vec<(Bytes, LeaseId)>,
+}
+
+impl Machine {
+    /// Takes over a recovered store and rebuilds leases and alarms from its meta tables.
+    ///
+    /// # Errors
+    /// If a meta table cannot be read.
+    pub fn new(store: Store, options: Options) -> Result<Self, Halt> {
+        let mut lessor = Lessor::new(options.lease_ttl_min);
+        for value in store.meta(tables::LEASES).values() {
+            lessor.restore(value).map_err(|_malformed| Halt::Meta { table: tables::LEASES })?;
+        }
+        for (key, value) in store.meta(tables::ATTACHMENTS) {
+            let lease = tables::read_u64(value)
+                .ok_or(Halt::Meta { table: tables::ATTACHMENTS })?
+                .cast_signed();
+            lessor.attach(LeaseId(lease), key.clone());
+        }
+        let mut alarms = Vec::new();
+        for key in store.meta(tables::ALARMS).keys() {
+            let halt = Halt::Meta { table: tables::ALARMS };
+            let Some(member) = tables::read_u64(key) else { return Err(halt) };
+            let Some(&kind) = key.get(8) else { return Err(halt) };
+            alarms.push(Alarm { member: keepd_types::MemberId(member), kind });
+        }
+        Ok(Self { store, lessor, alarms, changes: Vec::new(), attachments: Vec::new() })
+    }
+
+    /// The store, for the node's background jobs.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The store, for the node's background jobs.
+    pub const fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// The leases, for the primary's deadlines.
+    pub const fn lessor(&self) -> &Lessor {
+        &self.lessor
+    }
+
+    /// The leases, for the primary's deadlines.
+    pub const fn lessor_mut(&mut self) -> &mut Lessor {
+        &mut self.lessor
+    }
+
+    /// Raised alarms.
+    pub fn alarms(&self) -> &[Alarm] {
+        &self.alarms
+    }
+
+    /// Whether an alarm of a kind stands, whoever raised it.
+    #[must_use]
+    pub fn has_alarm(&self, kind: u8) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
+    /// Applies one committed command.
+    ///
+    /// # Errors
+    /// Only if this member must stop.
+    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Halt> {
+        let result = match self.refused_by_alarm(command) {
+            Some(error) => Err(error),
+            None => match self.execute(command) {
+                Ok(response) => Ok(response),
+                Err(Failure::Refused(error)) => Err(error),
+                Err(Failure::Halt(halt)) => return Err(halt),
+            },
+        };
+        Ok(Outcome { revision: self.store.revision(), result })
+    }
+
+    /// Ends a batch: makes everything since the last one visible at once.
+    pub fn publish(&mut self, applied: Applied) -> AppliedBatch {
+        let view = self.store.publish(applied);
+        AppliedBatch { view, changes: std::mem::take(&mut self.changes) }
+    }
+
+    /// CORRUPT refuses every write; NOSPACE whatever could grow the store, on either branch.
+    fn refused_by_alarm(&self, command: &Command) -> Option<ApplyError> {
+        if self.alarms.is_empty() {
+            return None;
+        }
+        let (writes, grows) = match command {
+            Command::Put(_) | Command::LeaseGrant { .. } => (true, true),
+            Command::Txn(txn) => (true, txn_puts(txn)),
+            Command::DeleteRange(_) | Command::Compact { .. } | Command::LeaseRevoke { .. } => {
+                (true, false)
+            }
+            Command::AlarmActivate(_)
+            | Command::AlarmDeactivate(_)
+            | Command::PublishMember { .. }
+            | Command::SetCluster { .. } => (false, false),
+        };
+        if writes && self.has_alarm(ALARM_CORRUPT) {
+            return Some(ApplyError::Corrupt);
+        }
+        (grows && self.has_alarm(ALARM_NOSPACE)).then_some(ApplyError::NoSpace)
+    }
+
+    fn execute(&mut self, command: &Command) -> Result<Response, Failure> {
+        match command {
+            Command::Put(put) => {
+                let prev = self.write(|execution| execution.put_checked(put))?;
+                Ok(Response::Put { prev })
+            }
+            Command::DeleteRange(delete) => {
+                let (deleted, prev) = self.write(|execution| Ok(execution.delete_range(delete)))?;
+                Ok(Response::DeleteRange { deleted, prev })
+            }
+            Command::Txn(txn) => Ok(Response::Txn(self.write(|execution| execution.txn(txn))?)),
+            Command::Compact { revision } => {
+                self.store.compact(*revision).map_err(|error| match error {
+                    RangeError::Compacted => ApplyError::Compacted,
+                    RangeError::Future => ApplyError::FutureRevision,
+                })?;
+                Ok(Response::Done)
+            }
+            Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
+            Command::LeaseRevoke { id } => self.lease_revoke(*id),
+            Command::AlarmActivate(alarm) => Ok(self.alarm_activate(*alarm)),
+            Command::AlarmDeactivate(alarm) => Ok(self.alarm_deactivate(*alarm)),
+            Command::PublishMember { id, json } => {
+                self.store.meta_put(tables::MEMBERS, tables::member_key(*id), json.clone());
+                Ok(Response::Done)
+            }
+            Command::SetCluster { name, value } => {
+                self.store.meta_put(tables::CLUSTER, name.clone(), value.clone());
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    /// Runs `work` in one write transaction and keeps its changes for the watchers.
+    fn write<T>(
+        &mut self,
+        work: impl FnOnce(&mut Execution<'_, '_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut txn = self.store.begin();
+        let done = work(&mut Execution {
+            txn: &mut txn,
+            lessor: &mut self.lessor,
+            attachments: &mut self.attachments,
+        })?;
+        self.changes.append(&mut txn.finish());
+        for (key, lease) in self.attachments.drain(..) {
+            if lease.is_none() {
+                self.store.meta_delete(tables::ATTACHMENTS, &key);
+            } else {
+                self.store.meta_put(tables::ATTACHMENTS, key, tables::lease_key(lease));
+            }
+        }
+        Ok(done)
+    }
+
+    fn lease_grant(&mut self, id: LeaseId, ttl: i64) -> Result<Response, Failure> {
+        let ttl = self.lessor.grant(id, ttl).map_err(|error| match error {
+            keepd_lease::Error::Exists => ApplyError::LeaseExists,
+            keepd_lease::Error::TtlTooLarge => ApplyError::LeaseTtlTooLarge,
+            _ => ApplyError::LeaseNotFound,
+        })?;
+        let encoded = self.lessor.encode(id).expect("the lease was just granted");
+        self.store.meta_put(tables::LEASES, tables::lease_key(id), encoded.into());
+        Ok(Response::LeaseGrant { id, ttl })
+    }
+
+    fn lease_revoke(&mut self, id: LeaseId) -> Result<Response, Failure> {
+        let keys = self.lessor.revoke(id).map_err(|_unknown| ApplyError::LeaseNotFound)?;
+        let mut txn = self.store.begin();
+        for key in &keys {
+            txn.delete_range(&keepd_types::KeyRange::point(key.clone()));
+        }
+        self.changes.append(&mut txn.finish());
+        for key in &keys {
+            self.store.meta_delete(tables::ATTACHMENTS, key);
+        }
+        self.store.meta_delete(tables::LEASES, &tables::lease_key(id));
+        Ok(Response::Done)
+    }
+
+    fn alarm_activate(&mut self, alarm: Alarm) -> Response {
+        if !self.alarms.contains(&alarm) {
+            self.alarms.push(alarm);
+            self.alarms.sort_unstable();
+            let key = tables::alarm_key(alarm.member, alarm.kind);
+            self.store.meta_put(tables::ALARMS, key, Bytes::new());
+        }
+        Response::Alarms(vec![alarm])
+    }
+
+    fn alarm_deactivate(&mut self, alarm: Alarm) -> Response {
+        let Some(position) = self.alarms.iter().position(|raised| *raised == alarm) else {
+            return Response::Alarms(Vec::new());
+        };
+        self.alarms.remove(position);
+        self.store.meta_delete(tables::ALARMS, &tables::alarm_key(alarm.member, alarm.kind));
+        Response::Alarms(vec![alarm])
+    }
+}
+
+/// Whether any branch puts: the cost that NOSPACE refuses does not depend on the branch taken.
+fn txn_puts(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        Op::Put(_) => true,
+        Op::Txn(nested) => txn_puts(nested),
+        Op::Range(_) | Op::DeleteRange(_) => false,
+    })
+}

@@ -1,0 +1,273 @@
+//! Executing writes: put, delete and transaction in etcd's order.
+//!
+//! A transaction first decides its whole path (every comparison, nested ones included, against the
+//! state before it), then checks the operations on that path, then executes them. A failed check
+//! therefore leaves nothing behind.
+
+use bytes::Bytes;
+use keepd_lease::Lessor;
+use keepd_mvcc::{KeyState, WriteTxn};
+use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue};
+
+use crate::command::{Compare, DeleteRange, Op, Put, Range, Relation, Target, Txn};
+use crate::machine::Halt;
+use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
+
+/// One command's work on the store and the leases.
+pub(crate) struct Execution<'a, 'store> {
+    pub(crate) txn: &'a mut WriteTxn<'store>,
+    pub(crate) lessor: &'a mut Lessor,
+    /// Keys whose lease changed, to be written to the meta tables.
+    pub(crate) attachments: &'a mut Vec<(Bytes, LeaseId)>,
+}
+
+/// A refusal, or the reason to stop.
+pub(crate) enum Failure {
+    Refused(ApplyError),
+    Halt(Halt),
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl Execution<'_, '_> {
+    /// A put on its own.
+    pub(crate) fn put_checked(&mut self, put: &Put) -> Result<Option<Handle>, Failure> {
+        self.check_put(put)?;
+        self.put(put)
+    }
+
+    /// Removes keys in ascending order.
+    pub(crate) fn delete_range(&mut self, delete: &DeleteRange) -> (i64, Vec<Handle>) {
+        let removed = self.txn.delete_range(&delete.range);
+        for (key, _) in &removed {
+            if self.lessor.detach(key).is_some() {
+                self.attachments.push((key.clone(), LeaseId::NONE));
+            }
+        }
+        let deleted = i64::try_from(removed.len()).expect("keys fit into memory");
+        let prev = if delete.prev_kv {
+            removed.into_iter().map(|(key, revision)| Handle { key, revision }).collect()
+        } else {
+            Vec::new()
+        };
+        (deleted, prev)
+    }
+
+    /// A transaction: decide, check, execute.
+    pub(crate) fn txn(&mut self, txn: &Txn) -> Result<TxnResponse, Failure> {
+        let mut path = Vec::new();
+        self.decide(txn, &mut path)?;
+        self.check(txn, &mut path.iter())?;
+        let begin = self.txn.current();
+        self.execute(txn, begin, &mut path.iter())
+    }
+
+    /// Which branch every transaction on the path takes, in depth-first order.
+    fn decide(&self, txn: &Txn, path: &mut Vec<bool>) -> Result<(), Failure> {
+        let mut holds = true;
+        for compare in &txn.compares {
+            // Every guard is checked, also behind a comparison that failed: which of them the
+            // proposer looked at must not matter.
+            holds &= self.compare(compare)?;
+        }
+        path.push(holds);
+        for op in branch(txn, holds) {
+            if let Op::Txn(nested) = op {
+                self.decide(nested, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&self, compare: &Compare) -> Result<bool, Failure> {
+        match compare {
+            Compare::Number { range, target, relation, operand } => {
+                let holds = |key: &[u8], state: Option<&KeyState>| {
+                    relates(self.number(key, state, *target, *operand), *relation, *operand)
+                };
+                if range.is_point() {
+                    let state = self.txn.get(&range.start);
+                    return Ok(holds(&range.start, state.as_ref()));
+                }
+                let (keys, _) = self.txn.range(range, 0);
+                if keys.is_empty() {
+                    return Ok(holds(&[], None));
+                }
+                Ok(keys.iter().all(|(key, _)| holds(key, self.txn.get(key).as_ref())))
+            }
+            Compare::Resolved { range, guard, result } => {
+                if self.guard_holds(range, guard) {
+                    Ok(*result)
+                } else {
+                    Err(ApplyError::GuardMissed.into())
+                }
+            }
+        }
+    }
+
+    fn guard_holds(&self, range: &KeyRange, guard: &[(Bytes, i64)]) -> bool {
+        if range.is_point() {
+            let state = self.txn.get(&range.start);
+            return match (state, guard) {
+                (None, []) => true,
+                (Some(state), [(_, mod_revision)]) => state.mod_revision.main == *mod_revision,
+                _ => false,
+            };
+        }
+        let (keys, _) = self.txn.range(range, 0);
+        keys.len() == guard.len()
+            && keys.iter().zip(guard).all(|((key, revision), (guarded, mod_revision))| {
+                key == guarded && revision.main == *mod_revision
+            })
+    }
+
+    fn number(&self, key: &[u8], state: Option<&KeyState>, target: Target, operand: i64) -> i64 {
+        match (target, state) {
+            (Target::Unknown, _) => operand,
+            (_, None) => 0,
+            (Target::Version, Some(state)) => state.version,
+            (Target::Create, Some(state)) => state.create_revision,
+            (Target::Mod, Some(state)) => state.mod_revision.main,
+            (Target::Lease, Some(_)) => self.lessor.lease_of(key).unwrap_or(LeaseId::NONE).0,
+        }
+    }
+
+    /// The operations on the path, against the state before the transaction.
+    fn check<'p>(
+        &self,
+        txn: &Txn,
+        path: &mut impl Iterator<Item = &'p bool>,
+    ) -> Result<(), ApplyError> {
+        let holds = *path.next().expect("decide walked the same transactions");
+        for op in branch(txn, holds) {
+            match op {
+                Op::Range(range) => self.check_range(range)?,
+                Op::Put(put) => self.check_put(put)?,
+                Op::DeleteRange(_) => {}
+                Op::Txn(nested) => self.check(nested, path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, range: &Range) -> Result<(), ApplyError> {
+        if range.revision == 0 {
+            return Ok(());
+        }
+        if range.revision > self.txn.current() {
+            return Err(ApplyError::FutureRevision);
+        }
+        // Before the first compaction the bound is -1, so that -1 passes and -2 does not: etcd's
+        // clients can see this.
+        if range.revision < self.txn.compact_revision() {
+            return Err(ApplyError::Compacted);
+        }
+        Ok(())
+    }
+
+    fn check_put(&self, put: &Put) -> Result<(), ApplyError> {
+        if !put.lease.is_none() && !self.lessor.contains(put.lease) {
+            return Err(ApplyError::LeaseNotFound);
+        }
+        if (put.ignore_value || put.ignore_lease) && self.txn.get(&put.key).is_none() {
+            return Err(ApplyError::KeyNotFound);
+        }
+        Ok(())
+    }
+
+    fn execute<'p>(
+        &mut self,
+        txn: &Txn,
+        begin: i64,
+        path: &mut impl Iterator<Item = &'p bool>,
+    ) -> Result<TxnResponse, Failure> {
+        let succeeded = *path.next().expect("decide walked the same transactions");
+        let mut responses = Vec::new();
+        for op in branch(txn, succeeded) {
+            responses.push(match op {
+                Op::Range(range) => self.range(range, begin)?,
+                Op::Put(put) => {
+                    let prev = self.put(put)?;
+                    OpResponse::Put { header_revision: begin + 1, prev }
+                }
+                Op::DeleteRange(delete) => {
+                    let (deleted, prev) = self.delete_range(delete);
+                    OpResponse::DeleteRange { header_revision: self.seen(begin), deleted, prev }
+                }
+                Op::Txn(nested) => OpResponse::Txn(self.execute(nested, begin, path)?),
+            });
+        }
+        Ok(TxnResponse { succeeded, responses })
+    }
+
+    /// The revision an operation's header shows: the new one as soon as something has changed.
+    fn seen(&self, begin: i64) -> i64 {
+        if self.txn.changed() { begin + 1 } else { begin }
+    }
+
+    fn range(&self, range: &Range, begin: i64) -> Result<OpResponse, Failure> {
+        let limit = usize::try_from(range.fetch_limit).unwrap_or(usize::MAX);
+        let (keys, count) = if range.revision > 0 {
+            self.txn.range_at(&range.range, range.revision, limit).map_err(Halt::from)?
+        } else {
+            self.txn.range(&range.range, limit)
+        };
+        Ok(OpResponse::Range {
+            header_revision: self.seen(begin),
+            handles: keys.into_iter().map(|(key, revision)| Handle { key, revision }).collect(),
+            count,
+        })
+    }
+
+    fn put(&mut self, put: &Put) -> Result<Option<Handle>, Failure> {
+        let value = if put.ignore_value {
+            let state = self.txn.get(&put.key).expect("check_put found the key");
+            self.stored_value(state.mod_revision)?
+        } else {
+            put.value.clone()
+        };
+        let old_lease = self.lessor.lease_of(&put.key).unwrap_or(LeaseId::NONE);
+        let lease = if put.ignore_lease { old_lease } else { put.lease };
+        if lease != old_lease {
+            self.lessor.detach(&put.key);
+            if !lease.is_none() {
+                self.lessor.attach(lease, put.key.clone());
+            }
+            self.attachments.push((put.key.clone(), lease));
+        }
+        let prev = self.txn.put(put.key.clone(), value, lease);
+        let prev = prev.filter(|_| put.prev_kv);
+        Ok(prev.map(|revision| Handle { key: put.key.clone(), revision }))
+    }
+
+    /// The value of a record as it is stored, ciphertext and mark included.
+    fn stored_value(&self, revision: Revision) -> Result<StoredValue, Failure> {
+        let record = self.txn.load(revision).map_err(Halt::from)?;
+        let kv = KeyValue::decode(&record.encoded).map_err(Halt::from)?;
+        Ok(StoredValue { bytes: kv.value, seal: record.seal })
+    }
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Self {
+        Self::Halt(halt)
+    }
+}
+
+fn branch(txn: &Txn, holds: bool) -> &[Op] {
+    if holds { &txn.success } else { &txn.failure }
+}
+
+fn relates(stored: i64, relation: Relation, operand: i64) -> bool {
+    match relation {
+        Relation::Equal => stored == operand,
+        Relation::Greater => stored > operand,
+        Relation::Less => stored < operand,
+        Relation::NotEqual => stored != operand,
+        Relation::Any => true,
+    }
+}

@@ -1,0 +1,430 @@
+//! The core: events in, actions out.
+//!
+//! The driver's duties, in this order (they are the safety argument):
+//! 1. send [`Actions::messages`] at once (a leader replicates before its own sync);
+//! 2. append [`Actions::entries`] and [`Actions::hard_state`] to the WAL, sync if
+//!    [`Actions::must_sync`], then call [`Core::persisted`] and only now send
+//!    [`Actions::messages_after_sync`];
+//! 3. apply [`Actions::committed`] in order, then call [`Core::applied`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_env::Random;
+use raft::eraftpb::{self, ConfState, EntryType, Message, MessageType};
+use raft::{RawNode, StateRole};
+use thiserror::Error;
+
+use crate::log_store::{LogStore, Restored};
+
+/// Uncommitted bytes beyond which proposals are refused.
+const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Committed bytes handed to apply at once.
+const COMMITTED_BYTES_PER_READY: u64 = 8 * 1024 * 1024;
+/// Bytes in one append message.
+const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
+/// Append messages in flight per follower.
+const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// Applied entries kept in memory for followers that lag.
+const CATCH_UP_ENTRIES: usize = 5000;
+/// The same, in bytes.
+const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
+/// Read contexts that may wait for a leader's first commit.
+const HELD_READS_MAX: usize = 1024;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A command, or empty: a new leader's first.
+    Normal,
+    /// A change of membership.
+    ConfChange,
+    /// A joint change of membership.
+    ConfChangeV2,
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its content.
+    pub data: Bytes,
+}
+
+/// What a member must never forget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The current term.
+    pub term: u64,
+    /// The member voted for in this term; 0 is none.
+    pub vote: u64,
+    /// The highest index known to be committed.
+    pub commit: u64,
+}
+
+/// A member's part in its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Follows, or looks for a leader.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Timing and identity.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This member.
+    pub id: u64,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Ticks without a leader before an election.
+    pub election_ticks: usize,
+    /// Ask before disturbing a working leader.
+    pub pre_vote: bool,
+}
+
+/// What the core refuses.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// No leader is known, or this member is not it: nothing was proposed.
+    #[error("no leader")]
+    NoLeader,
+    /// The leader dropped the proposal (a transfer is under way, or too much is uncommitted).
+    #[error("raft proposal dropped")]
+    ProposalDropped,
+    /// The log on disk ends before what is known to be committed.
+    #[error(
+        "the write-ahead log ends at index {log_last} but index {needed} was committed or applied: \
+         log files are missing or were rolled back; restore them, or restore a backup"
+    )]
+    LogTooShort {
+        /// The last index in the log.
+        log_last: u64,
+        /// The index that must be there.
+        needed: u64,
+    },
+    /// The store's state lies below the log's start.
+    #[error(
+        "the store stands at index {applied} but the write-ahead log starts behind {mark}: \
+         store files are missing or were rolled back; restore them, or restore a backup"
+    )]
+    StoreTooOld {
+        /// What the store has applied.
+        applied: u64,
+        /// Where the log starts.
+        mark: u64,
+    },
+    /// The raft crate refused; a broken invariant of the driver.
+    #[error("raft: {0}")]
+    Raft(#[from] raft::Error),
+}
+
+/// What the driver must do.
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// Names this batch to [`Core::persisted`].
+    pub number: u64,
+    /// To the WAL.
+    pub entries: Vec<Entry>,
+    /// To the WAL.
+    pub hard_state: Option<HardState>,
+    /// Whether the WAL must be synced before [`Core::persisted`].
+    pub must_sync: bool,
+    /// To peers, now.
+    pub messages: Vec<Message>,
+    /// To peers, after the sync.
+    pub messages_after_sync: Vec<Message>,
+    /// To the state machine, in order.
+    pub committed: Vec<Entry>,
+    /// Reads that may go ahead once the index is applied: (context, index).
+    pub reads: Vec<(u64, u64)>,
+}
+
+/// The core's state, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This member's part.
+    pub role: Role,
+    /// The leader, 0 if none is known.
+    pub leader: u64,
+    /// The current term.
+    pub term: u64,
+    /// The commit index.
+    pub commit: u64,
+    /// The last index of the log.
+    pub last_index: u64,
+}
+
+/// A member's Raft state machine.
+pub struct Core {
+    raw: RawNode<LogStore>,
+    random: Arc<dyn Random>,
+    settings: Settings,
+    /// Reads taken before the leader has committed in its term; raft would drop them silently
+    /// (rule 9.14).
+    held_reads: VecDeque<u64>,
+    next_read: u64,
+    last_term: u64,
+    last_role: StateRole,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Takes up where the disk left off.
+    ///
+    /// # Errors
+    /// If log and store do not fit together: nothing is guessed then.
+    pub fn new(
+        settings: Settings,
+        restored: Restored,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, Error> {
+        let log_last = restored.entries.last().map_or(restored.mark_index, |entry| entry.index);
+        // A commit-only hard state need not have been synced: what the store applied was committed.
+        let commit =
+            restored.hard_state.commit.max(restored.applied_index).max(restored.mark_index);
+        if log_last < commit {
+            return Err(Error::LogTooShort { log_last, needed: commit });
+        }
+        if restored.applied_index < restored.mark_index {
+            return Err(Error::StoreTooOld {
+                applied: restored.applied_index,
+                mark: restored.mark_index,
+            });
+        }
+        let hard_state = eraftpb::HardState {
+            term: restored.hard_state.term,
+            vote: restored.hard_state.vote,
+            commit,
+            ..Default::default()
+        };
+        let conf_state = ConfState {
+            voters: restored.voters,
+            learners: restored.learners,
+            ..Default::default()
+        };
+        let before = (restored.mark_index, restored.mark_term);
+        let entries = restored.entries.into_iter().map(to_raft).collect();
+        let store = LogStore::new(hard_state, conf_state, before, entries);
+        let config = raft::Config {
+            id: settings.id,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: restored.applied_index,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            check_quorum: true,
+            pre_vote: settings.pre_vote,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_PER_READY,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&config, store, &logger)?;
+        let mut core = Self {
+            last_term: raw.raft.term,
+            last_role: raw.raft.state,
+            raw,
+            random,
+            settings,
+            held_reads: VecDeque::new(),
+            next_read: 0,
+        };
+        core.draw_election_timeout();
+        Ok(core)
+    }
+
+    /// Stands for election now; a lone voter wins at once.
+    ///
+    /// # Errors
+    /// If this member may not.
+    pub fn campaign(&mut self) -> Result<(), Error> {
+        self.raw.campaign()?;
+        self.after_event();
+        Ok(())
+    }
+
+    /// One tick of the clock.
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.after_event();
+    }
+
+    /// Proposes commands as one batch; returns the index of the first and their term.
+    ///
+    /// # Errors
+    /// If nothing was appended; all of the batch may be proposed again (rule 9.17).
+    pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<(u64, u64), Error> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Err(Error::NoLeader);
+        }
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        let entries: Vec<eraftpb::Entry> = commands
+            .into_iter()
+            .map(|data| eraftpb::Entry { data, ..Default::default() })
+            .collect();
+        let mut message = Message { from: self.settings.id, ..Default::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(entries.into());
+        match self.raw.raft.step(message) {
+            Ok(()) => Ok((first, self.raw.raft.term)),
+            Err(raft::Error::ProposalDropped) => Err(Error::ProposalDropped),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for a read index; the context comes back in [`Actions::reads`].
+    ///
+    /// # Errors
+    /// If no leader is known, or too many reads wait for one to commit.
+    pub fn read_index(&mut self) -> Result<u64, Error> {
+        if self.raw.raft.leader_id == raft::INVALID_ID || self.held_reads.len() >= HELD_READS_MAX {
+            return Err(Error::NoLeader);
+        }
+        self.next_read += 1;
+        if self.is_leader() && !self.raw.raft.commit_to_current_term() {
+            self.held_reads.push_back(self.next_read);
+        } else {
+            self.raw.read_index(self.next_read.to_be_bytes().to_vec());
+        }
+        Ok(self.next_read)
+    }
+
+    /// A message from a peer.
+    ///
+    /// # Errors
+    /// If the raft crate refuses it.
+    pub fn step(&mut self, message: Message) -> Result<(), Error> {
+        self.raw.step(message)?;
+        self.after_event();
+        Ok(())
+    }
+
+    /// The batch of this number, and all before it, is in the WAL (and synced if it had to be).
+    pub fn persisted(&mut self, number: u64) {
+        self.raw.on_persist_ready(number);
+        self.after_event();
+    }
+
+    /// Everything up to `index` is applied.
+    pub fn applied(&mut self, index: u64) {
+        self.raw.advance_apply_to(index);
+        self.raw.mut_store().release(index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
+    }
+
+    /// What there is to do; `None` if nothing.
+    pub fn actions(&mut self) -> Option<Actions> {
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut ready = self.raw.ready();
+        let raft_entries = ready.take_entries();
+        self.raw.mut_store().append(&raft_entries);
+        let mut reads = Vec::new();
+        for state in ready.take_read_states() {
+            let context: Result<[u8; 8], _> = state.request_ctx.as_slice().try_into();
+            let context = context.expect("contexts are made by read_index");
+            reads.push((u64::from_be_bytes(context), state.index));
+        }
+        let actions = Actions {
+            number: ready.number(),
+            entries: raft_entries.into_iter().map(from_raft).collect(),
+            hard_state: ready.hs().map(|state| HardState {
+                term: state.term,
+                vote: state.vote,
+                commit: state.commit,
+            }),
+            must_sync: ready.must_sync(),
+            messages: ready.take_messages(),
+            messages_after_sync: ready.take_persisted_messages(),
+            committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
+            reads,
+        };
+        self.raw.advance_append_async(ready);
+        Some(actions)
+    }
+
+    /// Where this member stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        Status {
+            role: match raft.state {
+                StateRole::Leader => Role::Leader,
+                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+                StateRole::Follower => Role::Follower,
+            },
+            leader: raft.leader_id,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            last_index: raft.raft_log.last_index(),
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    fn after_event(&mut self) {
+        let (term, role) = (self.raw.raft.term, self.raw.raft.state);
+        if (term, role) != (self.last_term, self.last_role) {
+            (self.last_term, self.last_role) = (term, role);
+            self.draw_election_timeout();
+        }
+        if !self.held_reads.is_empty() && (!self.is_leader() || self.raw.raft.commit_to_current_term())
+        {
+            for context in std::mem::take(&mut self.held_reads) {
+                self.raw.read_index(context.to_be_bytes().to_vec());
+            }
+        }
+    }
+
+    /// Election timeouts come from our generator, or no simulation would repeat (rule 9.18).
+    fn draw_election_timeout(&mut self) {
+        let ticks = self.settings.election_ticks;
+        let extra = self.random.next_u64() % (ticks as u64);
+        let extra = usize::try_from(extra).expect("below a usize");
+        self.raw.raft.set_randomized_election_timeout(ticks + extra);
+    }
+}
+
+fn from_raft(entry: eraftpb::Entry) -> Entry {
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal => EntryKind::Normal,
+        EntryType::EntryConfChange => EntryKind::ConfChange,
+        EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+    };
+    Entry { index: entry.index, term: entry.term, kind, data: entry.data }
+}
+
+fn to_raft(entry: Entry) -> eraftpb::Entry {
+    let mut out = eraftpb::Entry {
+        index: entry.index,
+        term: entry.term,
+        data: entry.data,
+        ..Default::default()
+    };
+    out.set_entry_type(match entry.kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::ConfChange => EntryType::EntryConfChange,
+        EntryKind::ConfChangeV2 => EntryType::EntryConfChangeV2,
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests;
