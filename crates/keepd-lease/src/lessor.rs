@@ -1,0 +1,285 @@
+//! The lessor: all leases of the cluster as this member knows them.
+//!
+//! The machine calls grant, revoke, attach, detach and checkpoint while it applies; these take no
+//! time and give the same result on every member. The node calls the rest: promote and demote when
+//! leadership changes, [`Lessor::arm`] after each applied batch, and [`Lessor::expired`] every half
+//! second, proposing a revoke for what it returns.
+//!
+//! Invariants: `owners` and the leases' key sets are each other's inverse; every attached key
+//! belongs to one lease; deadlines exist if and only if this member is the primary.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepd_types::LeaseId;
+use keepd_types::limits::LEASE_TTL_MAX;
+
+use crate::deadlines::Deadlines;
+use crate::{Error, Lease};
+
+/// The remaining seconds of a lease on a member that keeps no deadlines, as etcd shows them: the
+/// longest time that 64 bits of nanoseconds can say.
+pub const FOREVER_SECONDS: i64 = i64::MAX / 1_000_000_000;
+
+/// What a lessor is told at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Shorter grants are raised to this many seconds. It must be the same on every member.
+    pub min_ttl: i64,
+    /// How long after it was reported an expired lease is reported again.
+    pub revoke_retry: Duration,
+}
+
+/// What a renewal did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// The granted TTL, which the lease has in full again.
+    pub ttl: i64,
+    /// The lease carries a checkpoint that is now too low: propose one of 0, or the next primary
+    /// would end the lease too early.
+    pub checkpoint_stale: bool,
+}
+
+/// All leases, their keys and, on the primary, their deadlines.
+#[derive(Clone, Debug)]
+pub struct Lessor {
+    options: Options,
+    leases: BTreeMap<LeaseId, Held>,
+    owners: BTreeMap<Bytes, LeaseId>,
+    deadlines: Option<Deadlines>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    lease: Lease,
+    keys: BTreeSet<Bytes>,
+}
+
+/// The TTL that a grant of `ttl` gets.
+///
+/// # Errors
+/// [`Error::TtlTooLarge`] above [`LEASE_TTL_MAX`].
+pub const fn effective_ttl(ttl: i64, min_ttl: i64) -> Result<i64, Error> {
+    if ttl > LEASE_TTL_MAX {
+        return Err(Error::TtlTooLarge(ttl));
+    }
+    Ok(if ttl < min_ttl { min_ttl } else { ttl })
+}
+
+impl Lessor {
+    /// No leases, not primary.
+    #[must_use]
+    pub const fn new(options: Options) -> Self {
+        Self { options, leases: BTreeMap::new(), owners: BTreeMap::new(), deadlines: None }
+    }
+
+    // --- the replicated half ---------------------------------------------------------------------
+
+    /// Grants a lease; returns it with the effective TTL.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::TtlTooLarge`], or [`Error::NotFound`] for the id zero.
+    pub fn grant(&mut self, id: LeaseId, ttl: i64) -> Result<Lease, Error> {
+        if id.is_none() {
+            return Err(Error::NotFound(id));
+        }
+        let ttl = effective_ttl(ttl, self.options.min_ttl)?;
+        if self.leases.contains_key(&id) {
+            return Err(Error::Exists(id));
+        }
+        let lease = Lease { id, ttl, remaining_ttl: 0 };
+        self.restore(lease);
+        Ok(lease)
+    }
+
+    /// Puts a persisted lease back, without its keys; they are attached from the records.
+    pub fn restore(&mut self, lease: Lease) {
+        assert!(!lease.id.is_none(), "a stored lease has an id");
+        let held = Held { lease, keys: BTreeSet::new() };
+        let old = self.leases.insert(lease.id, held);
+        assert!(old.is_none(), "a lease is restored once");
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.grant(lease.id, life(&lease));
+        }
+    }
+
+    /// Ends a lease; returns the keys that go with it, in byte order.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn revoke(&mut self, id: LeaseId) -> Result<Vec<Bytes>, Error> {
+        let held = self.leases.remove(&id).ok_or(Error::NotFound(id))?;
+        for key in &held.keys {
+            let owner = self.owners.remove(key);
+            assert_eq!(owner, Some(id), "attachments are recorded both ways");
+        }
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.remove(id);
+        }
+        Ok(held.keys.into_iter().collect())
+    }
+
+    /// Attaches a key to a lease, taking it from the one it had.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; the key then keeps what it had.
+    pub fn attach(&mut self, id: LeaseId, key: Bytes) -> Result<(), Error> {
+        if !self.leases.contains_key(&id) {
+            return Err(Error::NotFound(id));
+        }
+        if self.lease_of(&key) == id {
+            return Ok(());
+        }
+        self.detach(&key);
+        self.leases.get_mut(&id).expect("looked up above").keys.insert(key.clone());
+        self.owners.insert(key, id);
+        Ok(())
+    }
+
+    /// Takes a key from its lease; returns the lease, [`LeaseId::NONE`] if it had none.
+    pub fn detach(&mut self, key: &[u8]) -> LeaseId {
+        let Some(id) = self.owners.remove(key) else { return LeaseId::NONE };
+        let held = self.leases.get_mut(&id).expect("a key's lease exists");
+        let was_attached = held.keys.remove(key);
+        assert!(was_attached, "attachments are recorded both ways");
+        id
+    }
+
+    /// Records the remaining TTL that a primary has seen, or forgets it if zero.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl: i64) -> Result<Lease, Error> {
+        let held = self.leases.get_mut(&id).ok_or(Error::NotFound(id))?;
+        held.lease.remaining_ttl = remaining_ttl.clamp(0, held.lease.ttl);
+        Ok(held.lease)
+    }
+
+    /// A lease by its id.
+    #[must_use]
+    pub fn get(&self, id: LeaseId) -> Option<Lease> {
+        self.leases.get(&id).map(|held| held.lease)
+    }
+
+    /// The keys of a lease, in byte order.
+    #[must_use]
+    pub fn keys(&self, id: LeaseId) -> Option<&BTreeSet<Bytes>> {
+        self.leases.get(&id).map(|held| &held.keys)
+    }
+
+    /// The lease of a key, [`LeaseId::NONE`] if it has none.
+    #[must_use]
+    pub fn lease_of(&self, key: &[u8]) -> LeaseId {
+        self.owners.get(key).copied().unwrap_or(LeaseId::NONE)
+    }
+
+    /// All leases in the order of their ids.
+    pub fn leases(&self) -> impl Iterator<Item = Lease> {
+        self.leases.values().map(|held| held.lease)
+    }
+
+    /// How many leases there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there is no lease.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    // --- the volatile half -----------------------------------------------------------------------
+
+    /// Becomes primary: every lease lives `extend` plus its remaining (or full) TTL from `now`, and
+    /// if there are many, longer, so that not all run out at once.
+    pub fn promote(&mut self, now: Duration, extend: Duration) {
+        let lives = self
+            .leases
+            .values()
+            .map(|held| (held.lease.id, life(&held.lease).saturating_add(extend)));
+        self.deadlines = Some(Deadlines::promoted(lives, now));
+    }
+
+    /// Stops being primary: no lease runs out here.
+    pub fn demote(&mut self) {
+        self.deadlines = None;
+    }
+
+    /// Whether this member keeps the deadlines.
+    #[must_use]
+    pub const fn is_primary(&self) -> bool {
+        self.deadlines.is_some()
+    }
+
+    /// Begins the lives of the leases granted since the last call.
+    ///
+    /// The node calls it after each applied batch. A time taken before the grant would end a lease
+    /// before its TTL, so grants themselves take none; if this call is late, the lease lives longer.
+    pub fn arm(&mut self, now: Duration) {
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.arm(now);
+        }
+    }
+
+    /// Gives a lease its full TTL again.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimary`]; [`Error::NotFound`]; [`Error::Expired`] if its time is over, whether
+    /// or not that was reported yet: what is promised to end is not brought back.
+    pub fn renew(&mut self, id: LeaseId, now: Duration) -> Result<Renewed, Error> {
+        let deadlines = self.deadlines.as_mut().ok_or(Error::NotPrimary)?;
+        let Lease { ttl, remaining_ttl, .. } =
+            self.leases.get(&id).ok_or(Error::NotFound(id))?.lease;
+        deadlines.arm(now);
+        if !deadlines.renew(id, seconds(ttl), now) {
+            return Err(Error::Expired(id));
+        }
+        Ok(Renewed { ttl, checkpoint_stale: remaining_ttl > 0 })
+    }
+
+    /// The whole seconds left, truncated toward zero and negative past the deadline;
+    /// [`FOREVER_SECONDS`] when not primary. `None` for a missing lease.
+    #[must_use]
+    pub fn remaining(&self, id: LeaseId, now: Duration) -> Option<i64> {
+        let lease = self.get(id)?;
+        let Some(deadlines) = &self.deadlines else { return Some(FOREVER_SECONDS) };
+        let at = deadlines.at(id).unwrap_or_else(|| now.saturating_add(life(&lease)));
+        let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(FOREVER_SECONDS);
+        Some(at.checked_sub(now).map_or_else(|| -whole(now - at), whole))
+    }
+
+    /// All ids, the one that runs out first in front; by id when not primary.
+    #[must_use]
+    pub fn list(&self, now: Duration) -> Vec<LeaseId> {
+        let mut ids: Vec<_> = self.leases.keys().copied().collect();
+        if let Some(deadlines) = &self.deadlines {
+            ids.sort_by_cached_key(|id| {
+                deadlines
+                    .at(*id)
+                    .unwrap_or_else(|| now.saturating_add(life(&self.leases[id].lease)))
+            });
+        }
+        ids
+    }
+
+    /// Up to `max` leases whose time is over, for which the caller proposes revokes. None when not
+    /// primary. A lease comes up again [`Options::revoke_retry`] later if it still exists.
+    pub fn expired(&mut self, now: Duration, max: usize) -> Vec<LeaseId> {
+        let Some(deadlines) = &mut self.deadlines else { return Vec::new() };
+        deadlines.arm(now);
+        deadlines.take_due(now, max, self.options.revoke_retry)
+    }
+}
+
+/// How long a lease lives from a promotion or its grant on.
+fn life(lease: &Lease) -> Duration {
+    seconds(if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl })
+}
+
+/// A negative TTL can only come from a foreign file; it counts as none.
+fn seconds(ttl: i64) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
+}
