@@ -1,0 +1,84 @@
+//! What can go wrong, one variant per thing the caller can act on.
+
+use std::path::PathBuf;
+
+use keepd_crypto::FileError;
+use keepd_env::IoError;
+use keepd_types::Revision;
+use thiserror::Error;
+
+/// A revision outside of what can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RangeError {
+    /// Below the compact revision.
+    #[error("required revision {required} has been compacted, the compact revision is {compacted}")]
+    Compacted {
+        /// What was asked for.
+        required: i64,
+        /// The compact revision.
+        compacted: i64,
+    },
+    /// Above the current revision.
+    #[error("required revision {required} is a future revision, the current one is {current}")]
+    Future {
+        /// What was asked for.
+        required: i64,
+        /// The current revision.
+        current: i64,
+    },
+}
+
+/// A failure of the store.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The revision cannot be read; nothing is wrong with the store.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// A file operation failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// A file cannot be opened with the keys at hand.
+    #[error("{}: {source}", file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// A file does not hold what was written into it.
+    #[error("{} is damaged at byte {offset}: {reason}", file.display())]
+    Corrupt {
+        /// The file.
+        file: PathBuf,
+        /// Where the damage was met.
+        offset: u64,
+        /// What was found.
+        reason: &'static str,
+    },
+    /// A file that the manifest names does not exist.
+    #[error("{} is missing", file.display())]
+    Missing {
+        /// The file.
+        file: PathBuf,
+    },
+    /// No record has this revision (any more).
+    #[error("no record at revision {revision}")]
+    NoRecord {
+        /// The revision.
+        revision: Revision,
+    },
+    /// An imported record does not fit behind what is there.
+    #[error("record {revision} cannot be imported: {reason}")]
+    Import {
+        /// The record's revision.
+        revision: Revision,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An earlier write to the manifest failed, so what it holds is unknown.
+    #[error("{} failed before and is not written any more", file.display())]
+    Poisoned {
+        /// The manifest.
+        file: PathBuf,
+    },
+}

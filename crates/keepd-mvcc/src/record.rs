@@ -1,0 +1,100 @@
+//! Records, changes and positions: the words of this crate.
+
+use bytes::Bytes;
+use keepd_types::{Revision, SealMark};
+
+/// How far a store has applied the Raft log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Applied {
+    /// The last applied entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// One record of one key, as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The encoded `mvccpb.KeyValue`; a sealed value is ciphertext in field 5, a tombstone holds
+    /// the key alone.
+    pub encoded: Bytes,
+    /// Whether the record ends a generation.
+    pub tombstone: bool,
+    /// Present if the value is ciphertext of ours.
+    pub seal: Option<SealMark>,
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It was written.
+    Put,
+    /// It was deleted.
+    Delete,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its place in the total order.
+    pub revision: Revision,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The key.
+    pub key: Bytes,
+    /// Whether the put began a generation.
+    pub created: bool,
+    /// The record that the change wrote.
+    pub record: Record,
+    /// The record that the key had before this mutation, if it had one.
+    pub prev: Option<Revision>,
+}
+
+/// The latest live generation of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyState {
+    /// The main revision that began the generation.
+    pub create_revision: i64,
+    /// The last change.
+    pub mod_revision: Revision,
+    /// Puts since the generation began.
+    pub version: i64,
+}
+
+/// The keys of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeRefs {
+    /// Keys in ascending order with the revisions of their records, up to the limit.
+    pub keys: Vec<(Bytes, Revision)>,
+    /// How many keys the range holds, whatever the limit.
+    pub count: u64,
+}
+
+/// The states of a range's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeStates {
+    /// Keys in ascending order, up to the limit.
+    pub keys: Vec<(Bytes, KeyState)>,
+    /// How many keys the range holds, whatever the limit.
+    pub count: u64,
+}
+
+/// A part of the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangesPage {
+    /// Changes in revision order; only whole main revisions.
+    pub changes: Vec<Change>,
+    /// The main revision to go on from; the current revision + 1 when nothing is left.
+    pub next: i64,
+}
+
+/// etcd's hash of the records up to a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    /// CRC-32C as etcd computes it.
+    pub hash: u32,
+    /// The compact revision that it was computed with.
+    pub compact_revision: i64,
+    /// The last revision that it covers.
+    pub revision: i64,
+}
