@@ -1,2 +1,63 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: every chore of this repository that has logic, type-checked and the same on
+//! every machine.
+//!
+//! It needs nothing installed but cargo; Go is needed for the interoperability tests and
+//! cargo-deny for the licence check. What continuous integration does can be done at the desk,
+//! because `.ci/run` only calls these stages. It deliberately holds no knowledge of the product
+//! beyond where things are.
+#![expect(clippy::print_stdout, reason = "a command-line tool whose output is its purpose")]
+
+mod ci;
+mod counts;
+mod process;
+mod suite;
+mod tidy;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test             every test: Rust, then the Go ones against real etcd and kube-apiserver
+  test rust        only the Rust tests
+  test go [RUN]    only the Go tests (those whose name matches RUN)
+  tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver and kubectl
+  ci               all stages below, then `test`
+  ci <stage>...    fmt, clippy, doc, tidy, deny, test
+  tidy             the repository's own rules (layers, file lengths, paths in documents, ...)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["test", parts @ ..] => suite::Selection::parse(parts).and_then(|s| suite::run(&s)),
+        ["tools"] => tools::build_all().map(|_| ()),
+        ["ci", stages @ ..] => ci::run(stages),
+        ["tidy"] => tidy::run(),
+        _ => {
+            println!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(PathBuf::from).expect("xtask lies in a folder of the repository")
+}
+
+/// Whether this runs in continuous integration, where a skipped test is a failed one.
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}

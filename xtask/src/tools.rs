@@ -1,0 +1,108 @@
+//! The foreign programs that the tests run against, built from the Go modules that
+//! `testing/interop` names.
+//!
+//! They lie outside `target`, in `$KEEPD_TOOLS` or the user's cache folder, in a folder named by
+//! the hash of the `go.sum` that decides their content: a changed dependency builds anew, and
+//! several checkouts share what is the same. A folder appears only when it is complete.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::process::Call;
+use crate::root;
+
+/// One Go module whose `tool` lines are built together.
+struct ToolSet {
+    name: &'static str,
+    module: &'static str,
+    /// Name of the binary, package that it is built from.
+    binaries: &'static [(&'static str, &'static str)],
+    linker_flags: &'static str,
+}
+
+const ETCD: ToolSet = ToolSet {
+    name: "etcd",
+    module: "testing/interop",
+    binaries: &[
+        ("etcd", "go.etcd.io/etcd/server/v3"),
+        ("etcdctl", "go.etcd.io/etcd/etcdctl/v3"),
+        ("etcdutl", "go.etcd.io/etcd/etcdutl/v3"),
+        ("benchmark", "go.etcd.io/etcd/v3/tools/benchmark"),
+    ],
+    linker_flags: "-s -w",
+};
+
+/// A module of its own: Kubernetes pins other versions of what etcd uses. Without the linker
+/// flags `kubectl version` could not parse the server's.
+const KUBE: ToolSet = ToolSet {
+    name: "kube",
+    module: "testing/interop/kube",
+    binaries: &[
+        ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+        ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ],
+    linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 \
+        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37",
+};
+
+/// The folders that hold the built programs.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) etcd: PathBuf,
+    pub(crate) kube: PathBuf,
+}
+
+/// The version of the installed Go toolchain, if there is one.
+pub(crate) fn go_version() -> Option<String> {
+    Call::new(&root(), &["go", "version"]).answer().map(|text| text.trim().to_owned())
+}
+
+/// Builds what is not built yet.
+pub(crate) fn build_all() -> Result<Tools> {
+    if go_version().is_none() {
+        bail!("building the tools needs Go 1.26 or newer (`go` is not in the PATH)");
+    }
+    Ok(Tools { etcd: build(&ETCD)?, kube: build(&KUBE)? })
+}
+
+fn build(set: &ToolSet) -> Result<PathBuf> {
+    let module = root().join(set.module);
+    let folder = cache()?.join(format!("{}-{}", set.name, sum_hash(&module)?));
+    if set.binaries.iter().all(|(name, _)| folder.join(name).is_file()) {
+        println!("{} tools: {}", set.name, folder.display());
+        return Ok(folder);
+    }
+    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
+    for (name, package) in set.binaries {
+        let output = partial.join(name);
+        let output = output.to_str().context("the cache folder's name is not UTF-8")?;
+        let flags = format!("-ldflags={}", set.linker_flags);
+        let build = ["go", "build", "-buildvcs=false", &flags, "-o", output, package];
+        Call::new(&module, &build).run()?;
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).context("remove an incomplete tools folder")?;
+    }
+    std::fs::rename(&partial, &folder)
+        .with_context(|| format!("rename the tools folder to {}", folder.display()))?;
+    println!("{} tools: {}", set.name, folder.display());
+    Ok(folder)
+}
+
+fn cache() -> Result<PathBuf> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(folder) = var("KEEPD_TOOLS") {
+        return Ok(folder);
+    }
+    let base = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
+    Ok(base.context("neither KEEPD_TOOLS, XDG_CACHE_HOME nor HOME is set")?.join("keepd/tools"))
+}
+
+/// The first 16 hex digits of the SHA-256 of the module's `go.sum`.
+fn sum_hash(module: &Path) -> Result<String> {
+    let path = module.join("go.sum");
+    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
