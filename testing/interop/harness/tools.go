@@ -1,0 +1,68 @@
+package harness
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// EtcdTool is the path of one of the programs of etcd.
+func EtcdTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_ETCD", "etcd", "go.sum", name)
+}
+
+// KubeTool is the path of one of the programs of Kubernetes.
+func KubeTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_KUBE", "kube", "kube/go.sum", name)
+}
+
+// KeepdBin is the keepd binary under test, or empty.
+func KeepdBin() string {
+	return os.Getenv("KEEPD_BIN")
+}
+
+// NeedKeepd skips a test that has nothing to do without keepd.
+func NeedKeepd(t testing.TB) string {
+	t.Helper()
+	bin := KeepdBin()
+	if bin == "" {
+		t.Skip("KEEPD_BIN is not set")
+	}
+	return bin
+}
+
+func tool(t testing.TB, variable, set, sum, name string) string {
+	t.Helper()
+	folder := os.Getenv(variable)
+	if folder == "" {
+		folder = cached(t, set, sum)
+	}
+	path := filepath.Join(folder, name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%s is not built (%v): run `cargo xtask tools`", name, err)
+	}
+	return path
+}
+
+// cached mirrors where xtask puts what it builds.
+func cached(t testing.TB, set, sum string) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	content, err := os.ReadFile(filepath.Join(filepath.Dir(here), "..", sum))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := os.Getenv("KEEPD_TOOLS")
+	if base == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = filepath.Join(cache, "keepd", "tools")
+	}
+	hash := sha256.Sum256(content)
+	return filepath.Join(base, set+"-"+hex.EncodeToString(hash[:8]))
+}

@@ -1,0 +1,155 @@
+package interop
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+
+	"github.com/keepd/keepd/testing/interop/harness"
+)
+
+func (a *api) grant(id, ttl int64) *pb.LeaseGrantResponse {
+	a.t.Helper()
+	return must(a.lease.LeaseGrant(ctx(a.t), &pb.LeaseGrantRequest{ID: id, TTL: ttl}))(a.t)
+}
+
+func (a *api) putLeased(key string, lease int64) {
+	a.t.Helper()
+	r := &pb.PutRequest{Key: []byte(key), Value: []byte("leased"), Lease: lease}
+	must(a.kv.Put(ctx(a.t), r))(a.t)
+}
+
+func (a *api) timeToLive(id int64) *pb.LeaseTimeToLiveResponse {
+	a.t.Helper()
+	return must(a.lease.LeaseTimeToLive(ctx(a.t), &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}))(a.t)
+}
+
+func TestLeaseGrantAndRevoke(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		chosen := a.grant(0, 60)
+		equal(t, "a positive id", chosen.ID > 0, true)
+		equal(t, "ttl", chosen.TTL, 60)
+		equal(t, "no revision", chosen.Header.Revision, 1)
+		equal(t, "short leases are prolonged", a.grant(77, 0).TTL, 2)
+		equal(t, "negative id", a.grant(-9, 100).ID, -9)
+		equal(t, "the longest", a.grant(78, 9_000_000_000).TTL, 9_000_000_000)
+		_, err := a.lease.LeaseGrant(ctx(t), &pb.LeaseGrantRequest{TTL: 9_000_000_001})
+		wantError(t, err, codes.OutOfRange, "etcdserver: too large lease TTL")
+		_, err = a.lease.LeaseGrant(ctx(t), &pb.LeaseGrantRequest{ID: -9, TTL: 5})
+		wantError(t, err, codes.FailedPrecondition, "etcdserver: lease already exists")
+
+		w := a.watchStream()
+		w.create(&pb.WatchCreateRequest{Key: []byte("\x00"), RangeEnd: []byte("\x00")})
+		for _, key := range []string{"c", "a", "b"} {
+			a.putLeased(key, -9) // 2..4
+		}
+		w.events(3)
+		revoked := must(a.lease.LeaseRevoke(ctx(t), &pb.LeaseRevokeRequest{ID: -9}))(t)
+		equal(t, "one revision", revoked.Header.Revision, 5)
+		equal(t, "keys in order", w.events(3), "DELETE:a=@5 DELETE:b=@5 DELETE:c=@5")
+		empty := must(a.lease.LeaseRevoke(ctx(t), &pb.LeaseRevokeRequest{ID: 78}))(t)
+		equal(t, "no keys, no revision", empty.Header.Revision, 5)
+		_, err = a.lease.LeaseRevoke(ctx(t), &pb.LeaseRevokeRequest{ID: -9})
+		wantError(t, err, codes.NotFound, errLeaseNotFound)
+	})
+}
+
+func TestLeaseTimeToLiveAndList(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		a.grant(5, 100)
+		a.putLeased("a", 5)
+		a.putLeased("b", 5)
+		got := a.timeToLive(5)
+		equal(t, "granted", got.GrantedTTL, 100)
+		equal(t, "remaining", got.TTL >= 97 && got.TTL <= 100, true)
+		equal(t, "keys", len(got.Keys), 2)
+		a.put("b", "no longer leased")
+		equal(t, "a put without lease detaches", fmt.Sprintf("%s", a.timeToLive(5).Keys), "[a]")
+		a.grant(6, 100)
+		a.putLeased("a", 6)
+		equal(t, "moved away", len(a.timeToLive(5).Keys), 0)
+		equal(t, "moved here", len(a.timeToLive(6).Keys), 1)
+		missing := a.timeToLive(404)
+		equal(t, "missing", missing.TTL, -1)
+		equal(t, "missing granted", missing.GrantedTTL, 0)
+		equal(t, "missing id", missing.ID, 404)
+		list := must(a.lease.LeaseLeases(ctx(t), &pb.LeaseLeasesRequest{}))(t)
+		equal(t, "list", len(list.Leases), 2)
+		a.Restart()
+		equal(t, "after a restart", fmt.Sprintf("%s", a.timeToLive(6).Keys), "[a]")
+		equal(t, "granted", a.timeToLive(6).GrantedTTL, 100)
+	})
+}
+
+func TestLeaseKeepAlive(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		a.grant(5, 100)
+		stream := must(a.lease.LeaseKeepAlive(ctx(t)))(t)
+		for _, c := range []struct{ id, ttl int64 }{{5, 100}, {404, 0}, {0, 0}, {5, 100}} {
+			if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: c.id}); err != nil {
+				t.Fatal(err)
+			}
+			got := must(stream.Recv())(t)
+			equal(t, "id", got.ID, c.id)
+			equal(t, "ttl", got.TTL, c.ttl)
+			equal(t, "revision", got.Header.Revision, 1)
+		}
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+			t.Errorf("after half-close: %v", err)
+		}
+	})
+}
+
+func TestLeaseExpiry(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		w := a.watchStream()
+		w.create(&pb.WatchCreateRequest{Key: []byte("a"), RangeEnd: []byte("z"), PrevKv: true})
+		start := time.Now()
+		a.grant(5, 2)
+		a.grant(6, 2)
+		a.putLeased("dies", 5)  // 2
+		a.putLeased("lives", 6) // 3
+		w.events(2)
+		stop := make(chan struct{})
+		defer close(stop)
+		client := a.Client()
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(500 * time.Millisecond):
+					_, _ = client.KeepAliveOnce(client.Ctx(), 6)
+				}
+			}
+		}()
+		equal(t, "expired", w.events(1), "DELETE:dies=@4(leased@2)")
+		took := time.Since(start)
+		if took < 2*time.Second || took > 8*time.Second {
+			t.Errorf("a lease of 2 s expired after %s", took)
+		}
+		equal(t, "the renewed one lives", a.one("lives").Count, 1)
+		equal(t, "gone", a.timeToLive(5).TTL, -1)
+	})
+}
+
+func TestLeaseExpiresAlsoAfterARestart(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		a.grant(5, 3)
+		a.putLeased("dies", 5)
+		a.Restart()
+		equal(t, "still there", a.one("dies").Count, 1)
+		harness.Eventually(t, 12*time.Second, "the lease expires", func() bool {
+			return a.one("dies").Count == 0
+		})
+		equal(t, "gone", a.timeToLive(5).TTL, -1)
+	})
+}
