@@ -85,11 +85,16 @@ fn doc() -> Result<()> {
 /// fetch, so that it also works where only package registries can be reached.
 fn deny() -> Result<()> {
     if cargo(&["deny", "--version"]).answer().is_none() {
-        cargo(&["install", "cargo-deny", "--locked"]).run().context("install cargo-deny")?;
+        // Unoptimised: it is built once and runs for a second.
+        cargo(&["install", "cargo-deny", "--locked", "--debug"])
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .run()
+            .context("install cargo-deny")?;
     }
     println!("advisories are NOT checked here: run `cargo deny check advisories` with access to");
     println!("the RustSec database; the known exceptions are dated in deny.toml");
-    cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"]).run()
+    let graph = "--hide-inclusion-graph";
+    cargo(&["deny", "--all-features", "check", graph, "licenses", "bans", "sources"]).run()
 }
 
 fn test() -> Result<()> {
