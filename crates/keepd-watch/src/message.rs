@@ -1,0 +1,186 @@
+//! What goes out of the hub: messages for a stream's task, and the sink that takes them.
+//!
+//! Every message becomes one `WatchResponse`, or one group of fragments:
+//!
+//! | message | watch_id | created | canceled | compact_revision | cancel_reason | header.revision |
+//! |---|---|---|---|---|---|---|
+//! | `Created` | given | true | | | | given |
+//! | `Refused` | -1 | true | true | | the refusal's text | given |
+//! | `Events` | given | | | | | given |
+//! | `Canceled` | given | | true | | | given |
+//! | `Compacted` | given | | true | given | | 0 |
+//! | `Progress` | given, -1 for all | | | | | given |
+
+use std::fmt;
+use std::sync::Arc;
+
+use keepd_mvcc::{Change, View};
+use thiserror::Error;
+
+use crate::WatchId;
+
+/// One message to a stream.
+#[derive(Clone, Debug)]
+pub enum StreamMessage {
+    /// A watcher was created; always before its first event.
+    Created {
+        /// Its id.
+        watch_id: WatchId,
+        /// The store's revision at that moment.
+        header_revision: i64,
+    },
+    /// A create request was refused; the stream goes on.
+    Refused {
+        /// The store's revision at that moment.
+        header_revision: i64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Events of one watcher.
+    Events(Events),
+    /// A watcher was cancelled by its client; nothing of it follows.
+    Canceled {
+        /// Its id.
+        watch_id: WatchId,
+        /// The store's revision at that moment.
+        header_revision: i64,
+    },
+    /// A watcher needs history that is gone; nothing of it follows.
+    Compacted {
+        /// Its id.
+        watch_id: WatchId,
+        /// The compact revision.
+        compact_revision: i64,
+    },
+    /// All events up to the revision precede this message.
+    Progress {
+        /// The watcher, or [`WatchId::NONE`] for all of the stream.
+        watch_id: WatchId,
+        /// The revision.
+        header_revision: i64,
+    },
+}
+
+/// Events of one watcher: a live revision, or a part of the history.
+#[derive(Clone)]
+pub struct Events {
+    /// The watcher.
+    pub watch_id: WatchId,
+    /// The events' revision if live, the store's if replayed: then it says nothing about progress.
+    pub header_revision: i64,
+    /// Present if the watcher wants previous records: where [`Change::prev`] can be loaded.
+    pub view: Option<Arc<View>>,
+    /// Whether the edge may split the response.
+    pub fragment: bool,
+    changes: Arc<[Change]>,
+    picked: Picked,
+}
+
+/// Positions in a shared slice of changes.
+#[derive(Clone, Debug)]
+enum Picked {
+    /// Neighbours: the common case, which costs no allocation.
+    Run { first: u32, count: u32 },
+    /// Anything else, ascending.
+    List(Box<[u32]>),
+}
+
+/// A slice this long, of which less than a quarter is picked, is not pinned but copied from.
+const SPARSE_FROM: usize = 16;
+
+impl Events {
+    /// The events at `positions` (ascending, at least one) of `changes`.
+    pub(crate) fn new(watch_id: WatchId, changes: &Arc<[Change]>, positions: &[u32]) -> Self {
+        assert!(!positions.is_empty(), "a response without events is not sent");
+        let at = |position: u32| position as usize;
+        let (changes, picked) =
+            if changes.len() >= SPARSE_FROM && positions.len() * 4 < changes.len() {
+                let copy: Arc<[Change]> =
+                    positions.iter().map(|position| changes[at(*position)].clone()).collect();
+                let count = u32::try_from(copy.len()).expect("fewer than the positions, which are");
+                (copy, Picked::Run { first: 0, count })
+            } else if at(positions[positions.len() - 1] - positions[0]) == positions.len() - 1 {
+                let count = u32::try_from(positions.len()).expect("positions are 32 bits wide");
+                (Arc::clone(changes), Picked::Run { first: positions[0], count })
+            } else {
+                (Arc::clone(changes), Picked::List(positions.into()))
+            };
+        Self { watch_id, header_revision: 0, view: None, fragment: false, changes, picked }
+    }
+
+    /// The events in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Change> {
+        (0..self.len()).map(|i| &self.changes[self.position(i)])
+    }
+
+    /// How many events there are; never 0.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always an event")]
+    pub fn len(&self) -> usize {
+        match &self.picked {
+            Picked::Run { count, .. } => *count as usize,
+            Picked::List(positions) => positions.len(),
+        }
+    }
+
+    fn position(&self, i: usize) -> usize {
+        match &self.picked {
+            Picked::Run { first, .. } => *first as usize + i,
+            Picked::List(positions) => positions[i] as usize,
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("watch_id", &self.watch_id)
+            .field("header_revision", &self.header_revision)
+            .field("prev_kv", &self.view.is_some())
+            .field("fragment", &self.fragment)
+            .field("events", &self.iter().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// Why a create request was refused; the text is the response's `cancel_reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// A negative start revision.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    NegativeStart,
+    /// The permission check refused.
+    #[error("{0}")]
+    Denied(String),
+    /// No key can be in the range.
+    #[error("mvcc: watcher range is empty")]
+    EmptyRange,
+    /// The chosen id is in use on this stream.
+    #[error("mvcc: duplicate watch ID provided on the WatchStream")]
+    DuplicateId,
+    /// [`crate::Limits::watchers_max`] is reached.
+    #[error("etcdserver: too many requests")]
+    TooManyWatchers,
+}
+
+/// Why the hub gave a stream up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client went on asking without reading the answers.
+    Overrun,
+    /// The client took nothing for [`crate::Limits::stall_max`].
+    Stalled,
+}
+
+/// The hub's end of a stream's bounded queue.
+pub trait Sink: Send {
+    /// Takes a message, or gives it back if there is no room (or nobody at the other end: the edge
+    /// then closes the stream).
+    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage>;
+
+    /// Whether the next message would be taken.
+    fn has_room(&self) -> bool;
+
+    /// The hub gives the stream up; the edge ends it.
+    fn close(&mut self, reason: CloseReason);
+}

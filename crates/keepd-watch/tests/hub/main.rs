@@ -1,0 +1,7 @@
+//! The hub over a real store: golden scripts and a property test.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failure fails the test")]
+
+mod golden;
+mod histories;
+mod world;
