@@ -1,0 +1,150 @@
+//! Why the log cannot be written or trusted.
+
+use std::path::PathBuf;
+
+use keepd_crypto::{FileError, FrameError};
+use keepd_env::{IoError, IoOp};
+use thiserror::Error;
+
+use crate::record::RecordError;
+
+/// What an operator can do about a log that cannot be trusted.
+const ADVICE: &str = "nothing was changed; put the file back from a copy, or restore this member \
+                      from a backup, or remove it from the cluster and add it again";
+
+/// Why a call failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The disk refused.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// An earlier sync failed, so nothing may be acknowledged any more.
+    #[error("the log stopped after a failed sync: restart the process")]
+    Poisoned,
+    /// There is a log already.
+    #[error("{} already holds a log", dir.display())]
+    Exists {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is no log.
+    #[error("{} holds no log", dir.display())]
+    NotFound {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// An entry is larger than a frame can hold.
+    #[error("entry {index} has {len} bytes, more than a frame of the log can hold")]
+    EntryTooLarge {
+        /// The entry's index.
+        index: u64,
+        /// Its length.
+        len: usize,
+    },
+    /// A segment is whole, but this program or its keys cannot read it.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The segment.
+        path: PathBuf,
+        /// What is missing.
+        source: FileError,
+    },
+    /// A segment's header is damaged or another file's.
+    #[error("{}: {source}; {ADVICE}", path.display())]
+    Header {
+        /// The segment.
+        path: PathBuf,
+        /// What is wrong.
+        source: FileError,
+    },
+    /// Damage in front of something that was acknowledged.
+    #[error("{} is damaged at byte {offset}, frame {frame}: {source}; {ADVICE}", path.display())]
+    Corrupt {
+        /// The segment.
+        path: PathBuf,
+        /// Where the damaged frame begins.
+        offset: u64,
+        /// Its number.
+        frame: u64,
+        /// What is wrong with it.
+        source: FrameError,
+    },
+    /// A whole frame does not say what it must.
+    #[error("{}: frame {frame} at byte {offset}: {source}; {ADVICE}", path.display())]
+    Record {
+        /// The segment.
+        path: PathBuf,
+        /// Where the frame begins.
+        offset: u64,
+        /// Its number.
+        frame: u64,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// A segment has lost its end.
+    #[error("{} has {len} bytes, but had at least {expected}; {ADVICE}", path.display())]
+    Shortened {
+        /// The segment.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// A length that was durable.
+        expected: u64,
+    },
+    /// A segment is not the one that its successor continues.
+    #[error("{} is not the segment that {} continues; {ADVICE}", path.display(), next.display())]
+    WrongSegment {
+        /// The segment.
+        path: PathBuf,
+        /// Its successor.
+        next: PathBuf,
+    },
+    /// A segment that is still needed is not there.
+    #[error("segment {sequence:016x}, which {} continues, is missing; {ADVICE}", next.display())]
+    MissingSegment {
+        /// The missing segment's number.
+        sequence: u64,
+        /// The segment that needs it.
+        next: PathBuf,
+    },
+    /// Two files claim the same number.
+    #[error("{} holds segment {sequence:016x} twice; {ADVICE}", dir.display())]
+    DuplicateSegment {
+        /// The directory.
+        dir: PathBuf,
+        /// The number.
+        sequence: u64,
+    },
+    /// The log ends before an index that it knows to be committed.
+    #[error(
+        "{} ends at index {last_index}, but index {commit} was committed: its end is damaged at \
+         byte {offset}; {ADVICE}",
+        path.display()
+    )]
+    EndsBelowCommit {
+        /// The last segment.
+        path: PathBuf,
+        /// Where its last whole frame ends.
+        offset: u64,
+        /// The last index found.
+        last_index: u64,
+        /// The committed index.
+        commit: u64,
+    },
+}
+
+/// The result of a call on the log.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Whether the disk is full. The log is then as it was before the call and stays usable.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io(error) if error.is_out_of_space())
+    }
+
+    /// Whether a sync failed.
+    pub(crate) fn is_failed_sync(&self) -> bool {
+        matches!(self, Self::Io(error) if error.op == IoOp::Sync)
+    }
+}

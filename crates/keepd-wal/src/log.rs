@@ -1,0 +1,154 @@
+//! The shape of the log: where it starts and ends, and the terms of its entries. No data.
+//!
+//! The writer keeps it to check what callers append and to write each segment's head.
+
+use crate::types::{Entry, HardState, SnapshotMark};
+
+/// The log without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogShape {
+    /// The log starts behind it; only grows.
+    pub(crate) mark: SnapshotMark,
+    /// The last hard state; `commit` lies between the mark and the last index.
+    pub(crate) hard_state: HardState,
+    /// The index that follows the last one.
+    pub(crate) next_index: u64,
+    /// The index at which each term begins, ascending; the first run begins behind the mark.
+    runs: Vec<TermRun>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TermRun {
+    first_index: u64,
+    term: u64,
+}
+
+impl LogShape {
+    /// An empty log.
+    pub(crate) fn new(mark: SnapshotMark, hard_state: HardState) -> Self {
+        let commit = hard_state.commit.max(mark.index);
+        Self {
+            mark,
+            hard_state: HardState { commit, ..hard_state },
+            next_index: mark.index + 1,
+            runs: Vec::new(),
+        }
+    }
+
+    /// The term of an entry that the log holds, or of the mark.
+    pub(crate) fn term(&self, index: u64) -> Option<u64> {
+        if index == self.mark.index {
+            return Some(self.mark.term);
+        }
+        if index < self.mark.index || index >= self.next_index {
+            return None;
+        }
+        self.runs.iter().rev().find(|run| run.first_index <= index).map(|run| run.term)
+    }
+
+    /// Checks that a batch follows from the log.
+    ///
+    /// # Panics
+    /// If it does not: Raft has lost track of what is stored, and must not go on.
+    pub(crate) fn check(&self, entries: &[Entry], hard_state: Option<HardState>) {
+        let mut next_index = self.next_index;
+        if let Some(first) = entries.first() {
+            assert!(first.index <= self.next_index, "an append leaves no gap");
+            assert!(first.index > self.hard_state.commit, "committed entries are final");
+            let before = self.term(first.index - 1).expect("the entry before is in the log");
+            let mut previous = (first.index - 1, before);
+            for entry in entries {
+                assert!(entry.index == previous.0 + 1, "indexes rise by one");
+                assert!(entry.term >= previous.1, "terms do not fall along the log");
+                previous = (entry.index, entry.term);
+            }
+            next_index = previous.0 + 1;
+        }
+        if let Some(state) = hard_state {
+            assert!(state.term >= self.hard_state.term, "the term does not fall");
+            assert!(state.commit < next_index, "what is committed is in the log");
+        }
+    }
+
+    /// Adds entries that [`LogShape::check`] accepted.
+    pub(crate) fn extend(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        self.runs.truncate(self.runs.partition_point(|run| run.first_index < first.index));
+        for entry in entries {
+            if self.runs.last().is_none_or(|run| run.term != entry.term) {
+                self.runs.push(TermRun { first_index: entry.index, term: entry.term });
+            }
+            self.next_index = entry.index + 1;
+        }
+    }
+
+    /// The hard state after a batch that ends before `next_index`. Never beyond the entries: a
+    /// frame may be the last one of its batch that reaches the disk.
+    pub(crate) fn advance(&self, state: HardState, next_index: u64) -> HardState {
+        let commit = state.commit.min(next_index - 1).max(self.hard_state.commit);
+        HardState { commit, ..state }
+    }
+
+    /// Moves the start of the log forward. A log that does not hold the mark's entry is dropped as
+    /// a whole: the state image replaces it.
+    pub(crate) fn release(&mut self, mark: SnapshotMark) {
+        assert!(mark.index > self.mark.index, "the mark moves forward");
+        if self.term(mark.index) == Some(mark.term) {
+            let first = mark.index + 1;
+            let behind = self.runs.partition_point(|run| run.first_index <= first);
+            self.runs.drain(..behind.saturating_sub(1));
+        } else {
+            self.runs.clear();
+            self.next_index = mark.index + 1;
+        }
+        self.mark = mark;
+        self.hard_state.commit = self.hard_state.commit.max(mark.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(first: u64, terms: &[u64]) -> Vec<Entry> {
+        let numbered = (first..).zip(terms);
+        numbered.map(|(index, &term)| Entry { index, term, ..Entry::default() }).collect()
+    }
+
+    fn terms(log: &LogShape) -> Vec<Option<u64>> {
+        (log.mark.index..log.next_index).map(|index| log.term(index)).collect()
+    }
+
+    #[test]
+    fn terms_follow_overwrites_and_releases() {
+        let mark = SnapshotMark { index: 10, term: 1 };
+        let mut log = LogShape::new(mark, HardState::default());
+        log.extend(&entries(11, &[1, 2, 2, 3]));
+        assert_eq!(terms(&log), [1, 1, 2, 2, 3].map(Some));
+        log.extend(&entries(13, &[4]));
+        assert_eq!(terms(&log), [1, 1, 2, 4].map(Some));
+        log.release(SnapshotMark { index: 12, term: 2 });
+        assert_eq!(terms(&log), [2, 4].map(Some));
+        assert_eq!(log.hard_state.commit, 12);
+        assert_eq!(log.term(11), None);
+        log.release(SnapshotMark { index: 13, term: 5 });
+        assert_eq!((terms(&log), log.next_index), (vec![Some(5)], 14), "replaced by the image");
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves no gap")]
+    fn a_gap_stops_the_process() {
+        let log = LogShape::new(SnapshotMark::default(), HardState::default());
+        log.check(&entries(2, &[1]), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "committed entries are final")]
+    fn a_committed_entry_cannot_be_replaced() {
+        let hard_state = HardState { term: 1, vote: 0, commit: 1 };
+        let mut log = LogShape::new(SnapshotMark::default(), HardState::default());
+        log.extend(&entries(1, &[1, 1]));
+        log.hard_state = hard_state;
+        log.check(&entries(1, &[2]), None);
+    }
+}

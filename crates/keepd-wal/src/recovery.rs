@@ -1,0 +1,236 @@
+//! Reading the log back: which segments belong to it, and what they say together.
+//!
+//! The newest segment knows the log's mark. From it the links lead back to the newest segment that
+//! begins at the mark or before it; older files are left over from an interrupted release. The
+//! segments are then replayed forward. Every step that does not fit is an error; nothing on the
+//! disk is changed here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use keepd_crypto::FileKeys;
+use keepd_env::Env;
+
+use crate::error::{Error, Result};
+use crate::record::{BatchRecord, Link, MarkRecord, Record, RecordError};
+use crate::segment::{SegmentEnd, SegmentName};
+use crate::segment_reader::{PlacedRecord, SegmentRecords, read_segment};
+use crate::types::{Entry, HardState, Recovered, SegmentSummary, SnapshotMark};
+
+/// A log that was read.
+pub(crate) struct RecoveredLog {
+    pub(crate) recovered: Recovered,
+    pub(crate) next_index: u64,
+    /// The segments that a new one continues, oldest first.
+    pub(crate) segments: Vec<SegmentSummary>,
+    /// What the new one's head says of the last of them.
+    pub(crate) previous: Option<Link>,
+    /// The highest number that a segment has.
+    pub(crate) last_sequence: u64,
+    /// Files that the log does not need, once there is a new segment.
+    pub(crate) leftovers: Vec<PathBuf>,
+}
+
+/// The segments in a directory, by number.
+pub(crate) fn list_segments(env: &Env, dir: &Path) -> Result<BTreeMap<u64, SegmentName>> {
+    let mut segments = BTreeMap::new();
+    for name in env.disk.list(dir)?.iter().filter_map(|name| SegmentName::parse(name)) {
+        let sequence = name.sequence;
+        if segments.insert(sequence, name).is_some() {
+            return Err(Error::DuplicateSegment { dir: dir.to_owned(), sequence });
+        }
+    }
+    Ok(segments)
+}
+
+/// Reads the whole log.
+pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<RecoveredLog> {
+    let names = list_segments(env, dir)?;
+    let chain = read_chain(env, dir, keys, &names)?;
+    let last = chain.last().expect("a chain has its newest segment");
+    let (last_sequence, torn_tail) = (last.name.sequence, last.torn_tail.clone());
+    let (last_path, last_end) = (last.summary.path.clone(), last.end);
+    let metadata = Bytes::copy_from_slice(&last.head.metadata);
+
+    let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
+    let previous = link_behind(last);
+    if last.records.is_empty() {
+        // It says nothing that its successor's head does not, so restarts do not pile up files.
+        segments.pop();
+    }
+    let mut leftovers: Vec<PathBuf> = names
+        .into_values()
+        .filter(|name| segments.iter().all(|kept| kept.sequence != name.sequence))
+        .map(|name| name.path(dir))
+        .collect();
+    let temporary = env.disk.list(dir)?.into_iter().filter(|name| SegmentName::is_temporary(name));
+    leftovers.extend(temporary.map(|name| dir.join(name)));
+
+    let replay = Replay::run(chain)?;
+    let Replay { mark, hard_state, next_index, entries, .. } = replay;
+    if hard_state.commit >= next_index {
+        return Err(Error::EndsBelowCommit {
+            path: last_path,
+            offset: last_end.offset,
+            last_index: next_index - 1,
+            commit: hard_state.commit,
+        });
+    }
+    let recovered = Recovered { metadata, mark, hard_state, entries, torn_tail };
+    Ok(RecoveredLog { recovered, next_index, segments, previous, last_sequence, leftovers })
+}
+
+/// The link of the segment that will follow `last`.
+fn link_behind(last: &SegmentRecords) -> Option<Link> {
+    if last.records.is_empty() {
+        return last.head.previous;
+    }
+    Some(Link { sequence: last.name.sequence, header: last.header, end: last.end })
+}
+
+/// Reads the segments that the log consists of, oldest first.
+fn read_chain(
+    env: &Env,
+    dir: &Path,
+    keys: &FileKeys,
+    names: &BTreeMap<u64, SegmentName>,
+) -> Result<Vec<SegmentRecords>> {
+    let (_, newest) =
+        names.last_key_value().ok_or_else(|| Error::NotFound { dir: dir.to_owned() })?;
+    let mut segment = read_segment(env, dir, newest, keys, None)?;
+    let mark = final_mark(&segment);
+    let mut chain = Vec::new();
+    loop {
+        let is_enough = segment.head.first_index <= mark.index.saturating_add(1);
+        let previous = segment.head.previous;
+        let path = segment.summary.path.clone();
+        let misread = Error::Record {
+            path: path.clone(),
+            offset: SegmentEnd::start().offset,
+            frame: 0,
+            source: RecordError::Contradiction,
+        };
+        chain.push(segment);
+        if is_enough {
+            break;
+        }
+        // The links lead to ever smaller numbers, or the walk would not end.
+        let link = previous
+            .filter(|link| chain.iter().all(|next| next.name.sequence > link.sequence))
+            .ok_or(misread)?;
+        let name = names
+            .get(&link.sequence)
+            .ok_or_else(|| Error::MissingSegment { sequence: link.sequence, next: path.clone() })?;
+        segment = read_segment(env, dir, name, keys, Some((&link, &path)))?;
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
+/// The mark at the end of a segment.
+fn final_mark(segment: &SegmentRecords) -> SnapshotMark {
+    let marks = segment.records.iter().filter_map(|placed| match &placed.record {
+        Record::Mark(record) => Some(record.mark),
+        _ => None,
+    });
+    marks.last().unwrap_or(segment.head.mark)
+}
+
+/// The state that the frames build up.
+struct Replay {
+    /// The log's final mark; entries up to it are not kept.
+    keep_behind: u64,
+    mark: SnapshotMark,
+    hard_state: HardState,
+    next_index: u64,
+    entries: Vec<Entry>,
+}
+
+impl Replay {
+    fn run(chain: Vec<SegmentRecords>) -> Result<Self> {
+        let first = &chain.first().expect("a chain has its newest segment").head;
+        let mut replay = Self {
+            keep_behind: chain.last().map_or(0, |segment| final_mark(segment).index),
+            mark: first.mark,
+            hard_state: first.hard_state,
+            next_index: first.first_index,
+            entries: Vec::new(),
+        };
+        for segment in chain {
+            let path = &segment.summary.path;
+            let offset = SegmentEnd::start().offset;
+            replay.check_head(&segment).map_err(|source| Error::Record {
+                path: path.clone(),
+                offset,
+                frame: 0,
+                source,
+            })?;
+            for PlacedRecord { offset, frame, record } in segment.records {
+                replay.apply(record).map_err(|source| Error::Record {
+                    path: path.clone(),
+                    offset,
+                    frame,
+                    source,
+                })?;
+            }
+        }
+        Ok(replay)
+    }
+
+    fn check_head(&self, segment: &SegmentRecords) -> std::result::Result<(), RecordError> {
+        let head = &segment.head;
+        let agrees = head.mark == self.mark
+            && head.hard_state == self.hard_state
+            && head.first_index == self.next_index
+            && self.mark.index < self.next_index;
+        if agrees { Ok(()) } else { Err(RecordError::Contradiction) }
+    }
+
+    fn apply(&mut self, record: Record) -> std::result::Result<(), RecordError> {
+        match record {
+            Record::Head(_) => Err(RecordError::MisplacedHead),
+            Record::Batch(batch) => self.apply_batch(batch),
+            Record::Mark(record) => self.apply_mark(record),
+            Record::Closed(_) => Ok(()),
+        }
+    }
+
+    fn apply_batch(&mut self, batch: BatchRecord) -> std::result::Result<(), RecordError> {
+        if let Some(first) = batch.entries.first() {
+            let (found, next, mark) = (first.index, self.next_index, self.mark.index);
+            if found > next || found <= mark {
+                return Err(RecordError::Gap { found, next, mark });
+            }
+            self.cut(found);
+            self.next_index = batch.entries.last().map_or(found, |last| last.index) + 1;
+            let keep_behind = self.keep_behind;
+            self.entries.extend(batch.entries.into_iter().filter(|e| e.index > keep_behind));
+        }
+        if let Some(state) = batch.hard_state {
+            let commit = state.commit.max(self.mark.index);
+            self.hard_state = HardState { commit, ..state };
+        }
+        Ok(())
+    }
+
+    fn apply_mark(&mut self, record: MarkRecord) -> std::result::Result<(), RecordError> {
+        let MarkRecord { mark, next_index, .. } = record;
+        let is_kept = next_index == self.next_index && next_index > mark.index;
+        let is_dropped = mark.index.checked_add(1) == Some(next_index);
+        if mark.index < self.mark.index || !(is_kept || is_dropped) {
+            return Err(RecordError::Contradiction);
+        }
+        self.cut(next_index);
+        self.mark = mark;
+        self.next_index = next_index;
+        self.hard_state.commit = self.hard_state.commit.max(mark.index);
+        Ok(())
+    }
+
+    /// Drops the entries from `index` on.
+    fn cut(&mut self, index: u64) {
+        let kept = self.entries.partition_point(|entry| entry.index < index);
+        self.entries.truncate(kept);
+    }
+}

@@ -1,0 +1,227 @@
+//! One segment while it is written: names, creation, appending.
+//!
+//! A segment gets its name only when header and head are durable, so damage there is never a
+//! torn write. The steps: create `….wal.tmp`, reserve space, write, sync, rename, sync the directory.
+
+use std::path::{Path, PathBuf};
+
+use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FileSealer};
+use keepd_env::{DiskFile, Env, IoError};
+
+use crate::error::{Error, Result};
+use crate::record::{self, Head, Link, Watermark};
+use crate::types::{Options, SegmentSummary};
+
+const EXTENSION: &str = "wal";
+const TEMPORARY_EXTENSION: &str = "tmp";
+
+/// Where the frames of a segment end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentEnd {
+    /// How many there are.
+    pub frames: u64,
+    /// The offset behind the last one.
+    pub offset: u64,
+    /// The CRC32C of all of them, as they are in the file.
+    pub chain: u32,
+}
+
+impl SegmentEnd {
+    /// The end of a segment without a frame.
+    pub(crate) const fn start() -> Self {
+        Self { frames: 0, offset: FILE_HEADER_LEN as u64, chain: 0 }
+    }
+
+    /// The end behind `frames` more frames.
+    pub(crate) fn behind(self, frames: u64, bytes: &[u8]) -> Self {
+        let len = u64::try_from(bytes.len()).expect("lengths fit into 64 bits");
+        Self {
+            frames: self.frames + frames,
+            offset: self.offset + len,
+            chain: crc32c::crc32c_append(self.chain, bytes),
+        }
+    }
+}
+
+/// What a segment's name says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SegmentName {
+    pub(crate) sequence: u64,
+    pub(crate) first_index: u64,
+}
+
+impl SegmentName {
+    /// Reads a file's name; `None` if it is not a segment's.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (numbers, extension) = name.split_once('.')?;
+        let (sequence, first_index) = numbers.split_once('-')?;
+        let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+        let parsed = Self { sequence: hex(sequence)?, first_index: hex(first_index)? };
+        (extension == EXTENSION && parsed.file_name() == name).then_some(parsed)
+    }
+
+    /// Whether a file is a segment that did not get its name yet.
+    pub(crate) fn is_temporary(name: &str) -> bool {
+        name.strip_suffix(TEMPORARY_EXTENSION)
+            .and_then(|name| name.strip_suffix('.'))
+            .is_some_and(|name| Self::parse(name).is_some())
+    }
+
+    pub(crate) fn file_name(&self) -> String {
+        format!("{:016x}-{:016x}.{EXTENSION}", self.sequence, self.first_index)
+    }
+
+    pub(crate) fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(self.file_name())
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    file: Box<dyn DiskFile>,
+    pub(crate) path: PathBuf,
+    pub(crate) name: SegmentName,
+    sealer: FileSealer,
+    /// Where the next frame goes.
+    end: SegmentEnd,
+    /// The length up to which space is reserved.
+    reserved: u64,
+    /// What the last sync confirmed.
+    durable: Watermark,
+    /// A write failed: what the file holds behind `end` is unknown, and no ordinal is used twice.
+    is_broken: bool,
+}
+
+/// What a new segment needs to know.
+pub(crate) struct NewSegment<'a> {
+    pub(crate) env: &'a Env,
+    pub(crate) dir: &'a Path,
+    pub(crate) keys: &'a FileKeys,
+    pub(crate) options: &'a Options,
+    pub(crate) sequence: u64,
+    /// Its head; `reserved` is filled in.
+    pub(crate) head: Head,
+}
+
+impl SegmentWriter {
+    /// Creates a segment, durably.
+    pub(crate) fn create(new: NewSegment<'_>) -> Result<Self> {
+        let NewSegment { env, dir, keys, options, sequence, mut head } = new;
+        let name = SegmentName { sequence, first_index: head.first_index };
+        let path = name.path(dir);
+        let temporary = dir.join(format!("{}.{TEMPORARY_EXTENSION}", name.file_name()));
+        remove_if_present(env, &temporary)?;
+        let sealer = keys.create(FileKind::Wal, sequence, env.random.as_ref());
+        head.reserved = options.reserve_bytes;
+        let mut payload = Vec::new();
+        record::encode_head(&head, &mut payload);
+        let mut bytes = sealer.header().to_vec();
+        sealer.seal_frame(0, record::KIND_HEAD, &payload, &mut bytes);
+        let frame = bytes.get(FILE_HEADER_LEN..).unwrap_or_default();
+        let end = SegmentEnd::start().behind(1, frame);
+
+        let file = env.disk.create(&temporary)?;
+        file.allocate(head.reserved)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync()?;
+        // ORDER: the name appears only when what it names is whole.
+        env.disk.rename(&temporary, &path)?;
+        env.disk.sync_dir(dir)?;
+        let reserved = head.reserved.max(end.offset);
+        let durable = Watermark { frames: end.frames, len: reserved };
+        Ok(Self { file, path, name, sealer, end, reserved, durable, is_broken: false })
+    }
+
+    pub(crate) const fn sealer(&self) -> &FileSealer {
+        &self.sealer
+    }
+
+    pub(crate) const fn end(&self) -> SegmentEnd {
+        self.end
+    }
+
+    pub(crate) const fn durable(&self) -> Watermark {
+        self.durable
+    }
+
+    /// Whether a failed write has ended the segment.
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    pub(crate) const fn is_dirty(&self) -> bool {
+        self.durable.frames < self.end.frames
+    }
+
+    /// What the next segment says of this one.
+    pub(crate) fn link(&self) -> Link {
+        Link { sequence: self.name.sequence, header: self.sealer.header(), end: self.end }
+    }
+
+    pub(crate) fn summary(&self) -> SegmentSummary {
+        SegmentSummary {
+            path: self.path.clone(),
+            sequence: self.name.sequence,
+            first_index: self.name.first_index,
+            bytes: self.reserved,
+            data_key: self.sealer.data_key().0,
+        }
+    }
+
+    /// Writes `frames` whole frames, sealed with the ordinals from `end().frames` on.
+    pub(crate) fn write(&mut self, frames: u64, bytes: &[u8], options: &Options) -> Result<()> {
+        assert!(!self.is_broken, "a segment ends with its first failed write");
+        let end = self.end.behind(frames, bytes);
+        if end.offset > self.reserved {
+            let step = self.reserved.saturating_add(options.reserve_bytes);
+            let wanted = step.min(options.segment_bytes).max(end.offset);
+            self.file.allocate(wanted).map_err(|error| self.named(error))?;
+            self.reserved = wanted;
+        }
+        if let Err(error) = self.file.write_all_at(bytes, self.end.offset) {
+            self.is_broken = true;
+            return Err(self.named(error));
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.file.sync().map_err(|error| self.named(error))?;
+        self.durable = Watermark { frames: self.end.frames, len: self.reserved };
+        Ok(())
+    }
+
+    /// The file was opened under its temporary name.
+    fn named(&self, error: IoError) -> Error {
+        Error::Io(IoError { path: self.path.clone(), ..error })
+    }
+}
+
+/// Removes a file that may have gone already.
+pub(crate) fn remove_if_present(env: &Env, path: &Path) -> Result<()> {
+    match env.disk.remove(path) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_others_are_not_ours() {
+        let name = SegmentName { sequence: 0x1f, first_index: 7 };
+        assert_eq!(name.file_name(), "000000000000001f-0000000000000007.wal");
+        assert_eq!(SegmentName::parse(&name.file_name()), Some(name.clone()));
+        assert!(SegmentName::is_temporary(&format!("{}.tmp", name.file_name())));
+        for other in ["LOCK", "1f-7.wal", "000000000000001F-0000000000000007.wal", "x.tmp", ".tmp"]
+        {
+            assert_eq!(SegmentName::parse(other), None);
+            assert!(!SegmentName::is_temporary(other));
+        }
+    }
+}

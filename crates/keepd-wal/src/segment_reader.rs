@@ -1,0 +1,226 @@
+//! One segment while it is read: its frames up to its end, and the verdict on what is behind.
+//!
+//! A frame that does not open ends the segment. Whether that is a torn write or damage is decided
+//! by what follows: frames carry a watermark of what was durable when they were written, so one
+//! whose watermark covers the broken frame proves that it had been acknowledged. Without such a
+//! witness, and only in the newest segment, it is a torn write.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use keepd_crypto::{
+    FILE_HEADER_LEN, FRAME_HEAD_LEN, FileError, FileKeys, FileKind, FileSealer, FrameError,
+};
+use keepd_env::Env;
+
+use crate::error::{Error, Result};
+use crate::record::{Head, Link, Record, RecordError};
+use crate::segment::{SegmentEnd, SegmentName};
+use crate::types::{SegmentSummary, TornTail};
+
+/// A frame and where it was.
+#[derive(Clone, Debug)]
+pub(crate) struct PlacedRecord {
+    pub(crate) offset: u64,
+    pub(crate) frame: u64,
+    pub(crate) record: Record,
+}
+
+/// The frames of one file, one by one; stops at the first that does not open.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    sealer: FileSealer,
+    end: SegmentEnd,
+}
+
+/// What a [`FrameReader`] finds at its position.
+pub(crate) enum Step {
+    /// A frame.
+    Frame(PlacedRecord),
+    /// None that opens.
+    Broken(FrameError),
+}
+
+impl FrameReader {
+    /// Loads a segment and checks its header.
+    pub(crate) fn open(env: &Env, dir: &Path, name: &SegmentName, keys: &FileKeys) -> Result<Self> {
+        let path = name.path(dir);
+        let bytes = env.disk.read(&path)?;
+        match keys.open(FileKind::Wal, name.sequence, &bytes) {
+            Ok(sealer) => Ok(Self { path, bytes, sealer, end: SegmentEnd::start() }),
+            Err(
+                source @ (FileError::UnknownDataKey { .. }
+                | FileError::PlainRefused
+                | FileError::UnsupportedVersion { .. }),
+            ) => Err(Error::Unreadable { path, source }),
+            Err(source) => Err(Error::Header { path, source }),
+        }
+    }
+
+    /// The next frame.
+    pub(crate) fn step(&mut self) -> Result<Step> {
+        let (offset, frame) = (self.end.offset, self.end.frames);
+        let rest = self.rest();
+        let opened = match self.sealer.open_frame(frame, rest) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Step::Broken(error)),
+        };
+        let end = self.end.behind(1, rest.get(..opened.len).unwrap_or(rest));
+        let mut record = Record::decode(opened.kind, &Bytes::from(opened.plain));
+        if record.as_ref().is_ok_and(|record| (frame == 0) != matches!(record, Record::Head(_))) {
+            record = Err(RecordError::MisplacedHead);
+        }
+        let record = record.map_err(|source| self.misread(offset, frame, source))?;
+        self.end = end;
+        Ok(Step::Frame(PlacedRecord { offset, frame, record }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn rest(&self) -> &[u8] {
+        let at = usize::try_from(self.end.offset).unwrap_or(usize::MAX);
+        self.bytes.get(at..).unwrap_or_default()
+    }
+
+    fn misread(&self, offset: u64, frame: u64, source: RecordError) -> Error {
+        Error::Record { path: self.path.clone(), offset, frame, source }
+    }
+
+    /// The frame at the position is damaged.
+    pub(crate) fn corrupt(&self, source: FrameError) -> Error {
+        let SegmentEnd { offset, frames: frame, .. } = self.end;
+        Error::Corrupt { path: self.path.clone(), offset, frame, source }
+    }
+
+    /// Judges the broken frame at the position: `None` if nothing was written there, a torn tail,
+    /// or an error if the frame had been acknowledged.
+    fn judge(&self, error: FrameError) -> Result<Option<TornTail>> {
+        // A whole frame with the wrong number or seal was moved or tampered with, not torn.
+        if matches!(error, FrameError::WrongOrdinal { .. } | FrameError::BadSeal) {
+            return Err(self.corrupt(error));
+        }
+        let rest = self.rest();
+        if rest.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let mut position = 0;
+        while let Some(candidate) = rest.get(position..) {
+            let Some(head) = candidate.first_chunk::<FRAME_HEAD_LEN>() else { break };
+            if u128::from_le_bytes(*head) == 0 {
+                // The longest step that misses no frame: a head may begin with three zeros.
+                position += FRAME_HEAD_LEN - 3;
+                continue;
+            }
+            let Some(len) = self.witness(head, candidate, error)? else {
+                position += 1;
+                continue;
+            };
+            position += len;
+        }
+        let SegmentEnd { offset, frames: frame, .. } = self.end;
+        Ok(Some(TornTail { path: self.path.clone(), offset, frame }))
+    }
+
+    /// The length of the whole frame at the start of `candidate`, if there is one; an error if it
+    /// proves that the broken frame had been acknowledged.
+    fn witness(
+        &self,
+        head: &[u8; FRAME_HEAD_LEN],
+        candidate: &[u8],
+        error: FrameError,
+    ) -> Result<Option<usize>> {
+        let [.., a, b, c, d] = *head;
+        // BOUND: a segment is far too short for 2^32 frames, so the low half is the ordinal.
+        let ordinal = u64::from(u32::from_le_bytes([a, b, c, d]));
+        if ordinal > self.end.frames.saturating_add(self.frames_possible()) {
+            return Ok(None);
+        }
+        let Ok(opened) = self.sealer.open_frame(ordinal, candidate) else { return Ok(None) };
+        let record = Record::decode(opened.kind, &Bytes::from(opened.plain));
+        // A frame of this file at a place that is not its own was moved, not torn.
+        let is_displaced = ordinal <= self.end.frames;
+        let is_witness = record.map_or(true, |record| record.watermark().frames > self.end.frames);
+        if is_displaced || is_witness { Err(self.corrupt(error)) } else { Ok(Some(opened.len)) }
+    }
+
+    fn frames_possible(&self) -> u64 {
+        u64::try_from(self.rest().len() / FRAME_HEAD_LEN).unwrap_or(u64::MAX)
+    }
+}
+
+/// A whole segment.
+pub(crate) struct SegmentRecords {
+    pub(crate) name: SegmentName,
+    pub(crate) summary: SegmentSummary,
+    pub(crate) header: [u8; FILE_HEADER_LEN],
+    pub(crate) head: Head,
+    /// What follows the head.
+    pub(crate) records: Vec<PlacedRecord>,
+    pub(crate) end: SegmentEnd,
+    pub(crate) torn_tail: Option<TornTail>,
+}
+
+/// Reads a segment: up to the end that its successor recorded, or the newest one up to where it
+/// was torn.
+pub(crate) fn read_segment(
+    env: &Env,
+    dir: &Path,
+    name: &SegmentName,
+    keys: &FileKeys,
+    successor: Option<(&Link, &Path)>,
+) -> Result<SegmentRecords> {
+    let mut reader = FrameReader::open(env, dir, name, keys)?;
+    let limit = successor.map(|(link, _)| link.end);
+    let wrong = |reader: &FrameReader| {
+        successor.map(|(_, next)| Error::WrongSegment {
+            path: reader.path.clone(),
+            next: next.to_owned(),
+        })
+    };
+    if successor.is_some_and(|(link, _)| link.header != reader.sealer.header()) {
+        return Err(wrong(&reader).expect("there is a successor"));
+    }
+    let mut records = Vec::new();
+    let mut torn_tail = None;
+    while limit.is_none_or(|limit| reader.end.frames < limit.frames) {
+        match reader.step()? {
+            Step::Frame(record) => records.push(record),
+            // The head was durable before the segment had its name.
+            Step::Broken(error) if limit.is_some() || records.is_empty() => {
+                return Err(reader.corrupt(error));
+            }
+            Step::Broken(error) => {
+                torn_tail = reader.judge(error)?;
+                break;
+            }
+        }
+    }
+    if let Some(error) = wrong(&reader).filter(|_| limit != Some(reader.end)) {
+        return Err(error);
+    }
+    let len = u64::try_from(reader.bytes.len()).unwrap_or(u64::MAX);
+    let expected = records.iter().map(|placed| placed.record.watermark().len).max().unwrap_or(0);
+    if limit.is_none() && len < expected {
+        return Err(Error::Shortened { path: reader.path, len, expected });
+    }
+    let first = (!records.is_empty()).then(|| records.remove(0));
+    let Some(PlacedRecord { record: Record::Head(head), .. }) = first else {
+        return Err(reader.corrupt(FrameError::Truncated { needed: FRAME_HEAD_LEN, found: 0 }));
+    };
+    if head.first_index != name.first_index {
+        return Err(reader.misread(SegmentEnd::start().offset, 0, RecordError::Contradiction));
+    }
+    let summary = SegmentSummary {
+        path: reader.path,
+        sequence: name.sequence,
+        first_index: name.first_index,
+        bytes: len,
+        data_key: reader.sealer.data_key().0,
+    };
+    let (header, end) = (reader.sealer.header(), reader.end);
+    Ok(SegmentRecords { name: name.clone(), summary, header, head, records, end, torn_tail })
+}

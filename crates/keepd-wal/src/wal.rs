@@ -1,0 +1,437 @@
+//! The log's writer.
+//!
+//! [`Wal::append`] encodes into two buffers that are kept, seals, and writes once. A failed write
+//! ends the segment, not the log: the next append begins a new one, so the disk may be full for a
+//! while. A failed sync ends the log, because the kernel may have dropped what it should keep.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use keepd_crypto::{FRAME_PLAIN_MAX, FileKeys};
+use keepd_env::Env;
+
+use crate::error::{Error, Result};
+use crate::log::LogShape;
+use crate::record::{
+    self, BATCH_OVERHEAD, ENTRY_OVERHEAD, Head, KIND_BATCH, KIND_CLOSED, KIND_MARK, Link,
+    MarkRecord,
+};
+use crate::recovery::{RecoveredLog, list_segments, recover};
+use crate::segment::{NewSegment, SegmentWriter, remove_if_present};
+use crate::types::{Batch, Entry, HardState, Options, Recovered, SegmentSummary, SnapshotMark};
+
+/// The largest data of an entry that fits into a frame of its own.
+const ENTRY_BYTES_MAX: usize = FRAME_PLAIN_MAX - BATCH_OVERHEAD - ENTRY_OVERHEAD;
+
+/// What the two buffers keep between batches.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
+
+/// A log that is open for writing.
+#[derive(Debug)]
+pub struct Wal {
+    env: Env,
+    dir: PathBuf,
+    keys: FileKeys,
+    options: Options,
+    metadata: Bytes,
+    shape: LogShape,
+    /// The full segments that the log still needs, oldest first.
+    closed: VecDeque<SegmentSummary>,
+    active: SegmentWriter,
+    /// A sync failed: nothing works any more.
+    is_poisoned: bool,
+    /// A frame's payload; kept for its capacity.
+    payload: Vec<u8>,
+    /// A batch's frames; kept for its capacity.
+    frames: Vec<u8>,
+}
+
+impl Wal {
+    /// Whether a directory holds a log.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub fn exists(env: &Env, dir: &Path) -> Result<bool> {
+        Ok(!list_segments(env, dir)?.is_empty())
+    }
+
+    /// Creates a log that starts behind `mark`. The metadata comes back with every opening.
+    ///
+    /// # Errors
+    /// If there is one already, or the disk refuses.
+    pub fn create(
+        env: Env,
+        dir: &Path,
+        keys: FileKeys,
+        metadata: &[u8],
+        mark: SnapshotMark,
+    ) -> Result<Self> {
+        Self::create_with(env, dir, keys, Options::default(), metadata, mark)
+    }
+
+    /// [`Wal::create`] with other sizes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_with(
+        env: Env,
+        dir: &Path,
+        keys: FileKeys,
+        options: Options,
+        metadata: &[u8],
+        mark: SnapshotMark,
+    ) -> Result<Self> {
+        env.disk.create_dir(dir)?;
+        if Self::exists(&env, dir)? {
+            return Err(Error::Exists { dir: dir.to_owned() });
+        }
+        if let Some(parent) = dir.parent() {
+            env.disk.sync_dir(parent)?;
+        }
+        let metadata = Bytes::copy_from_slice(metadata);
+        let shape = LogShape::new(mark, HardState::default());
+        let active = SegmentWriter::create(NewSegment {
+            env: &env,
+            dir,
+            keys: &keys,
+            options: &options,
+            sequence: 1,
+            head: head(&shape, &metadata, None),
+        })?;
+        Ok(Self {
+            env,
+            dir: dir.to_owned(),
+            keys,
+            options,
+            metadata,
+            shape,
+            closed: VecDeque::new(),
+            active,
+            is_poisoned: false,
+            payload: Vec::new(),
+            frames: Vec::new(),
+        })
+    }
+
+    /// Opens a log and begins a new segment of it.
+    ///
+    /// # Errors
+    /// If there is none, if anything that was acknowledged is damaged or missing, or if the disk
+    /// refuses.
+    pub fn open(env: Env, dir: &Path, keys: FileKeys) -> Result<(Self, Recovered)> {
+        Self::open_with(env, dir, keys, Options::default())
+    }
+
+    /// [`Wal::open`] with other sizes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(
+        env: Env,
+        dir: &Path,
+        keys: FileKeys,
+        options: Options,
+    ) -> Result<(Self, Recovered)> {
+        let RecoveredLog { recovered, next_index, segments, previous, last_sequence, leftovers } =
+            recover(&env, dir, &keys)?;
+        let metadata = recovered.metadata.clone();
+        let mut shape = LogShape::new(recovered.mark, recovered.hard_state);
+        shape.extend(&recovered.entries);
+        assert_eq!(shape.next_index, next_index, "recovery leaves no gap");
+        let active = SegmentWriter::create(NewSegment {
+            env: &env,
+            dir,
+            keys: &keys,
+            options: &options,
+            sequence: last_sequence + 1,
+            head: head(&shape, &metadata, previous),
+        })?;
+        // ORDER: the new segment is durable before what it replaces goes away.
+        for path in &leftovers {
+            remove_if_present(&env, path)?;
+        }
+        if !leftovers.is_empty() {
+            env.disk.sync_dir(dir)?;
+        }
+        let wal = Self {
+            env,
+            dir: dir.to_owned(),
+            keys,
+            options,
+            metadata,
+            shape,
+            closed: segments.into(),
+            active,
+            is_poisoned: false,
+            payload: Vec::new(),
+            frames: Vec::new(),
+        };
+        Ok((wal, recovered))
+    }
+
+    /// Reads a log without changing anything, for tools.
+    ///
+    /// # Errors
+    /// As [`Wal::open`].
+    pub fn read(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovered> {
+        Ok(recover(env, dir, keys)?.recovered)
+    }
+
+    /// Appends a batch with one write. Durable, and fit to be acknowledged, after [`Wal::sync`].
+    ///
+    /// # Errors
+    /// If the disk refuses; the log is then as before, and the batch may be tried again unless a
+    /// sync failed.
+    ///
+    /// # Panics
+    /// If the batch does not follow from the log.
+    pub fn append(&mut self, batch: &Batch<'_>) -> Result<()> {
+        self.check_usable()?;
+        let hard_state = batch.hard_state.filter(|state| *state != self.shape.hard_state);
+        if batch.entries.is_empty() && hard_state.is_none() {
+            return Ok(());
+        }
+        self.shape.check(batch.entries, hard_state);
+        let mut bytes_max = 0;
+        for entry in batch.entries {
+            let (index, len) = (entry.index, entry.data.len());
+            if len > ENTRY_BYTES_MAX {
+                return Err(Error::EntryTooLarge { index, len });
+            }
+            bytes_max += len + ENTRY_OVERHEAD;
+        }
+        self.make_room(bytes_max)?;
+        let hard_state = self.write_batch(batch.entries, hard_state)?;
+        self.frames.shrink_to(BUFFER_BYTES_MAX);
+        self.payload.shrink_to(BUFFER_BYTES_MAX);
+        self.shape.extend(batch.entries);
+        self.shape.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// Makes everything appended durable, with at most one call to the disk.
+    ///
+    /// # Errors
+    /// If the disk refuses. Nothing may be acknowledged any more, and every later call fails.
+    pub fn sync(&mut self) -> Result<()> {
+        self.check_usable()?;
+        if self.active.is_dirty() {
+            let result = self.active.sync();
+            return self.poisoning(result);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Wal::sync`] has something to do.
+    #[must_use]
+    pub const fn is_dirty(&self) -> bool {
+        self.active.is_dirty()
+    }
+
+    /// Lets the log start behind `index`, durably, and removes the segments that only hold what is
+    /// before. A log that has no entry of this term there is dropped as a whole: so it is when a
+    /// raft snapshot has been installed. A mark that is not ahead changes nothing.
+    ///
+    /// # Errors
+    /// If the disk refuses. If it was a removal, the mark has moved all the same, and the files go
+    /// with the next release or opening.
+    pub fn release(&mut self, index: u64, term: u64) -> Result<()> {
+        self.check_usable()?;
+        if index > self.shape.mark.index {
+            self.make_room(0)?;
+            let mut shape = self.shape.clone();
+            shape.release(SnapshotMark { index, term });
+            let (mark, next_index) = (shape.mark, shape.next_index);
+            let record = MarkRecord { watermark: self.active.durable(), mark, next_index };
+            self.payload.clear();
+            record::encode_mark(&record, &mut self.payload);
+            self.write_frame(KIND_MARK)?;
+            self.shape = shape;
+        }
+        // ORDER: the mark is durable before the first file goes.
+        self.sync()?;
+        self.remove_released()
+    }
+
+    /// Begins a new segment, under the key that is active now. Nothing happens if the current one
+    /// is empty and has that key.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn rotate(&mut self) -> Result<()> {
+        self.check_usable()?;
+        let is_current = self.active.sealer().data_key() == self.keys.active();
+        if self.active.end().frames == 1 && is_current {
+            return Ok(());
+        }
+        self.begin_segment()
+    }
+
+    /// Ends the log in an orderly way: afterwards any damage to it will be recognised.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn close(mut self) -> Result<()> {
+        self.sync()?;
+        if self.active.end().frames > 1 && !self.active.is_broken() {
+            self.payload.clear();
+            record::encode_watermark(self.active.durable(), &mut self.payload);
+            self.write_frame(KIND_CLOSED)?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The last index; the mark's if the log is empty.
+    #[must_use]
+    pub const fn last_index(&self) -> u64 {
+        self.shape.next_index - 1
+    }
+
+    /// The term of an entry in the log, or of the mark.
+    #[must_use]
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.shape.term(index)
+    }
+
+    /// Where the log starts.
+    #[must_use]
+    pub const fn mark(&self) -> SnapshotMark {
+        self.shape.mark
+    }
+
+    /// The last hard state.
+    #[must_use]
+    pub const fn hard_state(&self) -> HardState {
+        self.shape.hard_state
+    }
+
+    /// The files of the log, oldest first.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentSummary> {
+        let active = self.active.summary();
+        self.closed.iter().cloned().chain([active]).collect()
+    }
+
+    /// The space that the log takes.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        let closed: u64 = self.closed.iter().map(|segment| segment.bytes).sum();
+        closed + self.active.summary().bytes
+    }
+
+    fn check_usable(&self) -> Result<()> {
+        if self.is_poisoned { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    /// Remembers a failed sync for ever.
+    fn poisoning<T>(&mut self, result: Result<T>) -> Result<T> {
+        self.is_poisoned |= result.as_ref().is_err_and(Error::is_failed_sync);
+        result
+    }
+
+    /// Begins a new segment if the current one is broken or too full for so many bytes.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        let bytes = u64::try_from(bytes).expect("lengths fit into 64 bits");
+        let end = self.active.end();
+        let is_full = end.offset.saturating_add(bytes) > self.options.segment_bytes;
+        if self.active.is_broken() || (is_full && end.frames > 1) {
+            self.begin_segment()?;
+        }
+        Ok(())
+    }
+
+    fn begin_segment(&mut self) -> Result<()> {
+        // ORDER: the new segment's head says where this one ends, so that must be durable first.
+        self.sync()?;
+        let created = SegmentWriter::create(NewSegment {
+            env: &self.env,
+            dir: &self.dir,
+            keys: &self.keys,
+            options: &self.options,
+            sequence: self.active.name.sequence + 1,
+            head: head(&self.shape, &self.metadata, Some(self.active.link())),
+        });
+        let active = self.poisoning(created)?;
+        self.closed.push_back(self.active.summary());
+        self.active = active;
+        Ok(())
+    }
+
+    /// Writes a batch as one or more frames; gives the hard state after it.
+    fn write_batch(
+        &mut self,
+        entries: &[Entry],
+        hard_state: Option<HardState>,
+    ) -> Result<HardState> {
+        self.frames.clear();
+        let end = self.active.end();
+        let (mut rest, mut ordinal) = (entries, end.frames);
+        loop {
+            let (chunk, behind) = rest.split_at(self.frame_entries(rest));
+            rest = behind;
+            let next_index = chunk.last().map_or(self.shape.next_index, |last| last.index + 1);
+            let hard_state = hard_state.map(|state| self.shape.advance(state, next_index));
+            self.payload.clear();
+            let watermark = self.active.durable();
+            record::encode_batch(watermark, hard_state, chunk, &mut self.payload);
+            let sealer = self.active.sealer();
+            sealer.seal_frame(ordinal, KIND_BATCH, &self.payload, &mut self.frames);
+            ordinal += 1;
+            if rest.is_empty() {
+                self.active.write(ordinal - end.frames, &self.frames, &self.options)?;
+                return Ok(hard_state.unwrap_or(self.shape.hard_state));
+            }
+        }
+    }
+
+    /// How many of the entries go into the next frame: at least one.
+    fn frame_entries(&self, entries: &[Entry]) -> usize {
+        let mut bytes = 0;
+        let fits = entries.iter().take_while(|entry| {
+            bytes += entry.data.len() + ENTRY_OVERHEAD;
+            bytes <= self.options.frame_bytes.min(ENTRY_BYTES_MAX)
+        });
+        fits.count().max(1).min(entries.len())
+    }
+
+    /// Seals `payload` as one frame and writes it.
+    fn write_frame(&mut self, kind: u8) -> Result<()> {
+        self.frames.clear();
+        let ordinal = self.active.end().frames;
+        self.active.sealer().seal_frame(ordinal, kind, &self.payload, &mut self.frames);
+        self.active.write(1, &self.frames, &self.options)
+    }
+
+    /// Removes the segments in front of the newest one that begins at the mark or before it.
+    fn remove_released(&mut self) -> Result<()> {
+        let first_needed = self.shape.mark.index + 1;
+        let followers = self.closed.iter().skip(1).map(|segment| segment.first_index);
+        let starts = followers.chain([self.active.name.first_index]);
+        let starts: Vec<bool> = starts.map(|start| start <= first_needed).collect();
+        let released = starts.iter().rposition(|is_enough| *is_enough).map_or(0, |at| at + 1);
+        if released == 0 || self.closed.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..released {
+            let Some(segment) = self.closed.front() else { break };
+            remove_if_present(&self.env, &segment.path)?;
+            self.closed.pop_front();
+        }
+        let synced = self.env.disk.sync_dir(&self.dir).map_err(Error::Io);
+        self.poisoning(synced)
+    }
+}
+
+/// The head of a segment that begins now.
+fn head(shape: &LogShape, metadata: &Bytes, previous: Option<Link>) -> Head {
+    Head {
+        reserved: 0,
+        first_index: shape.next_index,
+        mark: shape.mark,
+        hard_state: shape.hard_state,
+        previous,
+        metadata: metadata.clone(),
+    }
+}

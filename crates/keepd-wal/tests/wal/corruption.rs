@@ -1,0 +1,269 @@
+//! Damage to every byte, length and block of a small log: detected or harmless, never silent.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use keepd_crypto::FileKeys;
+use keepd_env::SimDisk;
+use keepd_env::sim::CrashMode;
+use keepd_wal::{Batch, BatchRecord, Dump, Error, HardState, Record};
+
+use super::world::{
+    State, bytes_of, create, create_seeded, dir, entries, env, open, read, sealing, segment_paths,
+};
+
+/// A log of several segments, with restarts and overwrites; everything in it is synced.
+struct Sample {
+    disk: SimDisk,
+    keys: FileKeys,
+    state: State,
+    segments: Vec<PathBuf>,
+    /// The frames of the last segment: where each begins and ends, and the state before it.
+    tail: Vec<(Range<usize>, State)>,
+}
+
+impl Sample {
+    fn new(keys: FileKeys, is_closed: bool) -> Self {
+        Self::with_seed(keys, is_closed, 1)
+    }
+
+    fn with_seed(keys: FileKeys, is_closed: bool, seed: u64) -> Self {
+        let disk = SimDisk::new();
+        let mut wal = create_seeded(&disk, &keys, seed).unwrap();
+        let mut state = State::default();
+        let mut next = 1;
+        for step in 0_u64..16 {
+            let term = 1 + step / 4;
+            let batch = entries(next, term, 1 + step % 3, 40 + 9 * usize::try_from(step).unwrap());
+            let hard_state = (step % 2 == 0).then_some(HardState {
+                term,
+                vote: 1,
+                commit: next.saturating_sub(4),
+            });
+            let batch = Batch { entries: &batch, hard_state };
+            wal.append(&batch).unwrap();
+            wal.sync().unwrap();
+            state = state.after(&batch, batch.entries.len());
+            // Now and then the last entry is replaced in the next step.
+            next = state.last_index() + 1 - u64::from(step % 5 == 4);
+            if step == 9 {
+                drop(wal);
+                wal = open(&disk, &keys, seed + 100).unwrap().0;
+            }
+        }
+        if is_closed {
+            wal.close().unwrap();
+        }
+        let segments = segment_paths(&disk);
+        assert!(segments.len() >= 3);
+        let last = segments.last().unwrap();
+        let dump = Dump::new(env(&disk, 1), &dir(), keys.clone()).unwrap();
+        let (mut tail, mut before): (Vec<(Range<usize>, State)>, _) =
+            (Vec::new(), State::default());
+        for frame in dump.map(Result::unwrap) {
+            let start = usize::try_from(frame.offset).unwrap();
+            if let Some((previous, _)) = tail.last_mut() {
+                previous.end = start;
+            }
+            if frame.path == *last && frame.frame > 0 {
+                tail.push((start..content_len(&bytes_of(&disk, last)), before.clone()));
+            }
+            if let Record::Batch(BatchRecord { entries, hard_state, .. }) = &frame.record {
+                let batch = Batch { entries, hard_state: *hard_state };
+                before = before.after(&batch, entries.len());
+            }
+        }
+        assert_eq!(before, state);
+        assert!(tail.len() > 1);
+        Self { disk, keys, state, segments, tail }
+    }
+
+    /// Where the last batch lies in the last segment, which nothing behind it proves to have been
+    /// synced; after an orderly end, the closing frame.
+    fn zone(&self) -> Range<usize> {
+        self.tail.last().unwrap().0.clone()
+    }
+
+    /// Reads the log with the bytes of one file changed within `damage`. `true` if that was
+    /// detected. Only damage that reaches the zone may cost batches, and none in front of it.
+    fn check(&self, path: &Path, bytes: &[u8], damage: Range<usize>, what: &str) -> bool {
+        let original = bytes_of(&self.disk, path);
+        self.disk.poke(path, bytes);
+        let result = read(&self.disk, &self.keys);
+        self.disk.poke(path, &original);
+        let Ok(recovered) = result else { return true };
+        let state = State::of(&recovered);
+        if state == self.state {
+            return false;
+        }
+        assert!(self.touches_zone(path, &damage), "{what}: silently lost");
+        let mut hit = self.tail.iter().filter(|(frame, _)| frame.end > damage.start);
+        assert!(hit.any(|(_, before)| *before == state), "{what}: {state:?}");
+        true
+    }
+
+    fn touches_zone(&self, path: &Path, range: &Range<usize>) -> bool {
+        let is_last = self.segments.last().is_some_and(|last| last == path);
+        let zone = self.zone();
+        is_last && range.start < zone.end && zone.start < range.end
+    }
+}
+
+/// The length without the zeros at the end.
+fn content_len(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+fn samples() -> impl Iterator<Item = Sample> {
+    let choices = [(false, false), (false, true), (true, false), (true, true)];
+    choices.into_iter().map(|(is_sealed, is_closed)| {
+        Sample::new(if is_sealed { sealing() } else { FileKeys::plain() }, is_closed)
+    })
+}
+
+#[test]
+fn every_changed_byte_is_detected_or_harmless() {
+    for sample in samples() {
+        for path in &sample.segments {
+            let original = bytes_of(&sample.disk, path);
+            let used = content_len(&original);
+            for at in 0..original.len() {
+                for change in [|b: u8| b ^ 1, |b: u8| b ^ 0xff, |_: u8| 0] {
+                    let mut bytes = original.clone();
+                    bytes[at] = change(bytes[at]);
+                    if bytes == original {
+                        continue;
+                    }
+                    let is_in_zone = sample.touches_zone(path, &(at..at + 1));
+                    let what = format!("{} byte {at}", path.display());
+                    let is_detected = sample.check(path, &bytes, at..at + 1, &what);
+                    assert!(is_detected || is_in_zone || at >= used, "{what}: not detected");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn after_an_orderly_end_every_batch_is_proven() {
+    let sample = Sample::new(sealing(), true);
+    let last = sample.segments.last().unwrap();
+    let original = bytes_of(&sample.disk, last);
+    // The zone is the closing frame alone: a flip before it is an error, one in it costs nothing.
+    for at in [sample.zone().start - 1, sample.zone().start - 40, 100] {
+        let mut bytes = original.clone();
+        bytes[at] ^= 4;
+        assert!(sample.check(last, &bytes, at..at + 1, "before the closing frame"));
+    }
+    for at in sample.zone() {
+        let mut bytes = original.clone();
+        bytes[at] ^= 4;
+        assert!(!sample.check(last, &bytes, at..at + 1, "in the closing frame"));
+    }
+}
+
+#[test]
+fn every_shortened_file_is_detected_or_harmless() {
+    for sample in samples() {
+        for path in &sample.segments {
+            let original = bytes_of(&sample.disk, path);
+            let used = content_len(&original);
+            for len in 0..original.len() {
+                let what = format!("{} cut to {len}", path.display());
+                let is_detected = sample.check(path, &original[..len], len..used, &what);
+                assert!(is_detected || len >= used, "{what}: not detected");
+            }
+        }
+    }
+}
+
+#[test]
+fn zeroed_swapped_and_repeated_blocks_are_detected_or_harmless() {
+    const BLOCK: usize = 128;
+    for sample in samples() {
+        for path in &sample.segments {
+            let original = bytes_of(&sample.disk, path);
+            let blocks = original.len() / BLOCK;
+            for (from, to) in (0..blocks).flat_map(|a| (0..blocks).map(move |b| (a, b))) {
+                let (a, b) = (from * BLOCK..(from + 1) * BLOCK, to * BLOCK..(to + 1) * BLOCK);
+                let damage = a.start.min(b.start)..a.end.max(b.end);
+                let mut repeated = original.clone();
+                repeated.copy_within(a.clone(), b.start);
+                let what = format!("{} block {from} over {to}", path.display());
+                sample.check(path, &repeated, b.clone(), &what);
+                let mut swapped = repeated;
+                swapped[a.clone()].copy_from_slice(&original[b.clone()]);
+                sample.check(path, &swapped, damage, &format!("{what}, swapped"));
+                let mut zeroed = original.clone();
+                zeroed[a.clone()].fill(0);
+                sample.check(path, &zeroed, a, &format!("{what}, zeroed"));
+            }
+        }
+    }
+}
+
+#[test]
+fn removed_and_inserted_bytes_are_detected_or_harmless() {
+    for sample in samples() {
+        for path in &sample.segments {
+            let original = bytes_of(&sample.disk, path);
+            for at in 0..content_len(&original) {
+                let damage = at..original.len();
+                let mut removed = original.clone();
+                removed.remove(at);
+                removed.push(0);
+                sample.check(path, &removed, damage.clone(), &format!("byte {at} removed"));
+                let mut inserted = original.clone();
+                inserted.insert(at, 0x55);
+                sample.check(path, &inserted, damage, &format!("byte {at} inserted"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_swapped_or_older_segment_is_detected() {
+    for sample in samples() {
+        let (disk, keys, paths) = (&sample.disk, &sample.keys, &sample.segments);
+        let (last, older) = paths.split_last().unwrap();
+        for path in older {
+            let copy = disk.crash(CrashMode::KeepUnsynced);
+            keepd_env::Disk::remove(&copy, path).unwrap();
+            assert!(matches!(read(&copy, keys), Err(Error::MissingSegment { .. })));
+            let other = bytes_of(disk, last);
+            assert!(sample.check(path, &other, 0..0, "another segment's content"));
+        }
+    }
+    // The same log written once more has other salts, so its files cannot stand in.
+    let keys = sealing();
+    let (sample, twin) =
+        (Sample::with_seed(keys.clone(), false, 1), Sample::with_seed(keys, false, 2));
+    assert_eq!((&sample.state, &sample.segments), (&twin.state, &twin.segments));
+    for path in &sample.segments {
+        assert!(sample.check(path, &bytes_of(&twin.disk, path), 0..0, "a twin's"));
+    }
+}
+
+#[test]
+fn a_log_that_ends_below_its_commit_is_refused() {
+    let (disk, keys) = (SimDisk::new(), FileKeys::plain());
+    let mut wal = create(&disk, &keys).unwrap();
+    let batch = entries(1, 1, 4, 10);
+    let hard_state = HardState { term: 1, vote: 1, commit: 4 };
+    wal.append(&Batch { entries: &batch, hard_state: Some(hard_state) }).unwrap();
+    wal.sync().unwrap();
+    // Only a program's error could write this: the entries are cut away below the commit.
+    let path = segment_paths(&disk).pop().unwrap();
+    let mut bytes = bytes_of(&disk, &path);
+    let sealer = keys.open(keepd_crypto::FileKind::Wal, 1, &bytes).unwrap();
+    let mut frames = Vec::new();
+    let end = content_len(&bytes);
+    // Watermark 2 frames; no hard state; one entry, index 2, term 2, kind 0, no data.
+    sealer.seal_frame(2, 2, &[2, 0, 0, 1, 2, 2, 0, 0], &mut frames);
+    bytes[end..end + frames.len()].copy_from_slice(&frames);
+    disk.poke(&path, &bytes);
+    let error = read(&disk, &keys).unwrap_err();
+    assert!(matches!(error, Error::EndsBelowCommit { last_index: 2, commit: 4, .. }));
+    let text = error.to_string();
+    assert!(text.contains("index 4 was committed") && text.contains("0001.wal"), "{text}");
+}

@@ -1,0 +1,171 @@
+//! Power cuts at every call to the disk.
+
+use keepd_crypto::FileKeys;
+use keepd_env::SimDisk;
+use keepd_env::sim::CrashMode;
+use keepd_wal::{Batch, Error, Wal};
+
+use super::world::{Op, State, create, dir, entries, env, open, script, sealing};
+
+fn modes(seed: u64) -> impl Iterator<Item = CrashMode> {
+    let seeds = (0..6).map(move |i| seed * 100 + i);
+    let random = seeds.flat_map(|seed| [CrashMode::Random { seed }, CrashMode::Torn { seed }]);
+    [CrashMode::LoseUnsynced, CrashMode::KeepUnsynced].into_iter().chain(random)
+}
+
+/// What a run until the power cut promised, and what it may have left.
+struct Run {
+    is_created: bool,
+    /// Every state that the disk may be in, the acknowledged one first.
+    allowed: Vec<State>,
+    is_done: bool,
+}
+
+fn run(disk: &SimDisk, keys: &FileKeys, ops: &[Op]) -> Run {
+    let mut allowed = vec![State::default()];
+    let Ok(mut wal) = create(disk, keys) else {
+        return Run { is_created: false, allowed, is_done: false };
+    };
+    for op in ops {
+        let before = allowed.last().unwrap().clone();
+        allowed.extend(op.outcomes(&before));
+        if op.run(&mut wal).is_err() {
+            return Run { is_created: true, allowed, is_done: false };
+        }
+        if op.is_durable() {
+            allowed = vec![allowed.pop().unwrap()];
+        }
+    }
+    Run { is_created: true, allowed, is_done: true }
+}
+
+/// Opens what a crash left, goes on with it, and opens it once more.
+fn check_image(image: &SimDisk, keys: &FileKeys, run: &Run, what: &str) -> bool {
+    let (mut wal, recovered) = match open(image, keys, 5) {
+        Ok(opened) => opened,
+        Err(Error::NotFound { .. }) if !run.is_created => return false,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    let mut state = State::of(&recovered);
+    assert!(run.allowed.contains(&state), "{what}: {state:?} of {:?}", run.allowed);
+    let term = wal.hard_state().term.max(wal.term(wal.last_index()).unwrap());
+    let more = entries(wal.last_index() + 1, term, 2, 30);
+    let batch = Batch { entries: &more, hard_state: None };
+    wal.append(&batch).unwrap();
+    wal.sync().unwrap();
+    state = state.after(&batch, 2);
+    let again = image.crash(CrashMode::LoseUnsynced);
+    let (_, recovered) = open(&again, keys, 6).unwrap_or_else(|e| panic!("{what}, again: {e}"));
+    assert_eq!(State::of(&recovered), state, "{what}, again");
+    recovered.torn_tail.is_some()
+}
+
+fn check_every_crash(seed: u64, keys: &FileKeys) -> u64 {
+    let ops = script(seed, 60);
+    let mut images = 0;
+    for point in 0.. {
+        let disk = SimDisk::new();
+        disk.crash_at(point);
+        let run = run(&disk, keys, &ops);
+        for mode in modes(point) {
+            let image = disk.crash(mode);
+            check_image(&image, keys, &run, &format!("seed {seed} crash {point} {mode:?}"));
+            images += 1;
+        }
+        if run.is_done {
+            break;
+        }
+    }
+    images
+}
+
+#[test]
+fn every_synced_batch_survives_a_power_cut_at_every_call() {
+    let mut images = 0;
+    for seed in 0..12 {
+        let keys = if seed % 2 == 0 { FileKeys::plain() } else { sealing() };
+        images += check_every_crash(seed, &keys);
+    }
+    assert!(images > 10_000, "{images} images");
+}
+
+#[test]
+fn a_torn_tail_is_reported_and_accepted_behind_a_new_segment() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let synced = entries(1, 1, 2, 100);
+    wal.append(&Batch { entries: &synced, hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    let unsynced = entries(3, 1, 1, 280);
+    wal.append(&Batch { entries: &unsynced, hard_state: None }).unwrap();
+    let torn: Vec<SimDisk> = (0..32).map(|seed| disk.crash(CrashMode::Torn { seed })).collect();
+    let mut torn_count = 0;
+    for image in torn {
+        let (mut wal, recovered) = open(&image, &keys, 3).unwrap();
+        let Some(tail) = recovered.torn_tail else { continue };
+        torn_count += 1;
+        assert_eq!((recovered.entries, tail.frame), (synced.clone(), 2));
+        // Another command gets the lost one's place, and the torn bytes stay where they are.
+        let other = entries(3, 2, 1, 50);
+        wal.append(&Batch { entries: &other, hard_state: None }).unwrap();
+        wal.sync().unwrap();
+        drop(wal);
+        let (_, recovered) = open(&image, &keys, 4).unwrap();
+        assert_eq!(recovered.entries, [synced.clone(), other].concat());
+        assert_eq!(recovered.torn_tail, None, "it was dealt with");
+    }
+    assert!(torn_count > 5, "{torn_count}");
+}
+
+#[test]
+fn a_power_cut_while_opening_loses_nothing() {
+    let keys = sealing();
+    for seed in [1, 2, 3, 4, 5] {
+        let disk = SimDisk::new();
+        let run = run(&disk, &keys, &script(seed, 40));
+        let torn = disk.crash(CrashMode::Torn { seed });
+        for point in 0.. {
+            let image = torn.crash(CrashMode::KeepUnsynced);
+            image.crash_at(point);
+            let is_done = open(&image, &keys, 8).is_ok();
+            for mode in modes(point) {
+                let what = format!("seed {seed} opening {point} {mode:?}");
+                check_image(&image.crash(mode), &keys, &run, &what);
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_release_keeps_what_replay_needs_at_every_crash() {
+    let keys = FileKeys::plain();
+    for point in 0.. {
+        let disk = SimDisk::new();
+        let mut wal = create(&disk, &keys).unwrap();
+        let all = entries(1, 1, 40, 150);
+        for batch in all.chunks(2) {
+            wal.append(&Batch { entries: batch, hard_state: None }).unwrap();
+        }
+        wal.sync().unwrap();
+        let files = wal.segments().len();
+        disk.crash_at(disk.mutations() + point);
+        let is_done = wal.release(30, 1).is_ok();
+        assert!(!is_done || wal.segments().len() < files - 1);
+        for mode in modes(point) {
+            let image = disk.crash(mode);
+            let recovered = Wal::read(&env(&image, 1), &dir(), &keys).unwrap();
+            let mark = usize::try_from(recovered.mark.index).unwrap();
+            assert!(mark == 30 || (mark == 0 && !is_done));
+            assert_eq!(recovered.entries, all[mark..]);
+            open(&image, &keys, 2).unwrap();
+            let (_, again) = open(&image, &keys, 3).unwrap();
+            assert_eq!(again.entries, all[mark..]);
+        }
+        if is_done {
+            break;
+        }
+    }
+}

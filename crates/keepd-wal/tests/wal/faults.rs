@@ -1,0 +1,164 @@
+//! Failing calls: whatever fails, nothing acknowledged is lost, and what can go on does.
+
+use std::io::ErrorKind;
+
+use keepd_crypto::FileKeys;
+use keepd_env::sim::{CrashMode, FaultPlan};
+use keepd_env::{IoOp, SimDisk};
+use keepd_wal::{Batch, Error, HardState};
+
+use super::world::{Op, State, create, entries, open, read, script, sealing};
+
+/// Runs a script; a failed step is tried again once the disk is well. Gives the acknowledged state
+/// and whether the log was poisoned.
+fn run(disk: &SimDisk, keys: &FileKeys, ops: &[Op]) -> (State, Vec<State>, bool) {
+    let mut wal = create(disk, keys).unwrap_or_else(|_| create_again(disk, keys));
+    let mut acked = State::default();
+    let mut allowed = vec![acked.clone()];
+    for op in ops {
+        let before = allowed.last().unwrap().clone();
+        allowed.extend(op.outcomes(&before));
+        let mut result = op.run(&mut wal);
+        if result.is_err() {
+            result = op.run(&mut wal);
+        }
+        match result {
+            Ok(()) if op.is_durable() => {
+                acked = allowed.pop().unwrap();
+                allowed = vec![acked.clone()];
+            }
+            Ok(()) => {}
+            Err(Error::Poisoned) => {
+                assert!(matches!(wal.sync(), Err(Error::Poisoned)));
+                assert!(matches!(wal.rotate(), Err(Error::Poisoned)));
+                assert!(matches!(wal.release(1 << 40, 9), Err(Error::Poisoned)));
+                let batch = Batch { entries: &[], hard_state: Some(HardState::default()) };
+                assert!(matches!(wal.append(&batch), Err(Error::Poisoned)));
+                return (acked, allowed, true);
+            }
+            Err(error) => panic!("a second try fails: {error}"),
+        }
+    }
+    (acked, allowed, false)
+}
+
+/// A creation that failed either left nothing that counts or a whole empty log.
+fn create_again(disk: &SimDisk, keys: &FileKeys) -> keepd_wal::Wal {
+    match create(disk, keys) {
+        Err(Error::Exists { .. }) => open(disk, keys, 1).unwrap().0,
+        result => result.unwrap(),
+    }
+}
+
+/// Fails each call of one kind in turn and hands the outcome to `check`.
+fn each_failure(
+    op: IoOp,
+    error: ErrorKind,
+    mut check: impl FnMut(&SimDisk, &FileKeys, (State, Vec<State>, bool)),
+) -> u64 {
+    let mut failures = 0;
+    for seed in 20..24 {
+        let keys = if seed % 2 == 0 { FileKeys::plain() } else { sealing() };
+        let ops = script(seed, 60);
+        let calls = {
+            let disk = SimDisk::new();
+            disk.record_calls();
+            run(&disk, &keys, &ops);
+            disk.recorded_calls().iter().filter(|call| call.op == op).count()
+        };
+        for position in 0..u64::try_from(calls).unwrap() {
+            let disk = SimDisk::new();
+            disk.fail(FaultPlan::once(Some(op), position, error));
+            let outcome = run(&disk, &keys, &ops);
+            check(&disk, &keys, outcome);
+            failures += 1;
+        }
+    }
+    failures
+}
+
+#[test]
+fn a_failed_sync_poisons_the_log_and_loses_nothing_acknowledged() {
+    let mut poisoned = 0;
+    let failures = each_failure(IoOp::Sync, ErrorKind::Other, |disk, keys, outcome| {
+        let (_, allowed, is_poisoned) = outcome;
+        poisoned += u64::from(is_poisoned);
+        let lost = read(&disk.crash(CrashMode::LoseUnsynced), keys).unwrap();
+        assert!(allowed.contains(&State::of(&lost)), "{:?}", State::of(&lost));
+        for seed in 0..4 {
+            let image = disk.crash(CrashMode::Random { seed });
+            let found = State::of(&open(&image, keys, 2).unwrap().1);
+            assert!(allowed.contains(&found), "{found:?}");
+        }
+    });
+    // Those that do not poison belong to the creation.
+    assert!(poisoned > 40 && failures - poisoned <= 4 * 4, "{poisoned} of {failures}");
+}
+
+#[test]
+fn a_full_disk_at_any_write_leaves_the_log_usable() {
+    for op in [IoOp::Write, IoOp::Resize, IoOp::Create] {
+        let failures = each_failure(op, ErrorKind::StorageFull, |disk, keys, outcome| {
+            let (acked, allowed, is_poisoned) = outcome;
+            assert!(!is_poisoned);
+            let kept = read(&disk.crash(CrashMode::KeepUnsynced), keys).unwrap();
+            assert_eq!(Some(&State::of(&kept)), allowed.last());
+            let lost = read(&disk.crash(CrashMode::LoseUnsynced), keys).unwrap();
+            let lost = State::of(&lost);
+            assert!(allowed.contains(&lost) && lost.mark == acked.mark);
+        });
+        assert!(failures > 10, "{op}: {failures}");
+    }
+}
+
+#[test]
+fn a_failed_rename_or_removal_loses_nothing() {
+    for op in [IoOp::Rename, IoOp::Remove] {
+        each_failure(op, ErrorKind::PermissionDenied, |disk, keys, (_, allowed, is_poisoned)| {
+            assert!(!is_poisoned);
+            let (_, recovered) = open(disk, keys, 2).unwrap();
+            assert_eq!(Some(&State::of(&recovered)), allowed.last());
+        });
+    }
+}
+
+#[test]
+fn opening_fails_whole_and_works_later() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let (_, allowed, _) = run(&disk, &keys, &script(31, 60));
+    let expected = allowed.last().unwrap();
+    for position in 0.. {
+        let image = disk.crash(CrashMode::KeepUnsynced);
+        image.fail(FaultPlan::once(None, position, ErrorKind::Other));
+        let is_done = open(&image, &keys, 1).is_ok();
+        image.heal();
+        assert_eq!(State::of(&open(&image, &keys, 2).unwrap().1), *expected);
+        if is_done && position > 40 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_log_on_a_full_disk_goes_on_once_there_is_space() {
+    let (disk, keys) = (SimDisk::new(), FileKeys::plain());
+    let mut wal = create(&disk, &keys).unwrap();
+    disk.set_capacity(Some(1400));
+    let mut stored = 0;
+    let error = loop {
+        let batch = entries(stored + 1, 1, 1, 100);
+        match wal.append(&Batch { entries: &batch, hard_state: None }) {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_out_of_space() && stored > 3, "{error}");
+    wal.sync().unwrap();
+    assert_eq!(wal.last_index(), stored);
+    disk.heal();
+    let batch = entries(stored + 1, 1, 1, 100);
+    wal.append(&Batch { entries: &batch, hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    let found = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
+    assert_eq!(found.entries, entries(1, 1, stored + 1, 100));
+}
