@@ -1,22 +1,22 @@
 //! The revision store: key index, revlog, views, transactions, history, compaction, hashes.
-#![allow(
-    clippy::todo,
-    missing_docs,
-    unused_variables,
-    clippy::allow_attributes_without_reason,
-    clippy::allow_attributes,
-    missing_debug_implementations,
-    dead_code,
-    clippy::needless_pass_by_ref_mut,
-    clippy::must_use_candidate
-)]
 
 mod error;
+mod hash;
+mod index;
+mod meta;
 mod record;
-mod skeleton;
+mod revlog;
+mod store;
+mod tail;
+mod txn;
+mod view;
+mod walk;
 
 pub use error::{Error, RangeError};
+pub use meta::MetaTable;
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
-pub use skeleton::*;
+pub use store::{Options, Stats, Store};
+pub use txn::{PreView, WriteTxn};
+pub use view::{CompactionHashJob, Records, View, Views};

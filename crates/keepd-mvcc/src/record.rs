@@ -98,3 +98,18 @@ pub struct HashKv {
     /// The last revision that it covers.
     pub revision: i64,
 }
+
+/// A change with what its record must tell besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) change: Change,
+    /// When the generation began; for a tombstone, the one that it ended.
+    pub(crate) create: i64,
+}
+
+impl Entry {
+    /// What it takes in a block, roughly: for thresholds.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.change.record.encoded.len() as u64 + 16
+    }
+}

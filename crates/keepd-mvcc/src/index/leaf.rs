@@ -1,0 +1,456 @@
+//! A leaf of the key index: up to [`KEYS_MAX`] neighbouring keys, packed.
+//!
+//! The keys' common prefix is stored once; the rest of each key lies behind it in the order of
+//! insertion. Slots are sorted by key and hold the latest state. What a slot held before is in the
+//! undo log [`Past`], oldest first, shared between copies of the leaf except for its open end:
+//! reading at an older revision rewinds the log. So the state that most reads want is dense, and a
+//! copy costs two allocations however long the history is.
+//!
+//! Invariants: slots are sorted and unique; a slot's id is its position in the order of insertion
+//! and names it in the undo log for the leaf's lifetime; the log is ordered by the revision that
+//! superseded each entry. A tombstone is a state of version 0.
+
+use std::sync::Arc;
+
+use keepd_types::Revision;
+
+use crate::record::KeyState;
+
+/// Keys in a leaf before it splits.
+pub(crate) const KEYS_MAX: usize = 64;
+/// Key bytes in a leaf before it splits, whatever the number of keys.
+const KEY_BYTES_MAX: usize = 32 * 1024;
+/// Undo entries in a chunk before it is shared.
+const CHUNK_ENTRIES: usize = 64;
+
+/// What a key was at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The main revision of the record.
+    pub(crate) main: i64,
+    /// Its sub revision.
+    pub(crate) sub: u32,
+    /// When the generation began; a tombstone keeps the one it ended.
+    pub(crate) create: i64,
+    /// Puts in the generation, 0 for a tombstone.
+    pub(crate) version: i64,
+}
+
+impl State {
+    pub(crate) const fn is_tombstone(&self) -> bool {
+        self.version == 0
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision { main: self.main, sub: i64::from(self.sub) }
+    }
+
+    /// The state as callers see it; a tombstone is not there.
+    pub(crate) fn live(&self) -> Option<KeyState> {
+        (!self.is_tombstone()).then(|| KeyState {
+            create_revision: self.create,
+            mod_revision: self.revision(),
+            version: self.version,
+        })
+    }
+
+    /// Whether compaction at `target` removes it although nothing superseded it.
+    const fn is_expired(&self, target: i64) -> bool {
+        self.is_tombstone() && self.main < target
+    }
+}
+
+/// One key of a leaf.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    state: State,
+    at: u32,
+    len: u32,
+    id: u16,
+}
+
+/// A state that was superseded.
+#[derive(Clone, Copy, Debug)]
+struct Undo {
+    state: State,
+    id: u16,
+}
+
+/// Entries of the undo log that no longer change.
+#[derive(Clone, Debug)]
+struct Chunk {
+    /// The main revision that superseded the last entry, hence the newest of all.
+    newest: i64,
+    entries: Arc<[Undo]>,
+}
+
+/// The undo log.
+#[derive(Debug, Default)]
+struct Past {
+    chunks: Arc<Vec<Chunk>>,
+    open: Vec<Undo>,
+}
+
+impl Clone for Past {
+    fn clone(&self) -> Self {
+        let mut open = Vec::with_capacity(self.open.len() + 4);
+        open.extend_from_slice(&self.open);
+        Self { chunks: Arc::clone(&self.chunks), open }
+    }
+}
+
+impl Past {
+    fn push(&mut self, undo: Undo, superseded_by: i64) {
+        self.open.push(undo);
+        if self.open.len() >= CHUNK_ENTRIES {
+            let chunk = Chunk { newest: superseded_by, entries: self.open.as_slice().into() };
+            Arc::make_mut(&mut self.chunks).push(chunk);
+            self.open = Vec::new();
+        }
+    }
+}
+
+/// One undo entry of a whole history: the slot's position, what it held, what superseded it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PastState {
+    /// The position of the key in its leaf.
+    pub(crate) position: usize,
+    /// What the key was.
+    pub(crate) state: State,
+    /// The main revision of its successor.
+    pub(crate) until: i64,
+}
+
+/// Up to [`KEYS_MAX`] neighbouring keys.
+#[derive(Debug, Default)]
+pub(crate) struct Leaf {
+    bytes: Vec<u8>,
+    slots: Vec<Slot>,
+    past: Option<Box<Past>>,
+    prefix_len: usize,
+    live: usize,
+    newest: i64,
+}
+
+impl Clone for Leaf {
+    /// A copy is made to be changed, so it leaves room for one more key.
+    fn clone(&self) -> Self {
+        let mut slots = Vec::with_capacity(self.slots.len() + 1);
+        slots.extend_from_slice(&self.slots);
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 32);
+        bytes.extend_from_slice(&self.bytes);
+        Self { bytes, slots, past: self.past.clone(), ..*self }
+    }
+}
+
+impl Leaf {
+    /// Packs keys, sorted, with their states and their history, oldest first.
+    pub(crate) fn pack(keys: &[(&[u8], State)], past: &[PastState]) -> Self {
+        let prefix_len = match keys {
+            [] => 0,
+            [(first, _), .., (last, _)] => common_prefix(first, last),
+            [(only, _)] => only.len(),
+        };
+        let prefix = keys.first().map_or_else(Default::default, |(key, _)| &key[..prefix_len]);
+        let suffix_bytes: usize = keys.iter().map(|(key, _)| key.len() - prefix_len).sum();
+        let mut leaf = Self { prefix_len, ..Self::default() };
+        leaf.bytes.reserve_exact(prefix_len + suffix_bytes);
+        leaf.bytes.extend_from_slice(prefix);
+        leaf.slots.reserve_exact(keys.len());
+        for (position, (key, state)) in keys.iter().enumerate() {
+            leaf.insert_slot(position, &key[prefix_len..], *state);
+        }
+        for undo in past {
+            let id = u16_of(undo.position);
+            leaf.push_past(Undo { state: undo.state, id }, undo.until);
+        }
+        leaf
+    }
+
+    /// The number of keys, deleted ones included.
+    pub(crate) const fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The number of keys whose latest state is not a tombstone.
+    pub(crate) const fn live(&self) -> usize {
+        self.live
+    }
+
+    /// The newest main revision in the leaf.
+    pub(crate) const fn newest(&self) -> i64 {
+        self.newest
+    }
+
+    /// Whether the leaf must split.
+    pub(crate) const fn is_overfull(&self) -> bool {
+        self.slots.len() > KEYS_MAX || (self.bytes.len() > KEY_BYTES_MAX && self.slots.len() > 1)
+    }
+
+    /// Whether the leaf and `other` fit well into one.
+    pub(crate) const fn fits_with(&self, other: &Self) -> bool {
+        self.slots.len() + other.slots.len() <= KEYS_MAX / 2
+            && self.bytes.len() + other.bytes.len() <= KEY_BYTES_MAX / 2
+    }
+
+    /// The bytes that all keys begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.bytes[..self.prefix_len]
+    }
+
+    /// The rest of the key at `position`.
+    pub(crate) fn suffix(&self, position: usize) -> &[u8] {
+        let slot = &self.slots[position];
+        &self.bytes[slot.at as usize..][..slot.len as usize]
+    }
+
+    /// The latest state of the key at `position`.
+    pub(crate) fn state(&self, position: usize) -> State {
+        self.slots[position].state
+    }
+
+    /// The key at `position`.
+    pub(crate) fn key(&self, position: usize) -> Vec<u8> {
+        [self.prefix(), self.suffix(position)].concat()
+    }
+
+    /// Where `key` is, or where it would be.
+    pub(crate) fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        match key.strip_prefix(self.prefix()) {
+            Some(suffix) => self.slots.binary_search_by(|slot| {
+                self.bytes[slot.at as usize..][..slot.len as usize].cmp(suffix)
+            }),
+            None if key < self.prefix() => Err(0),
+            None => Err(self.slots.len()),
+        }
+    }
+
+    /// The latest state of a key.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<State> {
+        self.find(key).ok().map(|position| self.slots[position].state)
+    }
+
+    /// The state of a key at main revision `at`.
+    pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Option<State> {
+        let slot = &self.slots[self.find(key).ok()?];
+        let mut state = slot.state;
+        for undo in self.undos(at) {
+            if state.main <= at {
+                break;
+            }
+            if undo.id == slot.id {
+                state = undo.state;
+            }
+        }
+        (state.main <= at).then_some(state)
+    }
+
+    /// The states of all keys at main revision `at`, by position.
+    pub(crate) fn states_at(&self, at: i64) -> Vec<Option<State>> {
+        let mut by_id = vec![self.slots[0].state; self.slots.len()];
+        for slot in &self.slots {
+            by_id[usize::from(slot.id)] = slot.state;
+        }
+        for undo in self.undos(at) {
+            let state = &mut by_id[usize::from(undo.id)];
+            if state.main > at {
+                *state = undo.state;
+            }
+        }
+        let state_of = |slot: &Slot| by_id[usize::from(slot.id)];
+        self.slots
+            .iter()
+            .map(|slot| Some(state_of(slot)).filter(|state| state.main <= at))
+            .collect()
+    }
+
+    /// Whether the latest or a past state of `key` has this revision.
+    pub(crate) fn names(&self, key: &[u8], revision: Revision) -> bool {
+        let Ok(position) = self.find(key) else { return false };
+        let slot = &self.slots[position];
+        slot.state.revision() == revision
+            || self
+                .undos(revision.main - 1)
+                .any(|undo| undo.id == slot.id && undo.state.revision() == revision)
+    }
+
+    /// The undo log, newest first, as far back as something superseded after `at`.
+    fn undos(&self, at: i64) -> impl Iterator<Item = &Undo> {
+        let past = self.past.as_deref();
+        let open = past.map_or_else(Default::default, |past| past.open.as_slice());
+        let chunks = past.map_or_else(Default::default, |past| past.chunks.as_slice());
+        let chunks = chunks.iter().rev().take_while(move |chunk| chunk.newest > at);
+        open.iter().rev().chain(chunks.flat_map(|chunk| chunk.entries.iter().rev()))
+    }
+
+    /// The whole undo log, oldest first.
+    pub(crate) fn history(&self) -> Vec<PastState> {
+        if self.past.is_none() {
+            return Vec::new();
+        }
+        let mut by_id = vec![(0, 0); self.slots.len()];
+        for (position, slot) in self.slots.iter().enumerate() {
+            by_id[usize::from(slot.id)] = (position, slot.state.main);
+        }
+        let mut history: Vec<PastState> = self
+            .undos(i64::MIN)
+            .map(|undo| {
+                let (position, successor) = &mut by_id[usize::from(undo.id)];
+                let until = std::mem::replace(successor, undo.state.main);
+                PastState { position: *position, state: undo.state, until }
+            })
+            .collect();
+        history.reverse();
+        history
+    }
+
+    /// Sets the state of a key to what `next` makes of the present one, which is returned.
+    pub(crate) fn update(
+        &mut self,
+        key: &[u8],
+        next: impl FnOnce(Option<State>) -> State,
+    ) -> (Option<State>, usize) {
+        match self.find(key) {
+            Ok(position) => {
+                let slot = &mut self.slots[position];
+                let (old, id) = (slot.state, slot.id);
+                slot.state = next(Some(old));
+                let main = slot.state.main;
+                self.live += usize::from(!slot.state.is_tombstone());
+                self.live -= usize::from(!old.is_tombstone());
+                self.newest = self.newest.max(main);
+                self.push_past(Undo { state: old, id }, main);
+                (Some(old), position)
+            }
+            Err(position) => {
+                if !key.starts_with(self.prefix()) {
+                    self.shorten_prefix(common_prefix(self.prefix(), key));
+                }
+                if self.slots.is_empty() {
+                    self.bytes = key.to_vec();
+                    self.prefix_len = key.len();
+                }
+                self.insert_slot(position, &key[self.prefix_len..], next(None));
+                (None, position)
+            }
+        }
+    }
+
+    fn push_past(&mut self, undo: Undo, superseded_by: i64) {
+        self.past.get_or_insert_default().push(undo, superseded_by);
+    }
+
+    fn insert_slot(&mut self, position: usize, suffix: &[u8], state: State) {
+        let at = u32::try_from(self.bytes.len()).expect("request limits keep keys far below 4 GiB");
+        let len = u32::try_from(suffix.len()).expect("request limits keep keys far below 4 GiB");
+        self.bytes.extend_from_slice(suffix);
+        let id = u16_of(self.slots.len());
+        self.slots.insert(position, Slot { state, at, len, id });
+        self.live += usize::from(!state.is_tombstone());
+        self.newest = self.newest.max(state.main);
+    }
+
+    /// Repacks the key bytes under a shorter prefix.
+    fn shorten_prefix(&mut self, prefix_len: usize) {
+        let mut bytes = self.bytes[..prefix_len].to_vec();
+        let tail = &self.bytes[prefix_len..self.prefix_len];
+        for slot in &mut self.slots {
+            let suffix = &self.bytes[slot.at as usize..][..slot.len as usize];
+            slot.at = u32::try_from(bytes.len()).expect("KEY_BYTES_MAX and one key fit");
+            slot.len += u32::try_from(tail.len()).expect("a prefix is part of a key");
+            bytes.extend_from_slice(tail);
+            bytes.extend_from_slice(suffix);
+        }
+        self.bytes = bytes;
+        self.prefix_len = prefix_len;
+    }
+
+    /// Cuts the leaf before `position` and returns the right part.
+    pub(crate) fn split_off(&mut self, position: usize) -> Self {
+        let right = self.part(position..self.slots.len());
+        *self = self.part(0..position);
+        right
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let keys: Vec<Vec<u8>> = range.clone().map(|position| self.key(position)).collect();
+        let keyed: Vec<(&[u8], State)> = keys
+            .iter()
+            .zip(range.clone())
+            .map(|(key, position)| (key.as_slice(), self.slots[position].state))
+            .collect();
+        let mut history = self.history();
+        history.retain_mut(|past| {
+            let inside = range.contains(&past.position);
+            if inside {
+                past.position -= range.start;
+            }
+            inside
+        });
+        Self::pack(&keyed, &history)
+    }
+
+    /// The keys of both leaves in one.
+    pub(crate) fn merge(left: &Self, right: &Self) -> Self {
+        let parts = [left, right];
+        let keys: Vec<(Vec<u8>, State)> = parts
+            .iter()
+            .flat_map(|leaf| (0..leaf.len()).map(|at| (leaf.key(at), leaf.state(at))))
+            .collect();
+        let keyed: Vec<(&[u8], State)> =
+            keys.iter().map(|(key, state)| (key.as_slice(), *state)).collect();
+        let mut history = left.history();
+        history.extend(
+            right
+                .history()
+                .into_iter()
+                .map(|past| PastState { position: past.position + left.len(), ..past }),
+        );
+        // Stable, so that entries of one key keep their order.
+        history.sort_by_key(|past| past.until);
+        Self::pack(&keyed, &history)
+    }
+
+    /// What compaction at `target` leaves of the leaf, or `None` if it removes nothing.
+    ///
+    /// The revisions of removed records go to `dead`.
+    pub(crate) fn compact(&self, target: i64, dead: &mut Vec<Revision>) -> Option<Self> {
+        if self.past.is_none() && self.live == self.slots.len() {
+            return None;
+        }
+        let before = dead.len();
+        let history = self.history();
+        let is_kept = |past: &PastState| past.until > target && !past.state.is_expired(target);
+        dead.extend(history.iter().filter(|past| !is_kept(past)).map(|it| it.state.revision()));
+        let mut positions = vec![None; self.slots.len()];
+        let mut keys: Vec<(Vec<u8>, State)> = Vec::with_capacity(self.slots.len());
+        for (position, slot) in self.slots.iter().enumerate() {
+            if slot.state.is_expired(target) {
+                dead.push(slot.state.revision());
+            } else {
+                positions[position] = Some(keys.len());
+                keys.push((self.key(position), slot.state));
+            }
+        }
+        if dead.len() == before {
+            return None;
+        }
+        let keyed: Vec<(&[u8], State)> =
+            keys.iter().map(|(key, state)| (key.as_slice(), *state)).collect();
+        let history: Vec<PastState> = history
+            .iter()
+            .filter(|past| is_kept(past))
+            .filter_map(|past| Some(PastState { position: positions[past.position]?, ..*past }))
+            .collect();
+        Some(Self::pack(&keyed, &history))
+    }
+}
+
+/// How many leading bytes two keys share.
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+fn u16_of(position: usize) -> u16 {
+    u16::try_from(position).expect("a leaf splits long before 65536 keys")
+}

@@ -1,0 +1,9 @@
+//! The revlog: records on disk, in revision order, in append-only segments of sealed blocks.
+//!
+//! It has no log of its own: the Raft log is the log. A flush appends blocks and ends with a
+//! commit, so that records and the applied index become durable in one step. Byte layouts:
+//! `docs/formats/revlog.md`.
+
+pub(crate) mod block;
+pub(crate) mod cache;
+pub(crate) mod segment;

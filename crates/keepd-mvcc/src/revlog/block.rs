@@ -1,0 +1,205 @@
+//! A block: neighbouring records in revision order, the payload of one frame.
+//!
+//! Layout in `docs/formats/revlog.md`, section "block". A record's `KeyValue` is served as it lies:
+//! a slice of the block.
+
+use bytes::Bytes;
+use keepd_types::{KeyId, PlainDigest, Revision, SealMark, varint};
+
+use crate::record::{Change, ChangeKind, Entry, Record};
+
+const FLAG_TOMBSTONE: u8 = 1;
+const FLAG_SEALED: u8 = 2;
+const FLAG_CREATED: u8 = 4;
+const FLAG_PREV: u8 = 8;
+/// The first record's main revision.
+const HEAD_LEN: usize = 8;
+/// The number of records.
+const COUNT_LEN: usize = 4;
+const OFFSET_LEN: usize = 4;
+
+/// Collects records into a block's bytes.
+#[derive(Debug, Default)]
+pub(crate) struct BlockBuilder {
+    bytes: Vec<u8>,
+    offsets: Vec<u32>,
+    first: Revision,
+}
+
+impl BlockBuilder {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// The size if it ended here.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes.len() + self.offsets.len() * OFFSET_LEN + COUNT_LEN
+    }
+
+    /// The first record's revision.
+    pub(crate) const fn first(&self) -> Revision {
+        self.first
+    }
+
+    /// Adds a record behind the others.
+    pub(crate) fn push(&mut self, entry: &Entry) {
+        let change = &entry.change;
+        let Revision { main, sub } = change.revision;
+        if self.is_empty() {
+            self.first = change.revision;
+            self.bytes.extend_from_slice(&main.to_le_bytes());
+        }
+        self.offsets.push(u32_of(self.bytes.len()));
+        let out = &mut self.bytes;
+        let record = &change.record;
+        let flags = [
+            (record.tombstone, FLAG_TOMBSTONE),
+            (record.seal.is_some(), FLAG_SEALED),
+            (change.created, FLAG_CREATED),
+            (change.prev.is_some(), FLAG_PREV),
+        ];
+        out.push(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum());
+        varint::write_i64(main.wrapping_sub(self.first.main), out);
+        varint::write_i64(sub, out);
+        varint::write_i64(main.wrapping_sub(entry.create), out);
+        if let Some(prev) = change.prev {
+            varint::write_i64(main.wrapping_sub(prev.main), out);
+            varint::write_i64(prev.sub, out);
+        }
+        if let Some(seal) = record.seal {
+            out.extend_from_slice(&seal.key_id.0.to_le_bytes());
+            out.extend_from_slice(&seal.plain.len.to_le_bytes());
+            out.extend_from_slice(&seal.plain.crc32c.to_le_bytes());
+        }
+        varint::write_u64(record.encoded.len() as u64, out);
+        out.extend_from_slice(&record.encoded);
+    }
+
+    /// The block's bytes; the builder is empty again.
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        for offset in &self.offsets {
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        bytes.extend_from_slice(&u32_of(self.offsets.len()).to_le_bytes());
+        self.offsets.clear();
+        bytes
+    }
+}
+
+/// A block that was read.
+#[derive(Debug)]
+pub(crate) struct Block {
+    bytes: Bytes,
+    first_main: i64,
+    count: usize,
+    table_at: usize,
+}
+
+impl Block {
+    /// Reads the frame of a block; `None` if it is malformed.
+    pub(crate) fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let first_main = i64::from_le_bytes(*bytes.first_chunk()?);
+        let count = u32::from_le_bytes(*bytes.last_chunk()?) as usize;
+        let table_len = count.checked_mul(OFFSET_LEN)?.checked_add(COUNT_LEN)?;
+        let table_at = bytes.len().checked_sub(table_len)?;
+        (table_at > HEAD_LEN && count > 0).then_some(Self {
+            bytes: bytes.into(),
+            first_main,
+            count,
+            table_at,
+        })
+    }
+
+    /// The number of records.
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The memory it holds.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The position of the record with this revision.
+    pub(crate) fn find(&self, revision: Revision) -> Option<usize> {
+        let position = self.position_from(revision)?;
+        (self.revision(position)? == revision).then_some(position)
+    }
+
+    /// The position of the first record at or behind this revision; the count if there is none.
+    pub(crate) fn position_from(&self, revision: Revision) -> Option<usize> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.revision(middle)? < revision {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Some(low)
+    }
+
+    fn record_at(&self, position: usize) -> Option<&[u8]> {
+        let at = self.table_at + position.checked_mul(OFFSET_LEN)?;
+        let offset = u32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?) as usize;
+        self.bytes[..self.table_at].get(offset..)
+    }
+
+    fn revision(&self, position: usize) -> Option<Revision> {
+        let mut rest = self.record_at(position)?.get(1..)?;
+        let main = self.first_main.wrapping_add(varint::read_i64(&mut rest)?);
+        Some(Revision { main, sub: varint::read_i64(&mut rest)? })
+    }
+
+    /// The record at `position` without what is only needed for history.
+    pub(crate) fn record(&self, position: usize) -> Option<Record> {
+        self.entry(position).map(|entry| entry.change.record)
+    }
+
+    /// The whole entry at `position`; `None` if it is malformed.
+    pub(crate) fn entry(&self, position: usize) -> Option<Entry> {
+        let (flags, mut rest) = self.record_at(position)?.split_first()?;
+        let main = self.first_main.wrapping_add(varint::read_i64(&mut rest)?);
+        let sub = varint::read_i64(&mut rest)?;
+        let create = main.wrapping_sub(varint::read_i64(&mut rest)?);
+        let mut prev = None;
+        if flags & FLAG_PREV != 0 {
+            let prev_main = main.wrapping_sub(varint::read_i64(&mut rest)?);
+            prev = Some(Revision { main: prev_main, sub: varint::read_i64(&mut rest)? });
+        }
+        let mut seal = None;
+        if flags & FLAG_SEALED != 0 {
+            let (bytes, after) = rest.split_first_chunk::<16>()?;
+            rest = after;
+            let key_id = KeyId(u64::from_le_bytes(*bytes.first_chunk()?));
+            let len = u32::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
+            let crc32c = u32::from_le_bytes(*bytes.last_chunk()?);
+            seal = Some(SealMark { key_id, plain: PlainDigest { len, crc32c } });
+        }
+        let len = usize::try_from(varint::read_u64(&mut rest)?).ok()?;
+        let encoded = self.bytes.slice_ref(rest.get(..len)?);
+        let tombstone = flags & FLAG_TOMBSTONE != 0;
+        let change = Change {
+            revision: Revision { main, sub },
+            kind: if tombstone { ChangeKind::Delete } else { ChangeKind::Put },
+            key: key_of(&encoded)?,
+            created: flags & FLAG_CREATED != 0,
+            record: Record { encoded, tombstone, seal },
+            prev,
+        };
+        Some(Entry { change, create })
+    }
+}
+
+/// The key of an encoded `KeyValue`: its first field.
+pub(crate) fn key_of(encoded: &Bytes) -> Option<Bytes> {
+    let mut rest = encoded.strip_prefix(&[0x0a])?;
+    let len = usize::try_from(varint::read_u64(&mut rest)?).ok()?;
+    Some(encoded.slice_ref(rest.get(..len)?))
+}
+
+fn u32_of(len: usize) -> u32 {
+    u32::try_from(len).expect("a block ends long before 4 GiB")
+}

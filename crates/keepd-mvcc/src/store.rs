@@ -1,0 +1,355 @@
+//! The store as its one writer holds it: the apply thread.
+//!
+//! Writes go to the index and to the records that wait for the publish; [`Store::publish`] makes
+//! them visible all at once as a new [`View`]. No call here reads or writes a file except reads of
+//! old records; what touches the disk is handed out as jobs for other threads.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use keepd_crypto::FileKeys;
+use keepd_env::Env;
+use keepd_types::{KeyValue, Revision};
+
+use crate::error::{Error, RangeError};
+use crate::index::{KeyIndex, State};
+use crate::meta::{Meta, MetaOp, MetaTable};
+use crate::record::{Applied, Change, ChangeKind, Entry, Record};
+use crate::revlog::cache::BlockCache;
+use crate::revlog::segment::Segments;
+use crate::tail::Tail;
+use crate::txn::{Arena, WriteTxn};
+use crate::view::{CompactionHashJob, View, Views};
+
+/// Index leaves that each publish frees of compacted history: some microseconds of work, and the
+/// whole index within seconds of writes.
+const TRIM_LEAVES_PER_PUBLISH: usize = 16;
+/// Compactions whose hash was not asked for yet; as many as etcd remembers.
+const COMPACTION_HASHES_MAX: usize = 10;
+
+/// Sizes that may be tuned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// A segment is full beyond this.
+    pub segment_bytes: u64,
+    /// A block is full beyond this; larger records have their own.
+    pub block_bytes: usize,
+    /// What the cache of opened blocks may hold.
+    pub cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, block_bytes: 8 << 10, cache_bytes: 256 << 20 }
+    }
+}
+
+/// Figures about a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Live keys.
+    pub keys: u64,
+    /// Records that are not yet durable in a segment, the ones being flushed included.
+    pub tail_records: u64,
+    /// Their size.
+    pub tail_bytes: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// What was flushed since the last checkpoint was taken.
+    pub since_checkpoint_bytes: u64,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) index: KeyIndex,
+    pub(crate) revision: i64,
+    pub(crate) compact_revision: i64,
+    pub(crate) applied: Applied,
+    /// Changes since the last publish.
+    pub(crate) pending: Vec<Entry>,
+    pub(crate) arena: Arena,
+    pub(crate) tail: Tail,
+    pub(crate) tail_records: u64,
+    pub(crate) tail_bytes: u64,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) meta: Arc<Meta>,
+    /// Meta writes that no flush has taken yet.
+    pub(crate) meta_ops: Vec<MetaOp>,
+    pub(crate) trim: Trim,
+    compactions: VecDeque<Compaction>,
+    views: Views,
+}
+
+/// Which part of the index still holds compacted history.
+#[derive(Debug, Default)]
+pub(crate) struct Trim {
+    /// The revision being trimmed to, and where to go on; `None` if the pass is done.
+    pass: Option<(i64, Vec<u8>)>,
+    /// The revision that the whole index is trimmed to.
+    done: i64,
+}
+
+/// A compaction whose hash was not taken yet.
+#[derive(Debug)]
+struct Compaction {
+    index: KeyIndex,
+    previous: i64,
+    revision: i64,
+}
+
+impl Store {
+    /// A new store in memory.
+    ///
+    /// # Errors
+    /// Never yet.
+    pub fn open(_env: Env, _dir: &Path, _keys: FileKeys, options: Options) -> Result<Self, Error> {
+        let cache = Arc::new(BlockCache::new(options.cache_bytes));
+        let (segments, meta) = (Arc::new(Segments::default()), Arc::new(Meta::default()));
+        let view = View {
+            index: KeyIndex::default(),
+            revision: 1,
+            compact_revision: -1,
+            applied: Applied::default(),
+            tail: Tail::default(),
+            segments: Arc::clone(&segments),
+            cache: Arc::clone(&cache),
+            meta: Arc::clone(&meta),
+        };
+        Ok(Self {
+            index: KeyIndex::default(),
+            revision: 1,
+            compact_revision: -1,
+            applied: Applied::default(),
+            pending: Vec::new(),
+            arena: Arena::default(),
+            tail: Tail::default(),
+            tail_records: 0,
+            tail_bytes: 0,
+            segments,
+            cache,
+            meta,
+            meta_ops: Vec::new(),
+            trim: Trim { pass: None, done: -1 },
+            compactions: VecDeque::new(),
+            views: Views { newest: Arc::new(ArcSwap::from_pointee(view)) },
+        })
+    }
+
+    /// How far the Raft log was applied at the last publish.
+    #[must_use]
+    pub const fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The current main revision; 1 in a new store.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The compact revision; -1 before the first compaction.
+    #[must_use]
+    pub const fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// Where any thread takes views from.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        self.views.clone()
+    }
+
+    /// Begins a write transaction.
+    #[must_use]
+    pub const fn begin(&mut self) -> WriteTxn<'_> {
+        WriteTxn::new(self)
+    }
+
+    /// A record, unpublished ones included.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn load(&self, revision: Revision) -> Result<Record, Error> {
+        let found = self.pending.binary_search_by_key(&revision, |entry| entry.change.revision);
+        if let Ok(position) = found {
+            return Ok(self.pending[position].change.record.clone());
+        }
+        match self.tail.get(revision) {
+            Some(entry) => Ok(entry.change.record.clone()),
+            None => self.segments.load(&self.cache, revision),
+        }
+    }
+
+    pub(crate) fn push_pending(&mut self, entry: Entry) {
+        self.tail_records += 1;
+        self.tail_bytes += entry.bytes();
+        self.pending.push(entry);
+    }
+
+    /// Makes everything before `revision` unreadable, except what is still current there. The work
+    /// on the index follows in bounded steps, see [`Store::trim`].
+    ///
+    /// # Errors
+    /// If the revision is compacted already or in the future.
+    pub fn compact(&mut self, revision: i64) -> Result<(), RangeError> {
+        let (previous, current) = (self.compact_revision, self.revision);
+        if revision <= previous {
+            return Err(RangeError::Compacted { required: revision, compacted: previous });
+        }
+        if revision > current {
+            return Err(RangeError::Future { required: revision, current });
+        }
+        self.compact_revision = revision;
+        if self.compactions.len() == COMPACTION_HASHES_MAX {
+            self.compactions.pop_front();
+        }
+        self.compactions.push_back(Compaction { index: self.index.clone(), previous, revision });
+        Ok(())
+    }
+
+    /// The hash of the oldest compaction whose hash was not taken yet, once it is published.
+    ///
+    /// Take it soon after the publish: it pins the index, and before a later rewrite drops what the
+    /// compaction made unreachable.
+    pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
+        let view = self.views.load();
+        if self.compactions.front()?.revision > view.revision {
+            return None;
+        }
+        let Compaction { index, previous, revision } = self.compactions.pop_front()?;
+        Some(CompactionHashJob { view, index, previous, revision })
+    }
+
+    /// A meta table, unpublished writes included.
+    #[must_use]
+    pub fn meta(&self, table: u8) -> &MetaTable {
+        self.meta.table(table)
+    }
+
+    /// Writes to a meta table.
+    pub fn meta_put(&mut self, table: u8, key: Bytes, value: Bytes) {
+        self.meta_apply(MetaOp { table, key, value: Some(value) });
+    }
+
+    /// Deletes from a meta table.
+    pub fn meta_delete(&mut self, table: u8, key: &[u8]) {
+        if self.meta.table(table).contains_key(key) {
+            self.meta_apply(MetaOp { table, key: Bytes::copy_from_slice(key), value: None });
+        }
+    }
+
+    fn meta_apply(&mut self, op: MetaOp) {
+        Arc::make_mut(&mut self.meta).apply(op.clone());
+        self.meta_ops.push(op);
+    }
+
+    /// Ends a batch: all changes since the last publish become visible at once.
+    ///
+    /// # Panics
+    /// If the applied index goes back.
+    pub fn publish(&mut self, applied: Applied) -> Arc<View> {
+        assert!(applied.index >= self.applied.index, "the applied index never goes back");
+        self.applied = applied;
+        self.tail.push(std::mem::take(&mut self.pending));
+        self.trim(TRIM_LEAVES_PER_PUBLISH);
+        self.publish_view()
+    }
+
+    /// Replaces the view without applying anything: after a change of the segments.
+    pub(crate) fn publish_view(&self) -> Arc<View> {
+        let view = Arc::new(View {
+            index: self.index.clone(),
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            applied: self.applied,
+            tail: self.tail.clone(),
+            segments: Arc::clone(&self.segments),
+            cache: Arc::clone(&self.cache),
+            meta: Arc::clone(&self.meta),
+        });
+        self.views.newest.store(Arc::clone(&view));
+        view
+    }
+
+    /// Frees at most `leaves_max` leaves of the index of compacted history; returns whether more
+    /// waits. Nothing that can be read changes.
+    pub fn trim(&mut self, leaves_max: usize) -> bool {
+        let target = self.trim_target();
+        if self.trim.pass.is_none() && self.trim.done < target {
+            self.trim.pass = Some((target, Vec::new()));
+        }
+        let Some((target, cursor)) = self.trim.pass.take() else { return false };
+        let mut dead = Vec::new();
+        let next = self.index.compact(target, &cursor, leaves_max, &mut dead);
+        self.bury(&dead);
+        match next {
+            Some(cursor) => self.trim.pass = Some((target, cursor)),
+            None => self.trim.done = target,
+        }
+        self.trim.pass.is_some() || self.trim.done < self.trim_target()
+    }
+
+    /// What may be trimmed: records that are not durable yet are counted as live, so they wait.
+    const fn trim_target(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// Notes records as dead.
+    fn bury(&mut self, _dead: &[Revision]) {}
+
+    /// Adds a record as it is: restoring a backup or receiving a state image. Records come in
+    /// revision order into a store that was new.
+    ///
+    /// # Errors
+    /// If the record does not fit.
+    pub fn import(&mut self, revision: Revision, record: Record) -> Result<(), Error> {
+        let refused = |reason| Error::Import { revision, reason };
+        let kv = KeyValue::decode(&record.encoded)
+            .ok()
+            .ok_or_else(|| refused("it is not a key-value"))?;
+        let last = self.pending.last().map(|entry| entry.change.revision).or(self.tail.last());
+        if last.is_some_and(|last| revision <= last) || revision.main < 1 {
+            return Err(refused("it is not behind the one before"));
+        }
+        let sub = u32::try_from(revision.sub)
+            .ok()
+            .ok_or_else(|| refused("its sub revision is out of range"))?;
+        if kv.key.is_empty() || (!record.tombstone && kv.version < 1) {
+            return Err(refused("its key or its version is missing"));
+        }
+        let main = revision.main;
+        let mut new = State { main, sub, create: kv.create_revision, version: kv.version };
+        if record.tombstone {
+            new.version = 0;
+        }
+        let old = self.index.update(&kv.key, |old| {
+            if new.is_tombstone() {
+                new.create = old.map_or(main, |old| old.create);
+            }
+            new
+        });
+        let before = old.filter(|old| !old.is_tombstone() && old.main < main);
+        let change = Change {
+            revision,
+            kind: if record.tombstone { ChangeKind::Delete } else { ChangeKind::Put },
+            key: kv.key,
+            created: new.version == 1,
+            record,
+            prev: before.map(|old| old.revision()),
+        };
+        self.revision = self.revision.max(main);
+        self.push_pending(Entry { change, create: new.create });
+        Ok(())
+    }
+
+    /// Raises the current and the compact revision of an imported store; neither is lowered.
+    pub fn import_revisions(&mut self, revision: i64, compact_revision: i64) {
+        self.revision = self.revision.max(revision);
+        self.compact_revision = self.compact_revision.max(compact_revision).min(self.revision);
+    }
+}

@@ -1,0 +1,275 @@
+//! Write transactions: one main revision, applied to the index as they go.
+//!
+//! A transaction cannot be taken back: the caller decides everything that can fail before it
+//! writes, as etcd does. Nothing of it is seen by views until the store publishes.
+
+use bytes::{Bytes, BytesMut};
+use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue, varint};
+
+use crate::error::{Error, RangeError};
+use crate::index::{KeyBuffer, KeyIndex, State};
+use crate::record::{Change, ChangeKind, Entry, KeyState, RangeRefs, RangeStates, Record};
+use crate::store::Store;
+
+/// Encoded records are cut from pieces of this size, so that a record costs no allocation.
+const ARENA_BYTES: usize = 64 * 1024;
+
+/// Where encoded records are cut from.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    piece: BytesMut,
+    scratch: Vec<u8>,
+}
+
+impl Arena {
+    /// Encodes `kv`; also returns the key as a part of the encoding.
+    pub(crate) fn encode(&mut self, kv: &KeyValue) -> (Bytes, Bytes) {
+        self.scratch.clear();
+        kv.encode(&mut self.scratch);
+        if self.piece.capacity() < self.scratch.len() {
+            self.piece = BytesMut::with_capacity(ARENA_BYTES.max(self.scratch.len()));
+        }
+        self.piece.extend_from_slice(&self.scratch);
+        let encoded = self.piece.split().freeze();
+        let key_at = 1 + varint::len_u64(kv.key.len() as u64);
+        let key = encoded.slice(key_at..key_at + kv.key.len());
+        (encoded, key)
+    }
+}
+
+/// A write transaction.
+#[derive(Debug)]
+pub struct WriteTxn<'a> {
+    store: &'a mut Store,
+    main: i64,
+    /// Where the transaction's changes begin among those that wait for the publish.
+    first: usize,
+}
+
+impl<'a> WriteTxn<'a> {
+    pub(crate) const fn new(store: &'a mut Store) -> Self {
+        let (main, first) = (store.revision + 1, store.pending.len());
+        WriteTxn { store, main, first }
+    }
+
+    /// The main revision that the changes get.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.main
+    }
+
+    /// The current main revision without this transaction.
+    #[must_use]
+    pub const fn current(&self) -> i64 {
+        self.main - 1
+    }
+
+    /// Whether anything was changed.
+    #[must_use]
+    pub const fn changed(&self) -> bool {
+        self.store.pending.len() > self.first
+    }
+
+    /// The latest state of a key, own writes included.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<KeyState> {
+        self.store.index.get(key).and_then(|state| state.live())
+    }
+
+    /// The first `limit` keys (0: all) of a range with their latest records, own writes included,
+    /// and the number of all.
+    #[must_use]
+    pub fn range(&self, range: &KeyRange, limit: usize) -> (Vec<(Bytes, Revision)>, u64) {
+        let refs = range_refs(&self.store.index, range, i64::MAX, limit);
+        (refs.keys, refs.count)
+    }
+
+    /// The state before the transaction, at its revision or older ones.
+    #[must_use]
+    pub const fn pre_view(&self) -> PreView<'_> {
+        PreView {
+            index: &self.store.index,
+            revision: self.main - 1,
+            compact_revision: self.store.compact_revision,
+        }
+    }
+
+    /// A record, own writes included.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn load(&self, revision: Revision) -> Result<Record, Error> {
+        self.store.load(revision)
+    }
+
+    /// Writes a key. Returns the record that it had, own writes included.
+    pub fn put(&mut self, key: Bytes, value: StoredValue, lease: LeaseId) -> Option<Revision> {
+        let (main, sub) = (self.main, self.sub());
+        let mut new = State { main, sub, create: main, version: 1 };
+        let old = self.store.index.update(&key, |old| {
+            if let Some(old) = old.filter(|old| !old.is_tombstone()) {
+                new.create = old.create;
+                new.version = old.version + 1;
+            }
+            new
+        });
+        let kv = KeyValue {
+            key,
+            create_revision: new.create,
+            mod_revision: main,
+            version: new.version,
+            value: value.bytes,
+            lease,
+        };
+        let (encoded, key) = self.store.arena.encode(&kv);
+        let record = Record { encoded, tombstone: false, seal: value.seal };
+        self.record(key, old, new, record);
+        live_revision(old)
+    }
+
+    /// Deletes the keys of a range, in key order. Returns them with the records that they had.
+    pub fn delete_range(&mut self, range: &KeyRange) -> Vec<(Bytes, Revision)> {
+        let mut found = KeyBuffer::new();
+        self.store.index.scan(range, i64::MAX, 0, |prefix, suffix, state| {
+            found.push(prefix, suffix, state.revision());
+        });
+        let found = found.finish();
+        for (key, _) in &found {
+            let (main, sub) = (self.main, self.sub());
+            let mut new = State { main, sub, create: main, version: 0 };
+            let old = self.store.index.update(key, |old| {
+                new.create = old.map_or(main, |old| old.create);
+                new
+            });
+            let (encoded, key) = self.store.arena.encode(&KeyValue::tombstone(key.clone()));
+            self.record(key, old, new, Record { encoded, tombstone: true, seal: None });
+        }
+        found
+    }
+
+    /// Ends the transaction. Without a change there is no new revision.
+    pub fn finish(self) -> Vec<Change> {
+        self.store.pending[self.first..].iter().map(|entry| entry.change.clone()).collect()
+    }
+
+    fn sub(&self) -> u32 {
+        u32::try_from(self.store.pending.len() - self.first)
+            .expect("a transaction is limited by its request's size")
+    }
+
+    fn record(&mut self, key: Bytes, old: Option<State>, new: State, record: Record) {
+        // What the key was before the transaction, even if this is its second change in it.
+        let before = match old {
+            Some(old) if old.main == self.main => self.store.index.get_at(&key, self.main - 1),
+            old => old,
+        };
+        let change = Change {
+            revision: new.revision(),
+            kind: if record.tombstone { ChangeKind::Delete } else { ChangeKind::Put },
+            key,
+            created: new.version == 1,
+            record,
+            prev: live_revision(before),
+        };
+        self.store.push_pending(Entry { change, create: new.create });
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    /// The changes are in the index already, so the revision counts however the transaction ends.
+    fn drop(&mut self) {
+        if self.changed() {
+            self.store.revision = self.main;
+        }
+    }
+}
+
+fn live_revision(state: Option<State>) -> Option<Revision> {
+    state.filter(|state| !state.is_tombstone()).map(|state| state.revision())
+}
+
+/// The state that a write transaction found.
+#[derive(Clone, Copy, Debug)]
+pub struct PreView<'a> {
+    index: &'a KeyIndex,
+    revision: i64,
+    compact_revision: i64,
+}
+
+impl PreView<'_> {
+    /// The first `limit` keys (0: all) of a range at revision `at` (0: current).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn range(&self, range: &KeyRange, at: i64, limit: usize) -> Result<RangeRefs, RangeError> {
+        Ok(range_refs(self.index, range, self.resolve(at)?, limit))
+    }
+
+    /// The number of keys of a range at revision `at` (0: current).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, RangeError> {
+        Ok(range_count(self.index, range, self.resolve(at)?))
+    }
+
+    /// The states of the first `limit` keys (0: all) of a range at revision `at` (0: current).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn states(
+        &self,
+        range: &KeyRange,
+        at: i64,
+        limit: usize,
+    ) -> Result<RangeStates, RangeError> {
+        Ok(range_states(self.index, range, self.resolve(at)?, limit))
+    }
+
+    fn resolve(&self, at: i64) -> Result<i64, RangeError> {
+        resolve(at, self.revision, self.compact_revision)
+    }
+}
+
+/// The revision that a read at `at` means: 0 is the current one.
+pub(crate) const fn resolve(at: i64, current: i64, compacted: i64) -> Result<i64, RangeError> {
+    if at == 0 {
+        Ok(current)
+    } else if at > current {
+        Err(RangeError::Future { required: at, current })
+    } else if at < compacted {
+        Err(RangeError::Compacted { required: at, compacted })
+    } else {
+        Ok(at)
+    }
+}
+
+/// The keys of a range with the revisions of their records.
+pub(crate) fn range_refs(index: &KeyIndex, range: &KeyRange, at: i64, limit: usize) -> RangeRefs {
+    let mut keys = KeyBuffer::new();
+    let count = index.scan(range, at, limit, |prefix, suffix, state| {
+        keys.push(prefix, suffix, state.revision());
+    });
+    RangeRefs { keys: keys.finish(), count }
+}
+
+/// The keys of a range with their states.
+pub(crate) fn range_states(
+    index: &KeyIndex,
+    range: &KeyRange,
+    at: i64,
+    limit: usize,
+) -> RangeStates {
+    let mut keys = KeyBuffer::new();
+    let count = index.scan(range, at, limit, |prefix, suffix, state| {
+        keys.push(prefix, suffix, state);
+    });
+    let state_of = |(key, state): (Bytes, State)| Some((key, state.live()?));
+    RangeStates { keys: keys.finish().into_iter().filter_map(state_of).collect(), count }
+}
+
+/// The number of keys of a range.
+pub(crate) fn range_count(index: &KeyIndex, range: &KeyRange, at: i64) -> u64 {
+    // A limit of one is shown and dropped: beyond it whole subtrees are counted at once.
+    index.scan(range, at, 1, |_, _, _| ())
+}

@@ -1,0 +1,388 @@
+//! Read views: the whole store at one applied index, immutable.
+//!
+//! Taking one is a reference count; it holds the key index, the tail, the list of segments and the
+//! meta tables as they were. What it holds stays readable whatever compaction and rewriting do
+//! meanwhile, segment files included: they are only unlinked, and the view keeps them open.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keepd_types::{KeyRange, Revision};
+
+use crate::error::{Error, RangeError};
+use crate::hash::RecordsHash;
+use crate::index::KeyIndex;
+use crate::meta::{Meta, MetaTable};
+use crate::record::{Applied, Change, ChangesPage, Entry, HashKv, RangeRefs, RangeStates, Record};
+use crate::revlog::cache::BlockCache;
+use crate::revlog::segment::Segments;
+use crate::tail::Tail;
+use crate::txn::{range_count, range_refs, range_states, resolve};
+use crate::walk::Walk;
+
+/// Where the newest view is taken from, by any thread, without a lock.
+#[derive(Clone, Debug)]
+pub struct Views {
+    pub(crate) newest: Arc<ArcSwap<View>>,
+}
+
+impl Views {
+    /// The newest view.
+    #[must_use]
+    pub fn load(&self) -> Arc<View> {
+        self.newest.load_full()
+    }
+}
+
+/// The store at one applied index.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub(crate) index: KeyIndex,
+    pub(crate) revision: i64,
+    pub(crate) compact_revision: i64,
+    pub(crate) applied: Applied,
+    pub(crate) tail: Tail,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) meta: Arc<Meta>,
+}
+
+impl View {
+    /// The current main revision.
+    #[must_use]
+    pub const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The compact revision; -1 before the first compaction.
+    #[must_use]
+    pub const fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// How far the Raft log was applied.
+    #[must_use]
+    pub const fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The number of live keys.
+    #[must_use]
+    pub const fn live_keys(&self) -> u64 {
+        self.index.live()
+    }
+
+    /// A meta table.
+    #[must_use]
+    pub fn meta(&self, table: u8) -> &MetaTable {
+        self.meta.table(table)
+    }
+
+    /// The first `limit` keys (0: all) of a range at revision `at` (0: current).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn range(&self, range: &KeyRange, at: i64, limit: usize) -> Result<RangeRefs, RangeError> {
+        Ok(range_refs(&self.index, range, self.resolve(at)?, limit))
+    }
+
+    /// The number of keys of a range at revision `at` (0: current).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, RangeError> {
+        Ok(range_count(&self.index, range, self.resolve(at)?))
+    }
+
+    /// The states of the first `limit` keys (0: all) of a range at revision `at` (0: current),
+    /// from the index alone.
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn states(
+        &self,
+        range: &KeyRange,
+        at: i64,
+        limit: usize,
+    ) -> Result<RangeStates, RangeError> {
+        Ok(range_states(&self.index, range, self.resolve(at)?, limit))
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn load(&self, revision: Revision) -> Result<Record, Error> {
+        match self.tail.first() {
+            Some(first) if revision >= first => self
+                .tail
+                .get(revision)
+                .map(|entry| entry.change.record.clone())
+                .ok_or(Error::NoRecord { revision }),
+            _ => self.segments.load(&self.cache, revision),
+        }
+    }
+
+    /// Many records, in the order of `revisions`, read in the order of the disk.
+    ///
+    /// # Errors
+    /// If there is none with one of the revisions, or it cannot be read.
+    pub fn load_many(&self, revisions: &[Revision]) -> Result<Vec<Record>, Error> {
+        let mut out: Vec<Option<Record>> = vec![None; revisions.len()];
+        let first = self.tail.first();
+        let mut on_disk = Vec::new();
+        for (place, revision) in revisions.iter().enumerate() {
+            if first.is_some_and(|first| *revision >= first) {
+                out[place] = self.tail.get(*revision).map(|entry| entry.change.record.clone());
+            } else {
+                on_disk.push((*revision, place));
+            }
+        }
+        self.segments.load_many(&self.cache, &mut on_disk, &mut out)?;
+        let missing = |place: usize| Error::NoRecord { revision: revisions[place] };
+        out.into_iter().enumerate().map(|(place, it)| it.ok_or_else(|| missing(place))).collect()
+    }
+
+    /// The history from main revision `from_main` on: whole revisions, at most `revisions_max`.
+    ///
+    /// # Errors
+    /// If `from_main` is compacted, or records cannot be read.
+    pub fn changes(&self, from_main: i64, revisions_max: usize) -> Result<ChangesPage, Error> {
+        if from_main < self.compact_revision {
+            let (required, compacted) = (from_main, self.compact_revision);
+            return Err(RangeError::Compacted { required, compacted }.into());
+        }
+        let mut page = ChangesPage { changes: Vec::new(), next: self.revision + 1 };
+        let (mut revisions, mut last) = (0, i64::MIN);
+        for entry in self.walk(Revision::first(from_main)) {
+            let change = entry?.change;
+            if !self.survives(&change) {
+                continue;
+            }
+            if change.revision.main != last {
+                if revisions == revisions_max {
+                    page.next = change.revision.main;
+                    break;
+                }
+                (revisions, last) = (revisions + 1, change.revision.main);
+            }
+            page.changes.push(self.with_readable_prev(change));
+        }
+        Ok(page)
+    }
+
+    /// etcd's hash of the records up to `revision` (0: current), as after a restart: the hashes of
+    /// past compactions, which etcd prefers, are the caller's to keep.
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future, or records cannot be read.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, Error> {
+        let (current, compacted) = (self.revision, self.compact_revision);
+        if 0 < revision && revision < compacted {
+            return Err(RangeError::Compacted { required: revision, compacted }.into());
+        }
+        if revision > current {
+            return Err(RangeError::Future { required: revision, current }.into());
+        }
+        let at = if revision == 0 { current } else { revision };
+        let keep = Keep::live(&self.index, at, compacted);
+        self.hash_records(compacted, at, keep)
+    }
+
+    /// Hashes the records up to main revision `at` that a compaction at `compacted` leaves.
+    pub(crate) fn hash_records(
+        &self,
+        compacted: i64,
+        at: i64,
+        mut keep: Keep,
+    ) -> Result<HashKv, Error> {
+        let mut hash = RecordsHash::new();
+        for entry in self.walk(Revision::default()) {
+            let change = entry?.change;
+            let revision = change.revision;
+            if revision.main > at {
+                break;
+            }
+            let is_gone = revision.main <= compacted
+                && (!keep.contains(revision)
+                    || (revision.main == compacted && change.record.tombstone));
+            if !is_gone && !hash.add(revision, &change.record) {
+                return Err(self.malformed());
+            }
+        }
+        Ok(HashKv { hash: hash.finish(), compact_revision: compacted, revision: at })
+    }
+
+    /// A checksum of everything that is replicated: meta tables and records. For tests: it depends
+    /// on our layout.
+    ///
+    /// # Errors
+    /// If records cannot be read.
+    pub fn hash(&self) -> Result<u32, Error> {
+        let mut crc = self.hash_kv(0)?.hash;
+        for (number, table) in self.meta.tables() {
+            crc = crc32c::crc32c_append(crc, &[number]);
+            for (key, value) in table {
+                crc = crc32c::crc32c_append(crc, key);
+                crc = crc32c::crc32c_append(crc, value);
+            }
+        }
+        Ok(crc)
+    }
+
+    /// Every record that compaction leaves, in revision order: for exports and state images.
+    #[must_use]
+    pub fn records(self: &Arc<Self>) -> Records {
+        let keep = Keep::surviving(&self.index, self.compact_revision);
+        Records {
+            walk: self.walk(Revision::default()),
+            keep,
+            compact_revision: self.compact_revision,
+        }
+    }
+
+    pub(crate) fn walk(&self, from: Revision) -> Walk {
+        Walk::new(&self.segments, &self.tail, from)
+    }
+
+    /// Whether compaction left the record. Below the compact revision nobody may ask.
+    fn survives(&self, change: &Change) -> bool {
+        let Revision { main, .. } = change.revision;
+        main > self.compact_revision
+            || self
+                .index
+                .get_at(&change.key, self.compact_revision)
+                .is_some_and(|state| state.revision() == change.revision)
+    }
+
+    /// The previous record is named only if compaction left it, as clients of etcd see it.
+    fn with_readable_prev(&self, mut change: Change) -> Change {
+        if change.revision.main - 1 < self.compact_revision {
+            change.prev = None;
+        }
+        change
+    }
+
+    fn malformed(&self) -> Error {
+        let first = self.segments.list.first();
+        Error::Corrupt {
+            file: first.map(|segment| segment.path.clone()).unwrap_or_default(),
+            offset: 0,
+            reason: "a sealed record that is not a key-value",
+        }
+    }
+
+    fn resolve(&self, at: i64) -> Result<i64, RangeError> {
+        resolve(at, self.revision, self.compact_revision)
+    }
+}
+
+/// Records that compaction leaves, sorted; asked for in ascending order.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    revisions: Vec<Revision>,
+    next: usize,
+}
+
+impl Keep {
+    /// What is live at main revision `at` and was written up to `compacted`. If nothing is live
+    /// then, etcd applies no filter to what compaction at `compacted` left.
+    pub(crate) fn live(index: &KeyIndex, at: i64, compacted: i64) -> Self {
+        Self::at(index, at, compacted, |_| false)
+            .unwrap_or_else(|| Self::at(index, compacted, compacted, |_| false).unwrap_or_default())
+    }
+
+    /// What compaction at `compacted` leaves of the records up to it: also its own tombstones.
+    pub(crate) fn surviving(index: &KeyIndex, compacted: i64) -> Self {
+        Self::at(index, compacted, compacted, |main| main == compacted).unwrap_or_default()
+    }
+
+    /// The records up to `max` of what is live at `at`, and of the tombstones that are wanted;
+    /// `None` if there is nothing at all, beyond `max` either.
+    pub(crate) fn at(
+        index: &KeyIndex,
+        at: i64,
+        max: i64,
+        is_tombstone_kept: impl Fn(i64) -> bool,
+    ) -> Option<Self> {
+        let mut revisions = Vec::new();
+        let mut is_empty = true;
+        index.for_each_leaf(|leaf| {
+            if leaf.len() == 0 {
+                return;
+            }
+            for state in leaf.states_at(at).into_iter().flatten() {
+                if !state.is_tombstone() || is_tombstone_kept(state.main) {
+                    is_empty = false;
+                    if state.main <= max {
+                        revisions.push(state.revision());
+                    }
+                }
+            }
+        });
+        revisions.sort_unstable();
+        (!is_empty).then_some(Self { revisions, next: 0 })
+    }
+
+    fn contains(&mut self, revision: Revision) -> bool {
+        while self.revisions.get(self.next).is_some_and(|kept| *kept < revision) {
+            self.next += 1;
+        }
+        self.revisions.get(self.next) == Some(&revision)
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { revisions: Vec::new(), next: 0 }
+    }
+}
+
+/// Records in revision order, as compaction leaves them.
+#[derive(Debug)]
+pub struct Records {
+    walk: Walk,
+    keep: Keep,
+    compact_revision: i64,
+}
+
+impl Iterator for Records {
+    type Item = Result<(Revision, Record), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Entry { change, .. } = match self.walk.next()? {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            let revision = change.revision;
+            if revision.main > self.compact_revision || self.keep.contains(revision) {
+                return Some(Ok((revision, change.record)));
+            }
+        }
+    }
+}
+
+/// The hash of one compaction, to be computed off the apply thread.
+#[derive(Debug)]
+pub struct CompactionHashJob {
+    pub(crate) view: Arc<View>,
+    /// The index as the compaction found it.
+    pub(crate) index: KeyIndex,
+    pub(crate) previous: i64,
+    pub(crate) revision: i64,
+}
+
+impl CompactionHashJob {
+    /// etcd's hash of the compaction: over the records up to its revision, with the compact revision
+    /// before it.
+    ///
+    /// # Errors
+    /// If records cannot be read.
+    pub fn run(self) -> Result<HashKv, Error> {
+        let (previous, at) = (self.previous, self.revision);
+        let keep = Keep::at(&self.index, at, previous, |main| main == at)
+            .unwrap_or_else(|| Keep::live(&self.index, previous, previous));
+        self.view.hash_records(previous, at, keep)
+    }
+}
