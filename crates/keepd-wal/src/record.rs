@@ -119,7 +119,7 @@ pub struct MarkRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The segment's beginning.
-    Head(Head),
+    Head(Box<Head>),
     /// Entries and hard state.
     Batch(BatchRecord),
     /// A new start of the log.
@@ -144,7 +144,7 @@ impl Record {
     pub(crate) fn decode(kind: u8, payload: &Bytes) -> Result<Self, RecordError> {
         let mut fields = Fields { rest: payload, whole: payload };
         let record = match kind {
-            KIND_HEAD => Self::Head(fields.head()?),
+            KIND_HEAD => Self::Head(Box::new(fields.head()?)),
             KIND_BATCH => Self::Batch(fields.batch()?),
             KIND_MARK => Self::Mark(MarkRecord {
                 watermark: fields.watermark()?,
@@ -407,7 +407,7 @@ mod tests {
             };
             let mut out = Vec::new();
             encode_head(&head, &mut out);
-            prop_assert_eq!(Record::decode(KIND_HEAD, &out.into()), Ok(Record::Head(head)));
+            prop_assert_eq!(Record::decode(KIND_HEAD, &out.into()), Ok(Record::Head(Box::new(head))));
             let watermark = Watermark { frames: a, len: vote };
             let record = MarkRecord { watermark, mark, next_index };
             let mut out = Vec::new();

@@ -130,11 +130,11 @@ fn read_chain(
 
 /// The mark at the end of a segment.
 fn final_mark(segment: &SegmentRecords) -> SnapshotMark {
-    let marks = segment.records.iter().filter_map(|placed| match &placed.record {
+    let mut marks = segment.records.iter().filter_map(|placed| match &placed.record {
         Record::Mark(record) => Some(record.mark),
         _ => None,
     });
-    marks.last().unwrap_or(segment.head.mark)
+    marks.next_back().unwrap_or(segment.head.mark)
 }
 
 /// The state that the frames build up.

@@ -222,5 +222,6 @@ pub(crate) fn read_segment(
         data_key: reader.sealer.data_key().0,
     };
     let (header, end) = (reader.sealer.header(), reader.end);
+    let head = *head;
     Ok(SegmentRecords { name: name.clone(), summary, header, head, records, end, torn_tail })
 }
