@@ -1,0 +1,72 @@
+//! Encryption switched on over a plain directory, the key changed, and off again.
+
+use std::time::Duration;
+
+use e2e::Client;
+use testkit::files::files_with;
+use testkit::process::tail;
+use testkit::{Keepd, TempDir};
+
+use crate::configuration::{FIRST, sealing, unsealing};
+use crate::sealed::{needles, write_canaries};
+
+/// How long a conversion of some hundred kilobytes may take.
+const CONVERSION_SECONDS_MAX: u64 = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encryption_goes_on_over_a_plain_directory_and_off_again() {
+    let dir = TempDir::new("e2e-convert");
+    let plain = Keepd::new(dir.path());
+    let mut server = plain.start();
+    let client = Client::ready(&mut server).await;
+    let (key, first) = write_canaries(&client, 0).await;
+    let history_end = client.revision().await.unwrap();
+    let history = client.history(history_end - 20, history_end).await;
+    server.stop();
+    assert!(!files_with(&plain.data_dir(), &needles()).is_empty());
+
+    // On: at once for what is written, in a while for what lies there.
+    let on = dir.write("on.yaml", &sealing("key1", FIRST));
+    let sealed = plain.clone().encryption(&on);
+    let mut server = sealed.start();
+    let client = Client::ready(&mut server).await;
+    assert_eq!(client.get(&key).await.unwrap(), Some(first));
+    assert_eq!(client.history(history_end - 20, history_end).await, history);
+    let (_, second) = write_canaries(&client, 1).await;
+    let mut open = Vec::new();
+    for _ in 0..CONVERSION_SECONDS_MAX {
+        open = files_with(&plain.data_dir(), &needles());
+        if open.is_empty() {
+            break;
+        }
+        server.assert_running();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(open.is_empty(), "still open: {open:?}\n{}", tail(&sealed.log()));
+    assert_eq!(client.get(&key).await.unwrap(), Some(second.clone()));
+    server.kill();
+
+    // Off: the key stays until nothing needs it.
+    let off = dir.write("off.yaml", &unsealing("key1", FIRST));
+    let leaving = plain.clone().encryption(&off);
+    let mut is_free = false;
+    let mut spent = 0;
+    while !is_free && spent < CONVERSION_SECONDS_MAX {
+        let mut server = leaving.start();
+        let client = Client::ready(&mut server).await;
+        assert_eq!(client.get(&key).await.unwrap(), Some(second.clone()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        server.stop();
+        spent += 5;
+        // Without the configuration it either starts with everything, or refuses.
+        let mut server = plain.start();
+        is_free = server.wait(Duration::from_secs(3)).is_none();
+        if is_free {
+            let client = Client::ready(&mut server).await;
+            assert_eq!(client.get(&key).await.unwrap(), Some(second.clone()));
+            client.put(&key, "third", 0).await.unwrap();
+            server.stop();
+        }
+    }
+    assert!(is_free, "the key is still needed\n{}", tail(&plain.log()));
+}

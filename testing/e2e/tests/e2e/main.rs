@@ -1,0 +1,12 @@
+//! End-to-end tests: the real `keepd` binary, real files, real signals.
+//!
+//! `cargo build --release -p keepd` comes first (`cargo xtask test` sees to it), or `KEEPD_BIN`
+//! names a binary.
+
+#![expect(clippy::unwrap_used, reason = "a failure fails the test")]
+
+mod configuration;
+mod conversion;
+mod crash;
+mod sealed;
+mod start;
