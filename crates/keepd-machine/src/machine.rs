@@ -4,9 +4,10 @@
 //! and, per batch, the published view with every change for the watch hub.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_lease::Lessor;
+use keepd_lease::{Lease, Lessor};
 use keepd_mvcc::{Applied, Change, RangeError, Store, View};
 use keepd_types::{DecodeError, LeaseId};
 use thiserror::Error;
@@ -49,11 +50,13 @@ pub enum Halt {
 pub struct Options {
     /// The shortest lease in seconds; follows from the election timeout.
     pub lease_ttl_min: i64,
+    /// How long after it was reported an expired lease is reported again.
+    pub revoke_retry: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl_min: 2 }
+        Self { lease_ttl_min: 2, revoke_retry: Duration::from_secs(7) }
     }
 }
 
@@ -84,15 +87,19 @@ impl Machine {
     /// # Errors
     /// If a meta table cannot be read.
     pub fn new(store: Store, options: Options) -> Result<Self, Halt> {
-        let mut lessor = Lessor::new(options.lease_ttl_min);
+        let mut lessor = Lessor::new(keepd_lease::Options {
+            min_ttl: options.lease_ttl_min,
+            revoke_retry: options.revoke_retry,
+        });
         for value in store.meta(tables::LEASES).values() {
-            lessor.restore(value).map_err(|_malformed| Halt::Meta { table: tables::LEASES })?;
+            let lease =
+                Lease::decode(value).map_err(|_malformed| Halt::Meta { table: tables::LEASES })?;
+            lessor.restore(lease);
         }
         for (key, value) in store.meta(tables::ATTACHMENTS) {
-            let lease = tables::read_u64(value)
-                .ok_or(Halt::Meta { table: tables::ATTACHMENTS })?
-                .cast_signed();
-            lessor.attach(LeaseId(lease), key.clone());
+            let halt = Halt::Meta { table: tables::ATTACHMENTS };
+            let Some(lease) = tables::read_u64(value) else { return Err(halt) };
+            lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
         }
         let mut alarms = Vec::new();
         for key in store.meta(tables::ALARMS).keys() {
@@ -192,8 +199,8 @@ impl Machine {
             Command::Txn(txn) => Ok(Response::Txn(self.write(|execution| execution.txn(txn))?)),
             Command::Compact { revision } => {
                 self.store.compact(*revision).map_err(|error| match error {
-                    RangeError::Compacted => ApplyError::Compacted,
-                    RangeError::Future => ApplyError::FutureRevision,
+                    RangeError::Compacted { .. } => ApplyError::Compacted,
+                    RangeError::Future { .. } => ApplyError::FutureRevision,
                 })?;
                 Ok(Response::Done)
             }
@@ -217,9 +224,11 @@ impl Machine {
         &mut self,
         work: impl FnOnce(&mut Execution<'_, '_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let compact_revision = self.store.compact_revision();
         let mut txn = self.store.begin();
         let done = work(&mut Execution {
             txn: &mut txn,
+            compact_revision,
             lessor: &mut self.lessor,
             attachments: &mut self.attachments,
         })?;
@@ -235,14 +244,15 @@ impl Machine {
     }
 
     fn lease_grant(&mut self, id: LeaseId, ttl: i64) -> Result<Response, Failure> {
-        let ttl = self.lessor.grant(id, ttl).map_err(|error| match error {
-            keepd_lease::Error::Exists => ApplyError::LeaseExists,
-            keepd_lease::Error::TtlTooLarge => ApplyError::LeaseTtlTooLarge,
+        let lease = self.lessor.grant(id, ttl).map_err(|error| match error {
+            keepd_lease::Error::Exists(_) => ApplyError::LeaseExists,
+            keepd_lease::Error::TtlTooLarge(_) => ApplyError::LeaseTtlTooLarge,
             _ => ApplyError::LeaseNotFound,
         })?;
-        let encoded = self.lessor.encode(id).expect("the lease was just granted");
+        let mut encoded = Vec::new();
+        lease.encode(&mut encoded);
         self.store.meta_put(tables::LEASES, tables::lease_key(id), encoded.into());
-        Ok(Response::LeaseGrant { id, ttl })
+        Ok(Response::LeaseGrant { id, ttl: lease.ttl })
     }
 
     fn lease_revoke(&mut self, id: LeaseId) -> Result<Response, Failure> {

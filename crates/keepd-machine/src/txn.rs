@@ -16,6 +16,8 @@ use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
 /// One command's work on the store and the leases.
 pub(crate) struct Execution<'a, 'store> {
     pub(crate) txn: &'a mut WriteTxn<'store>,
+    /// The store's compact revision.
+    pub(crate) compact_revision: i64,
     pub(crate) lessor: &'a mut Lessor,
     /// Keys whose lease changed, to be written to the meta tables.
     pub(crate) attachments: &'a mut Vec<(Bytes, LeaseId)>,
@@ -44,7 +46,7 @@ impl Execution<'_, '_> {
     pub(crate) fn delete_range(&mut self, delete: &DeleteRange) -> (i64, Vec<Handle>) {
         let removed = self.txn.delete_range(&delete.range);
         for (key, _) in &removed {
-            if self.lessor.detach(key).is_some() {
+            if !self.lessor.detach(key).is_none() {
                 self.attachments.push((key.clone(), LeaseId::NONE));
             }
         }
@@ -132,7 +134,7 @@ impl Execution<'_, '_> {
             (Target::Version, Some(state)) => state.version,
             (Target::Create, Some(state)) => state.create_revision,
             (Target::Mod, Some(state)) => state.mod_revision.main,
-            (Target::Lease, Some(_)) => self.lessor.lease_of(key).unwrap_or(LeaseId::NONE).0,
+            (Target::Lease, Some(_)) => self.lessor.lease_of(key).0,
         }
     }
 
@@ -163,14 +165,14 @@ impl Execution<'_, '_> {
         }
         // Before the first compaction the bound is -1, so that -1 passes and -2 does not: etcd's
         // clients can see this.
-        if range.revision < self.txn.compact_revision() {
+        if range.revision < self.compact_revision {
             return Err(ApplyError::Compacted);
         }
         Ok(())
     }
 
     fn check_put(&self, put: &Put) -> Result<(), ApplyError> {
-        if !put.lease.is_none() && !self.lessor.contains(put.lease) {
+        if !put.lease.is_none() && self.lessor.get(put.lease).is_none() {
             return Err(ApplyError::LeaseNotFound);
         }
         if (put.ignore_value || put.ignore_lease) && self.txn.get(&put.key).is_none() {
@@ -212,7 +214,9 @@ impl Execution<'_, '_> {
     fn range(&self, range: &Range, begin: i64) -> Result<OpResponse, Failure> {
         let limit = usize::try_from(range.fetch_limit).unwrap_or(usize::MAX);
         let (keys, count) = if range.revision > 0 {
-            self.txn.range_at(&range.range, range.revision, limit).map_err(Halt::from)?
+            let refs = self.txn.pre_view().range(&range.range, range.revision, limit);
+            let refs = refs.map_err(Halt::from)?;
+            (refs.keys, refs.count)
         } else {
             self.txn.range(&range.range, limit)
         };
@@ -230,12 +234,13 @@ impl Execution<'_, '_> {
         } else {
             put.value.clone()
         };
-        let old_lease = self.lessor.lease_of(&put.key).unwrap_or(LeaseId::NONE);
+        let old_lease = self.lessor.lease_of(&put.key);
         let lease = if put.ignore_lease { old_lease } else { put.lease };
         if lease != old_lease {
             self.lessor.detach(&put.key);
             if !lease.is_none() {
-                self.lessor.attach(lease, put.key.clone());
+                let attached = self.lessor.attach(lease, put.key.clone());
+                attached.expect("check_put found the lease, and nothing here ends one");
             }
             self.attachments.push((put.key.clone(), lease));
         }

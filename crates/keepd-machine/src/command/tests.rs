@@ -54,7 +54,8 @@ fn txn() -> impl Strategy<Value = Txn> {
     ];
     let list = |op| proptest::collection::vec(op, 0..3);
     let flat = (proptest::collection::vec(compare(), 0..3), list(op.clone()), list(op))
-        .prop_map(|(compares, success, failure)| Txn { compares, success, failure });
+        .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
+        .boxed();
     (flat.clone(), flat).prop_map(|(mut outer, inner)| {
         outer.success.push(Op::Txn(Box::new(inner)));
         outer
