@@ -127,6 +127,20 @@ proptest! {
     }
 
     #[test]
+    fn any_damage_ends_in_an_error_or_in_reads_that_end(
+        edits in prop::collection::vec((2048_usize..10_000, any::<u8>()), 1..24),
+    ) {
+        let mut image = write(&small(), 1024);
+        for (at, byte) in edits {
+            let at = 2048 + at % (image.len() - 2048);
+            image[at] = byte;
+        }
+        let content = read(&image);
+        let report = Reader::open(image.as_slice()).unwrap().check().unwrap();
+        prop_assert!(content.is_ok() || !report.is_clean());
+    }
+
+    #[test]
     fn noise_is_no_bbolt_file(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
         prop_assert!(matches!(Reader::open(bytes.as_slice()), Err(Error::NoMeta)));
     }
