@@ -4,13 +4,29 @@
 //! single values become ciphertext in Kubernetes' own format before they enter the log. *File
 //! sealing* ([`FileKeys`], [`FileSealer`]) covers every byte that goes into the data directory.
 //!
-//! Layouts: `docs/formats/sealed-file.md`. Nothing here reads a clock or opens a socket; randomness
-//! comes in as an argument.
+//! [`Encryption`] holds both and follows reloads.
+//!
+//! Layouts: `sealed-file.md`, `sealed-value.md` and `keyring.md` in `docs/formats`. Nothing here
+//! reads a clock or opens a socket; randomness comes in as an argument.
 #![deny(clippy::indexing_slicing)]
 
+pub mod config;
+pub mod encryption;
 pub mod file;
 pub mod frame;
+pub mod keygen;
+pub mod keyring;
+pub mod provider;
+pub mod resource;
 mod secret;
+pub mod value;
 
+pub use config::{AlreadySealed, ConfigError, ConfigOptions, EncryptionConfig, FieldError};
+pub use encryption::{Encryption, EncryptionStatus, ReloadError, ReloadReport};
 pub use file::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind};
 pub use frame::{FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError};
+pub use keygen::{new_secret, quickstart_config};
+pub use keyring::{Keyring, KeyringChange, KeyringError};
+pub use provider::{Algorithm, KeyName, PayloadError};
+pub use resource::{Directories, KeyContent, Scope};
+pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};

@@ -1,0 +1,132 @@
+//! Kubernetes' rules for KMS providers. They are checked, so that a file is judged whole, and then
+//! refused: keepd does not talk to a KMS plugin yet, and must not store plainly what was to be
+//! sealed.
+
+use std::collections::BTreeSet;
+
+use super::read::{Reader, join};
+use super::tree::Node;
+
+const FIELDS: [&str; 5] = ["apiVersion", "name", "endpoint", "timeout", "cachesize"];
+
+/// Collects what is wrong with a KMS provider, which is at least that it is one.
+pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BTreeSet<String>) {
+    let detail = "kms providers are not supported yet by keepd";
+    let remedy = "use secretbox, aesgcm or aescbc with a key from: keepd encryption keygen";
+    reader.invalid_mapping(path, detail, remedy);
+    let Some([version, name, endpoint, timeout, cache_size]) = reader.fields(path, node, FIELDS)
+    else {
+        return;
+    };
+    let at = |field: &str| join(path, field);
+    let version = reader.text(&at("apiVersion"), version).map(|version| match version {
+        "" => "v1",
+        version => version,
+    });
+    if let Some(version) = version.filter(|version| !["v1", "v2"].contains(version)) {
+        let detail = format!(
+            "unsupported apiVersion {version} for KMS provider, only v1 and v2 are supported"
+        );
+        reader.invalid(&at("apiVersion"), version, &detail, "write v2");
+    }
+    let is_v2 = version == Some("v2");
+    if let Some(name) = reader.text(&at("name"), name) {
+        check_name(reader, &at("name"), name, is_v2, names);
+    }
+    if let Some(timeout) = timeout {
+        check_timeout(reader, &at("timeout"), timeout);
+    }
+    if let Some(endpoint) = reader.text(&at("endpoint"), endpoint) {
+        check_endpoint(reader, &at("endpoint"), endpoint);
+    }
+    if let Some(size) = reader.integer(&at("cachesize"), cache_size) {
+        let shown = size.to_string();
+        if is_v2 {
+            let detail = "cachesize is not supported in v2";
+            reader.invalid(&at("cachesize"), &shown, detail, "remove it");
+        } else if size == 0 {
+            let detail = "cachesize should be a positive value, or negative to disable";
+            reader.invalid(&at("cachesize"), &shown, detail, "write 1000, or -1 for none");
+        }
+    }
+}
+
+fn check_name(
+    reader: &mut Reader,
+    path: &str,
+    name: &str,
+    is_v2: bool,
+    names: &mut BTreeSet<String>,
+) {
+    if name.is_empty() {
+        let detail = "name is a mandatory field for a provider";
+        reader.required(path, detail, "give it a name");
+        return;
+    }
+    if is_v2 && name.contains(':') {
+        let detail = "invalid KMS provider name, must not contain ':'";
+        reader.invalid(path, name, detail, "use letters, digits and dashes");
+    }
+    if !names.insert(name.to_owned()) {
+        let detail = "duplicate KMS provider name, names must be unique";
+        reader.invalid(path, name, detail, "give each provider its own name");
+    }
+}
+
+fn check_timeout(reader: &mut Reader, path: &str, node: &Node) {
+    let Some(text) = reader.text(path, Some(node)) else { return };
+    match go_duration_sign(text) {
+        None => {
+            let detail = "not a duration";
+            reader.invalid(path, text, detail, "write it as in 3s or 500ms");
+        }
+        Some(false) => {
+            let detail = "timeout should be a positive value";
+            reader.invalid(path, text, detail, "write 3s, say");
+        }
+        Some(true) => {}
+    }
+}
+
+fn check_endpoint(reader: &mut Reader, path: &str, endpoint: &str) {
+    let remedy = "write it as in unix:///run/kms.sock";
+    if endpoint.is_empty() {
+        let detail = "endpoint is a mandatory field for a provider";
+        reader.invalid(path, endpoint, detail, remedy);
+        return;
+    }
+    let scheme = endpoint.split_once(':').map_or("", |(scheme, _)| scheme);
+    if endpoint.starts_with(':') || endpoint.chars().any(char::is_control) {
+        let detail = "invalid endpoint for kms provider, error: it is not a URL";
+        reader.invalid(path, endpoint, detail, remedy);
+    } else if scheme != "unix" {
+        let detail =
+            format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported");
+        reader.invalid(path, endpoint, &detail, remedy);
+    }
+}
+
+/// Whether a duration as Go writes them is above zero; nothing if it is none.
+fn go_duration_sign(text: &str) -> Option<bool> {
+    let (negative, mut rest) = match text.strip_prefix(['-', '+']) {
+        Some(rest) => (text.starts_with('-'), rest),
+        None => (false, text),
+    };
+    if rest == "0" {
+        return Some(false);
+    }
+    let mut above_zero = false;
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
+        let (number, after) = rest.split_at_checked(unit_at)?;
+        above_zero |= number.parse::<f64>().ok()? > 0.0;
+        let unit_len =
+            after.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at_checked(unit_len)?;
+        ["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"].contains(&unit).then_some(())?;
+        rest = next;
+        parts += 1;
+    }
+    (parts > 0).then_some(above_zero && !negative)
+}

@@ -1,0 +1,155 @@
+//! Strict reading of a tree: unknown and repeated fields and wrong types are errors, collected with
+//! their paths.
+
+use super::FieldError;
+use super::tree::Node;
+
+/// Reads nodes and remembers what is wrong with them.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub(super) errors: Vec<FieldError>,
+}
+
+impl Reader {
+    pub(super) fn required(&mut self, path: &str, detail: &str, remedy: &str) {
+        self.push(path, format!("Required value: {detail}"), remedy);
+    }
+
+    pub(super) fn invalid(&mut self, path: &str, value: &str, detail: &str, remedy: &str) {
+        self.push(path, format!("Invalid value: {value:?}: {detail}"), remedy);
+    }
+
+    /// An invalid value that is a mapping, hence not repeated in the message.
+    pub(super) fn invalid_mapping(&mut self, path: &str, detail: &str, remedy: &str) {
+        self.push(path, format!("Invalid value: {detail}"), remedy);
+    }
+
+    fn push(&mut self, path: &str, message: String, remedy: &str) {
+        self.errors.push(FieldError { path: path.to_owned(), message, remedy: remedy.to_owned() });
+    }
+
+    fn wrong_type(&mut self, path: &str, expected: &str, found: &Node, remedy: &str) {
+        let message = format!("expected {expected}, found {}", found.description());
+        self.push(path, message, remedy);
+    }
+
+    /// The known fields of a mapping, in the order of `known`; nothing if it is no mapping. An
+    /// absent mapping has no fields, and a field without a value is an absent one.
+    pub(super) fn fields<'n, const N: usize>(
+        &mut self,
+        path: &str,
+        node: &'n Node,
+        known: [&str; N],
+    ) -> Option<[Option<&'n Node>; N]> {
+        let entries = match node {
+            Node::Map(entries) => entries.as_slice(),
+            Node::Null => &[],
+            other => {
+                let remedy = format!("write it as a mapping with {}", list_of(&known));
+                self.wrong_type(path, "a mapping", other, &remedy);
+                return None;
+            }
+        };
+        let mut found = [None; N];
+        let mut seen = [false; N];
+        for (field, value) in entries {
+            let Node::Text(field) = field else {
+                self.wrong_type(path, "a field name", field, "quote it if it is one");
+                continue;
+            };
+            let slot = known.iter().zip(found.iter_mut().zip(&mut seen));
+            match slot.into_iter().find(|(name, _)| **name == field.as_str()) {
+                Some((_, (_, true))) => self.repeated(&join(path, field)),
+                Some((_, (slot, seen))) => {
+                    *seen = true;
+                    *slot = Some(value).filter(|value| !matches!(value, Node::Null));
+                }
+                None => self.unknown(&join(path, field), field, &known),
+            }
+        }
+        Some(found)
+    }
+
+    fn repeated(&mut self, path: &str) {
+        let message = format!("strict decoding error: duplicate field {path:?}");
+        self.push("", message, "keep one of the two");
+    }
+
+    fn unknown(&mut self, path: &str, field: &str, known: &[&str]) {
+        let message = format!("strict decoding error: unknown field {path:?}");
+        let remedy = match nearest(field, known) {
+            Some(name) => format!("did you mean `{name}`? names are case-sensitive"),
+            None if known.is_empty() => "write nothing between its braces: {}".to_owned(),
+            None => format!("the fields here are {}", list_of(known)),
+        };
+        self.push("", message, &remedy);
+    }
+
+    /// The entries of a list; empty if absent.
+    pub(super) fn list<'n>(&mut self, path: &str, node: Option<&'n Node>) -> Option<&'n [Node]> {
+        match node {
+            None => Some(&[]),
+            Some(Node::List(entries)) => Some(entries),
+            Some(other) => {
+                self.wrong_type(path, "a list", other, "begin each entry with `- `");
+                None
+            }
+        }
+    }
+
+    /// A text; empty if absent.
+    pub(super) fn text<'n>(&mut self, path: &str, node: Option<&'n Node>) -> Option<&'n str> {
+        match node {
+            None | Some(Node::Null) => Some(""),
+            Some(Node::Text(text)) => Some(text.as_str()),
+            Some(other) => {
+                self.wrong_type(path, "a text", other, "put it in quotes");
+                None
+            }
+        }
+    }
+
+    /// A whole number, if present and one.
+    pub(super) fn integer(&mut self, path: &str, node: Option<&Node>) -> Option<i64> {
+        match node? {
+            Node::Integer(number) => Some(*number),
+            other => {
+                self.wrong_type(path, "a whole number", other, "write it in digits, unquoted");
+                None
+            }
+        }
+    }
+}
+
+/// The path of a field.
+pub(super) fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn list_of(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The known name that was probably meant: another case, or at most two slips away.
+fn nearest<'a>(field: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (field, slips_max) = (field.to_lowercase(), field.len().min(6) / 3);
+    let distances = known.iter().map(|name| (distance(&field, &name.to_lowercase()), *name));
+    distances.min().filter(|(distance, _)| *distance <= slips_max).map(|(_, name)| name)
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements of bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (y, above) in b.bytes().zip(row.iter().skip(1)) {
+            left = (left + 1).min(above + 1).min(diagonal + usize::from(x != y));
+            diagonal = *above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(a.len())
+}

@@ -1,0 +1,233 @@
+//! A member's encryption as a whole: configuration, value sealer and keyring, replaced together.
+//!
+//! Readers take the sealer of the moment and never wait. A reload judges the new file first, makes
+//! the keyring durable under the new keys second, and lets values be sealed under them last; if any
+//! step fails, everything stays as it was.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keepd_env::Env;
+use keepd_types::KeyId;
+use parking_lot::Mutex;
+use thiserror::Error;
+
+use crate::config::{ConfigError, ConfigOptions, EncryptionConfig};
+use crate::file::{DataKeyId, FileKeys};
+use crate::keyring::{Keyring, KeyringChange, KeyringError};
+use crate::provider::KeyName;
+use crate::value::{RuleStatus, ValueSealer};
+
+/// Why a new configuration was not taken; the old one still holds.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// The file is not right.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The keyring could not be brought in line.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// It lacks keys that stored values are sealed under.
+    #[error(
+        "the new encryption configuration lacks keys that are in use: {}; put them back behind \
+         the new one and run: keepd encryption rotate",
+        .keys.iter().map(|(name, count)| format!("{name} by {count} values"))
+            .collect::<Vec<_>>().join(", ")
+    )]
+    KeysInUse {
+        /// The keys, with the number of values under each.
+        keys: Vec<(KeyName, u64)>,
+    },
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadReport {
+    /// Whether the file differs from the one before.
+    pub is_changed: bool,
+    /// `sha256:` and the file's digest.
+    pub file_hash: String,
+    /// Keys that can be read now and could not before.
+    pub added: Vec<KeyName>,
+    /// Keys that can no longer be read.
+    pub removed: Vec<KeyName>,
+    /// What became of the keyring.
+    pub keyring: KeyringChange,
+    /// What is probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// The state of encryption, for status pages and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptionStatus {
+    /// `sha256:` and the configuration's digest; none without one.
+    pub file_hash: Option<String>,
+    /// What is written how.
+    pub rules: Vec<RuleStatus>,
+    /// Every key that can be read.
+    pub keys: Vec<KeyName>,
+    /// The keys of which any one opens the data directory.
+    pub keyring_wrapped_under: Vec<KeyName>,
+    /// Whether the keyring was damaged at start and the one before it was read.
+    pub keyring_is_recovered: bool,
+    /// What seals new files; plain without encryption.
+    pub active_data_key: DataKeyId,
+    /// What files may be sealed under.
+    pub data_keys: Vec<DataKeyId>,
+}
+
+/// A member's encryption.
+#[derive(Debug)]
+pub struct Encryption {
+    sealer: ArcSwap<ValueSealer>,
+    files: FileKeys,
+    options: ConfigOptions,
+    /// Changed by one reload at a time.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    keyring: Keyring,
+    config: Option<EncryptionConfig>,
+    /// The keys that every member can read; none until the cluster has said so.
+    writable: Option<BTreeSet<KeyId>>,
+}
+
+impl State {
+    fn sealer(&self) -> ValueSealer {
+        match (&self.config, &self.writable) {
+            (None, _) => ValueSealer::none(),
+            (Some(config), None) => ValueSealer::new(config),
+            (Some(config), Some(keys)) => ValueSealer::writing(config, |id| keys.contains(&id)),
+        }
+    }
+}
+
+impl Encryption {
+    /// Opens the data directory's keyring under `config`, or goes without encryption.
+    ///
+    /// # Errors
+    /// If the directory's keys are out of reach.
+    pub fn open(
+        env: &Env,
+        dir: &Path,
+        config: Option<EncryptionConfig>,
+    ) -> Result<Self, KeyringError> {
+        let (keyring, files) = Keyring::open_or_create(env, dir, config.as_ref())?;
+        let options = config.as_ref().map(|config| config.options.clone()).unwrap_or_default();
+        let state = State { keyring, config, writable: None };
+        let sealer = ArcSwap::from_pointee(state.sealer());
+        Ok(Self { sealer, files, options, state: Mutex::new(state) })
+    }
+
+    /// The value sealer of the moment.
+    #[must_use]
+    pub fn sealer(&self) -> Arc<ValueSealer> {
+        self.sealer.load_full()
+    }
+
+    /// What seals and opens files; follows reloads by itself.
+    #[must_use]
+    pub fn files(&self) -> FileKeys {
+        self.files.clone()
+    }
+
+    /// Takes another configuration. `in_use` tells how many stored values are sealed under a key;
+    /// it is asked only about keys that the new file lacks.
+    ///
+    /// # Errors
+    /// If the file is not right, drops a key that is in use, or the keyring cannot be written. The
+    /// old configuration then still holds.
+    pub fn reload(
+        &self,
+        file_name: &str,
+        bytes: &[u8],
+        in_use: &dyn Fn(KeyId) -> u64,
+    ) -> Result<ReloadReport, ReloadError> {
+        let config = EncryptionConfig::parse_with(file_name, bytes, self.options.clone())?;
+        let mut state = self.state.lock();
+        let old = state.config.as_ref().map_or_else(Vec::new, EncryptionConfig::key_names);
+        let new = config.key_names();
+        let removed = beyond(&old, &new);
+        let missed: Vec<(KeyName, u64)> = removed
+            .iter()
+            .map(|name| (name.clone(), in_use(name.id)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        if !missed.is_empty() {
+            return Err(ReloadError::KeysInUse { keys: missed });
+        }
+        let old_hash = state.config.as_ref().map(|config| config.file_hash().to_owned());
+        let keyring = state.keyring.apply(&config)?;
+        let report = ReloadReport {
+            is_changed: old_hash.as_deref() != Some(config.file_hash()),
+            file_hash: config.file_hash().to_owned(),
+            added: beyond(&new, &old),
+            removed,
+            keyring,
+            warnings: config.warnings().to_vec(),
+        };
+        state.config = Some(config);
+        self.sealer.store(Arc::new(state.sealer()));
+        Ok(report)
+    }
+
+    /// Says which keys every member can read, so that values are sealed under no other.
+    pub fn set_writable(&self, keys: BTreeSet<KeyId>) {
+        let mut state = self.state.lock();
+        state.writable = Some(keys);
+        self.sealer.store(Arc::new(state.sealer()));
+    }
+
+    /// Begins a new data key for new files.
+    ///
+    /// # Errors
+    /// If the keyring cannot be written.
+    pub fn rotate_data_key(&self) -> Result<DataKeyId, KeyringError> {
+        let state = &mut *self.state.lock();
+        match &state.config {
+            Some(config) => state.keyring.rotate(config),
+            None => Ok(DataKeyId::PLAIN),
+        }
+    }
+
+    /// Forgets data keys that no file is sealed under; see [`Keyring::retire`].
+    ///
+    /// # Errors
+    /// If the keyring cannot be written or removed.
+    pub fn retire_data_keys(&self, in_use: &BTreeSet<DataKeyId>) -> Result<bool, KeyringError> {
+        let state = &mut *self.state.lock();
+        match &state.config {
+            Some(config) => state.keyring.retire(config, in_use),
+            None => Ok(false),
+        }
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn status(&self) -> EncryptionStatus {
+        let state = self.state.lock();
+        let config = state.config.as_ref();
+        EncryptionStatus {
+            file_hash: config.map(|config| config.file_hash().to_owned()),
+            rules: self.sealer.load().rules(),
+            keys: config.map_or_else(Vec::new, EncryptionConfig::key_names),
+            keyring_wrapped_under: state.keyring.wrapped_under().to_vec(),
+            keyring_is_recovered: state.keyring.is_recovered(),
+            active_data_key: self.files.active(),
+            data_keys: self.files.known(),
+        }
+    }
+}
+
+/// The keys of `names` that are not among `others`.
+fn beyond(names: &[KeyName], others: &[KeyName]) -> Vec<KeyName> {
+    let lacks = |name: &&KeyName| others.iter().all(|other| other.id != name.id);
+    names.iter().filter(lacks).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Keys that come, go and are wrong; damage of every byte; crashes at every step.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keepd_env::sim::CrashMode;
+use keepd_env::{Disk, SeededRandom, SimDisk};
+use proptest::prelude::*;
+
+use super::*;
+use crate::FileKind;
+
+const DIR: &str = "/data";
+
+/// A configuration for secrets: `aesgcm:k1=1` is a key of that name whose secret is that byte;
+/// `identity` is identity.
+fn config(providers: &[&str]) -> EncryptionConfig {
+    let provider = |text: &&str| match text.split_once(':') {
+        None => "{identity: {}}".to_owned(),
+        Some((algorithm, key)) => {
+            let (name, fill) = key.split_once('=').unwrap();
+            let secret = STANDARD.encode([fill.parse::<u8>().unwrap(); 32]);
+            format!("{{{algorithm}: {{keys: [{{name: {name}, secret: {secret}}}]}}}}")
+        }
+    };
+    let providers: Vec<String> = providers.iter().map(provider).collect();
+    let text = format!(
+        "apiVersion: v1\nkind: EncryptionConfig\nresources: [{{resources: [secrets], \
+         providers: [{}]}}]",
+        providers.join(", ")
+    );
+    EncryptionConfig::parse("test.yaml", text.as_bytes()).unwrap()
+}
+
+fn open(env: &Env, providers: &[&str]) -> Result<(Keyring, FileKeys), KeyringError> {
+    Keyring::open_or_create(env, Path::new(DIR), Some(&config(providers)))
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+fn header(files: &FileKeys) -> [u8; crate::FILE_HEADER_LEN] {
+    files.create(FileKind::Wal, 1, &SeededRandom::new(9)).header()
+}
+
+fn opens(files: &FileKeys, header: &[u8]) -> bool {
+    files.open(FileKind::Wal, 1, header).is_ok()
+}
+
+fn empty() -> SimDisk {
+    let disk = SimDisk::new();
+    disk.create_dir(Path::new(DIR)).unwrap();
+    disk
+}
+
+fn on(disk: SimDisk) -> Env {
+    Env { disk: Arc::new(disk), ..Env::simulated(77).0 }
+}
+
+#[test]
+fn any_one_of_the_keys_opens_it() {
+    let (env, _, _) = Env::simulated(1);
+    let (keyring, files) = open(&env, &["aesgcm:a=1", "aescbc:b=2", "secretbox:c=3"]).unwrap();
+    assert_eq!(keyring.wrapped_under().len(), 3);
+    assert!(files.is_sealing());
+    let header = header(&files);
+    for key in ["aesgcm:a=1", "aescbc:b=2", "secretbox:c=3"] {
+        let disk = empty();
+        for name in [KEYRING_NAME, KEYRING_PREVIOUS_NAME] {
+            if env.disk.exists(&path(name)).unwrap() {
+                disk.poke(&path(name), &env.disk.read(&path(name)).unwrap());
+            }
+        }
+        let (_, files) = open(&on(disk), &[key]).unwrap();
+        assert!(opens(&files, &header), "{key}");
+    }
+}
+
+#[test]
+fn wrong_and_missing_keys_are_named_and_nothing_is_touched() {
+    let (env, disk, _) = Env::simulated(1);
+    open(&env, &["aescbc:key1=1", "aesgcm:key2=2"]).unwrap();
+    let before = disk.mutations();
+    let none = Keyring::open_or_create(&env, Path::new(DIR), None).unwrap_err();
+    let other = open(&env, &["secretbox:new=9"]).unwrap_err();
+    let same_name = open(&env, &["aescbc:key1=7"]).unwrap_err();
+    let identity = open(&env, &["identity"]).unwrap_err();
+    assert_eq!(disk.mutations(), before);
+    let text = [none, other, same_name, identity].map(|error| error.to_string()).join("\n");
+    let ids = config(&["aescbc:key1=1", "aesgcm:key2=2", "secretbox:new=9", "aescbc:key1=7"]);
+    let mut text = text;
+    for name in ids.key_names() {
+        text = text.replace(&format!("{:016x}", name.id.0), "..");
+    }
+    assert_eq!(text, include_str!("../../tests/golden/keyring-errors.txt").trim_end());
+}
+
+#[test]
+fn keys_come_move_and_go() {
+    let (env, disk, _) = Env::simulated(1);
+    let (mut keyring, files) = open(&env, &["aescbc:old=1"]).unwrap();
+    let (first, old_file) = (files.active(), header(&files));
+    // Added behind, then moved to the front: wrapped under both, the same data key.
+    let added = keyring.apply(&config(&["aescbc:old=1", "aesgcm:new=2"])).unwrap();
+    assert!(added.is_rewritten && !added.is_new_data_key);
+    let moved = keyring.apply(&config(&["aesgcm:new=2", "aescbc:old=1"])).unwrap();
+    assert_eq!(moved, KeyringChange { is_rewritten: false, active: first, is_new_data_key: false });
+    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_some());
+    // Gone: another data key, and the key opens neither copy.
+    let gone = keyring.apply(&config(&["aesgcm:new=2"])).unwrap();
+    assert!(gone.is_rewritten && gone.is_new_data_key);
+    assert_eq!(files.known().len(), 3);
+    assert!(opens(&files, &old_file));
+    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_none());
+    assert!(matches!(open(&env, &["aescbc:old=1"]), Err(KeyringError::WrongKeys { .. })));
+    let (_, again) = open(&env, &["aesgcm:new=2"]).unwrap();
+    assert!(opens(&again, &old_file) && opens(&again, &header(&files)));
+}
+
+#[test]
+fn opening_again_changes_nothing() {
+    let (env, disk, _) = Env::simulated(1);
+    let long = format!("aesgcm:{}=1", "n".repeat(300));
+    let (_, files) = open(&env, &[&long]).unwrap();
+    let before = disk.mutations();
+    let (_, again) = open(&env, &[&long]).unwrap();
+    assert_eq!(disk.mutations(), before);
+    assert_eq!(again.known(), files.known());
+}
+
+#[test]
+fn on_and_off_again() {
+    let (env, disk, _) = Env::simulated(1);
+    let (_, plain) = Keyring::open_or_create(&env, Path::new(DIR), None).unwrap();
+    assert!(!plain.is_sealing() && disk.files().is_empty());
+    let plain_file = header(&plain);
+    // On: new files are sealed, plain ones may be read until the last one is rewritten.
+    let real = config(&["aescbc:k=1", "identity"]);
+    let (mut keyring, files) = open(&env, &["aescbc:k=1", "identity"]).unwrap();
+    let active = files.active();
+    let sealed_file = header(&files);
+    assert!(files.is_sealing() && opens(&files, &plain_file));
+    let still = BTreeSet::from([DataKeyId::PLAIN, active]);
+    assert!(!keyring.retire(&real, &still).unwrap());
+    assert!(keyring.retire(&real, &BTreeSet::from([active])).unwrap());
+    assert!(!opens(&files, &plain_file));
+    assert_eq!(files.known(), [active]);
+    // Off: identity first, the key still there to read with.
+    let off = config(&["identity", "aescbc:k=1"]);
+    keyring.apply(&off).unwrap();
+    assert!(!files.is_sealing() && opens(&files, &sealed_file));
+    assert!(opens(&files, &header(&files)));
+    assert!(!keyring.retire(&off, &still).unwrap());
+    assert!(keyring.retire(&off, &BTreeSet::from([DataKeyId::PLAIN])).unwrap());
+    assert!(disk.files().is_empty());
+    assert!(!opens(&files, &sealed_file));
+    // The configuration may go.
+    Keyring::open_or_create(&env, Path::new(DIR), None).unwrap();
+}
+
+#[test]
+fn data_keys_rotate_and_retire() {
+    let (env, _, _) = Env::simulated(1);
+    let one = config(&["aesgcm:k=1"]);
+    let (mut keyring, files) = open(&env, &["aesgcm:k=1"]).unwrap();
+    let first = files.active();
+    let second = keyring.rotate(&one).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(files.active(), second);
+    assert!(files.known().contains(&first));
+    keyring.retire(&one, &BTreeSet::from([second])).unwrap();
+    assert_eq!(files.known(), [second]);
+    let (_, again) = open(&env, &["aesgcm:k=1"]).unwrap();
+    assert_eq!(again.known(), [second]);
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_the_one_before_is_read() {
+    let (env, _, _) = Env::simulated(1);
+    let (mut keyring, files) = open(&env, &["aesgcm:a=1", "aescbc:b=2"]).unwrap();
+    let older = env.disk.read(&path(KEYRING_NAME)).unwrap();
+    let header = header(&files);
+    keyring.rotate(&config(&["aesgcm:a=1", "aescbc:b=2"])).unwrap();
+    let newer = env.disk.read(&path(KEYRING_NAME)).unwrap();
+    for at in 0..newer.len() {
+        let disk = empty();
+        disk.poke(&path(KEYRING_NAME), &newer);
+        let mask = 1 << (at % 8);
+        assert!(disk.flip(&path(KEYRING_NAME), at.try_into().unwrap(), mask));
+        let alone = on(disk.clone());
+        let error = open(&alone, &["aesgcm:a=1"]).unwrap_err();
+        assert!(matches!(error, KeyringError::Damaged { .. }), "byte {at}: {error}");
+        disk.poke(&path(KEYRING_PREVIOUS_NAME), &older);
+        let (keyring, files) = open(&alone, &["aesgcm:a=1", "aescbc:b=2"]).unwrap();
+        assert!(keyring.is_recovered() && opens(&files, &header), "byte {at}");
+        let (keyring, _) = open(&alone, &["aesgcm:a=1", "aescbc:b=2"]).unwrap();
+        assert!(!keyring.is_recovered(), "byte {at}: it was not written again");
+    }
+}
+
+#[test]
+fn a_forged_checksum_does_not_pass() {
+    let (env, disk, _) = Env::simulated(1);
+    open(&env, &["aesgcm:a=1"]).unwrap();
+    let good = env.disk.read(&path(KEYRING_NAME)).unwrap();
+    let (covered, _) = good.split_last_chunk::<4>().unwrap();
+    for at in 8..covered.len() {
+        let mut bytes = covered.to_vec();
+        bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10);
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        disk.poke(&path(KEYRING_NAME), &bytes);
+        assert!(open(&env, &["aesgcm:a=1"]).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_a_keyring_that_opens_every_file() {
+    let steps: [&[&str]; 4] = [
+        &["aesgcm:a=1"],
+        &["aesgcm:a=1", "aescbc:b=2"],
+        &["aescbc:b=2"],
+        &["identity", "aescbc:b=2"],
+    ];
+    for at in 0.. {
+        let (env, disk, _) = Env::simulated(1);
+        disk.crash_at(at);
+        let mut headers = Vec::new();
+        let mut keys: Vec<&str> = Vec::new();
+        let result = (|| -> Result<(), KeyringError> {
+            keys = steps.first().unwrap().to_vec();
+            let (mut keyring, files) = open(&env, steps.first().unwrap())?;
+            headers.push(header(&files));
+            for step in steps.iter().skip(1) {
+                // Whoever restarts after a crash has the old file or the new one.
+                keys = keys.iter().chain(*step).copied().collect();
+                keyring.apply(&config(step))?;
+                headers.push(header(&files));
+                keys = step.to_vec();
+            }
+            Ok(())
+        })();
+        let random = (0..6).map(|seed| CrashMode::Random { seed });
+        for mode in random.chain([CrashMode::LoseUnsynced, CrashMode::KeepUnsynced]) {
+            let after = on(disk.crash(mode));
+            keys.sort_unstable();
+            keys.dedup();
+            let (_, files) = open(&after, &keys).unwrap();
+            for header in &headers {
+                assert!(opens(&files, header), "crash at {at}: {result:?}");
+            }
+        }
+        if result.is_ok() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_keeps_the_old_keys() {
+    let (env, disk, _) = Env::simulated(1);
+    let (mut keyring, files) = open(&env, &["aesgcm:a=1"]).unwrap();
+    let known = files.known();
+    disk.set_capacity(Some(0));
+    assert!(keyring.apply(&config(&["aescbc:b=2"])).is_err());
+    assert_eq!(files.known(), known);
+    disk.heal();
+    let (_, files) = open(&env, &["aesgcm:a=1"]).unwrap();
+    assert_eq!(files.known(), known);
+}
+
+#[test]
+fn no_secret_lies_on_the_disk() {
+    let (env, disk, _) = Env::simulated(1);
+    let (keyring, _) = open(&env, &["aesgcm:a=65", "secretbox:b=66"]).unwrap();
+    assert!(disk.find(&[65; 16]).is_none() && disk.find(&[66; 16]).is_none());
+    for secret in keyring.set.keys.values() {
+        assert!(disk.find(secret.expose()).is_none());
+        assert!(!format!("{keyring:?}").contains(&format!("{:?}", secret.expose())));
+    }
+}
+
+proptest! {
+    #[test]
+    fn hostile_bytes_never_panic(tail: Vec<u8>, wraps in 0..4_u32) {
+        let head = [b"keepdkey\x01\0\0\0".as_slice(), &[0; 8], &wraps.to_le_bytes()].concat();
+        let mut bytes = [head, tail].concat();
+        let crc = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        if let Ok(file) = format::File::decode(&bytes) {
+            for key in config(&["aesgcm:a=1"]).keys().values() {
+                prop_assert!(file.unlock(key).is_err());
+            }
+        }
+    }
+}
