@@ -123,6 +123,13 @@ impl Events {
         }
     }
 
+    /// About how much memory the events keep from being freed: what a sink may bound its queue by.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let each = |change: &Change| change.record.encoded.len() + size_of::<Change>();
+        self.iter().map(each).sum()
+    }
+
     fn position(&self, i: usize) -> usize {
         match &self.picked {
             Picked::Run { first, .. } => *first as usize + i,
@@ -178,7 +185,8 @@ pub trait Sink: Send {
     /// then closes the stream).
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage>;
 
-    /// Whether the next message would be taken.
+    /// Whether the next message would be taken. Replayed responses can be large, so a sink may bound
+    /// its queue by [`Events::bytes`] as well as by the number of messages; empty, it takes any.
     fn has_room(&self) -> bool;
 
     /// The hub gives the stream up; the edge ends it.

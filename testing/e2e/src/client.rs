@@ -11,9 +11,8 @@ use pb::watch_client::WatchClient;
 use testkit::Server;
 use testkit::process::tail;
 use tokio::time::{sleep, timeout};
-use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// How long a start may take, log replay included.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -187,11 +186,23 @@ impl Client {
         Ok(answer.leases.into_iter().map(|lease| lease.id).collect())
     }
 
-    /// Every event of every key from `start` up to `end`, as one watcher gets them.
+    /// Renews a lease; returns the TTL, 0 if there is no such lease.
     ///
-    /// # Panics
-    /// If the watch ends or no event at `end` comes in time.
-    pub async fn history(&self, start: i64, end: i64) -> Vec<Event> {
+    /// # Errors
+    /// What the member answers.
+    pub async fn keep_alive(&self, id: i64) -> Result<i64, Status> {
+        let mut leases = LeaseClient::new(self.channel.clone());
+        let requests = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
+        let mut answers = leases.lease_keep_alive(requests).await?.into_inner();
+        let answer = answers.message().await?;
+        answer.map(|answer| answer.ttl).ok_or_else(|| Status::unavailable("the stream ended"))
+    }
+
+    /// A watch of every key from `start` on. Whoever does not poll it is a slow client.
+    ///
+    /// # Errors
+    /// What the member answers.
+    pub async fn watch(&self, start: i64) -> Result<Watch, Status> {
         let create = pb::WatchCreateRequest {
             key: Bytes::from_static(b"\0"),
             range_end: Bytes::from_static(b"\0"),
@@ -199,15 +210,38 @@ impl Client {
             ..Default::default()
         };
         let union = pb::watch_request::RequestUnion::CreateRequest(create);
-        let requests = tokio_stream::once(pb::WatchRequest { request_union: Some(union) });
         // The client's half of the stream ends here; the watch goes on.
+        let requests = tokio_stream::once(pb::WatchRequest { request_union: Some(union) });
         let mut watch =
             WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
-        let mut responses = watch.watch(requests).await.expect("watches open").into_inner();
+        Ok(Watch { responses: watch.watch(requests).await?.into_inner() })
+    }
+
+    /// Every event of every key from `start` up to `end`, as one watcher gets them.
+    ///
+    /// # Panics
+    /// If the watch ends or no event at `end` comes in time.
+    pub async fn history(&self, start: i64, end: i64) -> Vec<Event> {
+        self.watch(start).await.expect("watches open").until(end).await
+    }
+}
+
+/// A watch of every key.
+#[derive(Debug)]
+pub struct Watch {
+    responses: Streaming<pb::WatchResponse>,
+}
+
+impl Watch {
+    /// Every event up to that of revision `end`.
+    ///
+    /// # Panics
+    /// If the watch ends or no event at `end` comes in time.
+    pub async fn until(&mut self, end: i64) -> Vec<Event> {
         let mut events = Vec::new();
         while events.last().is_none_or(|event: &Event| event.revision < end) {
-            let next = timeout(REQUEST_MAX, responses.next()).await;
-            let response = next.expect("the history comes in time").expect("the watch goes on");
+            let next = timeout(REQUEST_MAX, self.responses.message()).await;
+            let response = next.expect("the events come in time").expect("the watch goes on");
             let response = response.expect("the watch goes on");
             assert!(!response.canceled, "the watch was cancelled: {response:?}");
             events.extend(response.events.into_iter().map(|event| {

@@ -4,4 +4,4 @@
 
 mod client;
 
-pub use client::{Client, Event};
+pub use client::{Client, Event, Watch};

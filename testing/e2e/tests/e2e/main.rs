@@ -8,5 +8,7 @@
 mod configuration;
 mod conversion;
 mod crash;
+mod leases;
 mod sealed;
+mod slow_watcher;
 mod start;
