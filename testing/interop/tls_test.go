@@ -106,3 +106,7 @@ func TestCertificatesOfTutorials(t *testing.T) {
 		}
 	})
 }
+
+func tlsPair(pki *harness.PKI, name string) (tls.Certificate, error) {
+	return tls.LoadX509KeyPair(pki.Path(name+".crt"), pki.Path(name+".key"))
+}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,8 @@ type Options struct {
 	Args []string
 	// Name defaults to m1.
 	Name string
+	// InitialCluster defaults to the member alone.
+	InitialCluster string
 }
 
 // Store is a running member.
@@ -107,6 +110,26 @@ func Start(t testing.TB, options Options) *Store {
 	return s
 }
 
+// StartCluster starts several members that know each other.
+func StartCluster(t testing.TB, size int, options Options) []*Store {
+	t.Helper()
+	var members []*Store
+	var peers []string
+	for i := range size {
+		options.Name = fmt.Sprintf("m%d", i+1)
+		members = append(members, Prepare(t, options))
+		peers = append(peers, members[i].InitialCluster)
+	}
+	for _, m := range members {
+		m.InitialCluster = strings.Join(peers, ",")
+		m.Launch()
+	}
+	for _, m := range members {
+		m.WaitReady()
+	}
+	return members
+}
+
 // Prepare chooses ports and folders without starting anything.
 func Prepare(t testing.TB, options Options) *Store {
 	t.Helper()
@@ -134,6 +157,9 @@ func Prepare(t testing.TB, options Options) *Store {
 	s.Endpoint = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	s.ClientURL = scheme + "://" + s.Endpoint
 	s.PeerURL = fmt.Sprintf("%s://127.0.0.1:%d", scheme, FreePort(t))
+	if s.InitialCluster == "" {
+		s.InitialCluster = s.Name + "=" + s.PeerURL
+	}
 	return s
 }
 
@@ -151,7 +177,7 @@ func (s *Store) Launch(extra ...string) {
 		"--name="+s.Name, "--data-dir="+s.DataDir,
 		"--listen-client-urls="+s.ClientURL, "--advertise-client-urls="+s.ClientURL,
 		"--listen-peer-urls="+s.PeerURL, "--initial-advertise-peer-urls="+s.PeerURL,
-		"--initial-cluster="+s.Name+"="+s.PeerURL)
+		"--initial-cluster="+s.InitialCluster)
 	if p := s.PKI; p != nil {
 		args = append(args,
 			"--cert-file="+p.Path("server.crt"), "--key-file="+p.Path("server.key"),
