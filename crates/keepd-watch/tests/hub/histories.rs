@@ -26,6 +26,7 @@ enum Step {
     Watch { stream: usize, range: KeyRange, back: Option<i64>, filters: Filters, notify: bool },
     Cancel { stream: usize, id: i64 },
     Compact { back: i64 },
+    Flush,
     CatchUp,
     Tick,
     Progress { stream: usize },
@@ -65,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (0..STREAMS, 0..6_i64).prop_map(|(stream, id)| Step::Cancel { stream, id }),
         1 => (0..10_i64).prop_map(|back| Step::Compact { back }),
+        2 => Just(Step::Flush),
         6 => Just(Step::CatchUp),
         2 => Just(Step::Tick),
         3 => (0..STREAMS).prop_map(|stream| Step::Progress { stream }),
@@ -142,6 +144,7 @@ impl Checker {
                     self.compacted.insert(revision);
                 }
             }
+            Step::Flush => self.world.flush(),
             Step::CatchUp => {
                 self.world.hub.catch_up(self.world.now).unwrap();
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_mvcc::{Applied, Change, Options, Store};
+use keepd_mvcc::{Applied, Change, Options, Store, Urgency};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 use keepd_watch::{Batch, CloseReason, Hub, Limits, Sink, StreamId, StreamMessage};
 
@@ -81,7 +81,9 @@ impl World {
     pub(crate) fn new(limits: Limits) -> Self {
         let (env, _, _) = Env::simulated(1);
         let keys = FileKeys::plain();
-        let mut store = Store::open(env, Path::new("/data"), keys, Options::default()).unwrap();
+        // Small blocks and segments, so that the history spans many of them.
+        let options = Options { segment_bytes: 2048, block_bytes: 256, ..Options::default() };
+        let mut store = Store::open(env, Path::new("/data"), keys, options).unwrap();
         store.publish(Applied { index: 1, term: 1 });
         let hub = Hub::new(limits, store.views());
         Self { store, hub, now: Duration::from_secs(1000), held: Vec::new(), applied: 1 }
@@ -116,6 +118,19 @@ impl World {
         let compacted = self.store.compact(revision).is_ok();
         self.publish_view();
         compacted
+    }
+
+    /// Moves what is in memory to disk, and rewrites what is mostly dead.
+    pub(crate) fn flush(&mut self) {
+        if let Some(job) = self.store.take_flush() {
+            self.store.finish_flush(job.run().unwrap());
+        }
+        if let Some(job) = self.store.take_checkpoint() {
+            self.store.finish_checkpoint(job.run().unwrap());
+        }
+        if let Some(job) = self.store.take_rewrite(Urgency::Full) {
+            self.store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+        }
     }
 
     pub(crate) fn release(&mut self) {

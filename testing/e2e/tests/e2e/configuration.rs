@@ -15,16 +15,23 @@ fn configuration(providers: &str) -> String {
     )
 }
 
-fn aesgcm(name: &str, secret: &str) -> String {
-    format!("  - aesgcm:\n      keys:\n      - {{name: {name}, secret: {secret}}}\n")
+fn aesgcm(keys: &[(&str, &str)]) -> String {
+    let key =
+        |(name, secret): &(&str, &str)| format!("      - {{name: {name}, secret: {secret}}}\n");
+    format!("  - aesgcm:\n      keys:\n{}", keys.iter().map(key).collect::<String>())
 }
 
 /// Everything is sealed with one key.
 pub(crate) fn sealing(name: &str, secret: &str) -> String {
-    configuration(&(aesgcm(name, secret) + "  - identity: {}\n"))
+    changing(&[(name, secret)])
 }
 
 /// What was sealed with the key can be read, and becomes plain.
 pub(crate) fn unsealing(name: &str, secret: &str) -> String {
-    configuration(&(String::from("  - identity: {}\n") + &aesgcm(name, secret)))
+    configuration(&(String::from("  - identity: {}\n") + &aesgcm(&[(name, secret)])))
+}
+
+/// The first key seals, all of them open.
+pub(crate) fn changing(keys: &[(&str, &str)]) -> String {
+    configuration(&(aesgcm(keys) + "  - identity: {}\n"))
 }

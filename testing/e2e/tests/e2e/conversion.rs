@@ -7,7 +7,7 @@ use testkit::files::files_with;
 use testkit::process::tail;
 use testkit::{Keepd, TempDir};
 
-use crate::configuration::{FIRST, sealing, unsealing};
+use crate::configuration::{FIRST, SECOND, changing, sealing, unsealing};
 use crate::sealed::{needles, write_canaries};
 
 /// How long a conversion of some hundred kilobytes may take.
@@ -69,4 +69,50 @@ async fn encryption_goes_on_over_a_plain_directory_and_off_again() {
         }
     }
     assert!(is_free, "the key is still needed\n{}", tail(&plain.log()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_alone_is_either_enough_or_refused() {
+    let dir = TempDir::new("e2e-rotate");
+    let keepd = Keepd::new(dir.path());
+    let old = dir.write("old.yaml", &sealing("key1", FIRST));
+    let mut server = keepd.clone().encryption(&old).start();
+    let client = Client::ready(&mut server).await;
+    let (key, first) = write_canaries(&client, 0).await;
+    server.kill();
+
+    let both = [("key2", SECOND), ("key1", FIRST)];
+    let both = dir.write("both.yaml", &changing(&both));
+    let mut server = keepd.clone().encryption(&both).start();
+    let client = Client::ready(&mut server).await;
+    assert_eq!(client.get(&key).await.unwrap(), Some(first));
+    let (_, second) = write_canaries(&client, 1).await;
+    let revision = client.revision().await.unwrap();
+    assert!(files_with(&keepd.data_dir(), &needles()).is_empty());
+    server.stop();
+
+    // What the first key sealed may still be there: then the new one alone is refused by name.
+    let new = dir.write("new.yaml", &sealing("key2", SECOND));
+    let alone = keepd.clone().encryption(&new);
+    let log_before = keepd.log().len();
+    let mut server = alone.start();
+    match server.wait(Duration::from_secs(5)) {
+        Some(status) => {
+            assert!(!status.success());
+            assert!(keepd.log()[log_before..].contains("key1"), "{}", tail(&keepd.log()));
+        }
+        None => {
+            let client = Client::ready(&mut server).await;
+            assert_eq!(client.get(&key).await.unwrap(), Some(second.clone()));
+            assert_eq!(client.list("/registry/").await.unwrap().len(), 251);
+            server.stop();
+        }
+    }
+
+    // Either way nothing is lost for who has both.
+    let mut server = keepd.clone().encryption(&both).start();
+    let client = Client::ready(&mut server).await;
+    assert_eq!(client.get(&key).await.unwrap(), Some(second));
+    assert_eq!(client.list("/registry/").await.unwrap().len(), 251);
+    assert!(client.revision().await.unwrap() >= revision);
 }
