@@ -101,7 +101,8 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
             return Ok(Counts { failed: 1, ..Counts::default() });
         }
     };
-    let mut words = vec!["go", "test", "-json", "-count=1", "-timeout=20m", "./..."];
+    // Most tests wait for elections, leases and intervals: more run at once than there are cores.
+    let mut words = vec!["go", "test", "-json", "-count=1", "-timeout=20m", "-parallel=6", "./..."];
     if let Some(pattern) = pattern {
         words.extend(["-run", pattern]);
     }

@@ -1,8 +1,11 @@
-//! Completeness of COMPAT.md: every RPC of the protocol has a row.
+//! Completeness of COMPAT.md: every RPC of the protocol and every flag of the server has a row.
+//!
+//! RPCs come from the `.proto` files, flags from the tables that the server itself reads.
 
 use super::{Finding, Tree};
 
 const COMPAT: &str = "COMPAT.md";
+const FLAG_TABLES: &str = "crates/keepd/src/flags/table/";
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     // Until the document exists there is nothing to compare with.
@@ -18,7 +21,28 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
             }
         }
     }
+    for file in tree.files.iter().filter(|file| file.path.starts_with(FLAG_TABLES)) {
+        for name in flags(file.text().unwrap_or_default()) {
+            let flag = format!("--{name}");
+            if !rows.iter().any(|row| has_word(row, &flag)) {
+                findings.push(Finding::new(
+                    &file.path,
+                    0,
+                    format!("{flag} has no row in {COMPAT}"),
+                ));
+            }
+        }
+    }
     findings
+}
+
+/// The names of the flags of a table: the first text of each entry. Old spellings are left out.
+fn flags(text: &str) -> impl Iterator<Item = &str> {
+    text.split("Flag::new(").skip(1).filter_map(|entry| {
+        let mut parts = entry.split('"');
+        let section = parts.next()?;
+        (!section.contains("Hidden")).then(|| parts.next()).flatten()
+    })
 }
 
 /// The line, service and name of each RPC.
@@ -43,13 +67,19 @@ fn has_word(text: &str, word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{has_word, methods};
+    use super::{flags, has_word, methods};
 
     #[test]
     fn rpcs_are_found_with_their_service() {
         let text =
             "service KV {\n  rpc Range(RangeRequest) returns (RangeResponse);\n  // rpc No\n}";
         assert_eq!(methods(text), [(2, "KV", "Range")]);
+    }
+
+    #[test]
+    fn flags_are_found_and_old_spellings_are_not() {
+        let text = "Flag::new(Member, \"name\", K, \"default\"),\nFlag::new(\n Hidden,\n \"old\")";
+        assert_eq!(flags(text).collect::<Vec<_>>(), ["name"]);
     }
 
     #[test]
