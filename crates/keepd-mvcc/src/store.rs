@@ -4,7 +4,7 @@
 //! them visible all at once as a new [`View`]. No call here reads or writes a file except reads of
 //! old records; what touches the disk is handed out as jobs for other threads.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,13 +12,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_types::{KeyValue, Revision};
+use keepd_types::Revision;
 
 use crate::error::{Error, RangeError};
-use crate::index::{KeyIndex, State};
+use crate::index::KeyIndex;
+use crate::jobs::Jobs;
 use crate::meta::{Meta, MetaOp, MetaTable};
-use crate::record::{Applied, Change, ChangeKind, Entry, Record};
+use crate::record::{Applied, Entry, Record};
 use crate::revlog::cache::BlockCache;
+use crate::revlog::format::Commit;
+use crate::revlog::recovery;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
 use crate::txn::{Arena, WriteTxn};
@@ -71,6 +74,8 @@ pub struct Store {
     pub(crate) applied: Applied,
     /// Changes since the last publish.
     pub(crate) pending: Vec<Entry>,
+    /// Whether anything else was changed since.
+    pub(crate) is_dirty: bool,
     pub(crate) arena: Arena,
     pub(crate) tail: Tail,
     pub(crate) tail_records: u64,
@@ -81,6 +86,11 @@ pub struct Store {
     /// Meta writes that no flush has taken yet.
     pub(crate) meta_ops: Vec<MetaOp>,
     pub(crate) trim: Trim,
+    /// Records that nothing names, by segment.
+    pub(crate) dead: BTreeMap<u64, u64>,
+    /// Those of them that a rewrite could not drop.
+    pub(crate) pinned: BTreeMap<u64, u64>,
+    pub(crate) jobs: Jobs,
     compactions: VecDeque<Compaction>,
     views: Views,
 }
@@ -103,29 +113,35 @@ struct Compaction {
 }
 
 impl Store {
-    /// A new store in memory.
+    /// Opens the store in `dir`, or creates it.
     ///
     /// # Errors
-    /// Never yet.
-    pub fn open(_env: Env, _dir: &Path, _keys: FileKeys, options: Options) -> Result<Self, Error> {
+    /// If the disk fails, a file is damaged or missing, or a key is. Nothing is changed then, except
+    /// that a new store may have been begun.
+    pub fn open(env: Env, dir: &Path, keys: FileKeys, options: Options) -> Result<Self, Error> {
+        let recovered = recovery::open(env, dir, keys)?;
+        let Commit { applied, revision, compact_revision, .. } = recovered.durable.commit;
+        let index = recovered.durable.index.clone();
+        let meta = Arc::clone(&recovered.durable.meta);
+        let segments = Arc::clone(&recovered.segments);
         let cache = Arc::new(BlockCache::new(options.cache_bytes));
-        let (segments, meta) = (Arc::new(Segments::default()), Arc::new(Meta::default()));
         let view = View {
-            index: KeyIndex::default(),
-            revision: 1,
-            compact_revision: -1,
-            applied: Applied::default(),
+            index: index.clone(),
+            revision,
+            compact_revision,
+            applied,
             tail: Tail::default(),
             segments: Arc::clone(&segments),
             cache: Arc::clone(&cache),
             meta: Arc::clone(&meta),
         };
         Ok(Self {
-            index: KeyIndex::default(),
-            revision: 1,
-            compact_revision: -1,
-            applied: Applied::default(),
+            index,
+            revision,
+            compact_revision,
+            applied,
             pending: Vec::new(),
+            is_dirty: false,
             arena: Arena::default(),
             tail: Tail::default(),
             tail_records: 0,
@@ -134,7 +150,10 @@ impl Store {
             cache,
             meta,
             meta_ops: Vec::new(),
-            trim: Trim { pass: None, done: -1 },
+            trim: Trim { pass: None, done: compact_revision },
+            dead: recovered.dead.clone(),
+            pinned: BTreeMap::new(),
+            jobs: Jobs::new(recovered, options),
             compactions: VecDeque::new(),
             views: Views { newest: Arc::new(ArcSwap::from_pointee(view)) },
         })
@@ -205,6 +224,7 @@ impl Store {
             return Err(RangeError::Future { required: revision, current });
         }
         self.compact_revision = revision;
+        self.is_dirty = true;
         if self.compactions.len() == COMPACTION_HASHES_MAX {
             self.compactions.pop_front();
         }
@@ -246,6 +266,7 @@ impl Store {
     fn meta_apply(&mut self, op: MetaOp) {
         Arc::make_mut(&mut self.meta).apply(op.clone());
         self.meta_ops.push(op);
+        self.is_dirty = true;
     }
 
     /// Ends a batch: all changes since the last publish become visible at once.
@@ -255,13 +276,9 @@ impl Store {
     pub fn publish(&mut self, applied: Applied) -> Arc<View> {
         assert!(applied.index >= self.applied.index, "the applied index never goes back");
         self.applied = applied;
+        self.is_dirty = false;
         self.tail.push(std::mem::take(&mut self.pending));
         self.trim(TRIM_LEAVES_PER_PUBLISH);
-        self.publish_view()
-    }
-
-    /// Replaces the view without applying anything: after a change of the segments.
-    pub(crate) fn publish_view(&self) -> Arc<View> {
         let view = Arc::new(View {
             index: self.index.clone(),
             revision: self.revision,
@@ -274,6 +291,14 @@ impl Store {
         });
         self.views.newest.store(Arc::clone(&view));
         view
+    }
+
+    /// Lets new views read records where they are now. Shows nothing that is not published.
+    pub(crate) fn publish_files(&self) {
+        let mut view = View::clone(&self.views.newest.load());
+        view.tail = self.tail.clone();
+        view.segments = Arc::clone(&self.segments);
+        self.views.newest.store(Arc::new(view));
     }
 
     /// Frees at most `leaves_max` leaves of the index of compacted history; returns whether more
@@ -294,62 +319,19 @@ impl Store {
         self.trim.pass.is_some() || self.trim.done < self.trim_target()
     }
 
-    /// What may be trimmed: records that are not durable yet are counted as live, so they wait.
-    const fn trim_target(&self) -> i64 {
-        self.compact_revision
+    /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
+    /// and a restart finds the compaction that killed it.
+    fn trim_target(&self) -> i64 {
+        self.jobs.durable.commit.compact_revision
     }
 
-    /// Notes records as dead.
-    fn bury(&mut self, _dead: &[Revision]) {}
-
-    /// Adds a record as it is: restoring a backup or receiving a state image. Records come in
-    /// revision order into a store that was new.
-    ///
-    /// # Errors
-    /// If the record does not fit.
-    pub fn import(&mut self, revision: Revision, record: Record) -> Result<(), Error> {
-        let refused = |reason| Error::Import { revision, reason };
-        let kv = KeyValue::decode(&record.encoded)
-            .ok()
-            .ok_or_else(|| refused("it is not a key-value"))?;
-        let last = self.pending.last().map(|entry| entry.change.revision).or(self.tail.last());
-        if last.is_some_and(|last| revision <= last) || revision.main < 1 {
-            return Err(refused("it is not behind the one before"));
-        }
-        let sub = u32::try_from(revision.sub)
-            .ok()
-            .ok_or_else(|| refused("its sub revision is out of range"))?;
-        if kv.key.is_empty() || (!record.tombstone && kv.version < 1) {
-            return Err(refused("its key or its version is missing"));
-        }
-        let main = revision.main;
-        let mut new = State { main, sub, create: kv.create_revision, version: kv.version };
-        if record.tombstone {
-            new.version = 0;
-        }
-        let old = self.index.update(&kv.key, |old| {
-            if new.is_tombstone() {
-                new.create = old.map_or(main, |old| old.create);
+    /// Counts records as dead.
+    fn bury(&mut self, dead: &[Revision]) {
+        for revision in dead {
+            let position = self.segments.position_of(*revision);
+            if let Some(segment) = position.and_then(|at| self.segments.list.get(at)) {
+                *self.dead.entry(segment.id).or_default() += 1;
             }
-            new
-        });
-        let before = old.filter(|old| !old.is_tombstone() && old.main < main);
-        let change = Change {
-            revision,
-            kind: if record.tombstone { ChangeKind::Delete } else { ChangeKind::Put },
-            key: kv.key,
-            created: new.version == 1,
-            record,
-            prev: before.map(|old| old.revision()),
-        };
-        self.revision = self.revision.max(main);
-        self.push_pending(Entry { change, create: new.create });
-        Ok(())
-    }
-
-    /// Raises the current and the compact revision of an imported store; neither is lowered.
-    pub fn import_revisions(&mut self, revision: i64, compact_revision: i64) {
-        self.revision = self.revision.max(revision);
-        self.compact_revision = self.compact_revision.max(compact_revision).min(self.revision);
+        }
     }
 }

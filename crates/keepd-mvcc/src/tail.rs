@@ -9,6 +9,7 @@ use imbl::Vector;
 use keepd_types::Revision;
 
 use crate::record::Entry;
+use crate::revlog::segment::Segments;
 
 /// What one publish added; never empty.
 #[derive(Debug)]
@@ -33,10 +34,6 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
-    }
-
     pub(crate) fn push(&mut self, entries: Vec<Entry>) {
         if !entries.is_empty() {
             self.batches.push_back(Arc::new(Batch { entries }));
@@ -70,9 +67,10 @@ impl Tail {
         TailIter { tail: self.clone(), batch, entry }
     }
 
-    /// Drops the batches up to and including `revision`.
-    pub(crate) fn drop_through(&mut self, revision: Revision) {
-        while self.batches.front().is_some_and(|batch| batch.last() <= revision) {
+    /// Drops the batches that a flush brought into the segments.
+    pub(crate) fn drop_flushed(&mut self, segments: &Segments) {
+        let flushed = segments.list.last().map(|last| last.table.last);
+        while self.batches.front().is_some_and(|batch| Some(batch.last()) <= flushed) {
             self.batches.pop_front();
         }
     }

@@ -278,7 +278,7 @@ impl View {
 }
 
 /// Records that compaction leaves, sorted; asked for in ascending order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Keep {
     revisions: Vec<Revision>,
     next: usize,
@@ -329,12 +329,6 @@ impl Keep {
             self.next += 1;
         }
         self.revisions.get(self.next) == Some(&revision)
-    }
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { revisions: Vec::new(), next: 0 }
     }
 }
 

@@ -36,7 +36,7 @@ impl Walk {
     pub(crate) fn new(segments: &Arc<Segments>, tail: &Tail, from: Revision) -> Self {
         let segment = segments.position_of(from).unwrap_or(0);
         let first_block = segments.list.get(segment).map_or(0, |segment| {
-            segment.blocks.partition_point(|block| block.first <= from).saturating_sub(1)
+            segment.table.blocks.partition_point(|block| block.first <= from).saturating_sub(1)
         });
         Self {
             segments: Arc::clone(segments),
@@ -70,7 +70,7 @@ impl Walk {
             let Some(segment) = self.segments.list.get(self.segment) else {
                 return Ok(self.tail.next());
             };
-            if self.next_block == segment.blocks.len() {
+            if self.next_block == segment.table.blocks.len() {
                 (self.segment, self.next_block) = (self.segment + 1, 0);
                 continue;
             }

@@ -17,11 +17,13 @@ use keepd_types::Revision;
 use crate::record::KeyState;
 
 /// Keys in a leaf before it splits.
-pub(crate) const KEYS_MAX: usize = 64;
+///
+/// Small in unit tests, so that little data makes deep trees.
+pub(crate) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 64 };
 /// Key bytes in a leaf before it splits, whatever the number of keys.
 const KEY_BYTES_MAX: usize = 32 * 1024;
 /// Undo entries in a chunk before it is shared.
-const CHUNK_ENTRIES: usize = 64;
+const CHUNK_ENTRIES: usize = if cfg!(test) { 3 } else { 64 };
 
 /// What a key was at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

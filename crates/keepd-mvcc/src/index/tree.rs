@@ -16,7 +16,7 @@ use crate::index::leaf::{Leaf, State, common_prefix};
 use crate::index::scan::Scan;
 
 /// Children of an inner node before it splits.
-const CHILDREN_MAX: usize = 16;
+const CHILDREN_MAX: usize = if cfg!(test) { 4 } else { 16 };
 
 /// A node.
 #[derive(Clone, Debug)]

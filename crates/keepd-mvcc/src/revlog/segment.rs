@@ -12,39 +12,15 @@ use keepd_env::DiskFile;
 use keepd_types::Revision;
 
 use crate::error::Error;
+use crate::meta::MetaOp;
 use crate::record::{Entry, Record};
 use crate::revlog::block::Block;
 use crate::revlog::cache::BlockCache;
+use crate::revlog::files::Opened;
+use crate::revlog::format::{BlockRef, FrameRef, Origin, Table, frame_kind};
 
 /// The most that one read of neighbouring blocks fetches.
 const READ_BYTES_MAX: u64 = 1 << 20;
-
-/// Frame kinds of a segment.
-pub(crate) mod frame_kind {
-    /// What the segment is; the first frame.
-    pub(crate) const HEAD: u8 = 1;
-    /// Records.
-    pub(crate) const BLOCK: u8 = 2;
-    /// Writes to the meta tables.
-    pub(crate) const META: u8 = 3;
-    /// The end of a flush.
-    pub(crate) const COMMIT: u8 = 4;
-    /// The table of blocks; the last frame of a full segment.
-    pub(crate) const TABLE: u8 = 5;
-}
-
-/// Where a block lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockRef {
-    /// The revision of its first record.
-    pub(crate) first: Revision,
-    /// Where its frame begins.
-    pub(crate) offset: u64,
-    /// The length of the frame.
-    pub(crate) len: u32,
-    /// The frame's ordinal.
-    pub(crate) ordinal: u32,
-}
 
 /// A segment file as readers see it; immutable, replaced by a longer one when a flush appends.
 #[derive(Debug)]
@@ -53,18 +29,38 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) sealer: Arc<FileSealer>,
-    pub(crate) blocks: Vec<BlockRef>,
+    pub(crate) table: Table,
     /// The first record; behind the last commit's revision if there is none.
     pub(crate) first: Revision,
-    /// The last record; as `first` if there is none.
-    pub(crate) last: Revision,
-    /// The number of records.
-    pub(crate) records: u64,
     /// The bytes that belong to it.
     pub(crate) len: u64,
 }
 
 impl Segment {
+    /// Opens a complete segment by its table.
+    pub(crate) fn open(id: u64, opened: Opened, len: u64, table: &FrameRef) -> Result<Self, Error> {
+        let Opened { path, file, sealer, .. } = opened;
+        let mut segment = Self {
+            id,
+            path,
+            file,
+            sealer: Arc::new(sealer),
+            table: Table::new(Origin::Flush),
+            first: Revision::default(),
+            len,
+        };
+        let payload = segment.open_frame(table, frame_kind::TABLE, &segment.read(table)?)?;
+        let decoded = Table::decode(&payload).filter(|it| {
+            let frames = it.blocks.iter().map(|block| &block.frame).chain(&it.metas);
+            frames.into_iter().all(|frame| frame.end() <= len)
+                && it.blocks.is_sorted_by(|a, b| a.first < b.first)
+        });
+        let malformed = || segment.corrupt(table.offset, "a malformed table");
+        segment.table = decoded.ok_or_else(malformed)?;
+        segment.first = segment.table.first();
+        Ok(segment)
+    }
+
     /// Damage in this file.
     pub(crate) fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
         Error::Corrupt { file: self.path.clone(), offset, reason }
@@ -72,17 +68,42 @@ impl Segment {
 
     /// The position of the block that holds `revision` if any does.
     fn block_of(&self, revision: Revision) -> Option<usize> {
-        self.blocks.partition_point(|block| block.first <= revision).checked_sub(1)
+        self.table.blocks.partition_point(|block| block.first <= revision).checked_sub(1)
     }
 
-    fn parse(&self, at: &BlockRef, bytes: &[u8]) -> Result<Block, Error> {
+    fn open_frame(&self, at: &FrameRef, expected: u8, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let opened = self.sealer.open_frame(u64::from(at.ordinal), bytes);
         let Frame { kind, plain, .. } =
             opened.map_err(|error| self.corrupt(at.offset, frame_reason(error)))?;
-        if kind != frame_kind::BLOCK {
-            return Err(self.corrupt(at.offset, "another frame where a block was written"));
+        if kind != expected {
+            return Err(self.corrupt(at.offset, "a frame of another kind"));
         }
-        Block::parse(plain).ok_or_else(|| self.corrupt(at.offset, "a malformed block"))
+        Ok(plain)
+    }
+
+    fn parse(&self, at: &BlockRef, bytes: &[u8]) -> Result<Block, Error> {
+        let plain = self.open_frame(&at.frame, frame_kind::BLOCK, bytes)?;
+        Block::parse(plain).ok_or_else(|| self.corrupt(at.frame.offset, "a malformed block"))
+    }
+
+    fn read(&self, at: &FrameRef) -> Result<Vec<u8>, Error> {
+        if at.end() > self.len {
+            return Err(self.corrupt(at.offset, "a frame behind the end of the file"));
+        }
+        let mut bytes = vec![0; at.len as usize];
+        self.file.read_exact_at(&mut bytes, at.offset)?;
+        Ok(bytes)
+    }
+
+    /// The writes to the meta tables, in order.
+    pub(crate) fn meta_ops(&self) -> Result<Vec<MetaOp>, Error> {
+        let mut ops = Vec::new();
+        for at in &self.table.metas {
+            let payload = self.open_frame(at, frame_kind::META, &self.read(at)?)?;
+            let decoded = MetaOp::decode_all(&payload.into());
+            ops.extend(decoded.ok_or_else(|| self.corrupt(at.offset, "a malformed meta frame"))?);
+        }
+        Ok(ops)
     }
 
     /// The block at `position`, through the cache.
@@ -90,37 +111,42 @@ impl Segment {
         if let Some(block) = cache.get((self.id, position)) {
             return Ok(block);
         }
-        let at = &self.blocks[position];
-        let mut bytes = vec![0; at.len as usize];
-        self.file.read_exact_at(&mut bytes, at.offset)?;
-        let block = Arc::new(self.parse(at, &bytes)?);
+        let at = &self.table.blocks[position];
+        let block = Arc::new(self.parse(at, &self.read(&at.frame)?)?);
         cache.insert((self.id, position), &block);
         Ok(block)
     }
 
-    /// Reads the blocks `first..last` that lie one behind the other, in one go, past the cache.
+    /// Reads the blocks `first..last` in one go, past the cache.
     pub(crate) fn read_run(&self, first: usize, last: usize) -> Result<Vec<Arc<Block>>, Error> {
-        let run = &self.blocks[first..last];
-        let [start, .., end] = run else {
-            return run.iter().map(|_| self.block(&BlockCache::new(0), first)).collect();
+        let run = &self.table.blocks[first..last];
+        let (Some(start), Some(end)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
+        let offset = start.frame.offset;
+        let len = end.frame.end().checked_sub(offset).filter(|_| end.frame.end() <= self.len);
+        let len = len.and_then(|len| usize::try_from(len).ok());
+        let len = len.ok_or_else(|| self.corrupt(offset, "blocks out of place"))?;
+        let mut bytes = vec![0; len];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        let parse = |at: &BlockRef| {
+            let place = at.frame.offset.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
+            let frame = place.and_then(|place| bytes.get(place..));
+            self.parse(at, frame.unwrap_or_default()).map(Arc::new)
         };
-        let len = end.offset + u64::from(end.len) - start.offset;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        self.file.read_exact_at(&mut bytes, start.offset)?;
-        let place = |at: &BlockRef| usize::try_from(at.offset - start.offset).unwrap_or(usize::MAX);
-        run.iter().map(|at| self.parse(at, &bytes[place(at)..]).map(Arc::new)).collect()
+        run.iter().map(parse).collect()
     }
 
     /// How many blocks from `first` on to read at once.
     pub(crate) fn run_from(&self, first: usize) -> usize {
-        let start = self.blocks[first].offset;
-        let ends = self.blocks[first..].iter().map(|at| at.offset + u64::from(at.len) - start);
-        ends.take_while(|len| *len <= READ_BYTES_MAX).count().max(1)
+        let blocks = &self.table.blocks[first..];
+        let limit = blocks[0].frame.offset.saturating_add(READ_BYTES_MAX);
+        blocks.iter().take_while(|at| at.frame.end() <= limit).count().max(1)
     }
 
     /// The record at `position` of the block that begins at `offset`.
     pub(crate) fn entry(&self, block: usize, found: &Block, at: usize) -> Result<Entry, Error> {
-        found.entry(at).ok_or_else(|| self.corrupt(self.blocks[block].offset, "a malformed record"))
+        found.entry(at).ok_or_else(|| {
+            self.corrupt(self.table.blocks[block].frame.offset, "a malformed record")
+        })
     }
 }
 
@@ -197,6 +223,7 @@ fn record_in(
     revision: Revision,
 ) -> Result<Record, Error> {
     let at = block.find(revision).ok_or(Error::NoRecord { revision })?;
-    let malformed = || segment.corrupt(segment.blocks[position].offset, "a malformed record");
+    let malformed =
+        || segment.corrupt(segment.table.blocks[position].frame.offset, "a malformed record");
     block.record(at).ok_or_else(malformed)
 }

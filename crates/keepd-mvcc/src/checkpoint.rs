@@ -1,0 +1,263 @@
+//! Checkpoints: the key index and the meta tables on disk, so that a start need not replay history.
+//!
+//! A checkpoint is taken of what a flush made durable, and two are kept: if the newer one is
+//! damaged, recovery begins from the older one, or from nothing. It is derived data: losing all of
+//! them costs time only. Layout: `docs/formats/revlog.md`.
+
+use std::sync::Arc;
+
+use keepd_crypto::{FILE_HEADER_LEN, FileKind};
+use keepd_types::varint;
+
+use crate::error::Error;
+use crate::index::KeyIndex;
+use crate::index::leaf::{Leaf, PastState, State};
+use crate::meta::{Meta, MetaOp};
+use crate::revlog::files::{Directory, Files, Name, Opened};
+use crate::revlog::flush::Durable;
+use crate::revlog::format::{Commit, VERSION};
+use crate::revlog::manifest::Edit;
+use crate::revlog::segment::frame_reason;
+use crate::revlog::wire::Reader;
+
+const FRAME_HEAD: u8 = 1;
+const FRAME_LEAVES: u8 = 2;
+const FRAME_META: u8 = 3;
+const FRAME_END: u8 = 4;
+/// Frames are about this long.
+const FRAME_BYTES: usize = 64 * 1024;
+/// Frames are handed to the system in writes of about this size.
+const WRITE_BYTES: usize = 1 << 20;
+/// How many are kept.
+pub(crate) const KEPT: usize = 2;
+
+/// A checkpoint that recovery may begin from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    pub(crate) id: u64,
+    pub(crate) commit: Commit,
+}
+
+/// Writes a checkpoint; run it on any thread.
+#[derive(Debug)]
+pub struct CheckpointJob {
+    pub(crate) files: Arc<Files>,
+    pub(crate) durable: Durable,
+    /// Those that are no longer kept once this one is there.
+    pub(crate) dropped: Vec<u64>,
+    pub(crate) token: Arc<()>,
+}
+
+/// A checkpoint that is durable; hand it to `finish_checkpoint`.
+#[derive(Debug)]
+pub struct CheckpointDone {
+    pub(crate) mark: Mark,
+    pub(crate) dropped: Vec<u64>,
+    _token: Arc<()>,
+}
+
+impl CheckpointJob {
+    /// Writes, syncs and names the checkpoint.
+    ///
+    /// # Errors
+    /// If the disk fails. The store is not affected, unless the manifest is: then every later job
+    /// fails, too.
+    pub fn run(self) -> Result<CheckpointDone, Error> {
+        let (dir, id) = (&self.files.dir, self.files.new_id());
+        let written = write(dir, id, &self.durable);
+        if let Err(error) = written {
+            // Nothing names the file; if it cannot go now, the next start removes it.
+            return dir.remove(Name::Checkpoint(id)).and(Err(error));
+        }
+        let dropped = self.dropped.iter().copied().map(Edit::DropCheckpoint);
+        let edits: Vec<Edit> = [Edit::AddCheckpoint(id)].into_iter().chain(dropped).collect();
+        self.files.manifest.lock().edit(dir, &edits)?;
+        for id in &self.dropped {
+            dir.remove(Name::Checkpoint(*id))?;
+        }
+        let mark = Mark { id, commit: self.durable.commit };
+        Ok(CheckpointDone { mark, dropped: self.dropped, _token: self.token })
+    }
+}
+
+fn write(dir: &Directory, id: u64, durable: &Durable) -> Result<(), Error> {
+    let path = dir.file(Name::Checkpoint(id));
+    let sealer = dir.keys.create(FileKind::Checkpoint, id, dir.env.random.as_ref());
+    let file = dir.env.disk.create(&path)?;
+    let (mut out, mut written, mut ordinal) = (sealer.header().to_vec(), 0_u64, 0);
+    let mut frame = |kind: u8, payload: &[u8]| -> Result<(), Error> {
+        sealer.seal_frame(ordinal, kind, payload, &mut out);
+        ordinal += 1;
+        if out.len() >= WRITE_BYTES || kind == FRAME_END {
+            file.write_all_at(&out, written)?;
+            written += out.len() as u64;
+            out.clear();
+        }
+        Ok(())
+    };
+    let mut head = vec![VERSION];
+    durable.commit.encode(&mut head);
+    frame(FRAME_HEAD, &head)?;
+    let (mut payload, mut result) = (Vec::new(), Ok(()));
+    durable.index.for_each_leaf(|leaf| {
+        encode_leaf(leaf, &mut payload);
+        if payload.len() >= FRAME_BYTES && result.is_ok() {
+            result = frame(FRAME_LEAVES, &payload);
+            payload.clear();
+        }
+    });
+    result?;
+    frame(FRAME_LEAVES, &payload)?;
+    payload.clear();
+    for (table, entries) in durable.meta.tables() {
+        for (key, value) in entries {
+            let op = MetaOp { table, key: key.clone(), value: Some(value.clone()) };
+            op.encode(&mut payload);
+            if payload.len() >= FRAME_BYTES {
+                frame(FRAME_META, &payload)?;
+                payload.clear();
+            }
+        }
+    }
+    frame(FRAME_META, &payload)?;
+    frame(FRAME_END, &[])?;
+    file.sync()?;
+    Ok(dir.env.disk.sync_dir(&dir.path)?)
+}
+
+/// Reads where a checkpoint stands.
+pub(crate) fn read_mark(dir: &Directory, id: u64) -> Result<Mark, Error> {
+    let opened = dir.open(FileKind::Checkpoint, id, Name::Checkpoint(id))?;
+    let head_len = opened.sealer.frame_len(1 + Commit::LEN);
+    let end = FILE_HEADER_LEN + head_len;
+    let corrupt = |reason| corrupt(&opened, FILE_HEADER_LEN, reason);
+    if opened.len < end as u64 {
+        return Err(corrupt("the file ends inside its first frame"));
+    }
+    let mut bytes = vec![0; head_len];
+    opened.file.read_exact_at(&mut bytes, FILE_HEADER_LEN as u64)?;
+    let frame = opened.sealer.open_frame(0, &bytes);
+    let frame = frame.map_err(|error| corrupt(frame_reason(error)))?;
+    let commit = decode_head(&frame.plain).ok_or_else(|| corrupt("a malformed head"))?;
+    Ok(Mark { id, commit })
+}
+
+/// Reads a whole checkpoint.
+pub(crate) fn load(dir: &Directory, id: u64) -> Result<Durable, Error> {
+    let opened = dir.open(FileKind::Checkpoint, id, Name::Checkpoint(id))?;
+    let mut bytes = vec![0; usize::try_from(opened.len).unwrap_or(usize::MAX)];
+    opened.file.read_exact_at(&mut bytes, 0)?;
+    let (mut at, mut ordinal) = (FILE_HEADER_LEN, 0);
+    let (mut leaves, mut meta, mut commit) = (Vec::new(), Meta::default(), None);
+    loop {
+        let corrupt = |reason| corrupt(&opened, at, reason);
+        let frame = opened.sealer.open_frame(ordinal, bytes.get(at..).unwrap_or_default());
+        let frame = frame.map_err(|error| corrupt(frame_reason(error)))?;
+        let understood = match (frame.kind, ordinal) {
+            (FRAME_HEAD, 0) => {
+                commit = decode_head(&frame.plain);
+                commit.map(|_| ())
+            }
+            (FRAME_LEAVES, 1..) => decode_leaves(&frame.plain, &mut leaves),
+            (FRAME_META, 1..) => MetaOp::decode_all(&frame.plain.into())
+                .map(|ops| ops.into_iter().for_each(|op| meta.apply(op))),
+            (FRAME_END, 1..) => break,
+            _ => None,
+        };
+        understood.ok_or_else(|| corrupt("a malformed frame"))?;
+        at += frame.len;
+        ordinal += 1;
+    }
+    let commit = commit.ok_or_else(|| corrupt(&opened, at, "no head"))?;
+    Ok(Durable { commit, index: KeyIndex::from_leaves(leaves), meta: Arc::new(meta) })
+}
+
+fn corrupt(opened: &Opened, at: usize, reason: &'static str) -> Error {
+    Error::Corrupt { file: opened.path.clone(), offset: at as u64, reason }
+}
+
+fn decode_head(payload: &[u8]) -> Option<Commit> {
+    let (&VERSION, commit) = payload.split_first()? else { return None };
+    Commit::decode(commit)
+}
+
+fn encode_leaf(leaf: &Leaf, out: &mut Vec<u8>) {
+    if leaf.len() == 0 {
+        return;
+    }
+    varint::write_u64(leaf.len() as u64, out);
+    varint::write_u64(leaf.prefix().len() as u64, out);
+    out.extend_from_slice(leaf.prefix());
+    for position in 0..leaf.len() {
+        let suffix = leaf.suffix(position);
+        varint::write_u64(suffix.len() as u64, out);
+        out.extend_from_slice(suffix);
+        encode_state(&leaf.state(position), out);
+    }
+    let history = leaf.history();
+    varint::write_u64(history.len() as u64, out);
+    for past in history {
+        varint::write_u64(past.position as u64, out);
+        encode_state(&past.state, out);
+        varint::write_i64(past.until, out);
+    }
+}
+
+fn encode_state(state: &State, out: &mut Vec<u8>) {
+    varint::write_i64(state.main, out);
+    varint::write_u64(u64::from(state.sub), out);
+    varint::write_i64(state.main.wrapping_sub(state.create), out);
+    varint::write_i64(state.version, out);
+}
+
+fn decode_state(from: &mut Reader<'_>) -> Option<State> {
+    let main = from.signed()?;
+    let sub = u32::try_from(from.varint()?).ok()?;
+    let create = main.wrapping_sub(from.signed()?);
+    Some(State { main, sub, create, version: from.signed()? })
+}
+
+fn decode_leaves(payload: &[u8], leaves: &mut Vec<Leaf>) -> Option<()> {
+    let mut from = Reader(payload);
+    while !from.is_empty() {
+        let leaf = decode_leaf(&mut from)?;
+        let before = leaves.last().map(|last| last.key(last.len() - 1));
+        if before.is_some_and(|before| before >= leaf.key(0)) {
+            return None;
+        }
+        leaves.push(leaf);
+    }
+    Some(())
+}
+
+fn decode_leaf(from: &mut Reader<'_>) -> Option<Leaf> {
+    let count =
+        usize::try_from(from.varint()?).ok().filter(|count| (1..=u16_max()).contains(count))?;
+    let prefix_len = usize::try_from(from.varint()?).ok()?;
+    let prefix = from.bytes(prefix_len)?;
+    let mut keys: Vec<u8> = Vec::new();
+    let mut ends: Vec<(usize, State)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let len = usize::try_from(from.varint()?).ok()?;
+        keys.extend_from_slice(prefix);
+        keys.extend_from_slice(from.bytes(len)?);
+        ends.push((keys.len(), decode_state(from)?));
+    }
+    let mut start = 0;
+    let keyed: Vec<(&[u8], State)> = ends
+        .iter()
+        .map(|(end, state)| (&keys[std::mem::replace(&mut start, *end)..*end], *state))
+        .collect();
+    let is_sorted = keyed.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    let mut history = Vec::new();
+    for _ in 0..from.varint()? {
+        let position = usize::try_from(from.varint()?).ok().filter(|at| *at < count)?;
+        let state = decode_state(from)?;
+        history.push(PastState { position, state, until: from.signed()? });
+    }
+    is_sorted.then(|| Leaf::pack(&keyed, &history))
+}
+
+const fn u16_max() -> usize {
+    u16::MAX as usize
+}

@@ -1,0 +1,176 @@
+//! Handing out background work and taking in its results.
+//!
+//! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
+//! and the store takes the results in between two batches. At most one job of a kind is out.
+
+use std::sync::{Arc, Weak};
+
+use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::record::Applied;
+use crate::revlog::files::Files;
+use crate::revlog::flush::{Active, Durable, FlushDone, FlushJob};
+use crate::revlog::format::Commit;
+use crate::revlog::recovery::Recovered;
+use crate::revlog::segment::Segments;
+use crate::store::{Options, Stats, Store};
+
+/// What the store keeps for its jobs.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    pub(crate) files: Arc<Files>,
+    pub(crate) options: Options,
+    /// What is durable: where checkpoints are taken of.
+    pub(crate) durable: Durable,
+    active: Active,
+    is_flushing: bool,
+    /// Kept checkpoints, oldest first.
+    pub(crate) checkpoints: Vec<Mark>,
+    checkpoint_token: Weak<()>,
+    /// The checkpoint that was handed out last, until it is taken in: it may become one that
+    /// recovery begins from at any moment.
+    checkpoint_out: Option<Commit>,
+    pub(crate) rewrite_token: Weak<()>,
+    since_checkpoint_bytes: u64,
+}
+
+impl Jobs {
+    pub(crate) fn new(recovered: Recovered, options: Options) -> Self {
+        let Recovered { files, durable, checkpoints, .. } = recovered;
+        Self {
+            files,
+            options,
+            durable,
+            active: Active::default(),
+            is_flushing: false,
+            checkpoints,
+            checkpoint_token: Weak::new(),
+            checkpoint_out: None,
+            rewrite_token: Weak::new(),
+            since_checkpoint_bytes: 0,
+        }
+    }
+
+    /// What recovery may begin from, besides from nothing.
+    pub(crate) fn recovery_points(&self) -> Vec<Commit> {
+        self.checkpoints.iter().map(|mark| mark.commit).chain(self.checkpoint_out).collect()
+    }
+}
+
+impl Store {
+    /// What a restart would find: the Raft log may be truncated up to here.
+    #[must_use]
+    pub const fn durable(&self) -> Applied {
+        self.jobs.durable.commit.applied
+    }
+
+    /// Freezes what was published since the last flush; `None` if that is nothing, if changes are
+    /// not published yet, or while a flush is out. After a flush that failed there is never another:
+    /// open the store anew.
+    pub fn take_flush(&mut self) -> Option<FlushJob> {
+        let commit = Commit {
+            applied: self.applied,
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            ..Commit::default()
+        };
+        let durable = &self.jobs.durable.commit;
+        let is_durable = commit.applied == durable.applied
+            && commit.revision == durable.revision
+            && commit.compact_revision == durable.compact_revision
+            && self.meta_ops.is_empty();
+        let is_published = self.pending.is_empty() && !self.is_dirty;
+        if self.jobs.is_flushing || !is_published || is_durable {
+            return None;
+        }
+        self.jobs.is_flushing = true;
+        Some(FlushJob {
+            files: Arc::clone(&self.jobs.files),
+            options: self.jobs.options.clone(),
+            active: std::mem::take(&mut self.jobs.active),
+            tail: self.tail.clone(),
+            meta_ops: std::mem::take(&mut self.meta_ops),
+            durable: Durable { commit, index: self.index.clone(), meta: Arc::clone(&self.meta) },
+            records: self.tail_records,
+            bytes: self.tail_bytes,
+        })
+    }
+
+    /// Takes in a flush: the records are read from the segment from now on.
+    pub fn finish_flush(&mut self, done: FlushDone) {
+        let FlushDone { active, segment, durable, records, bytes, written } = done;
+        self.jobs.is_flushing = false;
+        self.jobs.active = active;
+        self.tail_records -= records;
+        self.tail_bytes -= bytes;
+        self.jobs.since_checkpoint_bytes += written;
+        let segment = Arc::new(segment);
+        let mut list = self.segments.list.clone();
+        match list.last_mut() {
+            Some(last) if last.id == segment.id => *last = segment,
+            _ => list.push(segment),
+        }
+        self.segments = Arc::new(Segments { list });
+        self.tail.drop_flushed(&self.segments);
+        self.jobs.durable = durable;
+        self.publish_files();
+    }
+
+    /// A checkpoint of what is durable; `None` if the last one is as new, or one is being written.
+    pub fn take_checkpoint(&mut self) -> Option<CheckpointJob> {
+        let commit = &self.jobs.durable.commit;
+        let newest = self.jobs.checkpoints.last().map(|mark| mark.commit.applied.index);
+        let is_new = newest.is_none_or(|newest| newest < commit.applied.index);
+        if !is_new || self.segments.list.is_empty() || self.jobs.checkpoint_token.strong_count() > 0
+        {
+            return None;
+        }
+        let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(KEPT);
+        let dropped = self.jobs.checkpoints[..surplus].iter().map(|mark| mark.id).collect();
+        let token = Arc::new(());
+        self.jobs.checkpoint_token = Arc::downgrade(&token);
+        self.jobs.checkpoint_out = Some(*commit);
+        self.jobs.since_checkpoint_bytes = 0;
+        let files = Arc::clone(&self.jobs.files);
+        Some(CheckpointJob { files, durable: self.jobs.durable.clone(), dropped, token })
+    }
+
+    /// Takes in a checkpoint.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
+        self.jobs.checkpoints.retain(|mark| !done.dropped.contains(&mark.id));
+        self.jobs.checkpoints.push(done.mark);
+        self.jobs.checkpoint_out = None;
+        // Some tombstones may be free to go now.
+        self.pinned.clear();
+    }
+
+    /// What the live records take, on disk or on the way there.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        let live = self.segments.list.iter().map(|segment| {
+            let records = segment.table.commit.records;
+            let dead = self.dead.get(&segment.id).copied().unwrap_or(0).min(records);
+            let share = u128::from(segment.len) * u128::from(records - dead);
+            let live = share.checked_div(u128::from(records)).unwrap_or_default();
+            u64::try_from(live).unwrap_or(segment.len)
+        });
+        live.sum::<u64>() + self.tail_bytes
+    }
+
+    /// What all records take, dead ones included.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.segments.list.iter().map(|segment| segment.len).sum::<u64>() + self.tail_bytes
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            keys: self.index.live(),
+            tail_records: self.tail_records,
+            tail_bytes: self.tail_bytes,
+            segments: self.segments.list.len() as u64,
+            since_checkpoint_bytes: self.jobs.since_checkpoint_bytes,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The store against a plain model of etcd's: random writes, reads, flushes, checkpoints, rewrites,
+//! restarts and power cuts.
+
+mod faults;
+mod run;
+mod state;

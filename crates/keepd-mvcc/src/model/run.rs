@@ -1,0 +1,367 @@
+//! Random scripts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_crypto::FileKeys;
+use keepd_env::sim::CrashMode;
+use keepd_env::{Env, ManualClock, SeededRandom, SimDisk};
+use keepd_types::{
+    KeyId, KeyRange, LeaseId, PlainDigest, RangeEnd, Revision, SealMark, StoredValue,
+};
+use proptest::prelude::*;
+
+use super::state::Model;
+use crate::{
+    Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, RewriteDone, RewriteJob,
+    Store, Urgency,
+};
+
+pub(crate) const DIR: &str = "/data/revlog";
+
+/// A step of a script.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Put {
+        key: u8,
+        len: u16,
+        is_sealed: bool,
+    },
+    Txn(Vec<(bool, u8)>),
+    DeleteRange(u8, u8),
+    Compact(u8),
+    MetaPut(u8, u8),
+    MetaDelete(u8, u8),
+    Publish,
+    TakeFlush,
+    RunFlush,
+    FinishFlush,
+    TakeCheckpoint,
+    RunCheckpoint,
+    FinishCheckpoint,
+    TakeRewrite(u8),
+    RunRewrite,
+    FinishRewrite,
+    Trim(u8),
+    Check(u8, u8, u8),
+    Reopen,
+    Crash(u64),
+    /// Damages the newest checkpoint, or all, and reopens.
+    Damage {
+        is_all: bool,
+    },
+}
+
+pub(crate) fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (any::<u8>(), 0..300_u16, any::<bool>())
+            .prop_map(|(key, len, is_sealed)| Op::Put { key, len, is_sealed }),
+        4 => prop::collection::vec(any::<(bool, u8)>(), 1..6).prop_map(Op::Txn),
+        3 => any::<(u8, u8)>().prop_map(|(a, b)| Op::DeleteRange(a, b)),
+        2 => any::<u8>().prop_map(Op::Compact),
+        1 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaPut(a, b)),
+        1 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaDelete(a, b)),
+        6 => Just(Op::Publish),
+        6 => Just(Op::TakeFlush),
+        6 => Just(Op::RunFlush),
+        6 => Just(Op::FinishFlush),
+        2 => Just(Op::TakeCheckpoint),
+        2 => Just(Op::RunCheckpoint),
+        2 => Just(Op::FinishCheckpoint),
+        3 => any::<u8>().prop_map(Op::TakeRewrite),
+        3 => Just(Op::RunRewrite),
+        3 => Just(Op::FinishRewrite),
+        1 => any::<u8>().prop_map(Op::Trim),
+        1 => any::<(u8, u8, u8)>().prop_map(|(a, b, limit)| Op::Check(a, b, limit)),
+        1 => Just(Op::Reopen),
+        1 => any::<u64>().prop_map(Op::Crash),
+        1 => any::<bool>().prop_map(|is_all| Op::Damage { is_all }),
+    ]
+}
+
+/// Few enough keys to be overwritten, with prefixes and lengths that tell apart what looks alike.
+pub(crate) fn key(number: u8) -> Bytes {
+    let number = number % 48;
+    Bytes::from(match number % 4 {
+        0 => format!("/registry/pods/default/{number:03}"),
+        1 => format!("/registry/events/kube-system/event-{number}"),
+        2 => "k".repeat(usize::from(number) + 1),
+        _ => format!("{}", char::from(b'0' + number)),
+    })
+}
+
+fn value(len: u16, salt: i64, is_sealed: bool) -> StoredValue {
+    let bytes: Bytes = (0..len).map(|at| (i64::from(at) ^ salt).to_le_bytes()[0]).collect();
+    // The model hashes stored bytes, so a sealed value must be its own plaintext here.
+    let plain = PlainDigest::of(&bytes);
+    let seal = is_sealed.then_some(SealMark { key_id: KeyId(7), plain });
+    StoredValue { bytes, seal }
+}
+
+fn range(a: u8, b: u8) -> KeyRange {
+    let end = match b % 5 {
+        0 => RangeEnd::Open,
+        1 => RangeEnd::Point,
+        _ => RangeEnd::Before(key(b)),
+    };
+    KeyRange { start: key(a), end }
+}
+
+pub(crate) fn options() -> Options {
+    Options { segment_bytes: 3000, block_bytes: 400, cache_bytes: 1 << 20 }
+}
+
+pub(crate) fn env(disk: &SimDisk, seed: u64) -> Env {
+    Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(ManualClock::new()),
+        random: Arc::new(SeededRandom::new(seed)),
+    }
+}
+
+/// A store with its model and its jobs under way.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    keys: FileKeys,
+    seed: u64,
+    pub(crate) store: Store,
+    pub(crate) model: Model,
+    /// The model at every applied index that recovery may come back to.
+    pub(crate) published: BTreeMap<u64, Model>,
+    flush: (Option<FlushJob>, Option<FlushDone>),
+    checkpoint: (Option<CheckpointJob>, Option<CheckpointDone>),
+    rewrite: (Option<RewriteJob>, Option<RewriteDone>),
+    hashes: Vec<crate::HashKv>,
+}
+
+impl World {
+    pub(crate) fn new(is_sealed: bool) -> Self {
+        let disk = SimDisk::new();
+        let keys =
+            if is_sealed { FileKeys::ephemeral(&SeededRandom::new(9)) } else { FileKeys::plain() };
+        let store = Store::open(env(&disk, 1), Path::new(DIR), keys.clone(), options()).unwrap();
+        Self {
+            disk,
+            keys,
+            seed: 1,
+            store,
+            model: Model::new(),
+            published: BTreeMap::from([(0, Model::new())]),
+            flush: (None, None),
+            checkpoint: (None, None),
+            rewrite: (None, None),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Opens what is on `disk`: the state of one publish, not before what was durable.
+    pub(crate) fn reopen_on(&mut self, disk: SimDisk) -> Result<(), crate::Error> {
+        let durable = self.store.durable();
+        self.seed += 1;
+        let store =
+            Store::open(env(&disk, self.seed), Path::new(DIR), self.keys.clone(), options())?;
+        let applied = store.applied();
+        assert!(applied >= durable, "recovered {applied:?}, durable was {durable:?}");
+        assert_eq!(store.durable(), applied);
+        (self.disk, self.store) = (disk, store);
+        self.model = self.published[&applied.index].clone();
+        self.published.split_off(&(applied.index + 1));
+        (self.flush, self.checkpoint, self.rewrite) = ((None, None), (None, None), (None, None));
+        self.hashes.clear();
+        self.check(0, 0, 2);
+        Ok(())
+    }
+
+    pub(crate) fn check(&self, a: u8, b: u8, limit: u8) {
+        let view = self.store.views().load();
+        let model = &self.published[&view.applied().index];
+        model.check(&view, &range(a, b), usize::from(limit % 7));
+    }
+
+    pub(crate) fn publish(&mut self) {
+        let applied = Applied { index: self.model.applied.index + 1, term: 3 };
+        self.model.applied = applied;
+        self.store.publish(applied);
+        self.published.insert(applied.index, self.model.clone());
+        while let Some(job) = self.store.take_compaction_hash() {
+            let revision = job.revision;
+            let wanted = self.hashes.iter().find(|hash| hash.revision == revision).unwrap();
+            assert_eq!(job.run().unwrap(), *wanted);
+        }
+    }
+
+    fn txn(&mut self, ops: &[(bool, u8)], len: u16, is_sealed: bool) {
+        let mut txn = self.store.begin();
+        let main = txn.revision();
+        assert_eq!(main, self.model.revision + 1);
+        let mut sub = 0;
+        for (is_put, number) in ops {
+            if *is_put {
+                let value = value(len, main + sub, is_sealed);
+                let lease = LeaseId(main % 3 - 1);
+                txn.put(key(*number), value.clone(), lease);
+                self.model.put(Revision { main, sub }, key(*number), value, lease);
+                sub += 1;
+            } else {
+                let range = KeyRange::point(key(*number));
+                txn.delete_range(&range);
+                sub = self.model.delete(main, sub, &range);
+            }
+        }
+        assert_eq!(txn.changed(), sub > 0);
+        let changes = txn.finish();
+        assert_eq!(changes.len() as i64, sub);
+        assert_eq!(self.store.revision(), self.model.revision);
+    }
+
+    fn delete_range(&mut self, a: u8, b: u8) {
+        let range = range(a, b);
+        let mut txn = self.store.begin();
+        let main = txn.revision();
+        let deleted = txn.delete_range(&range);
+        txn.finish();
+        let count = self.model.delete(main, 0, &range);
+        assert_eq!(deleted.len() as i64, count);
+    }
+
+    fn compact(&mut self, share: u8) {
+        let (low, high) = (self.model.compact_revision, self.model.revision);
+        let at = low + (high - low) * i64::from(share) / 255;
+        let result = self.store.compact(at);
+        assert_eq!(result.is_ok(), at > low);
+        if at > low {
+            let hash = self.model.compact(at);
+            self.hashes.push(hash);
+        }
+    }
+
+    fn meta(&mut self, table: u8, number: u8, value: Option<u8>) {
+        let (table, key) = (table % 3, Bytes::copy_from_slice(&[number % 8]));
+        match value {
+            Some(value) => {
+                let value = Bytes::copy_from_slice(&[value]);
+                self.store.meta_put(table, key.clone(), value.clone());
+                self.model.meta.insert((table, key), value);
+            }
+            None => {
+                self.store.meta_delete(table, &key);
+                self.model.meta.remove(&(table, key));
+            }
+        }
+    }
+
+    fn checkpoints(&self) -> Vec<PathBuf> {
+        let is_checkpoint = |path: &PathBuf| path.to_string_lossy().contains("idx-");
+        self.disk.files().into_iter().filter(is_checkpoint).collect()
+    }
+
+    /// Every step but those that fail on a broken disk.
+    pub(crate) fn step(&mut self, op: &Op) -> Result<(), crate::Error> {
+        match op {
+            Op::Put { key, len, is_sealed } => self.txn(&[(true, *key)], *len, *is_sealed),
+            Op::Txn(ops) => self.txn(ops, 20, false),
+            Op::DeleteRange(a, b) => self.delete_range(*a, *b),
+            Op::Compact(share) => self.compact(*share),
+            Op::MetaPut(table, number) => self.meta(*table, *number, Some(table ^ number)),
+            Op::MetaDelete(table, number) => self.meta(*table, *number, None),
+            Op::Publish => self.publish(),
+            Op::Trim(leaves) => {
+                self.store.trim(usize::from(*leaves));
+            }
+            Op::Check(a, b, limit) => {
+                self.check(*a, *b, *limit);
+                self.model.check_txn(&mut self.store, &key(*a));
+            }
+            Op::Reopen => self.reopen_on(self.disk.crash(CrashMode::KeepUnsynced))?,
+            Op::Crash(seed) => self.reopen_on(self.disk.crash(crash_mode(*seed)))?,
+            Op::Damage { is_all } => {
+                let disk = self.disk.crash(CrashMode::KeepUnsynced);
+                let files = self.checkpoints();
+                let count = if *is_all { files.len() } else { 1 };
+                for file in files.iter().rev().take(count) {
+                    let middle = disk.peek(file).unwrap().len() as u64 / 2;
+                    assert!(disk.flip(file, middle, 0x10));
+                }
+                self.reopen_on(disk)?;
+            }
+            _ => self.job_step(op)?,
+        }
+        Ok(())
+    }
+
+    fn job_step(&mut self, op: &Op) -> Result<(), crate::Error> {
+        match op {
+            Op::TakeFlush => self.flush.0 = self.flush.0.take().or_else(|| self.store.take_flush()),
+            Op::RunFlush => {
+                if let Some(job) = self.flush.0.take() {
+                    self.flush.1 = Some(job.run()?);
+                }
+            }
+            Op::FinishFlush => {
+                if let Some(done) = self.flush.1.take() {
+                    self.store.finish_flush(done);
+                }
+            }
+            Op::TakeCheckpoint => {
+                if self.checkpoint.0.is_none() && self.checkpoint.1.is_none() {
+                    self.checkpoint.0 = self.store.take_checkpoint();
+                }
+            }
+            Op::RunCheckpoint => {
+                if let Some(job) = self.checkpoint.0.take() {
+                    self.checkpoint.1 = Some(job.run()?);
+                }
+            }
+            Op::FinishCheckpoint => {
+                if let Some(done) = self.checkpoint.1.take() {
+                    self.store.finish_checkpoint(done);
+                }
+            }
+            Op::TakeRewrite(urgency) => {
+                let urgency =
+                    [Urgency::Normal, Urgency::High, Urgency::Full][usize::from(urgency % 3)];
+                if self.rewrite.0.is_none() && self.rewrite.1.is_none() {
+                    self.rewrite.0 = self.store.take_rewrite(urgency);
+                }
+            }
+            Op::RunRewrite => {
+                if let Some(job) = self.rewrite.0.take() {
+                    self.rewrite.1 = Some(job.run(&mut |_| ())?);
+                }
+            }
+            Op::FinishRewrite => {
+                if let Some(done) = self.rewrite.1.take() {
+                    self.store.finish_rewrite(done);
+                }
+            }
+            _ => unreachable!("the other steps are not jobs"),
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn crash_mode(seed: u64) -> CrashMode {
+    match seed % 4 {
+        0 => CrashMode::LoseUnsynced,
+        1 => CrashMode::KeepUnsynced,
+        2 => CrashMode::Random { seed },
+        _ => CrashMode::Torn { seed },
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_store_does_what_the_model_does(
+        script in prop::collection::vec(ops(), 1..250), is_sealed: bool,
+    ) {
+        let mut world = World::new(is_sealed);
+        for op in &script {
+            world.step(op).unwrap();
+        }
+        world.publish();
+        world.check(0, 0, 3);
+    }
+}

@@ -1,0 +1,137 @@
+//! What all jobs share: the directory, its keys, its manifest, and the names and ids of its files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keepd_crypto::{FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
+use keepd_env::{DiskFile, Env};
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::revlog::manifest::Manifest;
+
+/// The kinds of files in the directory, by the first part of their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    Manifest(u64),
+    Segment(u64),
+    Checkpoint(u64),
+    /// A manifest that was not finished.
+    Unfinished,
+}
+
+impl Name {
+    /// Reads a file name; `None` if the file is not one of ours.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        if name.starts_with("MANIFEST-") && name.ends_with(".tmp") {
+            return Some(Self::Unfinished);
+        }
+        let number = |text: &str| text.parse().ok();
+        if let Some(n) = name.strip_prefix("MANIFEST-") {
+            return number(n).map(Self::Manifest);
+        }
+        if let Some(id) = name.strip_prefix("seg-").and_then(|rest| rest.strip_suffix(".kd")) {
+            return number(id).map(Self::Segment);
+        }
+        let id = name.strip_prefix("idx-").and_then(|rest| rest.strip_suffix(".kd"))?;
+        number(id).map(Self::Checkpoint)
+    }
+
+    /// The file in `dir`.
+    pub(crate) fn path(self, dir: &Path) -> PathBuf {
+        dir.join(match self {
+            Self::Manifest(n) => format!("MANIFEST-{n:08}"),
+            Self::Segment(id) => format!("seg-{id:08}.kd"),
+            Self::Checkpoint(id) => format!("idx-{id:08}.kd"),
+            Self::Unfinished => "MANIFEST-new.tmp".to_owned(),
+        })
+    }
+}
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) env: Env,
+    pub(crate) path: PathBuf,
+    pub(crate) keys: FileKeys,
+}
+
+/// An open file with its sealer.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) sealer: FileSealer,
+    pub(crate) len: u64,
+}
+
+impl Directory {
+    /// The path of a file.
+    pub(crate) fn file(&self, name: Name) -> PathBuf {
+        name.path(&self.path)
+    }
+
+    /// Opens a file and reads its header.
+    pub(crate) fn open(&self, kind: FileKind, id: u64, name: Name) -> Result<Opened, Error> {
+        let path = self.file(name);
+        let file = self.env.disk.open(&path).map_err(|error| {
+            if error.is_not_found() { Error::Missing { file: path.clone() } } else { error.into() }
+        })?;
+        let len = file.len()?;
+        let mut header = [0; FILE_HEADER_LEN];
+        if len < FILE_HEADER_LEN as u64 {
+            let reason = "the file ends inside its header";
+            return Err(Error::Corrupt { file: path, offset: len, reason });
+        }
+        file.read_exact_at(&mut header, 0)?;
+        let sealer =
+            self.keys.open(kind, id, &header).map_err(|source| match header_reason(&source) {
+                Some(reason) => Error::Corrupt { file: path.clone(), offset: 0, reason },
+                None => Error::Key { file: path.clone(), source },
+            })?;
+        Ok(Opened { path, file: file.into(), sealer, len })
+    }
+
+    /// Removes a file that nothing names any more.
+    pub(crate) fn remove(&self, name: Name) -> Result<(), Error> {
+        match self.env.disk.remove(&self.file(name)) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// What is damaged in a header; `None` if it is whole and only not ours to open.
+const fn header_reason(error: &FileError) -> Option<&'static str> {
+    match error {
+        FileError::Short { .. } => Some("the file ends inside its header"),
+        FileError::Blank => Some("the file's header was never written"),
+        FileError::NotOurs => Some("the file does not begin as one of keepd's"),
+        FileError::BadCrc => Some("the file's header is damaged"),
+        FileError::WrongKind { .. } => Some("the file's header is another kind's"),
+        FileError::WrongFileId { .. } => Some("the file's header is another file's"),
+        FileError::UnsupportedVersion { .. }
+        | FileError::UnknownDataKey { .. }
+        | FileError::PlainRefused => None,
+    }
+}
+
+/// The directory with what changes in it.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) dir: Directory,
+    pub(crate) manifest: Mutex<Manifest>,
+    next_id: AtomicU64,
+}
+
+impl Files {
+    pub(crate) const fn new(dir: Directory, manifest: Manifest, next_id: u64) -> Self {
+        Self { dir, manifest: Mutex::new(manifest), next_id: AtomicU64::new(next_id) }
+    }
+
+    /// An id that no file of the directory has.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,110 @@
+//! Flushing: the tail becomes blocks of the active segment, durable with the applied index.
+//!
+//! The store freezes what is published and hands out a [`FlushJob`]; any thread runs it: encode,
+//! seal, one write, one sync. The store takes the result in with `finish_flush`; until then views
+//! read the frozen records from memory. If a job fails, the store must not be used for writing any
+//! more: reopen it.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::index::KeyIndex;
+use crate::meta::{Meta, MetaOp};
+use crate::revlog::files::Files;
+use crate::revlog::format::{Commit, Origin};
+use crate::revlog::manifest::{Closed, Edit};
+use crate::revlog::segment::Segment;
+use crate::revlog::writer::SegmentWriter;
+use crate::store::Options;
+use crate::tail::Tail;
+
+/// The segment that flushes append to, between jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Active {
+    writer: Option<SegmentWriter>,
+    /// The last segment is full, but the manifest does not say so yet.
+    full: Option<Closed>,
+}
+
+/// The store at the end of a flush: what a restart begins from.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    pub(crate) commit: Commit,
+    pub(crate) index: KeyIndex,
+    pub(crate) meta: Arc<Meta>,
+}
+
+/// What a flush makes durable; run it on any thread.
+#[derive(Debug)]
+pub struct FlushJob {
+    pub(crate) files: Arc<Files>,
+    pub(crate) options: Options,
+    pub(crate) active: Active,
+    pub(crate) tail: Tail,
+    pub(crate) meta_ops: Vec<MetaOp>,
+    pub(crate) durable: Durable,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+/// A flush that is durable; hand it to `finish_flush`.
+#[derive(Debug)]
+pub struct FlushDone {
+    pub(crate) active: Active,
+    pub(crate) segment: Segment,
+    pub(crate) durable: Durable,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    /// What the flush added to the files.
+    pub(crate) written: u64,
+}
+
+impl FlushJob {
+    /// Writes and syncs.
+    ///
+    /// # Errors
+    /// If the disk fails. Then the store must be dropped and opened again.
+    pub fn run(self) -> Result<FlushDone, Error> {
+        let mut active = self.active;
+        let mut writer = match active.writer {
+            Some(writer) => writer,
+            None => open_segment(&self.files, &self.options, active.full.take())?,
+        };
+        let before = writer.len();
+        for batch in self.tail.batches() {
+            batch.entries.iter().for_each(|entry| writer.push(entry));
+        }
+        writer.push_meta(&self.meta_ops);
+        writer.commit(self.durable.commit);
+        let segment = if writer.len() >= self.options.segment_bytes {
+            let (segment, closed) = writer.close()?;
+            active = Active { writer: None, full: Some(closed) };
+            segment
+        } else {
+            let segment = writer.finish()?;
+            active = Active { writer: Some(writer), full: None };
+            segment
+        };
+        Ok(FlushDone {
+            active,
+            written: segment.len - before,
+            segment,
+            durable: self.durable,
+            records: self.records,
+            bytes: self.bytes,
+        })
+    }
+}
+
+/// Begins the next segment: the file first, then the manifest, then commits.
+fn open_segment(
+    files: &Files,
+    options: &Options,
+    full: Option<Closed>,
+) -> Result<SegmentWriter, Error> {
+    let writer = SegmentWriter::create(files, Origin::Flush, options.block_bytes)?;
+    let close = full.map(Edit::Close);
+    let edits: Vec<Edit> = close.into_iter().chain([Edit::AddActive(writer.id())]).collect();
+    files.manifest.lock().edit(&files.dir, &edits)?;
+    Ok(writer)
+}

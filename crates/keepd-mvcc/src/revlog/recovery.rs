@@ -1,0 +1,292 @@
+//! Opening a directory: what was durable, and nothing else.
+//!
+//! Manifest, segments up to the last commit, the newest checkpoint that can be read, the records
+//! behind it. What is broken at the very end of the active segment was being written when the power
+//! went and is dropped; anything else that does not fit is reported with its file and place, and
+//! nothing is cut or removed then. Afterwards a new manifest is begun, and the next flush begins a
+//! new segment: no file is written under a sealer that was opened.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use keepd_crypto::{FileKeys, FileKind};
+use keepd_env::Env;
+use keepd_types::{KeyValue, Revision};
+
+use crate::checkpoint::{self, Mark};
+use crate::error::Error;
+use crate::index::{KeyIndex, State};
+use crate::meta::Meta;
+use crate::record::Entry;
+use crate::revlog::files::{Directory, Files, Name};
+use crate::revlog::flush::Durable;
+use crate::revlog::format::{Commit, Origin};
+use crate::revlog::manifest::{Closed, Manifest, SegmentEntry, State as Live};
+use crate::revlog::scan::{End, scan};
+use crate::revlog::segment::{Segment, Segments};
+use crate::tail::Tail;
+use crate::walk::Walk;
+
+/// What a directory holds.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) files: Arc<Files>,
+    pub(crate) segments: Arc<Segments>,
+    pub(crate) durable: Durable,
+    /// Kept checkpoints, oldest first.
+    pub(crate) checkpoints: Vec<Mark>,
+    /// Records that nothing names, by segment.
+    pub(crate) dead: BTreeMap<u64, u64>,
+}
+
+/// Opens or creates the store in `path`.
+pub(crate) fn open(env: Env, path: &Path, keys: FileKeys) -> Result<Recovered, Error> {
+    let dir = Directory { env, path: path.to_owned(), keys };
+    dir.env.disk.create_dir(path)?;
+    let names: Vec<Name> =
+        dir.env.disk.list(path)?.iter().filter_map(|name| Name::parse(name)).collect();
+    let number = names.iter().filter_map(|name| match name {
+        Name::Manifest(number) => Some(*number),
+        _ => None,
+    });
+    let Some(number) = number.max() else { return create(dir, &names) };
+    let mut live = Manifest::load(&dir, number)?;
+    let segments = Arc::new(open_segments(&dir, &mut live)?);
+    check_orphans(&dir, &names, &live)?;
+    let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
+    let (durable, checkpoints) = read_checkpoints(&dir, &mut live, commit)?;
+    let mut durable = replay(&segments, durable, commit)?;
+    trim(&mut durable);
+    let dead = count_dead(&segments, &durable.index);
+    live.removed.retain(|id| names.contains(&Name::Segment(*id)));
+    let mut manifest = Manifest::create(&dir, number + 1, live)?;
+    remove_orphans(&dir, &names, &mut manifest)?;
+    let files = Arc::new(Files::new(dir, manifest, next_id(&names)));
+    Ok(Recovered { files, segments, durable, checkpoints, dead })
+}
+
+fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
+    // The manifest is there before the first segment or checkpoint is.
+    if names.iter().any(|name| !matches!(name, Name::Unfinished)) {
+        return Err(Error::Missing { file: dir.file(Name::Manifest(1)) });
+    }
+    if let Some(parent) = dir.path.parent() {
+        dir.env.disk.sync_dir(parent)?;
+    }
+    let manifest = Manifest::create(&dir, 1, Live::default())?;
+    let durable = Durable {
+        commit: Commit::NONE,
+        index: KeyIndex::default(),
+        meta: Arc::new(Meta::default()),
+    };
+    Ok(Recovered {
+        files: Arc::new(Files::new(dir, manifest, 1)),
+        segments: Arc::new(Segments::default()),
+        durable,
+        checkpoints: Vec::new(),
+        dead: BTreeMap::new(),
+    })
+}
+
+fn next_id(names: &[Name]) -> u64 {
+    let ids = names.iter().map(|name| match name {
+        Name::Segment(id) | Name::Checkpoint(id) => *id,
+        Name::Manifest(_) | Name::Unfinished => 0,
+    });
+    ids.max().unwrap_or(0) + 1
+}
+
+/// Opens all segments; the active one is closed where its last commit ends.
+fn open_segments(dir: &Directory, live: &mut Live) -> Result<Segments, Error> {
+    let mut segments = Segments::default();
+    let count = live.segments.len();
+    let mut kept = Vec::with_capacity(count);
+    for (position, entry) in live.segments.iter().enumerate() {
+        let opened = match entry {
+            SegmentEntry::Closed(closed) => Some((open_closed(dir, closed)?, *closed)),
+            SegmentEntry::Active(id) => {
+                if position + 1 != count {
+                    let file = dir.file(Name::Segment(*id));
+                    let reason = "an unfinished segment before the last one";
+                    return Err(Error::Corrupt { file, offset: 0, reason });
+                }
+                open_active(dir, *id)?
+            }
+        };
+        let Some((segment, closed)) = opened else { continue };
+        let before: Option<&Arc<Segment>> = segments.list.last();
+        if before.is_some_and(|before| before.table.first() > segment.first) {
+            return Err(segment.corrupt(0, "the segment is out of order"));
+        }
+        kept.push(SegmentEntry::Closed(closed));
+        segments.list.push(Arc::new(segment));
+    }
+    // A segment without a commit holds nothing; its file goes with the orphans.
+    live.removed.extend(live.segments.iter().map(SegmentEntry::id));
+    for entry in &kept {
+        live.removed.remove(&entry.id());
+    }
+    live.segments = kept;
+    Ok(segments)
+}
+
+fn open_active(dir: &Directory, id: u64) -> Result<Option<(Segment, Closed)>, Error> {
+    let opened = dir.open(FileKind::Segment, id, Name::Segment(id))?;
+    let len = opened.len;
+    scan(id, opened, len, End::Torn)
+}
+
+fn open_closed(dir: &Directory, closed: &Closed) -> Result<Segment, Error> {
+    let opened = dir.open(FileKind::Segment, closed.id, Name::Segment(closed.id))?;
+    if opened.len < closed.len {
+        let (file, offset) = (opened.path, opened.len);
+        return Err(Error::Corrupt { file, offset, reason: "the segment was cut short" });
+    }
+    let Some(table) = closed.table else {
+        let path = opened.path.clone();
+        let scanned = scan(closed.id, opened, closed.len, End::Exact)?;
+        let nothing = Error::Corrupt { file: path, offset: 0, reason: "a segment without commit" };
+        return scanned.map(|(segment, _)| segment).ok_or(nothing);
+    };
+    Segment::open(closed.id, opened, closed.len, &table)
+}
+
+/// Refuses to lose a segment that holds commits and that nothing says was replaced.
+fn check_orphans(dir: &Directory, names: &[Name], live: &Live) -> Result<(), Error> {
+    for name in names {
+        let Name::Segment(id) = *name else { continue };
+        let is_named = live.segments.iter().any(|entry| entry.id() == id);
+        if is_named || live.removed.contains(&id) {
+            continue;
+        }
+        // A file that cannot be opened was being created: its head is synced before it is named.
+        let Ok(opened) = dir.open(FileKind::Segment, id, *name) else { continue };
+        let len = opened.len;
+        if let Ok(Some((segment, _))) = scan(id, opened, len, End::Torn)
+            && segment.table.origin == Origin::Flush
+        {
+            return Err(segment.corrupt(0, "the segment holds commits, but the manifest lost it"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what the new manifest does not name.
+fn remove_orphans(dir: &Directory, names: &[Name], manifest: &mut Manifest) -> Result<(), Error> {
+    for name in names {
+        let live = manifest.state();
+        let is_live = match name {
+            Name::Manifest(number) => *number == manifest.number(),
+            Name::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
+            Name::Checkpoint(id) => live.checkpoints.contains(id),
+            Name::Unfinished => false,
+        };
+        if !is_live {
+            dir.remove(*name)?;
+        }
+    }
+    dir.env.disk.sync_dir(&dir.path)?;
+    manifest.forget_removed();
+    Ok(())
+}
+
+/// Loads the newest checkpoint that can be read, and forgets those that cannot.
+fn read_checkpoints(
+    dir: &Directory,
+    live: &mut Live,
+    last: Commit,
+) -> Result<(Option<Durable>, Vec<Mark>), Error> {
+    let (mut durable, mut marks) = (None, Vec::new());
+    for id in live.checkpoints.iter().rev() {
+        let read = if durable.is_none() {
+            checkpoint::load(dir, *id).map(|loaded| {
+                let mark = Mark { id: *id, commit: loaded.commit };
+                durable = Some(loaded);
+                mark
+            })
+        } else {
+            checkpoint::read_mark(dir, *id)
+        };
+        match read {
+            Ok(mark) if mark.commit.applied.index > last.applied.index => {
+                let file = dir.file(Name::Checkpoint(*id));
+                let reason = "it is newer than the segments: they lost a commit";
+                return Err(Error::Corrupt { file, offset: 0, reason });
+            }
+            Ok(mark) => marks.insert(0, mark),
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    live.checkpoints = marks.iter().map(|mark| mark.id).collect();
+    Ok((durable, marks))
+}
+
+/// Brings a checkpoint, or nothing, up to the last commit.
+fn replay(
+    segments: &Arc<Segments>,
+    checkpoint: Option<Durable>,
+    last: Commit,
+) -> Result<Durable, Error> {
+    let Durable { commit, mut index, meta } = checkpoint.unwrap_or_else(|| Durable {
+        commit: Commit { revision: 0, ..Commit::NONE },
+        index: KeyIndex::default(),
+        meta: Arc::new(Meta::default()),
+    });
+    let from = Revision::first(commit.revision.saturating_add(1));
+    for entry in Walk::new(segments, &Tail::default(), from) {
+        let entry = entry?;
+        let state = state_of(&entry).ok_or_else(|| {
+            let at = segments.position_of(entry.change.revision);
+            let segment = at.map_or_else(|| &segments.list[0], |at| &segments.list[at]);
+            segment.corrupt(0, "a record that is not a key-value")
+        })?;
+        index.update(&entry.change.key, |_| state);
+    }
+    let mut meta = Arc::unwrap_or_clone(meta);
+    for segment in &segments.list {
+        // A segment is replayed as a whole: its last writes decide, and they are not older.
+        if segment.table.commit.applied.index >= commit.applied.index {
+            segment.meta_ops()?.into_iter().for_each(|op| meta.apply(op));
+        }
+    }
+    Ok(Durable { commit: last, index, meta: Arc::new(meta) })
+}
+
+fn state_of(entry: &Entry) -> Option<State> {
+    let Revision { main, sub } = entry.change.revision;
+    let sub = u32::try_from(sub).ok()?;
+    if entry.change.record.tombstone {
+        return Some(State { main, sub, create: entry.create, version: 0 });
+    }
+    let kv = KeyValue::decode(&entry.change.record.encoded).ok()?;
+    (kv.version >= 1).then_some(State {
+        main,
+        sub,
+        create: kv.create_revision,
+        version: kv.version,
+    })
+}
+
+/// Removes what the last compaction left unreachable.
+fn trim(durable: &mut Durable) {
+    durable.index.compact(durable.commit.compact_revision, &[], usize::MAX, &mut Vec::new());
+}
+
+/// Counts the records that the index does not name.
+fn count_dead(segments: &Segments, index: &KeyIndex) -> BTreeMap<u64, u64> {
+    let mut dead: BTreeMap<u64, u64> =
+        segments.list.iter().map(|segment| (segment.id, segment.table.commit.records)).collect();
+    let mut name = |revision| {
+        let segment = segments.position_of(revision).and_then(|at| segments.list.get(at));
+        if let Some(count) = segment.and_then(|segment| dead.get_mut(&segment.id)) {
+            *count = count.saturating_sub(1);
+        }
+    };
+    index.for_each_leaf(|leaf| {
+        (0..leaf.len()).for_each(|position| name(leaf.state(position).revision()));
+        leaf.history().iter().for_each(|past| name(past.state.revision()));
+    });
+    dead
+}

@@ -1,0 +1,198 @@
+//! Reading a segment's frames one by one: what a crash left of the active segment, and segments that
+//! never got a table.
+//!
+//! What counts ends with the last commit. A frame that is broken behind it was being written when
+//! the power went and is dropped, unless a later flush built on it: then it had been synced, and the
+//! file is damaged.
+
+use std::sync::Arc;
+
+use keepd_crypto::{FILE_HEADER_LEN, FrameError};
+
+use crate::error::Error;
+use crate::revlog::block::Block;
+use crate::revlog::files::Opened;
+use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
+use crate::revlog::manifest::{Closed, is_torn};
+use crate::revlog::segment::{Segment, frame_reason};
+
+/// How a file may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Anywhere behind a commit.
+    Torn,
+    /// Exactly with a commit.
+    Exact,
+}
+
+/// The frames of one file, as far as they were read.
+struct Scan<'a> {
+    opened: &'a Opened,
+    bytes: Vec<u8>,
+    at: usize,
+    next_ordinal: u32,
+    hash: u32,
+    records: u64,
+    /// What the last commit covers.
+    table: Table,
+    /// What was read behind it.
+    fresh: Table,
+    /// Where the last commit ends.
+    end: usize,
+}
+
+/// Reads a segment up to its last commit; `None` if there is no commit.
+pub(crate) fn scan(
+    id: u64,
+    opened: Opened,
+    len: u64,
+    end: End,
+) -> Result<Option<(Segment, Closed)>, Error> {
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    opened.file.read_exact_at(&mut bytes, 0)?;
+    let mut scan = Scan {
+        opened: &opened,
+        bytes,
+        at: FILE_HEADER_LEN,
+        next_ordinal: 0,
+        hash: 0,
+        records: 0,
+        table: Table::new(Origin::Flush),
+        fresh: Table::new(Origin::Flush),
+        end: FILE_HEADER_LEN,
+    };
+    let closing = scan.run(end)?;
+    let (table, end_at) = (scan.table, scan.end as u64);
+    if table.commit == Commit::NONE {
+        return Ok(None);
+    }
+    let len = closing.map_or(end_at, |frame| frame.end());
+    let closed = Closed { id, len, table: closing };
+    let segment = Segment {
+        id,
+        path: opened.path,
+        file: opened.file,
+        sealer: Arc::new(opened.sealer),
+        first: table.first(),
+        table,
+        len,
+    };
+    Ok(Some((segment, closed)))
+}
+
+impl Scan<'_> {
+    fn corrupt(&self, reason: &'static str) -> Error {
+        let (file, offset) = (self.opened.path.clone(), self.at as u64);
+        Error::Corrupt { file, offset, reason }
+    }
+
+    /// Reads all frames; returns the table's if there is one.
+    fn run(&mut self, end: End) -> Result<Option<FrameRef>, Error> {
+        let mut closing = None;
+        while self.at < self.bytes.len() && closing.is_none() {
+            let rest = &self.bytes[self.at..];
+            let frame = match self.opened.sealer.open_frame(u64::from(self.next_ordinal), rest) {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.check_torn(end, error)?;
+                    return Ok(None);
+                }
+            };
+            let at = FrameRef {
+                offset: self.at as u64,
+                len: u32_of(frame.len),
+                ordinal: self.next_ordinal,
+            };
+            closing = self.frame(at, frame.kind, frame.plain)?;
+            self.at += frame.len;
+            if frame.kind == frame_kind::COMMIT {
+                self.end = self.at;
+            }
+        }
+        if self.next_ordinal == 0 {
+            return Err(self.corrupt("the file ends before its head"));
+        }
+        if end == End::Exact && closing.is_none() && self.end != self.bytes.len() {
+            return Err(self.corrupt("a complete segment that does not end with a commit"));
+        }
+        Ok(closing)
+    }
+
+    /// Decides whether a broken frame was being written when the power went.
+    fn check_torn(&self, end: End, error: FrameError) -> Result<(), Error> {
+        // The head was synced before the manifest named the file.
+        let may_be_torn = end == End::Torn && self.next_ordinal > 0 && is_torn(error);
+        if !may_be_torn || self.is_built_upon() {
+            return Err(self.corrupt(frame_reason(error)));
+        }
+        Ok(())
+    }
+
+    /// Whether a commit of a later flush lies behind the broken frame.
+    fn is_built_upon(&self) -> bool {
+        let sealer = &self.opened.sealer;
+        let frame_len = sealer.frame_len(Commit::LEN);
+        let heads = self.bytes[self.at..].windows(frame_len);
+        heads.filter(|bytes| bytes[4] == frame_kind::COMMIT).any(|bytes| {
+            // The head ends with the low half of the ordinal, which is all of it here.
+            let ordinal = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+            let opened = sealer.open_frame(u64::from(ordinal), bytes).ok();
+            opened
+                .and_then(|frame| Commit::decode(&frame.plain))
+                .is_some_and(|commit| commit.first_ordinal > u64::from(self.next_ordinal))
+        })
+    }
+
+    /// Takes in one frame; returns it if it is the table.
+    fn frame(&mut self, at: FrameRef, kind: u8, plain: Vec<u8>) -> Result<Option<FrameRef>, Error> {
+        let hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, &[kind]), &plain);
+        let is_head = self.next_ordinal == 0;
+        if is_head != (kind == frame_kind::HEAD) {
+            return Err(self.corrupt("the head is not the first frame"));
+        }
+        match kind {
+            frame_kind::HEAD => {
+                let origin = Origin::decode(&plain);
+                let origin = origin.ok_or_else(|| self.corrupt("an unknown format version"))?;
+                (self.table.origin, self.fresh.origin) = (origin, origin);
+            }
+            frame_kind::BLOCK => self.block(at, plain)?,
+            frame_kind::META => self.fresh.metas.push(at),
+            frame_kind::COMMIT => self.commit(&plain)?,
+            frame_kind::TABLE => {
+                if Table::decode(&plain).as_ref() != Some(&self.table) {
+                    return Err(self.corrupt("a table that does not fit its segment"));
+                }
+                return Ok(Some(at));
+            }
+            _ => return Err(self.corrupt("a frame of an unknown kind")),
+        }
+        self.hash = hash;
+        self.next_ordinal += 1;
+        Ok(None)
+    }
+
+    fn block(&mut self, at: FrameRef, plain: Vec<u8>) -> Result<(), Error> {
+        let ends = Block::parse(plain).and_then(|block| {
+            let last = block.entry(block.count() - 1)?;
+            Some((block.entry(0)?.change.revision, last.change.revision, block.count()))
+        });
+        let (first, last, count) = ends.ok_or_else(|| self.corrupt("a malformed block"))?;
+        if !self.fresh.blocks.is_empty() && first <= self.fresh.last {
+            return Err(self.corrupt("records out of order"));
+        }
+        self.fresh.blocks.push(BlockRef { first, frame: at });
+        self.fresh.last = last;
+        self.records += count as u64;
+        Ok(())
+    }
+
+    fn commit(&mut self, plain: &[u8]) -> Result<(), Error> {
+        let commit = Commit::decode(plain);
+        let commit = commit.filter(|it| it.hash == self.hash && it.records == self.records);
+        self.fresh.commit =
+            commit.ok_or_else(|| self.corrupt("a commit that does not fit its frames"))?;
+        self.table = self.fresh.clone();
+        Ok(())
+    }
+}

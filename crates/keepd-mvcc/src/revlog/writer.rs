@@ -1,0 +1,186 @@
+//! Writing a segment: frames are collected and go out in one write with one sync.
+//!
+//! A file is only ever written by the writer that created it, under a sealer of its own, so no frame
+//! number is used twice (design rule 5). After a failure the writer is not used again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use keepd_crypto::{FileKind, FileSealer};
+use keepd_env::DiskFile;
+
+use crate::error::Error;
+use crate::meta::MetaOp;
+use crate::record::Entry;
+use crate::revlog::block::BlockBuilder;
+use crate::revlog::files::{Files, Name};
+use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
+use crate::revlog::manifest::Closed;
+use crate::revlog::segment::Segment;
+
+/// Meta writes go into frames of about this size.
+const META_BYTES: usize = 64 * 1024;
+
+/// A segment being written.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    id: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    sealer: Arc<FileSealer>,
+    block_bytes: usize,
+    table: Table,
+    block: BlockBuilder,
+    /// Frames that are not written yet.
+    out: Vec<u8>,
+    /// The length of the file without `out`.
+    written: u64,
+    next_ordinal: u32,
+    /// The first frame behind the last commit.
+    first_ordinal: u32,
+    records: u64,
+    hash: u32,
+}
+
+impl SegmentWriter {
+    /// Creates the file, durably, with its head. The manifest does not name it yet.
+    pub(crate) fn create(files: &Files, origin: Origin, block_bytes: usize) -> Result<Self, Error> {
+        let (dir, id) = (&files.dir, files.new_id());
+        let path = dir.file(Name::Segment(id));
+        let sealer = dir.keys.create(FileKind::Segment, id, dir.env.random.as_ref());
+        let file: Arc<dyn DiskFile> = dir.env.disk.create(&path)?.into();
+        let mut writer = Self {
+            id,
+            path,
+            file,
+            out: sealer.header().to_vec(),
+            sealer: Arc::new(sealer),
+            block_bytes,
+            table: Table::new(origin),
+            block: BlockBuilder::default(),
+            written: 0,
+            next_ordinal: 0,
+            first_ordinal: 0,
+            records: 0,
+            hash: 0,
+        };
+        writer.frame(frame_kind::HEAD, &origin.encode());
+        writer.first_ordinal = writer.next_ordinal;
+        writer.sync()?;
+        dir.env.disk.sync_dir(&dir.path)?;
+        Ok(writer)
+    }
+
+    /// The segment's id.
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The file's length with what is not written yet.
+    pub(crate) const fn len(&self) -> u64 {
+        self.written + self.out.len() as u64
+    }
+
+    fn frame(&mut self, kind: u8, payload: &[u8]) -> FrameRef {
+        let (offset, start) = (self.len(), self.out.len());
+        self.hash = crc32c::crc32c_append(self.hash, &[kind]);
+        self.hash = crc32c::crc32c_append(self.hash, payload);
+        self.sealer.seal_frame(u64::from(self.next_ordinal), kind, payload, &mut self.out);
+        let len = u32_of(self.out.len() - start);
+        let ordinal = self.next_ordinal;
+        self.next_ordinal += 1;
+        FrameRef { offset, len, ordinal }
+    }
+
+    /// Adds a record; they come in revision order.
+    pub(crate) fn push(&mut self, entry: &Entry) {
+        let bytes = usize::try_from(entry.bytes()).unwrap_or(usize::MAX);
+        if !self.block.is_empty() && self.block.len().saturating_add(bytes) > self.block_bytes {
+            self.cut();
+        }
+        self.block.push(entry);
+        self.records += 1;
+        self.table.last = entry.change.revision;
+    }
+
+    fn cut(&mut self) {
+        if self.block.is_empty() {
+            return;
+        }
+        let first = self.block.first();
+        let payload = self.block.finish();
+        let frame = self.frame(frame_kind::BLOCK, &payload);
+        self.table.blocks.push(BlockRef { first, frame });
+    }
+
+    /// Adds writes to the meta tables.
+    pub(crate) fn push_meta(&mut self, ops: &[MetaOp]) {
+        self.cut();
+        let mut payload = Vec::new();
+        for (position, op) in ops.iter().enumerate() {
+            op.encode(&mut payload);
+            if payload.len() >= META_BYTES || position + 1 == ops.len() {
+                let frame = self.frame(frame_kind::META, &payload);
+                self.table.metas.push(frame);
+                payload.clear();
+            }
+        }
+    }
+
+    /// Hands frames over to the system, without a sync: for long writes.
+    pub(crate) fn write(&mut self) -> Result<(), Error> {
+        self.file.write_all_at(&self.out, self.written)?;
+        self.written += self.out.len() as u64;
+        self.out.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.write()?;
+        Ok(self.file.sync()?)
+    }
+
+    /// Ends a flush. The commit's own fields are filled in here.
+    pub(crate) fn commit(&mut self, commit: Commit) {
+        self.cut();
+        let commit = Commit {
+            records: self.records,
+            first_ordinal: u64::from(self.first_ordinal),
+            hash: self.hash,
+            ..commit
+        };
+        let mut payload = Vec::with_capacity(Commit::LEN);
+        commit.encode(&mut payload);
+        self.frame(frame_kind::COMMIT, &payload);
+        self.first_ordinal = self.next_ordinal;
+        self.table.commit = commit;
+    }
+
+    /// Makes what was added durable; the segment goes on.
+    pub(crate) fn finish(&mut self) -> Result<Segment, Error> {
+        self.sync()?;
+        Ok(self.segment())
+    }
+
+    /// Adds the table and makes everything durable; the segment is complete.
+    pub(crate) fn close(mut self) -> Result<(Segment, Closed), Error> {
+        let mut payload = Vec::new();
+        self.table.encode(&mut payload);
+        let table = self.frame(frame_kind::TABLE, &payload);
+        self.sync()?;
+        let closed = Closed { id: self.id, len: self.written, table: Some(table) };
+        Ok((self.segment(), closed))
+    }
+
+    fn segment(&self) -> Segment {
+        Segment {
+            id: self.id,
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+            sealer: Arc::clone(&self.sealer),
+            first: self.table.first(),
+            table: self.table.clone(),
+            len: self.written,
+        }
+    }
+}
