@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use keepd_crypto::FileKeys;
-use keepd_env::SimDisk;
+use keepd_crypto::{FileKeys, FileKind, FrameError};
 use keepd_env::sim::CrashMode;
+use keepd_env::{SeededRandom, SimDisk};
 use keepd_wal::{Batch, BatchRecord, Dump, Error, HardState, Record};
 
 use super::world::{
@@ -244,6 +244,53 @@ fn a_missing_swapped_or_older_segment_is_detected() {
     }
 }
 
+/// A log with one synced batch, and its file.
+fn one_batch(keys: &FileKeys) -> (SimDisk, PathBuf, Vec<u8>) {
+    let disk = SimDisk::new();
+    let mut wal = create(&disk, keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 1, 50), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    let path = segment_paths(&disk).pop().unwrap();
+    let bytes = bytes_of(&disk, &path);
+    (disk, path, bytes)
+}
+
+#[test]
+fn a_whole_frame_in_a_wrong_place_is_damage_even_at_the_end() {
+    for keys in [FileKeys::plain(), sealing()] {
+        let (disk, path, bytes) = one_batch(&keys);
+        let frames = Dump::new(env(&disk, 1), &dir(), keys.clone()).unwrap();
+        let start = usize::try_from(frames.last().unwrap().unwrap().offset).unwrap();
+        let mut moved = bytes.clone();
+        moved.insert(start, 1);
+        disk.poke(&path, &moved);
+        assert!(matches!(read(&disk, &keys), Err(Error::Corrupt { frame: 1, .. })), "moved");
+
+        let sealer = keys.open(FileKind::Wal, 1, &bytes).unwrap();
+        let mut later = Vec::new();
+        sealer.seal_frame(3, 2, &[0, 0, 0, 0], &mut later);
+        let end = content_len(&bytes);
+        let mut skipped = bytes.clone();
+        skipped[end..end + later.len()].copy_from_slice(&later);
+        disk.poke(&path, &skipped);
+        assert!(matches!(read(&disk, &keys), Err(Error::Corrupt { frame: 2, .. })), "skipped");
+    }
+}
+
+#[test]
+fn a_frame_that_another_key_sealed_is_damage_even_at_the_end() {
+    let (keys, other) = (sealing(), FileKeys::ephemeral(&SeededRandom::new(5)));
+    let (disk, path, bytes) = one_batch(&keys);
+    let mut frame = Vec::new();
+    other.open(FileKind::Wal, 1, &bytes).unwrap().seal_frame(2, 2, &[0; 4], &mut frame);
+    let end = content_len(&bytes);
+    let mut forged = bytes;
+    forged[end..end + frame.len()].copy_from_slice(&frame);
+    disk.poke(&path, &forged);
+    let error = read(&disk, &keys).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { source: FrameError::BadSeal, .. }), "{error}");
+}
+
 #[test]
 fn a_log_that_ends_below_its_commit_is_refused() {
     let (disk, keys) = (SimDisk::new(), FileKeys::plain());
@@ -255,7 +302,7 @@ fn a_log_that_ends_below_its_commit_is_refused() {
     // Only a program's error could write this: the entries are cut away below the commit.
     let path = segment_paths(&disk).pop().unwrap();
     let mut bytes = bytes_of(&disk, &path);
-    let sealer = keys.open(keepd_crypto::FileKind::Wal, 1, &bytes).unwrap();
+    let sealer = keys.open(FileKind::Wal, 1, &bytes).unwrap();
     let mut frames = Vec::new();
     let end = content_len(&bytes);
     // Watermark 2 frames; no hard state; one entry, index 2, term 2, kind 0, no data.

@@ -140,6 +140,20 @@ fn opening_fails_whole_and_works_later() {
 }
 
 #[test]
+fn a_failed_write_ends_the_segment_so_that_no_nonce_comes_twice() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let lost = entries(1, 1, 1, 100);
+    disk.fail(FaultPlan::once(Some(IoOp::Write), 0, ErrorKind::Other));
+    assert!(wal.append(&Batch { entries: &lost, hard_state: None }).is_err());
+    assert_eq!((wal.last_index(), wal.segments().len()), (0, 1));
+    let other = entries(1, 2, 1, 100);
+    wal.append(&Batch { entries: &other, hard_state: None }).unwrap();
+    assert_eq!((wal.last_index(), wal.segments().len()), (1, 2));
+    assert_eq!(read(&disk, &keys).unwrap().entries, other);
+}
+
+#[test]
 fn a_log_on_a_full_disk_goes_on_once_there_is_space() {
     let (disk, keys) = (SimDisk::new(), FileKeys::plain());
     let mut wal = create(&disk, &keys).unwrap();
