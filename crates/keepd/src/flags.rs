@@ -1,0 +1,255 @@
+//! The server's command line, environment and configuration file, as etcd 3.7.1 reads them.
+//!
+//! [`parse`] turns arguments and environment into validated [`ServerOptions`], or into what to
+//! print and the exit code. Everything it knows of a flag stands in one table ([`table`]): parsing,
+//! environment names, the configuration file, `--help` and what keepd does not support all come
+//! from there. It opens nothing but the configuration file and does not log: notices for the log
+//! are returned, since the logger is configured by what is parsed here.
+//!
+//! Flags of etcd that keepd cannot honour are refused where leaving them out silently would cost
+//! security or durability, and otherwise accepted with a notice.
+
+mod config_file;
+mod gates;
+mod go;
+mod help;
+mod options;
+mod settings;
+pub(crate) mod table;
+mod urls;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub(crate) use gates::{FeatureGates, GateStage};
+pub(crate) use options::{
+    AutoCompaction, ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity,
+};
+pub(crate) use urls::{Scheme, Url};
+
+use settings::Settings;
+
+/// Severity of a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Worth knowing.
+    Info,
+    /// Probably not meant.
+    Warn,
+    /// The process ends.
+    Fatal,
+}
+
+/// A line for the log: etcd's message and fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notice {
+    /// How severe.
+    pub(crate) level: Level,
+    /// The message.
+    pub(crate) message: String,
+    /// Named values.
+    pub(crate) fields: Vec<(&'static str, String)>,
+}
+
+impl Notice {
+    fn new(level: Level, message: impl Into<String>) -> Self {
+        Self { level, message: message.into(), fields: Vec::new() }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        self.fields.iter().try_for_each(|(name, value)| write!(f, " {name}={value:?}"))
+    }
+}
+
+/// The server shall run.
+#[derive(Clone, Debug)]
+pub(crate) struct Parsed {
+    /// How.
+    pub(crate) options: ServerOptions,
+    /// For the log, once it is set up.
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// The server shall not run: print, log with default settings, and exit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlagsExit {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// For standard output.
+    pub(crate) stdout: String,
+    /// For standard error, after the log.
+    pub(crate) stderr: String,
+    /// For the log.
+    pub(crate) notices: Vec<Notice>,
+}
+
+impl FlagsExit {
+    /// A bad command line: the error and the usage on standard error, exit code 2.
+    fn usage(error: &str) -> Self {
+        let stderr = format!("{error}\n{}\n", help::USAGE);
+        Self { code: 2, stderr, ..Self::default() }
+    }
+
+    /// Bad settings: a warning in the log, exit code 1.
+    fn verification(error: impl Into<String>, mut notices: Vec<Notice>) -> Self {
+        let error = error.into();
+        let is_unset = error == validate::ADVERTISE_UNSET;
+        notices.push(Notice::new(Level::Warn, "failed to verify flags").with("error", &error));
+        if is_unset {
+            let message = "advertise client URLs are not set";
+            notices.push(Notice::new(Level::Warn, message).with("error", error));
+        }
+        Self { code: 1, notices, ..Self::default() }
+    }
+
+    /// The server cannot be set up: etcd's fatal `discovery failed`, exit code 1.
+    fn bootstrap(error: impl Into<String>, mut notices: Vec<Notice>) -> Self {
+        notices.push(Notice::new(Level::Fatal, "discovery failed").with("error", error));
+        Self { code: 1, notices, ..Self::default() }
+    }
+}
+
+/// Checks what only counts for a member without data: that it finds itself in the cluster that it
+/// is to start. To be called when the data directory is empty.
+///
+/// # Errors
+/// etcd's fatal `discovery failed`, with exit code 1.
+pub(crate) fn check_new_member(options: &ServerOptions) -> Result<(), FlagsExit> {
+    validate::new_member(options).map_err(|error| FlagsExit::bootstrap(error, Vec::new()))
+}
+
+/// Parses the arguments behind the program's name, and the environment.
+///
+/// # Errors
+/// What to print and log, and the exit code; also for `--help` and `--version`.
+pub(crate) fn parse(
+    args: &[String],
+    environment: &[(String, String)],
+) -> Result<Parsed, FlagsExit> {
+    let mut settings = Settings::default();
+    let rest = match go::parse_arguments(args, &mut settings) {
+        Ok(rest) => rest,
+        Err(go::ArgumentError::Help) => {
+            let stderr = format!("{}\n", help::USAGE);
+            return Err(FlagsExit { stdout: help::flags(), stderr, ..FlagsExit::default() });
+        }
+        Err(go::ArgumentError::Bad(error)) => return Err(FlagsExit::usage(&error)),
+    };
+    if let Some(stray) = rest.first() {
+        return Err(FlagsExit::verification(stray_argument(stray), Vec::new()));
+    }
+    if settings.is_true("version") {
+        return Err(FlagsExit { stdout: help::version(), ..FlagsExit::default() });
+    }
+    let mut notices = Vec::new();
+    let file = settings.text("config-file").to_owned();
+    let file = if file.is_empty() { variable(environment, "ETCD_CONFIG_FILE") } else { file };
+    if file.is_empty() {
+        from_environment(&mut settings, environment, &mut notices)?;
+    } else {
+        settings = config_file::read(&file).map_err(|error| error.into_exit(notices.clone()))?;
+        let message = "loaded server configuration, other configuration command line flags and \
+                       environment variables will be ignored if provided";
+        notices.push(Notice::new(Level::Info, message).with("path", &file));
+    }
+    finish(&settings, notices)
+}
+
+/// Builds and checks the options.
+fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, FlagsExit> {
+    notices.extend(validate::deprecations(settings));
+    if let Err(level) = options::log_level(settings) {
+        // etcd panics here, and panics exit with 2.
+        let stderr = format!("panic: unrecognized level: {level:?}\n");
+        return Err(FlagsExit { code: 2, stderr, notices, ..FlagsExit::default() });
+    }
+    validate::support(settings, &mut notices)
+        .and_then(|()| validate::settings(settings, &mut notices))
+        .map_err(|error| FlagsExit::verification(error, notices.clone()))?;
+    let options = match ServerOptions::build(settings) {
+        Ok(options) => options,
+        Err(error) => return Err(FlagsExit::bootstrap(error, notices)),
+    };
+    if let Err(error) = validate::start(&options, &mut notices) {
+        return Err(FlagsExit::bootstrap(error, notices));
+    }
+    Ok(Parsed { options, notices })
+}
+
+fn variable(environment: &[(String, String)], name: &str) -> String {
+    let found = environment.iter().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.clone()).unwrap_or_default()
+}
+
+/// Takes `ETCD_*` for every flag that the command line does not set.
+fn from_environment(
+    settings: &mut Settings,
+    environment: &[(String, String)],
+    notices: &mut Vec<Notice>,
+) -> Result<(), FlagsExit> {
+    let version = variable(environment, "ETCD_VERSION");
+    if !version.is_empty() {
+        let notice = Notice::new(Level::Warn, "cannot set special environment variable");
+        notices.push(notice.with("key", "ETCD_VERSION").with("value", version));
+    }
+    let mut problem = None;
+    for (name, value) in environment {
+        let Some(suffix) = name.strip_prefix("ETCD_").filter(|_| name != "ETCD_VERSION") else {
+            continue;
+        };
+        let Some(flag) = table::by_variable(suffix) else {
+            if name == "ETCD_UNSUPPORTED_ARCH" {
+                continue;
+            }
+            let notice = Notice::new(Level::Warn, "unrecognized environment variable");
+            notices.push(notice.with("environment-variable", format!("{name}={value}")));
+            continue;
+        };
+        if settings.is_set(flag.name) {
+            let message = "conflicting environment variable is shadowed by corresponding \
+                           command-line flag (either unset environment variable or disable flag))";
+            notices.push(Notice::new(Level::Fatal, message).with("environment-variable", name));
+            let notices = std::mem::take(notices);
+            return Err(FlagsExit { code: 1, notices, ..FlagsExit::default() });
+        }
+        if value.is_empty() {
+            continue;
+        }
+        match settings.set(flag, value) {
+            Ok(()) => notices.push(
+                Notice::new(Level::Info, "recognized and used environment variable")
+                    .with("variable-name", name)
+                    .with("variable-value", value),
+            ),
+            Err(error) => problem = Some(format!("invalid value {value:?} for {name}: {error}")),
+        }
+    }
+    match problem {
+        Some(error) => Err(FlagsExit::verification(error, std::mem::take(notices))),
+        None => Ok(()),
+    }
+}
+
+/// etcd's text, and the remedy for dashes as word processors and web pages write them.
+fn stray_argument(argument: &str) -> String {
+    let long_dashes = ['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'];
+    let text = format!("{argument:?} is not a valid flag");
+    let name = argument.trim_start_matches(long_dashes).trim_start_matches('-');
+    if argument.starts_with(long_dashes) {
+        return format!(
+            "{text}: it begins with a long dash, as pasted from a document; write --{name}"
+        );
+    }
+    text
+}

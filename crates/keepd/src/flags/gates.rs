@@ -1,0 +1,110 @@
+//! Feature gates: `--feature-gates A=true,B=false`.
+
+use std::collections::BTreeMap;
+
+/// How finished etcd calls a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GateStage {
+    /// Off unless asked for.
+    Alpha,
+    /// On unless turned off.
+    Beta,
+}
+
+impl GateStage {
+    /// The stage as the metric `etcd_server_feature_enabled` names it.
+    #[must_use]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Alpha => "ALPHA",
+            Self::Beta => "BETA",
+        }
+    }
+}
+
+/// Every gate of etcd 3.7.1 with its stage; beta gates are on by default.
+const GATES: [(&str, GateStage); 9] = [
+    ("CompactHashCheck", GateStage::Alpha),
+    ("FastLeaseKeepAlive", GateStage::Beta),
+    ("InitialCorruptCheck", GateStage::Alpha),
+    ("LeaseCheckpoint", GateStage::Alpha),
+    ("LeaseCheckpointPersist", GateStage::Alpha),
+    ("PriorityRequest", GateStage::Alpha),
+    ("SetMemberLocalAddr", GateStage::Alpha),
+    ("StopGRPCServiceOnDefrag", GateStage::Alpha),
+    ("TxnModeWriteWithSharedBuffer", GateStage::Beta),
+];
+
+/// Which features are on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FeatureGates(BTreeMap<&'static str, bool>);
+
+impl FeatureGates {
+    /// Reads a comma-separated list of `name=bool`; the error is etcd's.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut set = BTreeMap::new();
+        let mut stages = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let (name, value) = item.split_once('=').unwrap_or((item, ""));
+            let (name, value) = (name.trim(), value.trim());
+            if !item.contains('=') {
+                return Err(format!("missing bool value for {name}"));
+            }
+            let value = super::go::bool(value).map_err(|_unused| {
+                format!(
+                    "invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: \
+                     invalid syntax"
+                )
+            })?;
+            match name {
+                "AllAlpha" => stages.push((GateStage::Alpha, value)),
+                "AllBeta" => stages.push((GateStage::Beta, value)),
+                _ => {
+                    let Some((known, _)) = GATES.iter().find(|(known, _)| *known == name) else {
+                        return Err(format!("unrecognized feature gate: {name}"));
+                    };
+                    set.insert(*known, value);
+                }
+            }
+        }
+        for (stage, value) in stages {
+            for (name, _) in GATES.iter().filter(|(_, of)| *of == stage) {
+                set.entry(name).or_insert(value);
+            }
+        }
+        Ok(Self(set))
+    }
+
+    /// For the spellings that gates replaced.
+    pub(super) fn set_if_unset(&mut self, name: &'static str, value: bool) {
+        self.0.entry(name).or_insert(value);
+    }
+
+    /// Whether a feature is on; unknown ones are off.
+    #[must_use]
+    pub(crate) fn is_enabled(&self, name: &str) -> bool {
+        let default =
+            GATES.iter().any(|(known, stage)| *known == name && *stage == GateStage::Beta);
+        self.0.get(name).copied().unwrap_or(default)
+    }
+
+    /// Every gate with its stage and state.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, GateStage, bool)> {
+        GATES.iter().map(|(name, stage)| (*name, *stage, self.is_enabled(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_have_defaults_and_groups() {
+        let none = FeatureGates::parse("").unwrap();
+        assert!(none.is_enabled("FastLeaseKeepAlive") && !none.is_enabled("InitialCorruptCheck"));
+        let some = FeatureGates::parse("AllAlpha=true,LeaseCheckpoint=false,AllBeta=0").unwrap();
+        assert!(some.is_enabled("InitialCorruptCheck") && !some.is_enabled("LeaseCheckpoint"));
+        assert!(!some.is_enabled("FastLeaseKeepAlive"));
+        assert_eq!(some.iter().count(), 9);
+    }
+}

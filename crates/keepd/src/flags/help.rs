@@ -1,0 +1,79 @@
+//! What `--help` and `--version` print.
+
+use std::fmt::Write as _;
+
+use super::table::{self, Section, Support};
+
+/// The etcd version whose protocol and flags these are; tools parse the line it stands in.
+pub(super) const ETCD_VERSION: &str = "3.7.1";
+
+/// Printed to standard error with every usage error and with `--help`.
+pub(super) const USAGE: &str = "Usage:
+
+  etcd [flags]
+    Start the server.
+
+  etcd --version
+    Print the version.
+
+  etcd -h | --help
+    Print all flags.
+
+  etcd --config-file FILE
+    Take all settings from a YAML or JSON file; flags and environment variables are then ignored.
+    Durations are whole nanoseconds there (600000000000 for 10m).
+";
+
+/// The headings, in order.
+const HEADINGS: [(Section, &str); 11] = [
+    (Section::Member, "Member"),
+    (Section::Clustering, "Clustering"),
+    (Section::Security, "Security"),
+    (Section::Encryption, "Encryption at rest (keepd)"),
+    (Section::Auth, "Auth"),
+    (Section::Monitoring, "Profiling and Monitoring"),
+    (Section::Logging, "Logging"),
+    (Section::Tracing, "Distributed tracing"),
+    (Section::Features, "Features"),
+    (Section::Unsafe, "Unsafe feature"),
+    (Section::Other, "Other"),
+];
+
+/// All flags by section.
+pub(super) fn flags() -> String {
+    let mut out = String::new();
+    for (section, heading) in HEADINGS {
+        let _infallible = write!(out, "\n{heading}:\n");
+        for flag in table::all().filter(|flag| flag.section == section) {
+            let default = if flag.name == "data-dir" { "${name}.etcd" } else { flag.default };
+            let note = match flag.support {
+                Support::Full => String::new(),
+                Support::AcceptedNoEffect => "\n    Accepted, without effect in keepd.".to_owned(),
+                Support::Refused(reason) => format!("\n    Not available in keepd: {reason}."),
+            };
+            let _infallible =
+                writeln!(out, "  --{} '{default}'\n    {}{note}", flag.name, flag.help);
+        }
+    }
+    out.push_str(
+        "\nEvery flag can be given as an environment variable too: ETCD_ and the name in capitals, \
+         with _ for -.\n",
+    );
+    out
+}
+
+/// etcd's four lines, which tools parse, and keepd's own.
+pub(super) fn version() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: keepd\nGo Version: none\nGo OS/Arch: {}/{}\n\
+         keepd Version: {}\n",
+        std::env::consts::OS,
+        architecture,
+        env!("CARGO_PKG_VERSION")
+    )
+}

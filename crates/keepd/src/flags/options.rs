@@ -1,0 +1,395 @@
+//! The settings of a server, as plain data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
+
+use super::config_file::ALLOWED_CN;
+use super::gates::FeatureGates;
+use super::go;
+use super::settings::Settings;
+use super::urls::{self, Url};
+
+/// What a start of the cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClusterState {
+    /// A new one.
+    New,
+    /// Joining a running one.
+    Existing,
+}
+
+/// What is compacted without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AutoCompaction {
+    /// Nothing.
+    Off,
+    /// What is older than this.
+    Periodic(Duration),
+    /// All but so many revisions.
+    Revision(i64),
+}
+
+/// The lowest level logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LogLevel {
+    /// Everything.
+    Debug,
+    /// The normal course.
+    Info,
+    /// What should not happen.
+    Warn,
+    /// What a person must look at; also `panic`, `dpanic` and `fatal`.
+    Error,
+}
+
+/// The log's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Console,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogOptions {
+    /// `default` (standard error), `stderr`, `stdout`, `systemd/journal` or files.
+    pub(crate) outputs: Vec<String>,
+    /// What is logged.
+    pub(crate) level: LogLevel,
+    /// How.
+    pub(crate) format: LogFormat,
+}
+
+/// Certificate files of the client or the peer side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TransportSecurity {
+    /// PEM chain.
+    pub(crate) cert_file: Option<PathBuf>,
+    /// PEM key.
+    pub(crate) key_file: Option<PathBuf>,
+    /// PEM chain to show as a client.
+    pub(crate) client_cert_file: Option<PathBuf>,
+    /// Its key.
+    pub(crate) client_key_file: Option<PathBuf>,
+    /// A certificate is asked of every client.
+    pub(crate) client_cert_auth: bool,
+    /// PEM bundle.
+    pub(crate) trusted_ca_file: Option<PathBuf>,
+    /// Revoked certificates.
+    pub(crate) crl_file: Option<PathBuf>,
+    /// Common names let in.
+    pub(crate) allowed_cns: Vec<String>,
+    /// Host names let in.
+    pub(crate) allowed_hostnames: Vec<String>,
+}
+
+impl TransportSecurity {
+    /// Whether nothing is set, as for plain text.
+    #[must_use]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.cert_file.is_none() && self.key_file.is_none()
+    }
+}
+
+/// A validated server configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerOptions {
+    /// The member's name.
+    pub(crate) name: String,
+    /// Where everything lies.
+    pub(crate) data_dir: PathBuf,
+    /// One Raft tick.
+    pub(crate) heartbeat_interval: Duration,
+    /// Time without a leader before an election.
+    pub(crate) election_timeout: Duration,
+    /// Ask before an election.
+    pub(crate) pre_vote: bool,
+    /// Listeners for members.
+    pub(crate) listen_peer_urls: Vec<Url>,
+    /// Listeners for clients.
+    pub(crate) listen_client_urls: Vec<Url>,
+    /// Listeners for metrics and health.
+    pub(crate) listen_metrics_urls: Vec<Url>,
+    /// How members reach this one.
+    pub(crate) initial_advertise_peer_urls: Vec<Url>,
+    /// How clients reach this one.
+    pub(crate) advertise_client_urls: Vec<Url>,
+    /// Names and URLs of all members at the start.
+    pub(crate) initial_cluster: Vec<(String, String)>,
+    /// New or joining.
+    pub(crate) initial_cluster_state: ClusterState,
+    /// Enters the ids.
+    pub(crate) initial_cluster_token: String,
+    /// Bytes of live data allowed; `None` is no limit.
+    pub(crate) quota_backend_bytes: Option<i64>,
+    /// Operations in one transaction.
+    pub(crate) max_txn_ops: usize,
+    /// Bytes of one request.
+    pub(crate) max_request_bytes: usize,
+    /// HTTP/2 streams of one connection.
+    pub(crate) max_concurrent_streams: u32,
+    /// How often a silent client is pinged; `None` is never.
+    pub(crate) grpc_keepalive_interval: Option<Duration>,
+    /// How long it may take to answer.
+    pub(crate) grpc_keepalive_timeout: Duration,
+    /// SO_REUSEPORT.
+    pub(crate) socket_reuse_port: bool,
+    /// SO_REUSEADDR.
+    pub(crate) socket_reuse_address: bool,
+    /// The JSON gateway is served.
+    pub(crate) enable_grpc_gateway: bool,
+    /// What is compacted by itself.
+    pub(crate) auto_compaction: AutoCompaction,
+    /// Certificates towards clients.
+    pub(crate) client_security: TransportSecurity,
+    /// Certificates between members.
+    pub(crate) peer_security: TransportSecurity,
+    /// A member's address need not be in its certificate.
+    pub(crate) peer_skip_client_san_verification: bool,
+    /// Lowest TLS version.
+    pub(crate) tls_min_version: TlsVersion,
+    /// Highest TLS version.
+    pub(crate) tls_max_version: Option<TlsVersion>,
+    /// TLS 1.2 suites; empty is all good ones.
+    pub(crate) cipher_suites: Vec<CipherSuiteName>,
+    /// Origins allowed; empty is any.
+    pub(crate) cors: Vec<String>,
+    /// Host headers allowed without TLS; empty is any.
+    pub(crate) host_whitelist: Vec<String>,
+    /// The log.
+    pub(crate) log: LogOptions,
+    /// Slower requests are logged.
+    pub(crate) warning_unary_request_duration: Duration,
+    /// Slower entries are logged.
+    pub(crate) warning_apply_duration: Duration,
+    /// How often idle watchers hear of progress.
+    pub(crate) watch_progress_notify_interval: Duration,
+    /// Features on and off.
+    pub(crate) feature_gates: FeatureGates,
+    /// EncryptionConfiguration file.
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// It is followed while running.
+    pub(crate) encryption_provider_config_automatic_reload: bool,
+}
+
+impl ServerOptions {
+    /// From checked settings; the error is one of etcd's start.
+    pub(super) fn build(settings: &Settings) -> Result<Self, String> {
+        let suites = settings.list("cipher-suites");
+        let suites =
+            suites.iter().map(|name| name.parse()).collect::<Result<Vec<_>, keepd_tls::Error>>();
+        let name = settings.text("name").to_owned();
+        let data_dir = match settings.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.etcd")),
+            dir => PathBuf::from(dir),
+        };
+        let peer_urls = settings.urls("initial-advertise-peer-urls");
+        Ok(Self {
+            data_dir,
+            heartbeat_interval: settings.millis("heartbeat-interval"),
+            election_timeout: settings.millis("election-timeout"),
+            pre_vote: settings.is_true("pre-vote"),
+            listen_peer_urls: settings.urls("listen-peer-urls"),
+            listen_client_urls: settings.urls("listen-client-urls"),
+            listen_metrics_urls: settings.urls("listen-metrics-urls"),
+            advertise_client_urls: settings.urls("advertise-client-urls"),
+            initial_cluster: initial_cluster(settings, &name, &peer_urls)?,
+            initial_advertise_peer_urls: peer_urls,
+            initial_cluster_state: match settings.text("initial-cluster-state") {
+                "existing" => ClusterState::Existing,
+                _ => ClusterState::New,
+            },
+            initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
+            quota_backend_bytes: quota(settings.int("quota-backend-bytes")),
+            max_txn_ops: size(settings.uint("max-txn-ops")),
+            max_request_bytes: size(settings.uint("max-request-bytes")),
+            max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams"))
+                .expect("checked when set"),
+            grpc_keepalive_interval: Some(settings.duration("grpc-keepalive-interval"))
+                .filter(|interval| !interval.is_zero()),
+            grpc_keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
+            socket_reuse_port: settings.is_true("socket-reuse-port"),
+            socket_reuse_address: settings.is_true("socket-reuse-address"),
+            enable_grpc_gateway: settings.is_true("enable-grpc-gateway"),
+            auto_compaction: auto_compaction(settings)?,
+            client_security: client_security(settings),
+            peer_security: peer_security(settings),
+            peer_skip_client_san_verification: settings
+                .is_true("peer-skip-client-san-verification"),
+            tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
+            tls_max_version: tls_version(settings, "tls-max-version"),
+            cipher_suites: suites.map_err(|error| error.to_string())?,
+            cors: settings.urls("cors").iter().map(ToString::to_string).collect(),
+            host_whitelist: any_is_empty(settings.list("host-whitelist")),
+            log: LogOptions {
+                outputs: settings.list("log-outputs"),
+                level: log_level(settings).expect("checked before"),
+                format: match settings.text("log-format") {
+                    "console" => LogFormat::Console,
+                    _ => LogFormat::Json,
+                },
+            },
+            warning_unary_request_duration: settings.duration("warning-unary-request-duration"),
+            warning_apply_duration: settings.duration("warning-apply-duration"),
+            watch_progress_notify_interval: progress_interval(settings),
+            feature_gates: settings.gates(),
+            encryption_provider_config: path(settings, "encryption-provider-config"),
+            encryption_provider_config_automatic_reload: settings
+                .is_true("encryption-provider-config-automatic-reload"),
+            name,
+        })
+    }
+
+    /// The TLS of the client listeners, if they have a certificate.
+    #[must_use]
+    pub(crate) fn client_tls(&self) -> Option<TlsOptions> {
+        self.tls(&self.client_security)
+    }
+
+    /// The TLS of the peer listeners, if they have a certificate.
+    #[must_use]
+    pub(crate) fn peer_tls(&self) -> Option<TlsOptions> {
+        self.tls(&self.peer_security)
+    }
+
+    fn tls(&self, security: &TransportSecurity) -> Option<TlsOptions> {
+        Some(TlsOptions {
+            cert_file: security.cert_file.clone()?,
+            key_file: security.key_file.clone()?,
+            trusted_ca_file: security.trusted_ca_file.clone(),
+            client_cert_auth: security.client_cert_auth,
+            crl_file: security.crl_file.clone(),
+            allowed_cns: security.allowed_cns.clone(),
+            allowed_hostnames: security.allowed_hostnames.clone(),
+            min_version: Some(self.tls_min_version),
+            max_version: self.tls_max_version,
+            cipher_suites: self.cipher_suites.clone(),
+        })
+    }
+}
+
+fn path(settings: &Settings, name: &str) -> Option<PathBuf> {
+    Some(settings.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from)
+}
+
+fn client_security(settings: &Settings) -> TransportSecurity {
+    TransportSecurity {
+        cert_file: path(settings, "cert-file"),
+        key_file: path(settings, "key-file"),
+        client_cert_file: path(settings, "client-cert-file"),
+        client_key_file: path(settings, "client-key-file"),
+        client_cert_auth: settings.is_true("client-cert-auth"),
+        trusted_ca_file: path(settings, "trusted-ca-file"),
+        crl_file: path(settings, "client-crl-file"),
+        allowed_cns: settings.list(ALLOWED_CN),
+        allowed_hostnames: settings.list("client-cert-allowed-hostname"),
+    }
+}
+
+fn peer_security(settings: &Settings) -> TransportSecurity {
+    TransportSecurity {
+        cert_file: path(settings, "peer-cert-file"),
+        key_file: path(settings, "peer-key-file"),
+        client_cert_file: path(settings, "peer-client-cert-file"),
+        client_key_file: path(settings, "peer-client-key-file"),
+        client_cert_auth: settings.is_true("peer-client-cert-auth"),
+        trusted_ca_file: path(settings, "peer-trusted-ca-file"),
+        crl_file: path(settings, "peer-crl-file"),
+        allowed_cns: settings.list("peer-cert-allowed-cn"),
+        allowed_hostnames: settings.list("peer-cert-allowed-hostname"),
+    }
+}
+
+/// A version that validation has seen.
+fn tls_version(settings: &Settings, name: &str) -> Option<TlsVersion> {
+    settings.text(name).parse().ok()
+}
+
+fn size(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn quota(bytes: i64) -> Option<i64> {
+    const DEFAULT: i64 = 2 << 30;
+    match bytes {
+        0 => Some(DEFAULT),
+        1.. => Some(bytes),
+        _ => None,
+    }
+}
+
+/// `*` lets in everyone, as an empty list does.
+fn any_is_empty(list: Vec<String>) -> Vec<String> {
+    if list.iter().any(|item| item == "*") { Vec::new() } else { list }
+}
+
+/// The old spelling counts if the new one is not given; below 100 ms is raised, 0 is the default.
+fn progress_interval(settings: &Settings) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(600);
+    const MIN: Duration = Duration::from_millis(100);
+    let new = settings.duration("watch-progress-notify-interval");
+    let old = settings.duration("experimental-watch-progress-notify-interval");
+    let given = if settings.is_set("watch-progress-notify-interval") { new } else { old };
+    if given.is_zero() { DEFAULT } else { given.max(MIN) }
+}
+
+/// The level, or the text that is none.
+pub(super) fn log_level(settings: &Settings) -> Result<LogLevel, String> {
+    match settings.text("log-level") {
+        "debug" | "DEBUG" => Ok(LogLevel::Debug),
+        "info" | "INFO" | "" => Ok(LogLevel::Info),
+        "warn" | "WARN" => Ok(LogLevel::Warn),
+        "error" | "ERROR" | "dpanic" | "DPANIC" | "panic" | "PANIC" | "fatal" | "FATAL" => {
+            Ok(LogLevel::Error)
+        }
+        other => Err(other.to_owned()),
+    }
+}
+
+/// A whole number counts hours or revisions; anything else is a duration, whose nanoseconds count
+/// revisions in revision mode, as in etcd.
+fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
+    const HOUR_NANOS: i64 = 3_600_000_000_000;
+    let text = settings.text("auto-compaction-retention");
+    let is_revision = settings.text("auto-compaction-mode") == "revision";
+    let value = match text.parse::<i64>() {
+        Ok(count) if count >= 0 && is_revision => count,
+        Ok(hours) if hours >= 0 => hours.saturating_mul(HOUR_NANOS),
+        _ if text.is_empty() => 0,
+        _ => go::duration_nanos(text)
+            .map_err(|error| format!("error parsing CompactionRetention: {error}"))?,
+    };
+    let Some(value) = u64::try_from(value).ok().filter(|value| *value > 0) else {
+        return Ok(AutoCompaction::Off);
+    };
+    Ok(if is_revision {
+        AutoCompaction::Revision(i64::try_from(value).unwrap_or(i64::MAX))
+    } else {
+        AutoCompaction::Periodic(Duration::from_nanos(value))
+    })
+}
+
+/// The members at the start: if only the name is given, this one alone under its own URLs.
+fn initial_cluster(
+    settings: &Settings,
+    name: &str,
+    peer_urls: &[Url],
+) -> Result<Vec<(String, String)>, String> {
+    let text = settings.text("initial-cluster");
+    if text == super::table::by_name("initial-cluster").default && name != "default" {
+        let name = if name.is_empty() { "default" } else { name };
+        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
+    }
+    let mut members = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let (member, url) = item.split_once('=').unwrap_or((item, ""));
+        let url = urls::parse_url(url)
+            .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+        members.push((member.to_owned(), url.to_string()));
+    }
+    Ok(members)
+}

@@ -1,0 +1,130 @@
+//! The text given for each flag, checked against the flag's kind when it is set.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::gates::FeatureGates;
+use super::go;
+use super::table::{self, Flag, Kind};
+use super::urls::{Url, parse_urls};
+
+/// What was given; everything else has its default.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    given: BTreeMap<&'static str, String>,
+    is_from_file: bool,
+}
+
+impl Settings {
+    /// Settings of a configuration file.
+    pub(super) fn from_file() -> Self {
+        Self { is_from_file: true, ..Self::default() }
+    }
+
+    /// Whether they come from a configuration file.
+    pub(super) const fn is_from_file(&self) -> bool {
+        self.is_from_file
+    }
+
+    /// Sets a flag after checking the value; a later setting replaces an earlier one.
+    pub(super) fn set(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
+        check(flag.kind, value)?;
+        self.given.insert(flag.name, value.to_owned());
+        Ok(())
+    }
+
+    /// Whether a flag was given, be it its default.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
+    /// The flags that were given.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static Flag, &str)> {
+        self.given.iter().map(|(name, value)| (table::by_name(name), value.as_str()))
+    }
+
+    /// The value or the default.
+    pub(super) fn text(&self, name: &str) -> &str {
+        let default = table::by_name(name).default;
+        self.given.get(name).map_or(default, String::as_str)
+    }
+
+    pub(super) fn is_true(&self, name: &str) -> bool {
+        go::bool(self.text(name)).expect("checked when set")
+    }
+
+    pub(super) fn uint(&self, name: &str) -> u64 {
+        go::uint(self.text(name), u64::MAX).expect("checked when set")
+    }
+
+    pub(super) fn int(&self, name: &str) -> i64 {
+        go::int(self.text(name)).expect("checked when set")
+    }
+
+    pub(super) fn nanos(&self, name: &str) -> i64 {
+        go::duration_nanos(self.text(name)).expect("checked when set")
+    }
+
+    /// A duration; negative ones count as zero.
+    pub(super) fn duration(&self, name: &str) -> Duration {
+        Duration::from_nanos(u64::try_from(self.nanos(name)).unwrap_or(0))
+    }
+
+    /// A number of milliseconds.
+    pub(super) fn millis(&self, name: &str) -> Duration {
+        Duration::from_millis(self.uint(name))
+    }
+
+    pub(super) fn urls(&self, name: &str) -> Vec<Url> {
+        match self.text(name) {
+            "" | "*" => Vec::new(),
+            text => parse_urls(text).expect("checked when set"),
+        }
+    }
+
+    /// A comma-separated list without empty items.
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        let items = self.text(name).split(',').map(str::trim);
+        items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn gates(&self) -> FeatureGates {
+        let mut gates = FeatureGates::parse(self.text("feature-gates")).expect("checked when set");
+        if self.is_set("experimental-initial-corrupt-check") {
+            gates.set_if_unset(
+                "InitialCorruptCheck",
+                self.is_true("experimental-initial-corrupt-check"),
+            );
+        }
+        gates
+    }
+}
+
+fn check(kind: Kind, value: &str) -> Result<(), String> {
+    match kind {
+        Kind::Text | Kind::List => Ok(()),
+        Kind::Bool => go::bool(value).map(|_| ()),
+        Kind::Uint => go::uint(value, u64::MAX).map(|_| ()),
+        // etcd's own value type shows the whole error of strconv.
+        Kind::Uint32 => go::uint(value, u64::from(u32::MAX)).map(|_| ()).map_err(|error| {
+            let reason = if error == go::SYNTAX { "invalid syntax" } else { go::RANGE };
+            format!("strconv.ParseUint: parsing {value:?}: {reason}")
+        }),
+        Kind::Int => go::int(value).map(|_| ()),
+        // `flag` hides the reason of a duration.
+        Kind::Duration => {
+            go::duration_nanos(value).map(|_| ()).map_err(|_unused| "parse error".to_owned())
+        }
+        Kind::Urls if value.is_empty() => Ok(()),
+        Kind::UrlsOrStar if matches!(value, "" | "*") => Ok(()),
+        Kind::Urls | Kind::UrlsOrStar => parse_urls(value).map(|_| ()),
+        Kind::OneOf(choices) => {
+            choices.contains(&value).then_some(()).ok_or_else(|| "invalid value".to_owned())
+        }
+        Kind::ListOf(choices) => {
+            let bad = value.split(',').find(|item| !choices.contains(item));
+            bad.map_or(Ok(()), |item| Err(format!("invalid value {item:?}")))
+        }
+        Kind::Gates => FeatureGates::parse(value).map(|_| ()),
+    }
+}
