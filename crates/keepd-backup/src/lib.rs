@@ -1,1 +1,40 @@
-//! etcd's snapshot files over keepd-bolt: export from a view, import into a data directory.
+//! etcd's snapshot files over `keepd-bolt`: made from a view, examined, restored.
+//!
+//! [`Export`] is what `Maintenance.Snapshot` streams: a bbolt image with etcd's buckets and a
+//! SHA-256, made on the fly. [`status`] checks a file and tells what it holds. [`restore`] makes a
+//! data directory from etcd's files and keepd's. Layout: `docs/formats/snapshot.md`.
+//!
+//! Invariants:
+//! - What is exported is etcd's to read; sealed values stay sealed, and one more bucket, which etcd
+//!   keeps and ignores, binds each of them to its key.
+//! - A data directory is whole or not there: it is made under another name and renamed.
+//! - Memory does not grow with the values. Files are hostile: they lead to an [`Error`], never to a
+//!   panic.
+//!
+//! Everything here blocks on disk; async callers run it on a blocking thread.
+
+mod buckets;
+mod error;
+mod export;
+mod facts;
+mod format;
+mod import;
+mod initial_cluster;
+mod pending;
+mod progress;
+mod restore;
+mod source;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use export::Export;
+pub use initial_cluster::{ClusterError, InitialCluster, InitialMember, parse_urls};
+pub use pending::{complete_pending, is_pending};
+pub use progress::{Progress, Stage};
+pub use restore::{RestoreOptions, Restored, restore};
+pub use status::{Status, status};
+
+pub(crate) use format::VERSION;

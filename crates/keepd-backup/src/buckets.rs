@@ -1,0 +1,162 @@
+//! Between keepd's meta tables and etcd's small buckets: all but the records.
+
+use bytes::Bytes;
+use keepd_machine::tables;
+use keepd_mvcc::View;
+use keepd_types::{MemberId, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::format::{self, VERSION, encode_alarm, record_key};
+use crate::{Error, InitialMember};
+
+/// Items of one bucket, in order.
+pub(crate) type Items = Vec<(Bytes, Bytes)>;
+
+/// Raft's configuration as etcd's `confState` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct ConfState {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    voters: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    learners: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    voters_outgoing: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    learners_next: Vec<u64>,
+    auto_leave: bool,
+}
+
+/// The meta table's form of it.
+#[derive(Debug, Serialize)]
+struct Voters<'a> {
+    voters: &'a [u64],
+    learners: &'a [u64],
+}
+
+/// The value of the conf state's table for a cluster of voters alone.
+pub(crate) fn conf_state_of(voters: &[u64]) -> Bytes {
+    serde_json::to_vec(&Voters { voters, learners: &[] })
+        .expect("numbers can be told in JSON")
+        .into()
+}
+
+/// A member without client URLs, as `members` holds it before the member has started.
+#[derive(Debug, Serialize)]
+struct MemberJson<'a> {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+}
+
+/// A first member's entry.
+pub(crate) fn member_json(member: &InitialMember) -> Bytes {
+    let json = MemberJson { id: member.id.0, peer_urls: &member.peer_urls, name: &member.name };
+    serde_json::to_vec(&json).expect("strings can be told in JSON").into()
+}
+
+/// Every bucket but those of records, in order of their names.
+pub(crate) fn small_buckets(view: &View) -> Result<Vec<(&'static [u8], Items)>, Error> {
+    Ok(vec![
+        (format::ALARM, alarms(view)?),
+        (format::AUTH, foreign(view, format::AUTH)),
+        (format::AUTH_ROLES, foreign(view, format::AUTH_ROLES)),
+        (format::AUTH_USERS, foreign(view, format::AUTH_USERS)),
+        (format::CLUSTER, cluster(view)),
+        (format::LEASE, owned(view, tables::LEASES)),
+        (format::MEMBERS, by_hex_id(view, tables::MEMBERS, None)?),
+        (
+            format::MEMBERS_REMOVED,
+            by_hex_id(view, tables::MEMBERS_REMOVED, Some(Bytes::from_static(b"removed")))?,
+        ),
+        (format::META, meta(view)?),
+    ])
+}
+
+fn owned(view: &View, table: u8) -> Items {
+    view.meta(table).iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn alarms(view: &View) -> Result<Items, Error> {
+    let mut items = Items::new();
+    for key in view.meta(tables::ALARMS).keys() {
+        let alarm = tables::read_u64(key).zip(key.get(8));
+        let (member, kind) = alarm.ok_or(Error::MetaTable { table: tables::ALARMS })?;
+        items.push((encode_alarm(MemberId(member), *kind), Bytes::new()));
+    }
+    // Varints do not sort as the numbers do.
+    items.sort_unstable();
+    Ok(items)
+}
+
+fn cluster(view: &View) -> Items {
+    let version = view
+        .meta(tables::CLUSTER)
+        .get(tables::CLUSTER_VERSION_KEY)
+        .cloned()
+        .unwrap_or_else(|| Bytes::from_static(VERSION.as_bytes()));
+    let downgrade = Bytes::from_static(br#"{"target-version":"","enabled":false}"#);
+    vec![
+        (Bytes::from_static(format::CLUSTER_VERSION), version),
+        (Bytes::from_static(format::DOWNGRADE), downgrade),
+    ]
+}
+
+/// Members by the hexadecimal text of their ids, which sorts otherwise than the ids.
+fn by_hex_id(view: &View, table: u8, value: Option<Bytes>) -> Result<Items, Error> {
+    let mut items = Items::new();
+    for (key, stored) in view.meta(table) {
+        let id = tables::read_u64(key).ok_or(Error::MetaTable { table })?;
+        let value = value.clone().unwrap_or_else(|| stored.clone());
+        items.push((Bytes::from(format!("{id:x}")), value));
+    }
+    items.sort_unstable();
+    Ok(items)
+}
+
+/// The entries of a bucket that was imported and is kept.
+fn foreign(view: &View, bucket: &[u8]) -> Items {
+    let prefix = foreign_key(bucket, &[]);
+    view.meta(tables::FOREIGN)
+        .range(prefix.clone()..)
+        .take_while(|(key, _)| key.starts_with(&prefix))
+        .map(|(key, value)| (key.slice(prefix.len()..), value.clone()))
+        .collect()
+}
+
+/// The key in the table of foreign entries.
+pub(crate) fn foreign_key(bucket: &[u8], key: &[u8]) -> Bytes {
+    [bucket, &[0], key].concat().into()
+}
+
+fn meta(view: &View) -> Result<Items, Error> {
+    let table = tables::CONF_STATE;
+    let stored = match view.meta(table).get(tables::CONF_STATE_KEY) {
+        Some(json) => {
+            serde_json::from_slice(json).map_err(|_malformed| Error::MetaTable { table })?
+        }
+        None => ConfState::default(),
+    };
+    let conf_state: Bytes =
+        serde_json::to_vec(&stored).expect("numbers can be told in JSON").into();
+    let applied = view.applied();
+    let number = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+    let mut items = vec![
+        (Bytes::from_static(format::CONF_STATE), conf_state),
+        (Bytes::from_static(format::CONSISTENT_INDEX), number(applied.index)),
+    ];
+    let compacted = view.compact_revision();
+    if compacted > 0 {
+        let revision = record_key(Revision::first(compacted), false);
+        items.push((Bytes::from_static(format::FINISHED_COMPACTION), revision.clone()));
+        items.push((Bytes::from_static(format::SCHEDULED_COMPACTION), revision));
+    }
+    items.push((
+        Bytes::from_static(format::STORAGE_VERSION),
+        Bytes::from_static(VERSION.as_bytes()),
+    ));
+    items.push((Bytes::from_static(format::TERM), number(applied.term)));
+    Ok(items)
+}

@@ -1,0 +1,172 @@
+//! Why a snapshot file cannot be made, read or restored.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use keepd_crypto::{KeyringError, ReadError, SealError};
+use keepd_env::IoError;
+use keepd_types::{KeyId, Revision};
+use thiserror::Error;
+
+use crate::ClusterError;
+
+/// A failure; where etcd's tools have a text for it, it is theirs.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file demands authentication, which the restored server would not.
+    #[error(
+        "the snapshot has authentication enabled, but users and roles are not enforced here: \
+         every client could read and write everything"
+    )]
+    AuthEnabled,
+    /// The flags that describe the cluster are wrong.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The data directory is in use.
+    #[error("data-dir {0:?} not empty or could not be read")]
+    DataDirNotEmpty(PathBuf),
+    /// An entry of a bucket is malformed.
+    #[error("bucket {bucket}: entry {}: {reason}", key.escape_ascii())]
+    Entry {
+        /// The bucket.
+        bucket: String,
+        /// The entry's key.
+        key: Bytes,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The file is no bbolt file, damaged, or cannot be read.
+    #[error(transparent)]
+    File(#[from] keepd_bolt::Error),
+    /// The SHA-256 behind the image is not the image's.
+    #[error("expected sha256 {}, got {}", decimals(expected), decimals(found))]
+    HashMismatch {
+        /// The one in the file.
+        expected: [u8; 32],
+        /// The one of the image.
+        found: [u8; 32],
+    },
+    /// The file's structure is damaged.
+    #[error("snapshot file integrity check failed. {count} errors found.\n{findings}")]
+    Integrity {
+        /// How many faults there are.
+        count: u64,
+        /// The first of them, one a line.
+        findings: String,
+    },
+    /// A file operation failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The encryption configuration lacks a key.
+    #[error(
+        "record {revision} is sealed with key {key_id}, which the encryption configuration \
+         does not have"
+    )]
+    KeyMissing {
+        /// The record.
+        revision: Revision,
+        /// The key.
+        key_id: KeyId,
+    },
+    /// The keyring cannot be made.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    /// A bump without the mark, or the mark without a bump.
+    #[error("--mark-compacted required if --revision-bump > 0")]
+    MarkCompactedRequired,
+    /// A meta table of the view holds a malformed entry.
+    #[error("meta table {table} holds a malformed entry")]
+    MetaTable {
+        /// The table.
+        table: u8,
+    },
+    /// The file has no SHA-256.
+    #[error("snapshot missing hash but --skip-hash-check=false")]
+    MissingHash,
+    /// The file has no bucket of records.
+    #[error("not a snapshot of etcd or keepd: bucket \"key\" is missing")]
+    NoRecords,
+    /// The file does not exist.
+    #[error("{call} {}: no such file or directory", path.display())]
+    NotFound {
+        /// The call that failed.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A sealed value cannot be opened.
+    #[error("record {revision}: {source}")]
+    Open {
+        /// The record.
+        revision: Revision,
+        /// Why.
+        source: ReadError,
+    },
+    /// The directory waits for an import that needs the encryption configuration.
+    #[error(
+        "{} waits for the import of a snapshot with sealed values: start with the encryption \
+         configuration that has their keys", dir.display()
+    )]
+    PendingNeedsKeys {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The parameters of a waiting import cannot be read.
+    #[error("{}: malformed import parameters", path.display())]
+    PendingMalformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A bump beyond what a revision can be.
+    #[error("revision {revision} cannot be bumped by {bump}")]
+    RevisionOverflow {
+        /// The last revision of the file.
+        revision: i64,
+        /// By how much.
+        bump: u64,
+    },
+    /// A value cannot be sealed.
+    #[error("record {revision}: {source}")]
+    Seal {
+        /// The record.
+        revision: Revision,
+        /// Why.
+        source: SealError,
+    },
+    /// A mark says that a record is sealed, but not this one.
+    #[error("record {revision} is not the one that was sealed under its mark")]
+    SealMismatch {
+        /// The record.
+        revision: Revision,
+    },
+    /// The file was written by a version that is not known yet.
+    #[error("storage version {found} is not supported, the newest known one is {}", crate::VERSION)]
+    StorageVersion {
+        /// The file's version.
+        found: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] keepd_mvcc::Error),
+    /// The small buckets are larger than any real ones.
+    #[error("bucket {bucket} is too large")]
+    TooLarge {
+        /// The bucket.
+        bucket: String,
+    },
+    /// The log cannot be made.
+    #[error(transparent)]
+    Wal(#[from] keepd_wal::Error),
+}
+
+impl Error {
+    pub(crate) fn entry(bucket: &[u8], key: &Bytes, reason: &'static str) -> Self {
+        Self::Entry { bucket: bucket.escape_ascii().to_string(), key: key.clone(), reason }
+    }
+}
+
+/// Bytes as Go prints them.
+fn decimals(bytes: &[u8]) -> String {
+    let decimals: Vec<String> = bytes.iter().map(ToString::to_string).collect();
+    format!("[{}]", decimals.join(" "))
+}

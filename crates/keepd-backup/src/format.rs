@@ -1,0 +1,134 @@
+//! What etcd keeps in which bucket, and the one bucket that keepd adds.
+//! Layout: `docs/formats/snapshot.md`.
+
+use bytes::Bytes;
+use keepd_types::{KeyId, MemberId, Revision, varint};
+use sha2::{Digest, Sha256};
+
+pub(crate) const ALARM: &[u8] = b"alarm";
+pub(crate) const AUTH: &[u8] = b"auth";
+pub(crate) const AUTH_ROLES: &[u8] = b"authRoles";
+pub(crate) const AUTH_USERS: &[u8] = b"authUsers";
+pub(crate) const CLUSTER: &[u8] = b"cluster";
+pub(crate) const KEY: &[u8] = b"key";
+pub(crate) const LEASE: &[u8] = b"lease";
+pub(crate) const MEMBERS: &[u8] = b"members";
+pub(crate) const MEMBERS_REMOVED: &[u8] = b"members_removed";
+pub(crate) const META: &[u8] = b"meta";
+/// keepd's own: which values are ciphertext. Sorts behind etcd's ten, so that its size is known
+/// once the records have been counted.
+pub(crate) const SEALED: &[u8] = b"sealed_by_keepd";
+
+pub(crate) const AUTH_ENABLED: &[u8] = b"authEnabled";
+pub(crate) const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+pub(crate) const DOWNGRADE: &[u8] = b"downgrade";
+pub(crate) const CONF_STATE: &[u8] = b"confState";
+pub(crate) const CONSISTENT_INDEX: &[u8] = b"consistent_index";
+pub(crate) const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
+pub(crate) const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
+pub(crate) const STORAGE_VERSION: &[u8] = b"storageVersion";
+pub(crate) const TERM: &[u8] = b"term";
+
+/// The version of the buckets' contents, and of the cluster that restores them.
+pub(crate) const VERSION: &str = "3.7.0";
+/// The SHA-256 behind the bbolt image.
+pub(crate) const TRAILER_LEN: u64 = 32;
+/// A file with a trailer has this length modulo 512, for pages are multiples of 512 bytes.
+pub(crate) const TRAILER_MODULUS: u64 = 512;
+
+/// A record's key in the bucket of records.
+pub(crate) fn record_key(revision: Revision, tombstone: bool) -> Bytes {
+    let (bytes, len) = revision.to_bytes(tombstone);
+    Bytes::copy_from_slice(bytes.get(..len).unwrap_or(&bytes))
+}
+
+/// The length of [`SealEntry::encode`]'s output.
+pub(crate) const SEAL_ENTRY_LEN: usize = 1 + 8 + 32;
+const SEAL_ENTRY_FORMAT: u8 = 1;
+
+/// An entry of the bucket [`SEALED`]; its key is the record's.
+///
+/// Neither length nor checksum of the plaintext is told: the file may be read by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SealEntry {
+    /// The key that opens the value.
+    pub(crate) key_id: KeyId,
+    /// SHA-256 of the record's bytes, so that the mark never lands on another record.
+    pub(crate) record_sha256: [u8; 32],
+}
+
+impl SealEntry {
+    pub(crate) fn of(key_id: KeyId, record: &[u8]) -> Self {
+        Self { key_id, record_sha256: Sha256::digest(record).into() }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(SEAL_ENTRY_LEN);
+        out.push(SEAL_ENTRY_FORMAT);
+        out.extend_from_slice(&self.key_id.0.to_be_bytes());
+        out.extend_from_slice(&self.record_sha256);
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (format, rest) = bytes.split_first()?;
+        let (key_id, rest) = rest.split_first_chunk()?;
+        let record_sha256 = rest.try_into().ok()?;
+        (*format == SEAL_ENTRY_FORMAT)
+            .then_some(Self { key_id: KeyId(u64::from_be_bytes(*key_id)), record_sha256 })
+    }
+}
+
+/// The key of a raised alarm: `etcdserverpb.AlarmMember` (1 member, 2 alarm).
+pub(crate) fn encode_alarm(member: MemberId, alarm: u8) -> Bytes {
+    let mut out = Vec::new();
+    for (tag, number) in [(0x08, member.0), (0x10, u64::from(alarm))] {
+        if number != 0 {
+            out.push(tag);
+            varint::write_u64(number, &mut out);
+        }
+    }
+    out.into()
+}
+
+/// Reads a raised alarm.
+pub(crate) fn decode_alarm(mut bytes: &[u8]) -> Option<(MemberId, u8)> {
+    let (mut member, mut alarm) = (0, 0);
+    while let Some((tag, rest)) = bytes.split_first() {
+        bytes = rest;
+        let number = varint::read_u64(&mut bytes)?;
+        match tag {
+            0x08 => member = number,
+            0x10 => alarm = u8::try_from(number).ok()?,
+            _ => return None,
+        }
+    }
+    Some((MemberId(member), alarm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_encoded_as_etcd_does() {
+        let member = MemberId(7_682_480_421_167_246_171);
+        let encoded = encode_alarm(member, 1);
+        assert_eq!(
+            encoded.as_ref(),
+            [0x08, 0xdb, 0xd6, 0xc4, 0x8c, 0xd5, 0xe7, 0xe9, 0xce, 0x6a, 0x10, 0x01]
+        );
+        assert_eq!(decode_alarm(&encoded), Some((member, 1)));
+        assert_eq!(decode_alarm(&[0x08]), None);
+    }
+
+    #[test]
+    fn seal_entries_round_trip() {
+        let entry = SealEntry::of(KeyId(7), b"record");
+        let encoded = entry.encode();
+        assert_eq!(encoded.len(), SEAL_ENTRY_LEN);
+        assert_eq!(SealEntry::decode(&encoded), Some(entry));
+        assert_eq!(SealEntry::decode(&encoded[1..]), None);
+        assert_eq!(SealEntry::decode(&[&[2], &encoded[1..]].concat()), None);
+    }
+}

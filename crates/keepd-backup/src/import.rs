@@ -1,0 +1,285 @@
+//! The records and facts of a snapshot file into an empty store.
+//!
+//! Records keep their revisions. Values that the file marks as sealed stay as they are, once they
+//! have been opened to learn what hashes and limits must know; other values are sealed if the
+//! configuration wants their keys sealed. A mark without its record is ignored (etcd keeps the
+//! bucket of marks and compacts the records away), a mark on another record is refused.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use keepd_bolt::{Entries, Reader};
+use keepd_crypto::ValueSealer;
+use keepd_env::Random;
+use keepd_machine::tables;
+use keepd_mvcc::{Applied, Record, Store};
+use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
+use sha2::{Digest, Sha256};
+
+use crate::buckets::{conf_state_of, member_json};
+use crate::facts::Facts;
+use crate::format::{self, SealEntry};
+use crate::source::SnapshotFile;
+use crate::{Error, InitialCluster, Progress, Stage, VERSION};
+
+/// How many bytes of records may wait in memory to be flushed.
+const FLUSH_BYTES: u64 = 8 << 20;
+
+/// What an import needs.
+pub(crate) struct Import<'a> {
+    pub(crate) reader: &'a Reader<SnapshotFile>,
+    pub(crate) facts: &'a Facts,
+    pub(crate) cluster: &'a InitialCluster,
+    /// By how much the current revision is raised; everything before is compacted then.
+    pub(crate) bump: u64,
+    pub(crate) sealer: Option<&'a ValueSealer>,
+    pub(crate) random: &'a dyn Random,
+}
+
+/// What an import brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Imported {
+    pub(crate) records: u64,
+    pub(crate) sealed: u64,
+    pub(crate) revision: i64,
+}
+
+impl Import<'_> {
+    /// Fills `store`; the caller publishes and flushes it.
+    pub(crate) fn run(
+        &self,
+        store: &mut Store,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Imported, Error> {
+        let mut imported = Imported { revision: 1, ..Imported::default() };
+        let attachments = self.records(store, &mut imported, progress)?;
+        self.revisions(store, &mut imported)?;
+        self.tables(store, &attachments);
+        Ok(imported)
+    }
+
+    fn records(
+        &self,
+        store: &mut Store,
+        imported: &mut Imported,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<BTreeMap<Bytes, LeaseId>, Error> {
+        let bucket = self.reader.bucket(format::KEY)?.ok_or(Error::NoRecords)?;
+        let mut marks = Marks::open(self.reader)?;
+        let mut attachments = BTreeMap::new();
+        let total = self.reader.image_len();
+        let (mut done, mut unflushed) = (0, 0);
+        for entry in self.reader.entries(&bucket) {
+            let entry = entry?;
+            let (revision, tombstone) = parse_record_key(&entry.key)?;
+            let mark = marks.of(revision)?;
+            imported.revision = revision.main;
+            // A restore with a bump leaves an empty record that only raises the revision.
+            if entry.value.is_empty() {
+                continue;
+            }
+            let kv = parse_record(revision, tombstone, &entry.key, &entry.value)?;
+            if kv.lease.is_none() {
+                attachments.remove(&kv.key);
+            } else if self.facts.leases.contains_key(&kv.lease) {
+                attachments.insert(Bytes::copy_from_slice(&kv.key), kv.lease);
+            }
+            let record = if tombstone {
+                Record { encoded: Bytes::copy_from_slice(&entry.value), tombstone, seal: None }
+            } else {
+                self.put_record(revision, kv, mark, &entry.value)?
+            };
+            imported.records += 1;
+            imported.sealed += u64::from(record.seal.is_some());
+            unflushed += record.encoded.len() as u64;
+            store.import(revision, record)?;
+            if unflushed >= FLUSH_BYTES {
+                // Nothing of the log is applied until the import is whole.
+                store.publish(Applied::default());
+                flush(store)?;
+                unflushed = 0;
+            }
+            done += (entry.key.len() + entry.value.len()) as u64;
+            progress(Progress { stage: Stage::Import, done: done.min(total), total });
+        }
+        Ok(attachments)
+    }
+
+    /// The record to store for a put.
+    fn put_record(
+        &self,
+        revision: Revision,
+        kv: KeyValue,
+        mark: Option<SealEntry>,
+        encoded: &Bytes,
+    ) -> Result<Record, Error> {
+        // The file's bytes are copied: a slice would keep a whole node of the file in memory.
+        let as_it_is =
+            |seal| Record { encoded: Bytes::copy_from_slice(encoded), tombstone: false, seal };
+        if let Some(mark) = mark {
+            if mark.record_sha256[..] != Sha256::digest(encoded)[..] {
+                return Err(Error::SealMismatch { revision });
+            }
+            return Ok(as_it_is(Some(self.open(revision, &kv, mark)?)));
+        }
+        let Some(sealer) = self.sealer else { return Ok(as_it_is(None)) };
+        let stored = sealer
+            .seal(&kv.key, kv.value.clone(), self.random)
+            .map_err(|source| Error::Seal { revision, source })?;
+        if stored.seal.is_none() {
+            return Ok(as_it_is(None));
+        }
+        let mut encoded = Vec::new();
+        KeyValue { value: stored.bytes, ..kv }.encode(&mut encoded);
+        Ok(Record { encoded: encoded.into(), tombstone: false, seal: stored.seal })
+    }
+
+    /// Opens a sealed value to learn its plaintext's length and checksum, which the file hides.
+    fn open(&self, revision: Revision, kv: &KeyValue, mark: SealEntry) -> Result<SealMark, Error> {
+        let key_id = mark.key_id;
+        let sealer = match self.sealer {
+            Some(sealer) if sealer.key_ids().iter().any(|(id, _)| *id == key_id) => sealer,
+            _ => return Err(Error::KeyMissing { revision, key_id }),
+        };
+        let opened = sealer
+            .read_foreign(&kv.key, &kv.value)
+            .map_err(|source| Error::Open { revision, source })?;
+        if opened.key_id != Some(key_id) {
+            return Err(Error::SealMismatch { revision });
+        }
+        Ok(SealMark { key_id, plain: PlainDigest::of(&opened.plain) })
+    }
+
+    /// Sets the current and the compact revision as etcd has them after its first start.
+    fn revisions(&self, store: &mut Store, imported: &mut Imported) -> Result<(), Error> {
+        let finished = self.facts.finished_compaction;
+        let current = imported.revision.max(finished);
+        store.import_revisions(current, if finished > 0 { finished } else { -1 });
+        let scheduled = self.facts.scheduled_compaction;
+        if scheduled > finished && scheduled <= current {
+            store.compact(scheduled).map_err(keepd_mvcc::Error::from)?;
+        }
+        imported.revision = current;
+        if self.bump > 0 {
+            let bumped = i64::try_from(self.bump)
+                .ok()
+                .and_then(|bump| current.checked_add(bump))
+                .ok_or(Error::RevisionOverflow { revision: current, bump: self.bump })?;
+            store.import_revisions(bumped, finished.max(-1));
+            store.compact(bumped).map_err(keepd_mvcc::Error::from)?;
+            imported.revision = bumped;
+        }
+        Ok(())
+    }
+
+    fn tables(&self, store: &mut Store, attachments: &BTreeMap<Bytes, LeaseId>) {
+        for (id, lease) in &self.facts.leases {
+            store.meta_put(tables::LEASES, tables::lease_key(*id), lease.clone());
+        }
+        for (key, lease) in attachments {
+            store.meta_put(tables::ATTACHMENTS, key.clone(), tables::lease_key(*lease));
+        }
+        for (member, alarm) in &self.facts.alarms {
+            store.meta_put(tables::ALARMS, tables::alarm_key(*member, *alarm), Bytes::new());
+        }
+        for (key, value) in &self.facts.foreign {
+            store.meta_put(tables::FOREIGN, key.clone(), value.clone());
+        }
+        for member in &self.cluster.members {
+            store.meta_put(tables::MEMBERS, tables::member_key(member.id), member_json(member));
+        }
+        let voters: Vec<u64> = self.cluster.members.iter().map(|member| member.id.0).collect();
+        store.meta_put(
+            tables::CONF_STATE,
+            Bytes::from_static(tables::CONF_STATE_KEY),
+            conf_state_of(&voters),
+        );
+        store.meta_put(
+            tables::CLUSTER,
+            Bytes::from_static(tables::CLUSTER_VERSION_KEY),
+            Bytes::from_static(VERSION.as_bytes()),
+        );
+    }
+}
+
+/// Writes what waits in memory.
+pub(crate) fn flush(store: &mut Store) -> Result<(), Error> {
+    while let Some(job) = store.take_flush() {
+        let done = job.run()?;
+        store.finish_flush(done);
+    }
+    Ok(())
+}
+
+fn parse_record_key(key: &Bytes) -> Result<(Revision, bool), Error> {
+    Revision::from_bytes(key)
+        .filter(|(revision, _)| revision.main > 0 && revision.sub >= 0)
+        .ok_or_else(|| Error::entry(format::KEY, key, "not a revision"))
+}
+
+/// Reads a record and checks what the store will rely on.
+fn parse_record(
+    revision: Revision,
+    tombstone: bool,
+    key: &Bytes,
+    encoded: &Bytes,
+) -> Result<KeyValue, Error> {
+    let fault = |reason| Error::entry(format::KEY, key, reason);
+    let kv = KeyValue::decode(encoded).map_err(|_fault| fault("not a record"))?;
+    if kv.key.is_empty() {
+        return Err(fault("record without a key"));
+    }
+    let is_consistent = if tombstone {
+        kv == KeyValue::tombstone(kv.key.clone())
+    } else {
+        kv.mod_revision == revision.main
+            && (1..=revision.main).contains(&kv.create_revision)
+            && kv.version >= 1
+    };
+    if !is_consistent {
+        return Err(fault("record of another revision"));
+    }
+    // Hashes are computed from the fields, so other encodings of them must not come in.
+    let mut canonical = Vec::with_capacity(encoded.len());
+    kv.encode(&mut canonical);
+    if canonical != *encoded {
+        return Err(fault("record not in its canonical form"));
+    }
+    Ok(kv)
+}
+
+/// keepd's marks of sealed values, read beside the records.
+struct Marks<'a> {
+    entries: Option<Entries<'a, SnapshotFile>>,
+    next: Option<(Revision, SealEntry)>,
+}
+
+impl<'a> Marks<'a> {
+    fn open(reader: &'a Reader<SnapshotFile>) -> Result<Self, Error> {
+        let bucket = reader.bucket(format::SEALED)?;
+        Ok(Self { entries: bucket.map(|bucket| reader.entries(&bucket)), next: None })
+    }
+
+    /// The mark of a record; asked for in ascending order.
+    fn of(&mut self, revision: Revision) -> Result<Option<SealEntry>, Error> {
+        loop {
+            match self.next {
+                Some((of, mark)) if of == revision => {
+                    self.next = None;
+                    return Ok(Some(mark));
+                }
+                Some((of, _)) if of > revision => return Ok(None),
+                _ => {}
+            }
+            let Some(entry) = self.entries.as_mut().and_then(Iterator::next).transpose()? else {
+                self.next = None;
+                return Ok(None);
+            };
+            let fault = || Error::entry(format::SEALED, &entry.key, "not a mark of a record");
+            let (of, _) = Revision::from_bytes(&entry.key)
+                .filter(|(_, tombstone)| !tombstone)
+                .ok_or_else(fault)?;
+            self.next = Some((of, SealEntry::decode(&entry.value).ok_or_else(fault)?));
+        }
+    }
+}

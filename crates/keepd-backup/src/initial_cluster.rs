@@ -1,0 +1,286 @@
+//! The first members of a cluster, as `--initial-cluster` and its sister flags name them.
+//!
+//! Texts are etcd's. Unlike etcd this compares URLs as they are written and does not resolve host
+//! names.
+
+use std::collections::BTreeMap;
+
+use keepd_types::{ClusterId, MemberId};
+use thiserror::Error;
+
+/// What is wrong with the flags that describe a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ClusterError {
+    /// A URL of the cluster is not advertised.
+    #[error(
+        "--initial-cluster has {name}={url} but missing from \
+         --initial-advertise-peer-urls={advertised} (resolved urls: {url:?} != {instead:?})"
+    )]
+    NotAdvertised {
+        /// The local member.
+        name: String,
+        /// The URL.
+        url: String,
+        /// What is advertised.
+        advertised: String,
+        /// The advertised URL at its place.
+        instead: String,
+    },
+    /// An advertised URL is not in the cluster.
+    #[error("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={cluster}")]
+    NotInCluster {
+        /// The URL.
+        url: String,
+        /// The local member with what it advertises.
+        cluster: String,
+    },
+    /// Two members have one URL.
+    #[error("initial cluster {0} has duplicate url")]
+    DuplicateUrl(String),
+    /// Two members would get one id.
+    #[error("member exists with identical ID {0}")]
+    DuplicateId(MemberId),
+    /// The local member is not in the cluster.
+    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
+    NoLocalName(String),
+    /// A list without any URL.
+    #[error("no valid URLs given")]
+    NoUrls,
+    /// A URL without host and port.
+    #[error("URL address does not have the form \"host:port\": {0}")]
+    UrlAddress(String),
+    /// A URL with a path.
+    #[error("URL must not contain a path: {0}")]
+    UrlPath(String),
+    /// A URL of another scheme.
+    #[error("URL scheme must be http, https, unix, or unixs: {0}")]
+    UrlScheme(String),
+}
+
+/// One of the first members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its id.
+    pub id: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Where its peers reach it, sorted.
+    pub peer_urls: Vec<String>,
+}
+
+/// The first members of a cluster with the ids that follow from their URLs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialCluster {
+    /// In ascending order of their ids.
+    pub members: Vec<InitialMember>,
+    /// The local member.
+    pub local: MemberId,
+    /// The cluster.
+    pub id: ClusterId,
+}
+
+impl InitialCluster {
+    /// Reads and checks the flags: `name`, the cluster (`name=url,…`), its token, and the URLs that
+    /// the local member advertises.
+    ///
+    /// # Errors
+    /// The first fault that etcd would tell.
+    pub fn parse(
+        name: &str,
+        cluster: &str,
+        token: &str,
+        advertised: &str,
+    ) -> Result<Self, ClusterError> {
+        let advertised = parse_urls(advertised)?;
+        let urls_by_name = parse_cluster(cluster)?;
+        let local_urls = urls_by_name.get(name);
+        let local_urls = local_urls.ok_or_else(|| ClusterError::NoLocalName(name.to_owned()))?;
+        check_advertised(name, local_urls, &advertised)?;
+        check_distinct(&urls_by_name)?;
+
+        let local = MemberId::from_peer_urls(local_urls, token, None);
+        let mut members: Vec<InitialMember> = urls_by_name
+            .into_iter()
+            .map(|(name, peer_urls)| {
+                let id = MemberId::from_peer_urls(&peer_urls, token, None);
+                InitialMember { id, name, peer_urls }
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        if let Some(twin) = members.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(ClusterError::DuplicateId(twin[0].id));
+        }
+        let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
+        Ok(Self { members, local, id: ClusterId::from_members(&ids) })
+    }
+}
+
+/// Reads a comma-separated list of URLs; sorted, each once.
+///
+/// # Errors
+/// If one is not a URL that members or clients can be reached at.
+pub fn parse_urls(list: &str) -> Result<Vec<String>, ClusterError> {
+    let mut urls = list
+        .split(',')
+        .filter(|url| !url.is_empty())
+        .map(parse_url)
+        .collect::<Result<Vec<_>, _>>()?;
+    if urls.is_empty() {
+        return Err(ClusterError::NoUrls);
+    }
+    urls.sort_unstable();
+    urls.dedup();
+    Ok(urls)
+}
+
+fn parse_url(url: &str) -> Result<String, ClusterError> {
+    let url = url.trim();
+    match url.split_once("://") {
+        Some(("http" | "https", address)) => {
+            let host = address.split('/').next().unwrap_or_default();
+            if !has_port(host) {
+                return Err(ClusterError::UrlAddress(url.to_owned()));
+            }
+            if host.len() != address.len() {
+                return Err(ClusterError::UrlPath(url.to_owned()));
+            }
+            Ok(url.to_owned())
+        }
+        Some(("unix" | "unixs", _)) => Ok(url.to_owned()),
+        _ => Err(ClusterError::UrlScheme(url.to_owned())),
+    }
+}
+
+/// Whether `host` is `host:port`, where an IPv6 address stands in brackets.
+fn has_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(name, _port)| {
+        !name.contains(':') || (name.starts_with('[') && name.ends_with(']'))
+    })
+}
+
+fn parse_cluster(cluster: &str) -> Result<BTreeMap<String, Vec<String>>, ClusterError> {
+    let mut urls_by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for member in cluster.split(',').filter(|member| !member.is_empty()) {
+        let (name, url) = member.split_once('=').unwrap_or((member, ""));
+        urls_by_name.entry(name.to_owned()).or_default().push(parse_url(url)?);
+    }
+    for urls in urls_by_name.values_mut() {
+        urls.sort_unstable();
+        urls.dedup();
+    }
+    Ok(urls_by_name)
+}
+
+fn check_advertised(
+    name: &str,
+    in_cluster: &[String],
+    advertised: &[String],
+) -> Result<(), ClusterError> {
+    for (position, url) in in_cluster.iter().enumerate() {
+        if !advertised.contains(url) {
+            let instead = advertised.get(position).or_else(|| advertised.last());
+            return Err(ClusterError::NotAdvertised {
+                name: name.to_owned(),
+                url: url.clone(),
+                advertised: advertised.join(","),
+                instead: instead.cloned().unwrap_or_default(),
+            });
+        }
+    }
+    if let Some(url) = advertised.iter().find(|url| !in_cluster.contains(url)) {
+        let cluster = advertised.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>();
+        return Err(ClusterError::NotInCluster { url: url.clone(), cluster: cluster.join(",") });
+    }
+    Ok(())
+}
+
+fn check_distinct(urls_by_name: &BTreeMap<String, Vec<String>>) -> Result<(), ClusterError> {
+    let mut all: Vec<&String> = urls_by_name.values().flatten().collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    if all.len() == count {
+        return Ok(());
+    }
+    let pairs = urls_by_name
+        .iter()
+        .flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));
+    Err(ClusterError::DuplicateUrl(pairs.collect::<Vec<_>>().join(",")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(name: &str, cluster: &str, advertised: &str, text: &str) {
+        let error = InitialCluster::parse(name, cluster, "etcd-cluster", advertised).unwrap_err();
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn the_default_cluster_has_etcds_ids() {
+        let url = "http://localhost:2380";
+        let cluster =
+            InitialCluster::parse("default", &format!("default={url}"), "etcd-cluster", url)
+                .unwrap();
+        assert_eq!(cluster.local, MemberId(0x8e9e_05c5_2164_694d));
+        assert_eq!(cluster.id, ClusterId(0xcdf8_1819_4e3a_8c32));
+        assert_eq!(cluster.members.len(), 1);
+    }
+
+    #[test]
+    fn members_are_in_order_of_their_ids() {
+        let text = "c=http://c:1,a=http://a:1,b=http://b:1,b=http://b:2";
+        let cluster = InitialCluster::parse("a", text, "t", "http://a:1").unwrap();
+        assert!(cluster.members.is_sorted_by_key(|member| member.id));
+        let b = cluster.members.iter().find(|member| member.name == "b").unwrap();
+        assert_eq!(b.peer_urls, ["http://b:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn faults_are_told_in_etcds_words() {
+        refused(
+            "foo",
+            "m1=http://a:1",
+            "http://a:1",
+            "couldn't find local name \"foo\" in the initial cluster configuration",
+        );
+        refused(
+            "m1",
+            "m1=http://a:1",
+            "http://b:1",
+            "--initial-cluster has m1=http://a:1 but missing from \
+             --initial-advertise-peer-urls=http://b:1 \
+             (resolved urls: \"http://a:1\" != \"http://b:1\")",
+        );
+        refused(
+            "m1",
+            "m1=http://a:1",
+            "http://a:1,http://b:1",
+            "--initial-advertise-peer-urls has http://b:1 but missing from \
+             --initial-cluster=m1=http://a:1,m1=http://b:1",
+        );
+        refused(
+            "a",
+            "a=http://a:1,b=http://a:1",
+            "http://a:1",
+            "initial cluster a=http://a:1,b=http://a:1 has duplicate url",
+        );
+        refused("a", "a=foo", "http://a:1", "URL scheme must be http, https, unix, or unixs: foo");
+        refused(
+            "a",
+            "a=http://a",
+            "http://a:1",
+            "URL address does not have the form \"host:port\": http://a",
+        );
+        refused("a", "a=http://a:1/x", "http://a:1", "URL must not contain a path: http://a:1/x");
+        refused("a", "a=http://a:1", "", "no valid URLs given");
+    }
+
+    #[test]
+    fn addresses_of_all_kinds_are_known() {
+        assert!(parse_urls("http://[::1]:2380, unix:///tmp/a.sock").is_ok());
+        assert!(parse_urls("http://::1").is_err());
+    }
+}

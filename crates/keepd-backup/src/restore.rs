@@ -1,0 +1,270 @@
+//! `snapshot restore`: a data directory from a snapshot file, for a new cluster.
+//!
+//! The order of the checks and their texts are etcd's. The directory is made as `member.partial`
+//! and renamed when everything in it is durable, so a failed or interrupted run leaves nothing that
+//! a server would start from, and can simply be repeated.
+
+use std::path::{Path, PathBuf};
+
+use keepd_bolt::Reader;
+use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
+use keepd_env::{Disk, Env};
+use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
+use keepd_mvcc::{Applied, Store};
+use keepd_types::{ClusterId, MemberId};
+use keepd_wal::{SnapshotMark, Wal};
+use serde::{Deserialize, Serialize};
+
+use crate::facts::Facts;
+use crate::import::{Import, Imported, flush};
+use crate::source::{SnapshotFile, check_structure};
+use crate::{Error, InitialCluster, Progress, pending};
+
+/// How to restore; the fields are `etcdutl snapshot restore`'s flags.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOptions {
+    /// `--name`.
+    pub name: String,
+    /// `--initial-cluster`.
+    pub initial_cluster: String,
+    /// `--initial-cluster-token`.
+    pub initial_cluster_token: String,
+    /// `--initial-advertise-peer-urls`.
+    pub initial_advertise_peer_urls: String,
+    /// `--skip-hash-check`.
+    pub skip_hash_check: bool,
+    /// `--bump-revision`; needs `mark_compacted`.
+    pub bump_revision: u64,
+    /// `--mark-compacted`; needs `bump_revision`.
+    pub mark_compacted: bool,
+    /// Restore a file that has authentication enabled, although it will not be enforced.
+    pub without_authentication: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            initial_cluster: "default=http://localhost:2380".to_owned(),
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            initial_advertise_peer_urls: "http://localhost:2380".to_owned(),
+            skip_hash_check: false,
+            bump_revision: 0,
+            mark_compacted: false,
+            without_authentication: false,
+        }
+    }
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The local member's id.
+    pub member: MemberId,
+    /// The cluster's id.
+    pub cluster: ClusterId,
+    /// The current revision.
+    pub revision: i64,
+    /// How many records there are.
+    pub records: u64,
+    /// How many of their values are sealed.
+    pub sealed: u64,
+    /// Whether the import itself waits for the first start, which has the keys. Then only the ids
+    /// are known.
+    pub is_pending: bool,
+}
+
+/// Makes `data_dir` from the file at `snapshot`.
+///
+/// Without an encryption configuration a file with sealed values is only put in place, as it is;
+/// [`crate::complete_pending`] imports it at the first start, which has one.
+///
+/// # Errors
+/// If the options, the directory or the file are refused, or a disk fails; `data_dir` is then as it
+/// was.
+pub fn restore(
+    env: &Env,
+    snapshot: &Path,
+    data_dir: &Path,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Restored, Error> {
+    let cluster = options.cluster()?;
+    let existed = check_empty(&*env.disk, data_dir)?;
+    let source = Source::open(env, snapshot, options, progress)?;
+
+    let outcome = if source.facts.has_seals && encryption.is_none() {
+        pending::put(env, source.reader.source(), data_dir, options)
+            .map(|()| cluster.restored(Imported::default(), true))
+    } else {
+        make_member(env, &source, data_dir, &cluster, options, encryption, progress)
+            .map(|imported| cluster.restored(imported, false))
+    };
+    if outcome.is_err() && !existed {
+        // Nothing can be done about a second failure; the first one is told.
+        let _ = env.disk.remove_dir_all(data_dir);
+    }
+    outcome
+}
+
+impl RestoreOptions {
+    pub(crate) fn cluster(&self) -> Result<InitialCluster, Error> {
+        if (self.bump_revision > 0) != self.mark_compacted {
+            return Err(Error::MarkCompactedRequired);
+        }
+        Ok(InitialCluster::parse(
+            &self.name,
+            &self.initial_cluster,
+            &self.initial_cluster_token,
+            &self.initial_advertise_peer_urls,
+        )?)
+    }
+}
+
+impl InitialCluster {
+    pub(crate) const fn restored(&self, imported: Imported, is_pending: bool) -> Restored {
+        Restored {
+            member: self.local,
+            cluster: self.id,
+            revision: imported.revision,
+            records: imported.records,
+            sealed: imported.sealed,
+            is_pending,
+        }
+    }
+}
+
+/// A snapshot file that has been checked.
+pub(crate) struct Source {
+    reader: Reader<SnapshotFile>,
+    facts: Facts,
+}
+
+impl Source {
+    pub(crate) fn open(
+        env: &Env,
+        snapshot: &Path,
+        options: &RestoreOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, Error> {
+        let file = SnapshotFile::open(&*env.disk, snapshot, "open")?;
+        if !options.skip_hash_check {
+            file.check_sha256(progress)?;
+        }
+        let reader = Reader::open(file)?;
+        check_structure(&reader)?;
+        let facts = Facts::read(&reader)?;
+        if facts.auth_enabled && !options.without_authentication {
+            return Err(Error::AuthEnabled);
+        }
+        Ok(Self { reader, facts })
+    }
+}
+
+/// Refuses a directory that holds anything but the remains of an interrupted restore; tells whether
+/// it exists.
+fn check_empty(disk: &dyn Disk, data_dir: &Path) -> Result<bool, Error> {
+    let refused = || Error::DataDirNotEmpty(data_dir.to_owned());
+    let layout = Layout::new(data_dir);
+    let remains = [layout.partial.file_name(), Some(pending::PARTIAL_NAME.as_ref())];
+    let names = disk.list(data_dir).map_err(|_unreadable| refused())?;
+    if names.iter().any(|name| !remains.contains(&Some(name.as_ref()))) {
+        return Err(refused());
+    }
+    Ok(disk.exists(data_dir)?)
+}
+
+/// Makes the member's directory under its other name and renames it.
+pub(crate) fn make_member(
+    env: &Env,
+    source: &Source,
+    data_dir: &Path,
+    cluster: &InitialCluster,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported, Error> {
+    let Layout { member, partial } = Layout::new(data_dir);
+    begin_dir(&*env.disk, &partial)?;
+    let filled = fill(env, source, &partial, cluster, options, encryption, progress);
+    let imported = match filled {
+        Ok(imported) => imported,
+        Err(error) => {
+            let _ = env.disk.remove_dir_all(&partial);
+            return Err(error);
+        }
+    };
+    env.disk.sync_dir(&partial)?;
+    env.disk.rename(&partial, &member)?;
+    sync_with_parent(&*env.disk, data_dir)?;
+    Ok(imported)
+}
+
+/// An empty directory, whatever an interrupted run left there.
+pub(crate) fn begin_dir(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    if disk.exists(dir)? {
+        disk.remove_dir_all(dir)?;
+    }
+    Ok(disk.create_dir(dir)?)
+}
+
+/// Makes the names in a directory durable, and its own name.
+pub(crate) fn sync_with_parent(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    disk.sync_dir(dir)?;
+    let parent = dir.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+    Ok(disk.sync_dir(&parent)?)
+}
+
+fn fill(
+    env: &Env,
+    source: &Source,
+    dir: &Path,
+    cluster: &InitialCluster,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported, Error> {
+    let (sealer, keys) = match encryption {
+        Some(config) => {
+            let (_keyring, keys) = Keyring::open_or_create(env, dir, Some(config))?;
+            (Some(ValueSealer::new(config)), keys)
+        }
+        None => (None, FileKeys::plain()),
+    };
+    let import = Import {
+        reader: &source.reader,
+        facts: &source.facts,
+        cluster,
+        bump: options.bump_revision,
+        sealer: sealer.as_ref(),
+        random: &*env.random,
+    };
+    let imported = fill_store(env, &Layout::store(dir), keys.clone(), &import, progress)?;
+
+    let identity = Identity { member: cluster.local, cluster: cluster.id };
+    let mark = SnapshotMark { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    let wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), mark)?;
+    wal.close()?;
+    Ok(imported)
+}
+
+fn fill_store(
+    env: &Env,
+    dir: &Path,
+    keys: FileKeys,
+    import: &Import<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported, Error> {
+    let applied = Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    let mut store = Store::open(env.clone(), dir, keys, keepd_mvcc::Options::default())?;
+    let imported = import.run(&mut store, progress)?;
+    store.publish(applied);
+    flush(&mut store)?;
+    if let Some(job) = store.take_checkpoint() {
+        let done = job.run()?;
+        store.finish_checkpoint(done);
+    }
+    assert_eq!(store.durable(), applied, "everything imported has been flushed");
+    Ok(imported)
+}

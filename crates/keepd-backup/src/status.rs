@@ -1,0 +1,94 @@
+//! `snapshot status`: what a file holds, after a check of its whole structure.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use keepd_bolt::Reader;
+use keepd_env::Disk;
+use keepd_types::{KeyValue, Revision};
+use sha2::{Digest, Sha256};
+
+use crate::source::{SnapshotFile, check_structure};
+use crate::{Error, Progress, Stage, format};
+
+/// What a snapshot file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// CRC-32C over every bucket's name and items, as etcd computes it.
+    pub hash: u32,
+    /// The main revision of the last record.
+    pub revision: i64,
+    /// How many keys live.
+    pub total_keys: u64,
+    /// The size of the image in bytes.
+    pub total_size: u64,
+    /// The storage version, empty before 3.6.
+    pub version: String,
+    /// How many values keepd marks as ciphertext.
+    pub sealed_values: u64,
+}
+
+/// Reads and checks the file at `path`; its SHA-256 is not compared, as etcd does not.
+///
+/// # Errors
+/// If it cannot be read, is no bbolt file, or its structure is damaged.
+pub fn status(
+    disk: &dyn Disk,
+    path: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Status, Error> {
+    let reader = Reader::open(SnapshotFile::open(disk, path, "stat")?)?;
+    check_structure(&reader)?;
+    let total = reader.image_len();
+    let mut status = Status { total_size: total, ..Status::default() };
+    let mut live = LiveKeys::default();
+    let mut done = 0;
+    for bucket in reader.buckets() {
+        let (name, bucket) = bucket?;
+        status.hash = crc32c::crc32c_append(status.hash, &name);
+        for entry in reader.entries(&bucket) {
+            let entry = entry?;
+            status.hash = crc32c::crc32c_append(status.hash, &entry.key);
+            status.hash = crc32c::crc32c_append(status.hash, &entry.value);
+            done += (entry.key.len() + entry.value.len()) as u64;
+            progress(Progress { stage: Stage::Read, done: done.min(total), total });
+            match name.as_ref() {
+                format::KEY => {
+                    let (revision, tombstone) = Revision::from_bytes(&entry.key)
+                        .ok_or_else(|| Error::entry(&name, &entry.key, "not a revision"))?;
+                    status.revision = revision.main;
+                    let record = KeyValue::decode(&entry.value)
+                        .map_err(|_fault| Error::entry(&name, &entry.key, "not a record"))?;
+                    live.see(&record.key, tombstone);
+                }
+                format::META if entry.key == format::STORAGE_VERSION => {
+                    status.version = String::from_utf8_lossy(&entry.value).into_owned();
+                }
+                format::SEALED => status.sealed_values += 1,
+                _ => {}
+            }
+        }
+    }
+    status.total_keys = live.count();
+    Ok(status)
+}
+
+/// Which keys live, by digests: a key may be 1.5 MiB long.
+#[derive(Debug, Default)]
+struct LiveKeys(HashSet<[u8; 16]>);
+
+impl LiveKeys {
+    fn see(&mut self, key: &[u8], tombstone: bool) {
+        let digest = Sha256::digest(key);
+        let digest = *digest.first_chunk().expect("a digest is longer");
+        if tombstone {
+            self.0.remove(&digest);
+        } else {
+            self.0.insert(digest);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+}

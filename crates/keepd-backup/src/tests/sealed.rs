@@ -1,0 +1,230 @@
+//! Files with sealed values.
+
+use keepd_bolt::Reader;
+use keepd_crypto::{EncryptionConfig, Keyring, ValueSealer};
+use keepd_types::PlainDigest;
+
+use super::*;
+use crate::format::{SEALED, SealEntry};
+use crate::{complete_pending, is_pending};
+
+const SECRET: &str = "canary-of-the-plaintext";
+
+fn config(secret_byte: u8) -> EncryptionConfig {
+    use std::fmt::Write;
+    let secret = match secret_byte {
+        1 => "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+        _ => "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+    };
+    let mut text = String::new();
+    write!(
+        text,
+        "apiVersion: apiserver.config.k8s.io/v1\n\
+         kind: EncryptionConfiguration\n\
+         resources:\n\
+         - resources: [secrets]\n\
+         \x20 providers:\n\
+         \x20 - aesgcm:\n\
+         \x20     keys:\n\
+         \x20     - name: key1\n\
+         \x20       secret: {secret}\n"
+    )
+    .unwrap();
+    EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap()
+}
+
+fn key(name: &str) -> String {
+    format!("/registry/secrets/default/{name}")
+}
+
+/// A file with two sealed values and a plain one.
+fn sealed_file(env: &Env) -> (Vec<u8>, Arc<View>) {
+    let sealer = ValueSealer::new(&config(1));
+    let mut store = new_store(env);
+    for name in ["one", "two"] {
+        let plain = Bytes::from(format!("{SECRET}-{name}"));
+        let stored = sealer.seal(key(name).as_bytes(), plain, &*env.random).unwrap();
+        assert!(stored.seal.is_some());
+        put_stored(&mut store, &key(name), stored, 0);
+    }
+    put(&mut store, "/registry/configmaps/default/c", "plain", 0);
+    let view = store.publish(Applied { index: 5, term: 1 });
+    (export(Arc::clone(&view)), view)
+}
+
+fn restore_with(env: &Env, config: Option<&EncryptionConfig>) -> Result<Restored, Error> {
+    let options = RestoreOptions::default();
+    restore(env, Path::new(FILE), Path::new(DATA), &options, config, &mut |_| {})
+}
+
+fn reopened(env: &Env, config: &EncryptionConfig) -> Arc<View> {
+    let member = Layout::new(Path::new(DATA)).member;
+    let (_keyring, keys) = Keyring::open_or_create(env, &member, Some(config)).unwrap();
+    open_store(env, keys).views().load()
+}
+
+fn contains(haystack: &[u8], needle: &str) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
+}
+
+#[track_caller]
+fn check_restored(view: &Arc<View>, source: &Arc<View>) {
+    assert_eq!(view.hash_kv(0).unwrap(), source.hash_kv(0).unwrap());
+    let sealer = ValueSealer::new(&config(1));
+    for (name, main) in [("one", 2), ("two", 3)] {
+        let record = view.load(Revision::first(main)).unwrap();
+        let plain = format!("{SECRET}-{name}");
+        assert_eq!(record.seal.unwrap().plain, PlainDigest::of(plain.as_bytes()));
+        let bytes = KeyValue::decode(&record.encoded).unwrap().value;
+        let stored = StoredValue { bytes, seal: record.seal };
+        assert_eq!(sealer.open(key(name).as_bytes(), &stored).unwrap(), plain.as_bytes());
+    }
+    assert_eq!(view.load(Revision::first(4)).unwrap().seal, None);
+}
+
+#[test]
+fn sealed_values_stay_sealed_in_the_file_and_come_back_sealed() {
+    let (env, disk) = env();
+    let (file, source) = sealed_file(&env);
+    assert!(!contains(&file, SECRET));
+    assert!(contains(&file, "k8s:enc:aesgcm:v1:key1:"));
+    assert_eq!(status_of(&env, &disk, &file).unwrap().sealed_values, 2);
+    let restored = restore_with(&env, Some(&config(1))).unwrap();
+    assert_eq!((restored.sealed, restored.records, restored.is_pending), (2, 3, false));
+    check_restored(&reopened(&env, &config(1)), &source);
+    let keys_in_files = disk.files().into_iter().filter(|path| {
+        path.starts_with(DATA) && contains(&disk.peek(path).unwrap(), "/registry/secrets")
+    });
+    assert_eq!(keys_in_files.count(), 0, "the data directory is sealed as a whole");
+}
+
+#[test]
+fn plain_values_are_sealed_on_the_way_in() {
+    let (env, disk) = env();
+    let mut store = new_store(&env);
+    put(&mut store, &key("one"), &format!("{SECRET}-one"), 0);
+    put(&mut store, &key("two"), &format!("{SECRET}-two"), 0);
+    put(&mut store, "/registry/configmaps/default/c", "plain", 0);
+    let source = store.publish(Applied { index: 5, term: 1 });
+    disk.poke(Path::new(FILE), &export(Arc::clone(&source)));
+    assert_eq!(restore_with(&env, Some(&config(1))).unwrap().sealed, 2);
+    check_restored(&reopened(&env, &config(1)), &source);
+    let found = disk
+        .files()
+        .into_iter()
+        .find(|path| path.starts_with(DATA) && contains(&disk.peek(path).unwrap(), SECRET));
+    assert_eq!(found, None);
+}
+
+#[test]
+fn without_keys_the_import_waits_for_the_first_start() {
+    let (env, disk) = env();
+    let (file, source) = sealed_file(&env);
+    disk.poke(Path::new(FILE), &file);
+    let restored = restore_with(&env, None).unwrap();
+    assert!(restored.is_pending);
+    assert!(is_pending(&env, Path::new(DATA)).unwrap());
+    let refused = restore_with(&env, None).unwrap_err();
+    assert!(matches!(refused, Error::DataDirNotEmpty(_)));
+
+    let complete = |config: Option<&EncryptionConfig>| {
+        complete_pending(&env, Path::new(DATA), config, &mut |_| {})
+    };
+    assert!(matches!(complete(None), Err(Error::PendingNeedsKeys { .. })));
+    assert!(matches!(complete(Some(&config(2))), Err(Error::KeyMissing { .. })));
+    assert!(is_pending(&env, Path::new(DATA)).unwrap());
+
+    let completed = complete(Some(&config(1))).unwrap().unwrap();
+    assert_eq!((completed.member, completed.cluster), (restored.member, restored.cluster));
+    assert_eq!(completed.sealed, 2);
+    assert!(!is_pending(&env, Path::new(DATA)).unwrap());
+    assert_eq!(complete(None).unwrap(), None);
+    check_restored(&reopened(&env, &config(1)), &source);
+}
+
+#[test]
+fn a_configuration_without_the_key_is_refused_and_leaves_nothing() {
+    let (env, disk) = env();
+    disk.poke(Path::new(FILE), &sealed_file(&env).0);
+    let error = restore_with(&env, Some(&config(2))).unwrap_err().to_string();
+    assert!(error.starts_with("record 2.0 is sealed with key "), "{error}");
+    assert!(!env.disk.exists(Path::new(DATA)).unwrap());
+}
+
+/// The file with its buckets changed.
+fn altered(file: &[u8], change: impl Fn(&str, &mut Vec<(Bytes, Bytes)>)) -> Vec<u8> {
+    let reader = Reader::open(file).unwrap();
+    let buckets: Vec<(String, Vec<(Bytes, Bytes)>)> = reader
+        .buckets()
+        .map(|bucket| {
+            let (name, bucket) = bucket.unwrap();
+            let name = String::from_utf8(name.to_vec()).unwrap();
+            let entries = reader.entries(&bucket).map(Result::unwrap);
+            let mut items = entries.map(|entry| (entry.key, entry.value)).collect();
+            change(&name, &mut items);
+            (name, items)
+        })
+        .collect();
+    let borrowed: Vec<_> =
+        buckets.iter().map(|(name, items)| (name.as_str(), items.clone())).collect();
+    crafted(&borrowed)
+}
+
+#[test]
+fn marks_without_records_are_ignored_and_others_are_refused() {
+    let (env, disk) = env();
+    let (file, _) = sealed_file(&env);
+    // etcd has compacted the first record away and knows nothing of the mark.
+    let stale = altered(&file, |name, items| {
+        if name == "key" {
+            items.remove(0);
+        }
+    });
+    disk.poke(Path::new(FILE), &stale);
+    assert_eq!(restore_with(&env, Some(&config(1))).unwrap().sealed, 1);
+    env.disk.remove_dir_all(Path::new(DATA)).unwrap();
+
+    // A mark has moved to another record.
+    let moved = altered(&file, |name, items| {
+        if name.as_bytes() == SEALED {
+            items[0].1 = items[1].1.clone();
+        }
+    });
+    disk.poke(Path::new(FILE), &moved);
+    let error = restore_with(&env, Some(&config(1))).unwrap_err();
+    assert!(matches!(error, Error::SealMismatch { .. }), "{error}");
+
+    // A mark on a plain value, made to fit it.
+    let forged = altered(&file, |name, items| {
+        if name == "key" {
+            items[0] = record_item(2, &kv("/registry/secrets/default/one", 2, "plain"));
+        } else if name.as_bytes() == SEALED {
+            let (_, record) = record_item(2, &kv("/registry/secrets/default/one", 2, "plain"));
+            let mark = SealEntry::decode(&items[0].1).unwrap();
+            items[0].1 = SealEntry::of(mark.key_id, &record).encode();
+        }
+    });
+    disk.poke(Path::new(FILE), &forged);
+    let error = restore_with(&env, Some(&config(1))).unwrap_err();
+    assert!(matches!(error, Error::Open { .. }), "{error}");
+
+    let malformed = altered(&file, |name, items| {
+        if name.as_bytes() == SEALED {
+            items[0].1 = Bytes::from_static(b"x");
+        }
+    });
+    disk.poke(Path::new(FILE), &malformed);
+    let error = restore_with(&env, Some(&config(1))).unwrap_err();
+    assert!(matches!(error, Error::Entry { .. }), "{error}");
+}
+
+#[test]
+fn a_value_that_only_looks_sealed_is_plain() {
+    let (env, disk) = env();
+    let file = crafted(&[(
+        "key",
+        vec![record_item(2, &kv("/registry/configmaps/c", 2, "k8s:enc:aesgcm:v1:key1:x"))],
+    )]);
+    disk.poke(Path::new(FILE), &file);
+    assert_eq!(restore_with(&env, Some(&config(1))).unwrap().sealed, 0);
+}
