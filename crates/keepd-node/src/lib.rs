@@ -1,1 +1,37 @@
 //! One member: threads, proposals, reads, alarms, quota, shutdown.
+//!
+//! ```text
+//!  tasks --propose, read--> raft thread --append--> wal thread
+//!                            |   ^                      |
+//!                            |   +------- persisted ----+
+//!                            +--committed--> apply thread --jobs--> background threads
+//!                                             |  |
+//!                        outcomes <-----------+  +--changes--> hub thread --> watch streams
+//! ```
+//!
+//! Every arrow is an inbox that its reader drains whole, so that whatever gathers while a thread is
+//! busy becomes its next batch.
+
+mod apply_thread;
+mod background;
+mod boot;
+mod error;
+mod handle;
+mod housekeeping;
+mod hub_thread;
+mod inbox;
+mod metrics;
+mod node;
+mod options;
+mod raft_thread;
+mod shared;
+mod wal_thread;
+
+pub use boot::DataDir;
+pub use error::{BootError, Error};
+pub use handle::{Completion, Handle, LeaseTimeToLive, Renewal, Space, Status};
+pub use hub_thread::HubHandle;
+pub use metrics::{Histogram, Metrics};
+pub use node::Node;
+pub use options::Options;
+pub use shared::HaltReason;

@@ -1,1 +1,29 @@
 //! The edges: gRPC services, health, metrics, HTTP.
+//!
+//! Receives connections, hands commands and reads to `keepd-node`, and is the only place that opens
+//! sealed values for clients and that knows etcd's codes and texts.
+
+mod cluster;
+mod codec;
+mod compactor;
+mod context;
+mod errors;
+mod grpc;
+mod health;
+mod http_edge;
+mod kv;
+mod lease;
+mod listener;
+mod maintenance;
+mod metrics;
+mod proc_fs;
+mod server;
+mod snapshot;
+mod watch;
+mod wire;
+
+pub use compactor::{Compaction, compact_by_itself};
+pub use context::{Context, Limits};
+pub use http_edge::HttpScope;
+pub use listener::{Bind, BindError, ConnectionOptions, Listener};
+pub use server::Server;

@@ -1,2 +1,116 @@
-//! keepd.
-fn main() {}
+//! keepd: a server that takes etcd's place, its command line tools, and keepd's own verbs, in one
+//! binary. What it is depends on the name it is called by or on its first argument.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use keepd_crypto::EncryptionConfig;
+
+mod ctl;
+mod encryption;
+mod flags;
+mod help;
+mod logging;
+mod serve;
+mod utl;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let invoked = if arguments.is_empty() { OsString::new() } else { arguments.remove(0) };
+    let name = Path::new(&invoked).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if let Some(program) = program(name) {
+        return program(arguments);
+    }
+    let first = arguments.first().and_then(|first| first.to_str()).unwrap_or_default().to_owned();
+    if let Some(program) = program(&first) {
+        arguments.remove(0);
+        return program(arguments);
+    }
+    match first.as_str() {
+        "server" => {
+            arguments.remove(0);
+            server(arguments)
+        }
+        "encryption" => {
+            arguments.remove(0);
+            encryption::main(&arguments)
+        }
+        "version" => {
+            help::version();
+            ExitCode::SUCCESS
+        }
+        "" | "help" | "-h" | "--help" => {
+            help::overview();
+            ExitCode::SUCCESS
+        }
+        flag if flag.starts_with('-') => server(arguments),
+        unknown => {
+            complain(&format!("unknown command {unknown:?}; run: keepd help"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The program that goes by a name.
+fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
+    match name {
+        "etcd" => Some(server),
+        "etcdctl" | "keepctl" | "ctl" => Some(ctl::main),
+        "etcdutl" | "utl" => Some(utl::main),
+        _ => None,
+    }
+}
+
+/// The server with etcd's flags.
+fn server(arguments: Vec<OsString>) -> ExitCode {
+    let text = |string: OsString| string.to_string_lossy().into_owned();
+    let arguments: Vec<String> = arguments.into_iter().map(text).collect();
+    let environment: Vec<(String, String)> =
+        std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    match flags::parse(&arguments, &environment) {
+        Ok(parsed) => serve::run(parsed),
+        Err(exit) => {
+            help::print(&exit.stdout);
+            let default = flags::LogOptions {
+                outputs: vec!["default".to_owned()],
+                level: flags::LogLevel::Info,
+                format: flags::LogFormat::Json,
+            };
+            if !exit.notices.is_empty() && logging::init(&default).is_ok() {
+                exit.notices.iter().for_each(log_notice);
+            }
+            if !exit.stderr.is_empty() {
+                complain(exit.stderr.trim_end());
+            }
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// Logs what the flags had to say before there was a log.
+fn log_notice(notice: &flags::Notice) {
+    match notice.level {
+        flags::Level::Info => tracing::info!("{notice}"),
+        flags::Level::Warn => tracing::warn!("{notice}"),
+        flags::Level::Fatal => tracing::error!("{notice}"),
+    }
+}
+
+/// Reads an `EncryptionConfiguration`.
+fn read_encryption_config(path: &Path) -> anyhow::Result<EncryptionConfig> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| {
+        anyhow::anyhow!("error reading encryption provider configuration file {name:?}: {error}")
+    })?;
+    Ok(EncryptionConfig::parse(&name, &bytes)?)
+}
+
+/// Tells a person what went wrong.
+#[expect(clippy::print_stderr, reason = "a command line complains on standard error")]
+fn complain(message: &str) {
+    eprintln!("{message}");
+}

@@ -1,0 +1,309 @@
+//! The apply thread: owns the state machine, publishes views, completes waiters.
+//!
+//! Receives committed entries from the Raft thread; hands events to the hub thread, flush,
+//! checkpoint and rewrite jobs to the background thread, and outcomes to the tasks that wait. It
+//! never waits for any of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keepd_machine::{AppliedBatch, Command, Machine, Outcome};
+use keepd_mvcc::Applied;
+use keepd_types::LeaseId;
+use tokio::sync::oneshot;
+
+use crate::background::Done;
+use crate::error::Error;
+use crate::handle::{Completion, LeaseTimeToLive, Renewal};
+use crate::housekeeping::Housekeeping;
+use crate::hub_thread::HubEvent;
+use crate::raft_thread::{Proposal, RaftEvent, Reader, Waiter};
+use crate::shared::Shared;
+
+/// The longest sleep: housekeeping is due at this pace.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// etcd's threshold for calling an apply slow.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
+
+/// What the apply thread reacts to.
+#[derive(Debug)]
+pub(crate) enum ApplyEvent {
+    /// Entries to apply, in order.
+    Committed(Vec<Committed>),
+    /// Reads to release once the index is applied.
+    WaitApplied {
+        /// The index.
+        index: u64,
+        /// Who waits.
+        readers: Vec<Reader>,
+    },
+    /// This member leads in the term, or no longer leads.
+    Leading(Option<u64>),
+    /// Renew a lease.
+    Renew(LeaseId, oneshot::Sender<Renewal>),
+    /// Tell a lease's time.
+    TimeToLive {
+        /// The lease.
+        id: LeaseId,
+        /// Its keys are wanted.
+        keys: bool,
+        /// Who asks.
+        reply: oneshot::Sender<Option<LeaseTimeToLive>>,
+    },
+    /// List all leases.
+    Leases(oneshot::Sender<Vec<LeaseId>>),
+    /// A background job has ended.
+    Background(Box<Done>),
+    /// Reclaim what can be reclaimed; answered when a full round is done.
+    Reclaim(oneshot::Sender<()>),
+    /// Apply what came before, make it durable and end.
+    Stop,
+}
+
+/// A committed entry and, if it was proposed here, its command and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) entry: keepd_raft::Entry,
+    pub(crate) command: Option<Command>,
+    pub(crate) waiter: Option<Waiter>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ApplyThread {
+    shared: Arc<Shared>,
+    machine: Machine,
+    applied: Applied,
+    /// Reads by index, ascending.
+    waiting: VecDeque<(u64, Vec<Reader>)>,
+    /// The term this member leads in; leases are taken over with its first own entry.
+    leads: Option<u64>,
+    housekeeping: Housekeeping,
+    /// Outcomes of the batch at hand, completed after it is published.
+    outcomes: Vec<(Waiter, Outcome)>,
+}
+
+impl ApplyThread {
+    pub(crate) fn new(shared: Arc<Shared>, machine: Machine, housekeeping: Housekeeping) -> Self {
+        let applied = machine.store().applied();
+        Self {
+            shared,
+            machine,
+            applied,
+            waiting: VecDeque::new(),
+            leads: None,
+            housekeeping,
+            outcomes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::new();
+        let mut stopping = false;
+        while !stopping && !self.shared.is_halted() {
+            self.shared.apply.drain(&mut events, PATIENCE);
+            match self.handle(&mut events) {
+                Ok(stop) => stopping = stop,
+                Err(halt) => self.shared.halt(halt),
+            }
+            let now = self.shared.env.clock.monotonic();
+            self.expire(now);
+            self.housekeeping.turn(&mut self.machine, now);
+        }
+        if stopping {
+            self.housekeeping.finish(&mut self.machine);
+        }
+        self.shared.apply.close();
+        self.shared.hub.close();
+    }
+
+    fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<bool, keepd_machine::Halt> {
+        let mut stop = false;
+        let mut dirty = false;
+        for event in events.drain(..) {
+            match event {
+                ApplyEvent::Committed(batch) => {
+                    let started = self.shared.env.clock.monotonic();
+                    for committed in batch {
+                        self.apply(committed)?;
+                    }
+                    self.time_apply(started);
+                    dirty = true;
+                }
+                ApplyEvent::WaitApplied { index, readers } => {
+                    self.waiting.push_back((index, readers));
+                }
+                ApplyEvent::Leading(term) => self.lead(term),
+                ApplyEvent::Renew(id, reply) => {
+                    let _ = reply.send(self.renew(id));
+                }
+                ApplyEvent::TimeToLive { id, keys, reply } => {
+                    let _ = reply.send(self.time_to_live(id, keys));
+                }
+                ApplyEvent::Leases(reply) => {
+                    let now = self.shared.env.clock.monotonic();
+                    let _ = reply.send(self.machine.lessor().list(now));
+                }
+                ApplyEvent::Background(done) => self.housekeeping.done(&mut self.machine, *done),
+                ApplyEvent::Reclaim(reply) => self.housekeeping.reclaim(reply),
+                ApplyEvent::Stop => stop = true,
+            }
+        }
+        if dirty {
+            self.publish();
+        }
+        self.release_reads();
+        Ok(stop)
+    }
+
+    fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
+        let Committed { entry, command, waiter } = committed;
+        assert!(entry.index > self.applied.index, "entries come in order, each once");
+        self.applied = Applied { index: entry.index, term: entry.term };
+        if entry.kind != keepd_raft::EntryKind::Normal {
+            // A cluster of one proposes no change of membership.
+            return Ok(());
+        }
+        if entry.data.is_empty() {
+            self.take_over(entry.term);
+            return Ok(());
+        }
+        let command = match command {
+            Some(command) => command,
+            None => Command::decode(entry.data.clone())
+                .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?,
+        };
+        let outcome = self.machine.apply(&command)?;
+        self.count(&command, &outcome);
+        if let Some(waiter) = waiter {
+            self.outcomes.push((waiter, outcome));
+        }
+        Ok(())
+    }
+
+    /// Ends a batch: readers see it, then watchers, then the waiting tasks.
+    fn publish(&mut self) {
+        let AppliedBatch { view, changes } = self.machine.publish(self.applied);
+        let shared = &self.shared;
+        shared.applied_index.store(self.applied.index, Ordering::Release);
+        self.machine.lessor_mut().arm(shared.env.clock.monotonic());
+        if shared.alarms.load().as_slice() != self.machine.alarms() {
+            shared.alarms.store(Arc::new(self.machine.alarms().to_vec()));
+        }
+        self.housekeeping.publish_space(&self.machine);
+        if !changes.is_empty() {
+            shared.metrics.events.fetch_add(changes.len() as u64, Ordering::Relaxed);
+            let bytes = changes.iter().map(|change| change.record.encoded.len() + 128).sum();
+            let batch = keepd_watch::Batch { view: Arc::clone(&view), changes: changes.into() };
+            if shared.hub.offer(HubEvent::Publish(batch), bytes).is_err() {
+                shared.hub_missed.store(true, Ordering::Release);
+            }
+        }
+        let term = shared.term.load(Ordering::Acquire);
+        for (waiter, outcome) in self.outcomes.drain(..) {
+            let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
+        }
+        shared.raft.hand(RaftEvent::Applied(self.applied.index));
+    }
+
+    fn release_reads(&mut self) {
+        while let Some((index, _)) = self.waiting.front() {
+            if *index > self.applied.index {
+                return;
+            }
+            let (_, readers) = self.waiting.pop_front().expect("it was just looked at");
+            for reader in readers {
+                let _ = reader.send(Ok(()));
+            }
+        }
+    }
+
+    fn lead(&mut self, term: Option<u64>) {
+        self.leads = term;
+        if term.is_none() {
+            self.machine.lessor_mut().demote();
+        }
+    }
+
+    /// The first entry of a new leader is applied: whatever earlier terms committed is here.
+    fn take_over(&mut self, term: u64) {
+        if self.leads == Some(term) {
+            let now = self.shared.env.clock.monotonic();
+            self.machine.lessor_mut().promote(now, self.shared.options.election_timeout);
+            self.shared.leads_alone.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn renew(&mut self, id: LeaseId) -> Renewal {
+        let now = self.shared.env.clock.monotonic();
+        match self.machine.lessor_mut().renew(id, now) {
+            Ok(renewed) => {
+                self.shared.metrics.lease_renewed.fetch_add(1, Ordering::Relaxed);
+                Renewal::Renewed { ttl: renewed.ttl }
+            }
+            Err(keepd_lease::Error::NotPrimary) => Renewal::NotPrimary,
+            Err(_) => Renewal::Gone,
+        }
+    }
+
+    fn time_to_live(&self, id: LeaseId, keys: bool) -> Option<LeaseTimeToLive> {
+        let lessor = self.machine.lessor();
+        let lease = lessor.get(id)?;
+        let remaining = lessor.remaining(id, self.shared.env.clock.monotonic())?;
+        let keys = lessor.keys(id).filter(|_| keys);
+        Some(LeaseTimeToLive {
+            granted_ttl: lease.ttl,
+            remaining_ttl: remaining,
+            keys: keys.map(|keys| keys.iter().cloned().collect()).unwrap_or_default(),
+        })
+    }
+
+    /// Proposes the end of every lease whose time is over.
+    fn expire(&mut self, now: Duration) {
+        if !self.housekeeping.expiry_is_due(now) {
+            return;
+        }
+        for id in self.machine.lessor_mut().expired(now, crate::housekeeping::EXPIRED_MAX) {
+            self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
+            let command = Command::LeaseRevoke { id };
+            let encoded = command.encode();
+            let proposal = Proposal { command, encoded, waiter: None };
+            self.shared.raft.hand(RaftEvent::Propose(proposal));
+        }
+    }
+
+    fn time_apply(&self, started: Duration) {
+        let took = self.shared.env.clock.monotonic().saturating_sub(started);
+        self.shared.metrics.apply_seconds.observe(took);
+        if took > SLOW_APPLY {
+            self.shared.metrics.slow_apply.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(took = ?took, expected = ?SLOW_APPLY, "apply request took too long");
+        }
+    }
+
+    fn count(&self, command: &Command, outcome: &Outcome) {
+        if outcome.result.is_err() {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        let counter = match command {
+            Command::Put(_) => &metrics.put,
+            Command::DeleteRange(_) => &metrics.delete,
+            Command::Txn(_) => &metrics.txn,
+            Command::Compact { .. } => &metrics.compactions,
+            Command::LeaseGrant { .. } => &metrics.lease_granted,
+            Command::LeaseRevoke { .. } => &metrics.lease_revoked,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ApplyThread {
+    fn drop(&mut self) {
+        for (waiter, _) in self.outcomes.drain(..) {
+            let _ = waiter.send(Err(Error::Stopped));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The background thread: runs the store's flush, checkpoint, rewrite and hash jobs.
+//!
+//! Flushes come first, since the log grows until they are done; rewrites are paced so that they do
+//! not starve the log of disk time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_mvcc::{
+    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
+    RewriteJob,
+};
+
+use crate::apply_thread::ApplyEvent;
+use crate::inbox::Inbox;
+use crate::shared::Shared;
+
+/// How long the thread sleeps when nothing happens.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Rewritten bytes per second at most, unless space is urgent.
+const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+
+/// Work off the apply thread.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Flush(FlushJob),
+    Checkpoint(CheckpointJob),
+    Rewrite(RewriteJob),
+    CompactionHash(CompactionHashJob),
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Flush { done: FlushDone, took: Duration },
+    Checkpoint(CheckpointDone),
+    Rewrite(RewriteDone),
+    CompactionHash(HashKv),
+}
+
+/// The way to the background threads: one for flushes, one for the rest.
+#[derive(Clone, Debug)]
+pub(crate) struct Background {
+    flushes: Arc<Inbox<Job>>,
+    rest: Arc<Inbox<Job>>,
+}
+
+impl Background {
+    pub(crate) fn new() -> Self {
+        // BOUND: the apply thread has at most one job of each kind on its way.
+        Self { flushes: Arc::new(Inbox::new(1)), rest: Arc::new(Inbox::new(3)) }
+    }
+
+    pub(crate) fn run(&self, job: Job) {
+        match job {
+            Job::Flush(_) => self.flushes.hand(job),
+            _ => self.rest.hand(job),
+        };
+    }
+
+    pub(crate) fn close(&self) {
+        self.flushes.close();
+        self.rest.close();
+    }
+
+    /// The loop of the flush thread.
+    pub(crate) fn run_flushes(&self, shared: &Shared) {
+        work(&self.flushes, shared);
+    }
+
+    /// The loop of the thread for everything else.
+    pub(crate) fn run_rest(&self, shared: &Shared) {
+        work(&self.rest, shared);
+    }
+}
+
+fn work(inbox: &Inbox<Job>, shared: &Shared) {
+    let mut jobs = Vec::new();
+    // `hand` to the apply thread fails once it has ended, and with it this thread.
+    let mut open = true;
+    while open && !shared.is_halted() {
+        inbox.drain(&mut jobs, PATIENCE);
+        for job in jobs.drain(..) {
+            match run(job, shared) {
+                Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
+                Err(error) => shared.halt(error),
+            }
+        }
+        open = open && !inbox.is_closed();
+    }
+}
+
+fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
+    let clock = &shared.env.clock;
+    Ok(match job {
+        Job::Flush(job) => {
+            let started = clock.monotonic();
+            let done = job.run()?;
+            Done::Flush { done, took: clock.monotonic().saturating_sub(started) }
+        }
+        Job::Checkpoint(job) => Done::Checkpoint(job.run()?),
+        Job::Rewrite(job) => Done::Rewrite(job.run(&mut pace)?),
+        Job::CompactionHash(job) => Done::CompactionHash(job.run()?),
+    })
+}
+
+fn pace(bytes: u64) {
+    std::thread::sleep(Duration::from_nanos(
+        bytes.saturating_mul(1_000_000_000) / REWRITE_BYTES_PER_SECOND,
+    ));
+}

@@ -1,0 +1,228 @@
+//! Opening a data directory, making it first if there is none.
+//!
+//! A new member's directory is made as `member.partial` and renamed when it is whole, so that a
+//! crash leaves either no member or a complete one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_crypto::{Encryption, EncryptionConfig, FileKeys};
+use keepd_env::{DirLock, Env, IoError};
+use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
+use keepd_machine::{Machine, tables};
+use keepd_mvcc::{Applied, Store};
+use keepd_raft::{Core, Restored, Settings};
+use keepd_types::{ClusterId, MemberId};
+use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
+
+use crate::error::BootError;
+use crate::options::Options;
+
+/// The cluster version of a new cluster.
+const CLUSTER_VERSION: &[u8] = b"3.7.0";
+
+/// A locked data directory with its encryption, ready for [`crate::Node::start`].
+#[derive(Debug)]
+pub struct DataDir {
+    member_dir: PathBuf,
+    encryption: Arc<Encryption>,
+    lock: Box<dyn DirLock>,
+    is_new: bool,
+}
+
+/// What a member runs on.
+pub(crate) struct Opened {
+    pub(crate) machine: Machine,
+    pub(crate) wal: Wal,
+    pub(crate) core: Core,
+    pub(crate) identity: Identity,
+    pub(crate) lock: Box<dyn DirLock>,
+}
+
+impl DataDir {
+    /// Locks the data directory, makes a member in it if there is none, and opens its keys.
+    ///
+    /// # Errors
+    /// If it is in use, its keys are out of reach, or a file operation fails. Nothing of an
+    /// existing member is changed then.
+    pub fn prepare(
+        env: &Env,
+        options: &Options,
+        config: Option<EncryptionConfig>,
+    ) -> Result<Self, BootError> {
+        let disk = &*env.disk;
+        disk.create_dir(&options.data_dir)?;
+        let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
+        let layout = Layout::new(&options.data_dir);
+        let is_new = !disk.exists(&layout.member)?;
+        if is_new {
+            if disk.exists(&layout.partial)? {
+                // Nothing was ever acknowledged from a directory that was not finished.
+                disk.remove_dir_all(&layout.partial)?;
+            }
+            bootstrap(env, options, &layout.partial, config.clone())?;
+            disk.rename(&layout.partial, &layout.member)?;
+            disk.sync_dir(&options.data_dir)?;
+        }
+        let encryption = Arc::new(Encryption::open(env, &layout.member, config)?);
+        Ok(Self { member_dir: layout.member, encryption, lock, is_new })
+    }
+
+    /// What seals values and files; reloads go through it.
+    #[must_use]
+    pub fn encryption(&self) -> Arc<Encryption> {
+        Arc::clone(&self.encryption)
+    }
+
+    /// Whether the member was made just now.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    pub(crate) fn open(self, env: &Env, options: &Options) -> Result<Opened, BootError> {
+        let keys = self.encryption.files();
+        let store = open_store(env, &self.member_dir, keys.clone())?;
+        let wal_dir = Layout::wal(&self.member_dir);
+        let (wal, recovered) = Wal::open(env.clone(), &wal_dir, keys)?;
+        if let Some(torn) = &recovered.torn_tail {
+            tracing::warn!(
+                ?torn,
+                "the log ended in a write that was cut off; it was not acknowledged"
+            );
+        }
+        let identity =
+            Identity::decode(&recovered.metadata).ok_or(BootError::Identity { dir: wal_dir })?;
+        let voters = voters(&store);
+        if voters != [identity.member.0] {
+            return Err(BootError::NotAlone(voters.len()));
+        }
+        let restored = Restored {
+            hard_state: keepd_raft::HardState {
+                term: recovered.hard_state.term,
+                vote: recovered.hard_state.vote,
+                commit: recovered.hard_state.commit,
+            },
+            mark_index: recovered.mark.index,
+            mark_term: recovered.mark.term,
+            entries: recovered.entries.into_iter().map(to_raft).collect(),
+            applied_index: store.applied().index,
+            voters,
+            learners: Vec::new(),
+        };
+        let settings = Settings {
+            id: identity.member.0,
+            heartbeat_ticks: 1,
+            election_ticks: election_ticks(options),
+            pre_vote: options.pre_vote,
+        };
+        let core = Core::new(settings, restored, Arc::clone(&env.random))?;
+        let machine_options = keepd_machine::Options {
+            lease_ttl_min: options.lease_ttl_min(),
+            revoke_retry: options.request_timeout(),
+        };
+        let machine = Machine::new(store, machine_options)?;
+        Ok(Opened { machine, wal, core, identity, lock: self.lock })
+    }
+}
+
+fn in_use(error: IoError, options: &Options) -> BootError {
+    if error.source.kind() == std::io::ErrorKind::WouldBlock {
+        BootError::InUse { dir: options.data_dir.clone() }
+    } else {
+        BootError::Io(error)
+    }
+}
+
+fn open_store(env: &Env, member_dir: &Path, keys: FileKeys) -> Result<Store, keepd_mvcc::Error> {
+    Store::open(env.clone(), &Layout::store(member_dir), keys, keepd_mvcc::Options::default())
+}
+
+/// Makes the directory of a new cluster of one.
+fn bootstrap(
+    env: &Env,
+    options: &Options,
+    dir: &Path,
+    config: Option<EncryptionConfig>,
+) -> Result<(), BootError> {
+    let disk = &*env.disk;
+    for dir in [dir, &Layout::store(dir), &Layout::wal(dir)] {
+        disk.create_dir(dir)?;
+    }
+    let member = MemberId::from_peer_urls(&options.peer_urls, &options.cluster_token, None);
+    let identity = Identity { member, cluster: ClusterId::from_members(&[member]) };
+    let encryption = Encryption::open(env, dir, config)?;
+    let mut store = open_store(env, dir, encryption.files())?;
+    let record = new_member_record(options, member);
+    store.meta_put(tables::MEMBERS, tables::member_key(member), record);
+    let cluster_version = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
+    store.meta_put(tables::CLUSTER, cluster_version, Bytes::from_static(CLUSTER_VERSION));
+    let conf_state = format!(r#"{{"voters":[{}],"auto_leave":false}}"#, member.0);
+    let key = Bytes::from_static(tables::CONF_STATE_KEY);
+    store.meta_put(tables::CONF_STATE, key, conf_state.into());
+    store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
+    if let Some(job) = store.take_flush() {
+        store.finish_flush(job.run()?);
+    }
+    drop(store);
+    let mark = SnapshotMark { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    let keys = encryption.files();
+    let mut wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), mark)?;
+    let hard_state = HardState { term: BOOTSTRAP_TERM, vote: 0, commit: BOOTSTRAP_INDEX };
+    wal.append(&Batch { entries: &[], hard_state: Some(hard_state) })?;
+    wal.close()?;
+    disk.sync_dir(dir)?;
+    Ok(())
+}
+
+/// etcd's JSON of a member before it has told its name.
+fn new_member_record(options: &Options, member: MemberId) -> Bytes {
+    let peer_urls = json_list(&options.peer_urls);
+    let name = json_string(&options.name);
+    format!(r#"{{"id":{},"peerURLs":{peer_urls},"name":{name}}}"#, member.0).into()
+}
+
+/// etcd's JSON of a started member.
+pub(crate) fn member_record(options: &Options, member: MemberId) -> Bytes {
+    let (peer_urls, client_urls) = (json_list(&options.peer_urls), json_list(&options.client_urls));
+    let name = json_string(&options.name);
+    format!(
+        r#"{{"id":{},"peerURLs":{peer_urls},"name":{name},"clientURLs":{client_urls}}}"#,
+        member.0
+    )
+    .into()
+}
+
+fn json_list(strings: &[String]) -> String {
+    let strings: Vec<_> = strings.iter().map(|string| json_string(string)).collect();
+    format!("[{}]", strings.join(","))
+}
+
+fn json_string(string: &str) -> String {
+    serde_json::Value::from(string).to_string()
+}
+
+/// Raft's voters as of the applied index.
+fn voters(store: &Store) -> Vec<u64> {
+    let Some(json) = store.meta(tables::CONF_STATE).get(tables::CONF_STATE_KEY) else {
+        return Vec::new();
+    };
+    let Ok(state) = serde_json::from_slice::<serde_json::Value>(json) else { return Vec::new() };
+    let voters = state.get("voters").and_then(serde_json::Value::as_array);
+    voters.into_iter().flatten().filter_map(serde_json::Value::as_u64).collect()
+}
+
+fn election_ticks(options: &Options) -> usize {
+    let heartbeat = options.heartbeat_interval.as_millis().max(1);
+    usize::try_from(options.election_timeout.as_millis() / heartbeat).unwrap_or(usize::MAX).max(2)
+}
+
+fn to_raft(entry: keepd_wal::Entry) -> keepd_raft::Entry {
+    let kind = match entry.kind {
+        keepd_wal::EntryKind::Normal => keepd_raft::EntryKind::Normal,
+        keepd_wal::EntryKind::ConfChange => keepd_raft::EntryKind::ConfChange,
+        keepd_wal::EntryKind::ConfChangeV2 => keepd_raft::EntryKind::ConfChangeV2,
+    };
+    keepd_raft::Entry { index: entry.index, term: entry.term, kind, data: entry.data }
+}

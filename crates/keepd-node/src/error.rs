@@ -1,0 +1,80 @@
+//! Why a request did not go through the node.
+
+use thiserror::Error;
+
+/// What a request meets on its way through the node; the server maps each to etcd's code and text.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// The member is shutting down or has halted.
+    #[error("server stopped")]
+    Stopped,
+    /// No leader is known.
+    #[error("no leader")]
+    NoLeader,
+    /// Leadership moved while the request waited; it may or may not have been applied.
+    #[error("leader changed")]
+    LeaderChanged,
+    /// Raft refused the batch; nothing was written.
+    #[error("raft proposal dropped")]
+    ProposalDropped,
+    /// Too much waits to be applied.
+    #[error("too many requests")]
+    TooManyRequests,
+    /// The command is larger than `--max-request-bytes`.
+    #[error("request is too large")]
+    TooLarge,
+    /// Nothing came back in time; it may or may not have been applied.
+    #[error("request timed out")]
+    TimedOut,
+}
+
+/// Why a member does not start.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Io(#[from] keepd_env::IoError),
+    /// Another process holds the directory.
+    #[error(
+        "{}: the data directory is in use by another process; stop it, or choose another \
+         --data-dir", dir.display()
+    )]
+    InUse {
+        /// The directory.
+        dir: std::path::PathBuf,
+    },
+    /// The key ring cannot be opened.
+    #[error(transparent)]
+    Keyring(#[from] keepd_crypto::KeyringError),
+    /// The log is damaged.
+    #[error(transparent)]
+    Wal(#[from] keepd_wal::Error),
+    /// The store is damaged.
+    #[error(transparent)]
+    Store(#[from] keepd_mvcc::Error),
+    /// The state machine cannot take the store over.
+    #[error(transparent)]
+    Machine(#[from] keepd_machine::Halt),
+    /// Log and store do not fit.
+    #[error(transparent)]
+    Raft(#[from] keepd_raft::Error),
+    /// The log's metadata is not ours.
+    #[error("{}: the log's metadata is malformed", dir.display())]
+    Identity {
+        /// The log's directory.
+        dir: std::path::PathBuf,
+    },
+    /// The store knows more or other members than this one.
+    #[error(
+        "the data directory belongs to a cluster of {0} voters; this version runs clusters of one"
+    )]
+    NotAlone(usize),
+    /// A thread could not be started.
+    #[error("cannot start the {name} thread: {source}")]
+    Thread {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}

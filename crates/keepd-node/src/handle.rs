@@ -1,0 +1,296 @@
+//! The way into a running member, for the tasks that serve clients. Cheap to clone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use keepd_env::Env;
+use keepd_machine::command::Alarm;
+use keepd_machine::layout::Identity;
+use keepd_machine::{Command, Outcome};
+use keepd_mvcc::{HashKv, View};
+use keepd_types::{LeaseId, limits};
+use tokio::sync::{oneshot, watch};
+
+use crate::apply_thread::ApplyEvent;
+use crate::error::Error;
+use crate::hub_thread::HubHandle;
+use crate::inbox::Refused;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::raft_thread::{Proposal, RaftEvent};
+use crate::shared::{HaltReason, Shared};
+
+/// An applied command: what came out, and the view that shows it.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The answer of the state machine.
+    pub outcome: Outcome,
+    /// A view that holds every record the outcome names.
+    pub view: Arc<View>,
+    /// Raft's term when it was applied.
+    pub term: u64,
+}
+
+/// The answer to a keep-alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease has its full time again.
+    Renewed {
+        /// The granted time to live.
+        ttl: i64,
+    },
+    /// There is no such lease, or it is ending.
+    Gone,
+    /// This member does not keep the deadlines.
+    NotPrimary,
+}
+
+/// A lease's time and keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseTimeToLive {
+    /// Seconds granted.
+    pub granted_ttl: i64,
+    /// Whole seconds left.
+    pub remaining_ttl: i64,
+    /// Attached keys, if asked for.
+    pub keys: Vec<Bytes>,
+}
+
+/// Where the member stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The known leader, 0 if none.
+    pub leader: u64,
+    /// Raft's term.
+    pub term: u64,
+    /// The commit index.
+    pub commit_index: u64,
+    /// The applied index.
+    pub applied_index: u64,
+    /// Leader changes seen.
+    pub leader_changes: u64,
+}
+
+/// Bytes in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Live records.
+    pub live_bytes: i64,
+    /// The store's files.
+    pub disk_bytes: i64,
+    /// The limit on live bytes.
+    pub quota_bytes: Option<i64>,
+}
+
+/// A running member.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Proposes a command and waits until it is durable on a quorum and applied here.
+    ///
+    /// # Errors
+    /// See [`Error`]; after `TimedOut`, `LeaderChanged` and `Stopped` the command may have been
+    /// applied.
+    pub async fn propose(&self, command: Command) -> Result<Completion, Error> {
+        let shared = &self.shared;
+        let commit = shared.commit_index.load(Ordering::Acquire);
+        let applied = shared.applied_index.load(Ordering::Acquire);
+        if commit.saturating_sub(applied) > limits::APPLY_BACKLOG_MAX {
+            return Err(Error::TooManyRequests);
+        }
+        let encoded = command.encode();
+        if encoded.len() > shared.options.request_bytes_max {
+            return Err(Error::TooLarge);
+        }
+        let (waiter, outcome) = oneshot::channel();
+        let weight = encoded.len() + 256;
+        let proposal = Proposal { command, encoded, waiter: Some(waiter) };
+        match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
+            Ok(()) => {}
+            Err(Refused::Full) => return Err(Error::TooManyRequests),
+            Err(Refused::Closed) => return Err(Error::Stopped),
+        }
+        let pending = &shared.metrics.proposals_pending;
+        pending.fetch_add(1, Ordering::Relaxed);
+        let result = self.within_request_timeout(outcome).await;
+        pending.fetch_sub(1, Ordering::Relaxed);
+        if result.is_err() {
+            shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result?
+    }
+
+    /// Waits until every write acknowledged before this call is in the view it returns.
+    ///
+    /// # Errors
+    /// `NoLeader`, `TimedOut` or `Stopped`.
+    pub async fn linearizable_view(&self) -> Result<Arc<View>, Error> {
+        if self.shared.leads_alone.load(Ordering::SeqCst) {
+            // A lone voter's ReadIndex is its commit index, and it acknowledges after publishing.
+            return Ok(self.view());
+        }
+        let (reader, released) = oneshot::channel();
+        match self.shared.raft.offer(RaftEvent::Read(reader), 64) {
+            Ok(()) => {}
+            Err(Refused::Full) => return Err(Error::TooManyRequests),
+            Err(Refused::Closed) => return Err(Error::Stopped),
+        }
+        self.within_request_timeout(released).await??;
+        Ok(self.view())
+    }
+
+    async fn within_request_timeout<T>(&self, reply: oneshot::Receiver<T>) -> Result<T, Error> {
+        let timeout = self.shared.options.request_timeout();
+        match tokio::time::timeout(timeout, reply).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_dropped)) => Err(Error::Stopped),
+            Err(_elapsed) if self.shared.leader.load(Ordering::Acquire) == 0 => {
+                Err(Error::NoLeader)
+            }
+            Err(_elapsed) => Err(Error::TimedOut),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        event: impl FnOnce(oneshot::Sender<T>) -> ApplyEvent,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        match self.shared.apply.offer(event(reply), 1) {
+            Ok(()) => self.within_request_timeout(answer).await,
+            Err(Refused::Full) => Err(Error::TooManyRequests),
+            Err(Refused::Closed) => Err(Error::Stopped),
+        }
+    }
+
+    /// Gives a lease its full time again.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn renew_lease(&self, id: LeaseId) -> Result<Renewal, Error> {
+        self.ask(|reply| ApplyEvent::Renew(id, reply)).await
+    }
+
+    /// A lease's time and, if wanted, keys; `None` for a missing lease.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn lease_time_to_live(
+        &self,
+        id: LeaseId,
+        keys: bool,
+    ) -> Result<Option<LeaseTimeToLive>, Error> {
+        self.ask(|reply| ApplyEvent::TimeToLive { id, keys, reply }).await
+    }
+
+    /// All leases, the one that ends first in front.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
+        self.ask(ApplyEvent::Leases).await
+    }
+
+    /// Has the store give back the space of dead records; waits until a round found nothing more.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn reclaim(&self) -> Result<(), Error> {
+        self.ask(ApplyEvent::Reclaim).await
+    }
+
+    /// The newest published view.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.shared.views.load()
+    }
+
+    /// The watch hub.
+    #[must_use]
+    pub fn hub(&self) -> HubHandle {
+        HubHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Raised alarms.
+    #[must_use]
+    pub fn alarms(&self) -> Arc<Vec<Alarm>> {
+        self.shared.alarms.load_full()
+    }
+
+    /// Where the member stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.shared;
+        Status {
+            leader: shared.leader.load(Ordering::Acquire),
+            term: self.term(),
+            commit_index: shared.commit_index.load(Ordering::Acquire),
+            applied_index: shared.applied_index.load(Ordering::Acquire),
+            leader_changes: shared.leader_changes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Raft's term.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.shared.term.load(Ordering::Acquire)
+    }
+
+    /// Bytes in use.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        Space {
+            live_bytes: self.shared.live_bytes.load(Ordering::Relaxed),
+            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+            quota_bytes: self.shared.options.quota_bytes,
+        }
+    }
+
+    /// Whether a request of this cost fits into the quota.
+    #[must_use]
+    pub fn fits(&self, cost: i64) -> bool {
+        let live = self.shared.live_bytes.load(Ordering::Relaxed);
+        let quota = self.shared.options.quota_bytes;
+        cost == 0 || quota.is_none_or(|quota| live.saturating_add(cost) < quota)
+    }
+
+    /// The hash that a past compaction to this revision left.
+    #[must_use]
+    pub fn compaction_hash(&self, revision: i64) -> Option<HashKv> {
+        self.shared.compaction_hash(revision)
+    }
+
+    /// Who this member is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
+    }
+
+    /// How the member runs.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Clock, randomness and disk.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
+    /// What the threads count.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Turns `Some` when the member stops by itself.
+    #[must_use]
+    pub fn halted(&self) -> watch::Receiver<Option<HaltReason>> {
+        self.shared.halted()
+    }
+}

@@ -1,0 +1,241 @@
+//! What the apply thread does between batches: flushes, checkpoints, rewrites, quota, leases.
+//!
+//! Jobs are taken from the store here and run on the background thread; at most one of each kind is
+//! on its way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keepd_machine::command::{ALARM_NOSPACE, Alarm};
+use keepd_machine::{Command, Machine};
+use keepd_mvcc::{Applied, Urgency};
+use tokio::sync::oneshot;
+
+use crate::background::{Background, Done, Job};
+use crate::raft_thread::{Proposal, RaftEvent};
+use crate::shared::Shared;
+use crate::wal_thread::WalEvent;
+
+/// Expired leases proposed per pass; 1000 a second, as in etcd.
+pub(crate) const EXPIRED_MAX: usize = 500;
+/// How often expired leases are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How often applied records become durable in the store at the latest.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// Unflushed bytes that make a flush due before its time.
+const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
+/// How often space is looked after.
+const SPACE_INTERVAL: Duration = Duration::from_millis(500);
+/// Flushed bytes between two checkpoints.
+const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
+/// Entries that become durable in the store between two releases of the log.
+const RELEASE_ENTRIES: u64 = 10_000;
+/// Index leaves trimmed of compacted history per turn.
+const TRIM_LEAVES: usize = 64;
+/// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
+const QUOTA_CLEAR_PERCENT: i64 = 90;
+
+#[derive(Debug)]
+pub(crate) struct Housekeeping {
+    shared: Arc<Shared>,
+    background: Background,
+    flush_due: Duration,
+    flushing: bool,
+    checkpointing: bool,
+    rewriting: bool,
+    expiry_due: Duration,
+    space_due: Duration,
+    /// A NOSPACE command of ours is on its way until the alarms change.
+    clearing: bool,
+    /// Who waits for a round of reclaiming.
+    reclaimers: Vec<oneshot::Sender<()>>,
+    hash_pending: bool,
+    /// The log was last told that it may go up to here.
+    released: u64,
+}
+
+impl Housekeeping {
+    pub(crate) fn new(shared: Arc<Shared>, background: Background) -> Self {
+        Self {
+            shared,
+            background,
+            flush_due: Duration::ZERO,
+            flushing: false,
+            checkpointing: false,
+            rewriting: false,
+            expiry_due: Duration::ZERO,
+            space_due: Duration::ZERO,
+            clearing: false,
+            reclaimers: Vec::new(),
+            hash_pending: false,
+            released: 0,
+        }
+    }
+
+    /// One turn between batches.
+    pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) {
+        self.flush(machine, now);
+        machine.store_mut().trim(TRIM_LEAVES);
+        if !self.hash_pending
+            && let Some(job) = machine.store_mut().take_compaction_hash()
+        {
+            self.hash_pending = true;
+            self.background.run(Job::CompactionHash(job));
+        }
+        if now >= self.space_due {
+            self.space_due = now + SPACE_INTERVAL;
+            self.look_after_space(machine);
+        }
+    }
+
+    pub(crate) fn expiry_is_due(&mut self, now: Duration) -> bool {
+        let due = now >= self.expiry_due;
+        if due {
+            self.expiry_due = now + EXPIRY_INTERVAL;
+        }
+        due
+    }
+
+    /// Takes a finished job back into the store.
+    pub(crate) fn done(&mut self, machine: &mut Machine, done: Done) {
+        let store = machine.store_mut();
+        match done {
+            Done::Flush { done, took } => {
+                self.flushing = false;
+                self.shared.metrics.backend_commit_seconds.observe(took);
+                store.finish_flush(done);
+                let durable = store.durable();
+                if durable.index >= self.released + RELEASE_ENTRIES {
+                    self.released = durable.index;
+                    let Applied { index, term } = durable;
+                    self.shared.wal.hand(WalEvent::Release { index, term });
+                }
+            }
+            Done::Checkpoint(done) => {
+                self.checkpointing = false;
+                store.finish_checkpoint(done);
+            }
+            Done::Rewrite(done) => {
+                self.rewriting = false;
+                store.finish_rewrite(done);
+                self.space_due = Duration::ZERO;
+            }
+            Done::CompactionHash(hash) => {
+                self.hash_pending = false;
+                self.shared.remember_hash(hash);
+            }
+        }
+        self.publish_space(machine);
+    }
+
+    /// Someone wants space back now.
+    pub(crate) fn reclaim(&mut self, reply: oneshot::Sender<()>) {
+        self.reclaimers.push(reply);
+        self.space_due = Duration::ZERO;
+    }
+
+    pub(crate) fn publish_space(&self, machine: &Machine) {
+        let store = machine.store();
+        let shared = &self.shared;
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        shared.live_bytes.store(signed(store.live_bytes()), Ordering::Relaxed);
+        shared.disk_bytes.store(signed(store.disk_bytes()), Ordering::Relaxed);
+    }
+
+    /// The last flush and a checkpoint, so that the next start is short. Runs on this thread: the
+    /// background thread has ended by now or ends with its current job.
+    pub(crate) fn finish(&mut self, machine: &mut Machine) {
+        if self.flushing || self.checkpointing || self.rewriting {
+            // What is not flushed is in the log.
+            return;
+        }
+        let store = machine.store_mut();
+        let result = (|| -> Result<(), keepd_mvcc::Error> {
+            if let Some(job) = store.take_flush() {
+                store.finish_flush(job.run()?);
+            }
+            if let Some(job) = store.take_checkpoint() {
+                store.finish_checkpoint(job.run()?);
+            }
+            Ok(())
+        })();
+        if let Err(error) = result {
+            tracing::warn!(%error, "the last flush failed; the next start replays the log");
+        }
+    }
+
+    fn flush(&mut self, machine: &mut Machine, now: Duration) {
+        let store = machine.store_mut();
+        if self.flushing || (now < self.flush_due && store.stats().tail_bytes < FLUSH_BYTES) {
+            return;
+        }
+        if let Some(job) = store.take_flush() {
+            self.flushing = true;
+            self.flush_due = now + FLUSH_INTERVAL;
+            self.background.run(Job::Flush(job));
+        }
+    }
+
+    fn look_after_space(&mut self, machine: &mut Machine) {
+        self.publish_space(machine);
+        self.clear_nospace(machine);
+        let store = machine.store_mut();
+        if !self.checkpointing && store.stats().since_checkpoint_bytes > CHECKPOINT_BYTES {
+            self.checkpoint(machine);
+        }
+        if self.rewriting {
+            return;
+        }
+        let urgency = if self.reclaimers.is_empty() { self.urgency() } else { Urgency::Full };
+        match machine.store_mut().take_rewrite(urgency) {
+            Some(job) => {
+                self.rewriting = true;
+                self.background.run(Job::Rewrite(job));
+            }
+            None => {
+                for reply in self.reclaimers.drain(..) {
+                    let _ = reply.send(());
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, machine: &mut Machine) {
+        if let Some(job) = machine.store_mut().take_checkpoint() {
+            self.checkpointing = true;
+            self.background.run(Job::Checkpoint(job));
+        }
+    }
+
+    /// Files far larger than what lives in them are the quota's problem too.
+    fn urgency(&self) -> Urgency {
+        let disk = self.shared.disk_bytes.load(Ordering::Relaxed);
+        match self.shared.options.quota_bytes {
+            Some(quota) if disk > quota => Urgency::High,
+            _ => Urgency::Normal,
+        }
+    }
+
+    /// Rule 9.21: the alarm is cleared by a replicated command, with hysteresis.
+    fn clear_nospace(&mut self, machine: &Machine) {
+        let own = Alarm { member: self.shared.identity.member, kind: ALARM_NOSPACE };
+        if !machine.alarms().contains(&own) {
+            self.clearing = false;
+            return;
+        }
+        let live = self.shared.live_bytes.load(Ordering::Relaxed);
+        let roomy = self
+            .shared
+            .options
+            .quota_bytes
+            .is_none_or(|quota| live < quota / 100 * QUOTA_CLEAR_PERCENT);
+        if roomy && !self.clearing && self.shared.leads_alone.load(Ordering::Relaxed) {
+            self.clearing = true;
+            tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
+            let command = Command::AlarmDeactivate(own);
+            let encoded = command.encode();
+            self.shared.raft.hand(RaftEvent::Propose(Proposal { command, encoded, waiter: None }));
+        }
+    }
+}

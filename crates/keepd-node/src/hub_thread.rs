@@ -1,0 +1,166 @@
+//! The hub thread: owns the watch hub.
+//!
+//! Receives applied batches from the apply thread and requests from the streams' tasks; hands
+//! messages to the streams' bounded queues. When applied batches come faster than it takes them,
+//! some are dropped here and every watcher catches up from the store's history instead.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keepd_watch::{Batch, Hub, Limits, Sink, StreamId, WatchId, WatchSpec, Work};
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::inbox::Refused;
+use crate::shared::Shared;
+
+/// What one request of a stream weighs against the bytes of applied batches.
+const REQUEST_WEIGHT: usize = 256;
+/// How long the thread sleeps when every watcher is synced.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long it sleeps when some stream takes nothing.
+const BLOCKED: Duration = Duration::from_millis(10);
+
+/// What the hub thread reacts to.
+pub(crate) enum HubEvent {
+    /// Applied changes.
+    Publish(Batch),
+    /// A new stream.
+    Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<StreamId> },
+    /// A stream has ended.
+    Close(StreamId),
+    /// A new watcher.
+    Create(StreamId, Box<WatchSpec>),
+    /// The end of a watcher.
+    Cancel(StreamId, WatchId),
+    /// A stream asks how far all its watchers are.
+    Progress(StreamId),
+}
+
+impl std::fmt::Debug for HubEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Publish(_) => "Publish",
+            Self::Open { .. } => "Open",
+            Self::Close(_) => "Close",
+            Self::Create(..) => "Create",
+            Self::Cancel(..) => "Cancel",
+            Self::Progress(_) => "Progress",
+        })
+    }
+}
+
+/// The way into the watch hub.
+#[derive(Clone, Debug)]
+pub struct HubHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl HubHandle {
+    /// Opens a stream that writes into `sink`.
+    ///
+    /// # Errors
+    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
+    pub async fn open_stream(
+        &self,
+        sink: Box<dyn Sink>,
+        progress_interval: Duration,
+    ) -> Result<StreamId, Error> {
+        let (reply, id) = oneshot::channel();
+        self.offer(HubEvent::Open { sink, progress_interval, reply })?;
+        id.await.map_err(|_closed| Error::Stopped)
+    }
+
+    /// Ends a stream.
+    pub fn close_stream(&self, stream: StreamId) {
+        self.shared.hub.hand(HubEvent::Close(stream));
+    }
+
+    /// Creates a watcher; the answer comes through the sink.
+    ///
+    /// # Errors
+    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
+    pub fn create(&self, stream: StreamId, spec: WatchSpec) -> Result<(), Error> {
+        self.offer(HubEvent::Create(stream, Box::new(spec)))
+    }
+
+    /// Ends a watcher; the answer comes through the sink.
+    ///
+    /// # Errors
+    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
+    pub fn cancel(&self, stream: StreamId, watch: WatchId) -> Result<(), Error> {
+        self.offer(HubEvent::Cancel(stream, watch))
+    }
+
+    /// Asks how far all watchers of a stream are; the answer comes through the sink.
+    ///
+    /// # Errors
+    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
+    pub fn progress(&self, stream: StreamId) -> Result<(), Error> {
+        self.offer(HubEvent::Progress(stream))
+    }
+
+    fn offer(&self, event: HubEvent) -> Result<(), Error> {
+        self.shared.hub.offer(event, REQUEST_WEIGHT).map_err(|refused| match refused {
+            Refused::Full => Error::TooManyRequests,
+            Refused::Closed => Error::Stopped,
+        })
+    }
+}
+
+/// The thread's loop.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let mut hub = Hub::new(Limits::default(), shared.views.clone());
+    let mut events = Vec::new();
+    let mut patience = IDLE;
+    while !shared.is_halted() && !shared.hub.is_closed() {
+        shared.hub.drain(&mut events, patience);
+        for event in events.drain(..) {
+            handle(shared, &mut hub, event);
+        }
+        let now = shared.env.clock.monotonic();
+        hub.tick(now);
+        patience = match hub.catch_up(now) {
+            Ok(Work::Idle) => IDLE,
+            Ok(Work::Blocked) => BLOCKED,
+            Ok(Work::More) => Duration::ZERO,
+            Err(error) => {
+                shared.halt(error);
+                return;
+            }
+        };
+        let stats = hub.stats();
+        let metrics = &shared.metrics;
+        metrics.watch_streams.store(stats.streams as u64, Ordering::Relaxed);
+        metrics.watchers.store(stats.watchers as u64, Ordering::Relaxed);
+        metrics.slow_watchers.store(stats.unsynced as u64, Ordering::Relaxed);
+    }
+}
+
+fn handle(shared: &Shared, hub: &mut Hub, event: HubEvent) {
+    match event {
+        HubEvent::Publish(batch) => {
+            // ORDER: a dropped batch sets the flag before a later batch is queued.
+            if shared.hub_missed.swap(false, Ordering::AcqRel) {
+                hub.resync(shared.views.clone());
+            }
+            hub.publish(&batch);
+        }
+        HubEvent::Open { sink, progress_interval, reply } => {
+            let now = shared.env.clock.monotonic();
+            let stream = hub.open_stream(sink, now, progress_interval);
+            if reply.send(stream).is_err() {
+                hub.close_stream(stream);
+            }
+        }
+        HubEvent::Close(stream) => hub.close_stream(stream),
+        HubEvent::Create(stream, spec) => {
+            hub.create(stream, *spec);
+        }
+        HubEvent::Cancel(stream, watch) => {
+            hub.cancel(stream, watch);
+        }
+        HubEvent::Progress(stream) => hub.progress_request(stream),
+    }
+}

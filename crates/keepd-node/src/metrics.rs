@@ -1,0 +1,106 @@
+//! Numbers the threads count; the server gives them etcd's metric names.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A histogram with doubling bounds, as all of etcd's are.
+#[derive(Debug)]
+pub struct Histogram {
+    first: f64,
+    buckets: Box<[AtomicU64]>,
+    sum_nanos: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Histogram {
+    /// `count` buckets whose bounds double from `first` seconds.
+    #[must_use]
+    pub fn doubling(first: f64, count: usize) -> Self {
+        let buckets = (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { first, buckets, sum_nanos: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
+
+    /// Counts one duration.
+    pub fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let mut bound = self.first;
+        for bucket in &self.buckets {
+            if seconds <= bound {
+                bucket.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            bound *= 2.0;
+        }
+        self.sum_nanos
+            .fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Upper bounds with cumulative counts, then the sum in seconds and the count of all.
+    #[must_use]
+    pub fn read(&self) -> (Vec<(f64, u64)>, f64, u64) {
+        let (mut bound, mut total) = (self.first, 0);
+        let mut buckets = Vec::with_capacity(self.buckets.len());
+        for bucket in &self.buckets {
+            total += bucket.load(Ordering::Relaxed);
+            buckets.push((bound, total));
+            bound *= 2.0;
+        }
+        let sum = Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64();
+        (buckets, sum, self.count.load(Ordering::Relaxed))
+    }
+}
+
+/// Everything the node's threads count.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is named after the etcd metric that shows it")]
+pub struct Metrics {
+    pub proposals_pending: AtomicU64,
+    pub proposals_failed: AtomicU64,
+    pub wal_write_seconds: Histogram,
+    pub wal_fsync_seconds: Histogram,
+    pub wal_write_bytes: AtomicU64,
+    pub apply_seconds: Histogram,
+    pub backend_commit_seconds: Histogram,
+    pub slow_apply: AtomicU64,
+    pub put: AtomicU64,
+    pub delete: AtomicU64,
+    pub txn: AtomicU64,
+    pub lease_granted: AtomicU64,
+    pub lease_revoked: AtomicU64,
+    pub lease_renewed: AtomicU64,
+    pub lease_expired: AtomicU64,
+    pub compactions: AtomicU64,
+    pub events: AtomicU64,
+    pub watch_streams: AtomicU64,
+    pub watchers: AtomicU64,
+    pub slow_watchers: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            proposals_pending: zero(),
+            proposals_failed: zero(),
+            wal_write_seconds: Histogram::doubling(0.001, 14),
+            wal_fsync_seconds: Histogram::doubling(0.001, 14),
+            wal_write_bytes: zero(),
+            apply_seconds: Histogram::doubling(0.0001, 20),
+            backend_commit_seconds: Histogram::doubling(0.001, 14),
+            slow_apply: zero(),
+            put: zero(),
+            delete: zero(),
+            txn: zero(),
+            lease_granted: zero(),
+            lease_revoked: zero(),
+            lease_renewed: zero(),
+            lease_expired: zero(),
+            compactions: zero(),
+            events: zero(),
+            watch_streams: zero(),
+            watchers: zero(),
+            slow_watchers: zero(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! How a member runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keepd_types::limits;
+
+/// A member's settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything lies.
+    pub data_dir: PathBuf,
+    /// The member's name.
+    pub name: String,
+    /// How peers reach it; enters its id.
+    pub peer_urls: Vec<String>,
+    /// How clients reach it.
+    pub client_urls: Vec<String>,
+    /// Enters the ids of a new cluster.
+    pub cluster_token: String,
+    /// One Raft tick.
+    pub heartbeat_interval: Duration,
+    /// How long without a leader before an election.
+    pub election_timeout: Duration,
+    /// Ask before disturbing a working leader.
+    pub pre_vote: bool,
+    /// Live bytes beyond which writes are refused; `None` is no limit.
+    pub quota_bytes: Option<i64>,
+    /// The largest command.
+    pub request_bytes_max: usize,
+    /// How often idle watchers hear of progress.
+    pub progress_notify_interval: Duration,
+}
+
+impl Options {
+    /// etcd's defaults for a member of one.
+    #[must_use]
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            name: "default".to_owned(),
+            peer_urls: vec!["http://localhost:2380".to_owned()],
+            client_urls: vec!["http://localhost:2379".to_owned()],
+            cluster_token: "etcd-cluster".to_owned(),
+            heartbeat_interval: limits::HEARTBEAT_INTERVAL,
+            election_timeout: limits::ELECTION_TIMEOUT,
+            pre_vote: true,
+            quota_bytes: Some(limits::QUOTA_BYTES_DEFAULT),
+            request_bytes_max: limits::REQUEST_BYTES_MAX,
+            progress_notify_interval: Duration::from_secs(600),
+        }
+    }
+
+    /// How long a request may wait: five seconds and two elections, as etcd has it.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
+    }
+
+    /// The shortest lease: three half elections, in whole seconds.
+    #[must_use]
+    pub fn lease_ttl_min(&self) -> i64 {
+        let heartbeat_ms = self.heartbeat_interval.as_millis().max(1);
+        let ticks = self.election_timeout.as_millis() / heartbeat_ms;
+        let ms = (3 * ticks / 2) * heartbeat_ms;
+        i64::try_from(ms.div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_give_etcds_limits() {
+        let options = Options::new(PathBuf::from("x"));
+        assert_eq!(options.lease_ttl_min(), 2);
+        assert_eq!(options.request_timeout(), Duration::from_secs(7));
+    }
+}

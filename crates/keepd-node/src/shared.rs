@@ -1,0 +1,146 @@
+//! What the node's threads publish for everyone: progress, alarms, space, the reason to stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use keepd_env::Env;
+use keepd_machine::command::Alarm;
+use keepd_machine::layout::Identity;
+use keepd_mvcc::{HashKv, Views};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::apply_thread::ApplyEvent;
+use crate::hub_thread::HubEvent;
+use crate::inbox::Inbox;
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::raft_thread::RaftEvent;
+use crate::wal_thread::WalEvent;
+
+/// Bytes of client requests that may wait for the Raft thread.
+const PROPOSE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Lease and wait requests that may wait for the apply thread.
+const APPLY_QUEUE_WEIGHT: usize = 100_000;
+/// Bytes of applied changes that may wait for the watch hub before it must catch up from the store.
+const HUB_QUEUE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Hashes of past compactions kept for comparison between members, as many as etcd keeps.
+const COMPACTION_HASHES_MAX: usize = 10;
+
+/// Why the member stopped by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HaltReason(pub String);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    pub(crate) views: Views,
+    pub(crate) raft: Inbox<RaftEvent>,
+    pub(crate) wal: Inbox<WalEvent>,
+    pub(crate) apply: Inbox<ApplyEvent>,
+    pub(crate) hub: Inbox<HubEvent>,
+    /// Raft's current term.
+    pub(crate) term: AtomicU64,
+    /// The known leader, 0 if none.
+    pub(crate) leader: AtomicU64,
+    pub(crate) commit_index: AtomicU64,
+    pub(crate) applied_index: AtomicU64,
+    /// Times the leader changed, as this member saw it.
+    pub(crate) leader_changes: AtomicU64,
+    /// This member leads, has committed in its term and is the only voter: every acknowledged
+    /// write is in the published view, so a linearizable read needs no round.
+    ///
+    /// INVARIANT: cleared before a membership change that adds a voter is applied.
+    pub(crate) leads_alone: AtomicBool,
+    pub(crate) alarms: ArcSwap<Vec<Alarm>>,
+    /// Bytes of live records.
+    pub(crate) live_bytes: AtomicI64,
+    /// Bytes of the store's files.
+    pub(crate) disk_bytes: AtomicI64,
+    /// The hub missed applied changes because its queue was full, and must catch up.
+    pub(crate) hub_missed: AtomicBool,
+    pub(crate) metrics: Metrics,
+    /// The hashes of the newest compactions, ascending by revision.
+    compaction_hashes: Mutex<Vec<HashKv>>,
+    halted: watch::Sender<Option<HaltReason>>,
+    /// Set once; the first reason is the one that counts.
+    halt_lock: Mutex<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(env: Env, options: Options, identity: Identity, views: Views) -> Arc<Self> {
+        Arc::new(Self {
+            env,
+            options,
+            identity,
+            views,
+            raft: Inbox::new(PROPOSE_QUEUE_BYTES),
+            wal: Inbox::new(usize::MAX),
+            apply: Inbox::new(APPLY_QUEUE_WEIGHT),
+            hub: Inbox::new(HUB_QUEUE_BYTES),
+            term: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
+            commit_index: AtomicU64::new(0),
+            applied_index: AtomicU64::new(0),
+            leader_changes: AtomicU64::new(0),
+            leads_alone: AtomicBool::new(false),
+            alarms: ArcSwap::default(),
+            live_bytes: AtomicI64::new(0),
+            disk_bytes: AtomicI64::new(0),
+            hub_missed: AtomicBool::new(false),
+            metrics: Metrics::default(),
+            compaction_hashes: Mutex::new(Vec::new()),
+            halted: watch::Sender::new(None),
+            halt_lock: Mutex::new(()),
+        })
+    }
+
+    /// Stops the member: nothing is acknowledged from here on.
+    pub(crate) fn halt(&self, reason: impl std::fmt::Display) {
+        let _once = self.halt_lock.lock();
+        if self.halted.borrow().is_some() {
+            return;
+        }
+        let reason = reason.to_string();
+        tracing::error!(error = %reason, "stopping: this member can no longer keep its promises");
+        self.halted.send_replace(Some(HaltReason(reason)));
+        self.leads_alone.store(false, Ordering::SeqCst);
+        self.close();
+    }
+
+    pub(crate) fn close(&self) {
+        self.raft.close();
+        self.wal.close();
+        self.apply.close();
+        self.hub.close();
+    }
+
+    pub(crate) fn remember_hash(&self, hash: HashKv) {
+        if hash.revision == 0 {
+            // etcd keeps it and then answers every HashKV(0) with it.
+            return;
+        }
+        let mut hashes = self.compaction_hashes.lock();
+        hashes.push(hash);
+        hashes.sort_unstable_by_key(|hash| hash.revision);
+        if hashes.len() > COMPACTION_HASHES_MAX {
+            hashes.remove(0);
+        }
+    }
+
+    pub(crate) fn compaction_hash(&self, revision: i64) -> Option<HashKv> {
+        self.compaction_hashes.lock().iter().find(|hash| hash.revision == revision).copied()
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.borrow().is_some()
+    }
+
+    pub(crate) fn halted(&self) -> watch::Receiver<Option<HaltReason>> {
+        self.halted.subscribe()
+    }
+}

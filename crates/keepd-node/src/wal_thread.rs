@@ -1,0 +1,139 @@
+//! The WAL thread: one write and one sync for all that waits.
+//!
+//! Receives batches from the Raft thread; confirms them to it after the sync. A failed write or
+//! sync stops the member: the kernel may have dropped the pages, so trying again proves nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use keepd_raft::{Actions, HardState};
+use keepd_wal::{Batch, Entry, EntryKind, Wal};
+
+use crate::raft_thread::RaftEvent;
+use crate::shared::Shared;
+
+/// How long the thread sleeps when nothing happens.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// etcd's threshold for calling a sync slow.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// What the WAL thread reacts to.
+#[derive(Debug)]
+pub(crate) enum WalEvent {
+    /// Append, sync, confirm.
+    Append(Actions),
+    /// A hard state that may be written with the next batch.
+    Remember(HardState),
+    /// The store is durable up to here: segments behind it may go.
+    Release {
+        /// The index.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Write what is remembered and end.
+    Stop,
+}
+
+#[derive(Debug)]
+pub(crate) struct WalThread {
+    shared: Arc<Shared>,
+    wal: Wal,
+    remembered: Option<HardState>,
+    /// Reused between batches.
+    entries: Vec<Entry>,
+}
+
+impl WalThread {
+    pub(crate) const fn new(shared: Arc<Shared>, wal: Wal) -> Self {
+        Self { shared, wal, remembered: None, entries: Vec::new() }
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Vec::new();
+        let mut stopping = false;
+        while !stopping && !self.shared.is_halted() {
+            self.shared.wal.drain(&mut events, PATIENCE);
+            match self.handle(&mut events) {
+                Ok(stop) => stopping = stop,
+                Err(error) => self.shared.halt(error),
+            }
+        }
+        self.shared.wal.close();
+        if stopping && let Err(error) = self.wal.close() {
+            tracing::warn!(%error, "the log was not closed in order; the next start looks closer");
+        }
+    }
+
+    fn handle(&mut self, events: &mut Vec<WalEvent>) -> Result<bool, keepd_wal::Error> {
+        let (mut confirm, mut release, mut stop) = (Vec::new(), None, false);
+        self.entries.clear();
+        for event in events.drain(..) {
+            match event {
+                WalEvent::Append(actions) => {
+                    confirm.push(actions.number);
+                    if actions.hard_state.is_some() {
+                        self.remembered = actions.hard_state;
+                    }
+                    self.gather(actions.entries);
+                }
+                WalEvent::Remember(hard_state) => self.remembered = Some(hard_state),
+                WalEvent::Release { index, term } => release = Some((index, term)),
+                WalEvent::Stop => stop = true,
+            }
+        }
+        if !confirm.is_empty() || (stop && self.remembered.is_some()) {
+            self.write()?;
+        }
+        for number in confirm {
+            self.shared.raft.hand(RaftEvent::Persisted(number));
+        }
+        if let Some((index, term)) = release {
+            self.wal.release(index, term)?;
+        }
+        Ok(stop)
+    }
+
+    /// Adds to the batch; an index already in it was rewritten by a newer leader.
+    fn gather(&mut self, entries: Vec<keepd_raft::Entry>) {
+        if let Some(first) = entries.first() {
+            while self.entries.last().is_some_and(|last| last.index >= first.index) {
+                self.entries.pop();
+            }
+        }
+        self.entries.extend(entries.into_iter().map(to_wal));
+    }
+
+    fn write(&mut self) -> Result<(), keepd_wal::Error> {
+        let hard_state = self.remembered.take().map(|state| keepd_wal::HardState {
+            term: state.term,
+            vote: state.vote,
+            commit: state.commit,
+        });
+        let clock = &self.shared.env.clock;
+        let started = clock.monotonic();
+        self.wal.append(&Batch { entries: &self.entries, hard_state })?;
+        let written = clock.monotonic();
+        self.wal.sync()?;
+        let synced = clock.monotonic().saturating_sub(written);
+        let metrics = &self.shared.metrics;
+        metrics.wal_write_seconds.observe(written.saturating_sub(started));
+        metrics.wal_fsync_seconds.observe(synced);
+        let bytes: usize = self.entries.iter().map(|entry| entry.data.len()).sum();
+        metrics.wal_write_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if synced > SLOW_SYNC {
+            tracing::warn!(took = ?synced, expected = ?SLOW_SYNC, "slow fdatasync");
+        }
+        Ok(())
+    }
+}
+
+fn to_wal(entry: keepd_raft::Entry) -> Entry {
+    let kind = match entry.kind {
+        keepd_raft::EntryKind::Normal => EntryKind::Normal,
+        keepd_raft::EntryKind::ConfChange => EntryKind::ConfChange,
+        keepd_raft::EntryKind::ConfChangeV2 => EntryKind::ConfChangeV2,
+    };
+    Entry { index: entry.index, term: entry.term, kind, data: entry.data }
+}

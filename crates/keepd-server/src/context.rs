@@ -1,0 +1,158 @@
+//! What every service has at hand: the member, the value sealer, limits, headers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use keepd_api::Error as Api;
+use keepd_api::etcdserverpb::ResponseHeader;
+use keepd_api::mvccpb;
+use keepd_crypto::{Encryption, ValueSealer};
+use keepd_mvcc::{Record, View};
+use keepd_node::Handle;
+use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use crate::errors;
+use crate::metrics::RpcMetrics;
+
+/// Limits of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--max-request-bytes`.
+    pub request_bytes_max: usize,
+    /// `--max-txn-ops`.
+    pub txn_ops_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { request_bytes_max: limits::REQUEST_BYTES_MAX, txn_ops_max: limits::TXN_OPS_MAX }
+    }
+}
+
+impl Limits {
+    /// What gRPC may receive.
+    #[must_use]
+    pub const fn receive_bytes_max(&self) -> usize {
+        self.request_bytes_max + limits::GRPC_OVERHEAD_BYTES
+    }
+}
+
+/// Shared by all services of a member.
+#[derive(Debug)]
+pub struct Context {
+    /// The member.
+    pub node: Handle,
+    /// Seals and opens values.
+    pub encryption: Arc<Encryption>,
+    /// Limits of requests.
+    pub limits: Limits,
+    /// What the services count.
+    pub(crate) rpc_metrics: RpcMetrics,
+    lease_ids: AtomicU64,
+}
+
+impl Context {
+    /// The services' context for a member.
+    #[must_use]
+    pub fn new(node: Handle, encryption: Arc<Encryption>, limits: Limits) -> Arc<Self> {
+        // etcd's generator: low bits of the member id, of the start time, and a counter. Only
+        // uniqueness matters.
+        let member = node.identity().member.0 << 48;
+        let started = u64::try_from(node.env().clock.wall().as_millis()).unwrap_or(u64::MAX);
+        let lease_ids = AtomicU64::new(member | ((started << 8) & 0xffff_ffff_ff00));
+        Arc::new(Self { node, encryption, limits, rpc_metrics: RpcMetrics::default(), lease_ids })
+    }
+
+    /// A header that shows `revision`.
+    pub(crate) fn header(&self, revision: i64) -> ResponseHeader {
+        let identity = self.node.identity();
+        ResponseHeader {
+            cluster_id: identity.cluster.0,
+            member_id: identity.member.0,
+            revision,
+            raft_term: self.node.term(),
+        }
+    }
+
+    /// A header that shows the current revision.
+    pub(crate) fn current_header(&self) -> ResponseHeader {
+        self.header(self.node.view().revision())
+    }
+
+    /// A positive lease id that was not handed out before.
+    pub(crate) fn next_lease_id(&self) -> LeaseId {
+        loop {
+            let id = self.lease_ids.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff_ffff_ffff;
+            if id != 0 {
+                return LeaseId(id.cast_signed());
+            }
+        }
+    }
+
+    /// Refuses a request that wants a leader when none is known.
+    pub(crate) fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let wants_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
+        if wants_leader && self.node.status().leader == 0 {
+            return Err(Api::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    /// Seals a value if its key's resource asks for it.
+    pub(crate) fn seal(&self, key: &[u8], value: Bytes) -> Result<StoredValue, Status> {
+        let sealer = self.encryption.sealer();
+        sealer
+            .seal(key, value, self.node.env().random.as_ref())
+            .map_err(|error| errors::seal(&error))
+    }
+
+    /// The encoded `KeyValue` that a client sees.
+    pub(crate) fn client_bytes(&self, record: Record) -> Result<Bytes, Status> {
+        if record.seal.is_none() {
+            return Ok(record.encoded);
+        }
+        let kv = self.client_kv(record)?;
+        let mut out = Vec::with_capacity(kv.encoded_len());
+        kv.encode(&mut out);
+        Ok(out.into())
+    }
+
+    /// The `KeyValue` that a client sees.
+    pub(crate) fn client_kv(&self, record: Record) -> Result<KeyValue, Status> {
+        open_record(&self.encryption.sealer(), record)
+    }
+
+    /// Loads a record and opens it.
+    pub(crate) fn load(
+        &self,
+        view: &View,
+        revision: keepd_types::Revision,
+    ) -> Result<mvccpb::KeyValue, Status> {
+        let record = view.load(revision).map_err(errors::store)?;
+        Ok(to_proto(self.client_kv(record)?))
+    }
+}
+
+fn open_record(sealer: &ValueSealer, record: Record) -> Result<KeyValue, Status> {
+    let mut kv = KeyValue::decode(&record.encoded).map_err(errors::record)?;
+    if let Some(seal) = record.seal {
+        let stored = StoredValue { bytes: kv.value, seal: Some(seal) };
+        kv.value = sealer.open(&kv.key, &stored).map_err(|error| errors::open(&kv.key, &error))?;
+    }
+    Ok(kv)
+}
+
+/// The protocol's type of a record.
+pub(crate) fn to_proto(kv: KeyValue) -> mvccpb::KeyValue {
+    mvccpb::KeyValue {
+        key: kv.key,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        value: kv.value,
+        lease: kv.lease.0,
+    }
+}

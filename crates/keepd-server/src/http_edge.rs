@@ -1,0 +1,256 @@
+//! The small HTTP endpoints: health, readiness, version, metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use keepd_machine::command::{ALARM_CORRUPT, ALARM_NOSPACE};
+use keepd_types::KeyRange;
+use tonic::body::Body;
+
+use crate::context::Context;
+use crate::{errors, metrics};
+
+/// Where a request came in; not every listener shows everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpScope {
+    /// A client listener.
+    Client,
+    /// A metrics listener: no version.
+    Metrics,
+}
+
+/// Answers one request that is not gRPC.
+pub(crate) async fn answer<B>(
+    context: &Arc<Context>,
+    scope: HttpScope,
+    request: &Request<B>,
+) -> Response<Body> {
+    let path = request.uri().path();
+    let query = Query(request.uri().query().unwrap_or_default());
+    let mut response = if scope == HttpScope::Client && request.method() == Method::OPTIONS {
+        plain(StatusCode::OK, String::new())
+    } else if !is_known(path, scope) {
+        not_found()
+    } else if request.method() == Method::GET {
+        get(context, path, query).await
+    } else {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        response
+    };
+    if scope == HttpScope::Client {
+        add_cors(&mut response);
+    }
+    response
+}
+
+fn is_known(path: &str, scope: HttpScope) -> bool {
+    match path {
+        "/health" | "/metrics" | "/livez" | "/readyz" => true,
+        "/version" => scope == HttpScope::Client,
+        _ => check_name(path).is_some(),
+    }
+}
+
+async fn get(context: &Arc<Context>, path: &str, query: Query<'_>) -> Response<Body> {
+    match path {
+        "/health" => health(context, query).await,
+        "/version" => version(),
+        "/metrics" => {
+            let mut response = plain(StatusCode::OK, metrics::render(context));
+            response.headers_mut().insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+            );
+            response
+        }
+        "/livez" => checks(context, LIVEZ, query).await,
+        "/readyz" => checks(context, READYZ, query).await,
+        path => match check_name(path) {
+            Some(check) => checks(context, std::slice::from_ref(check), query).await,
+            None => not_found(),
+        },
+    }
+}
+
+fn version() -> Response<Body> {
+    let body = format!(
+        r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}","keepd":"{}"}}"#,
+        keepd_api::SERVER_VERSION,
+        keepd_api::CLUSTER_VERSION,
+        keepd_api::STORAGE_VERSION,
+        env!("CARGO_PKG_VERSION"),
+    );
+    let mut response = plain(StatusCode::OK, body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+async fn health(context: &Arc<Context>, query: Query<'_>) -> Response<Body> {
+    match health_reason(context, query).await {
+        None => {
+            context.rpc_metrics.health_success.fetch_add(1, Ordering::Relaxed);
+            plain(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned())
+        }
+        Some(reason) => {
+            context.rpc_metrics.health_failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(reason, "serving /health false");
+            let reason = serde_json::Value::from(reason);
+            let body = format!("{{\"health\":\"false\",\"reason\":{reason}}}\n");
+            plain(StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    }
+}
+
+/// Alarms, then the leader, then a read: the first that fails is the reason.
+async fn health_reason(context: &Arc<Context>, query: Query<'_>) -> Option<String> {
+    for alarm in context.node.alarms().iter() {
+        let name = match alarm.kind {
+            ALARM_NOSPACE => "NOSPACE",
+            ALARM_CORRUPT => "CORRUPT",
+            _ => "UNKNOWN",
+        };
+        if !query.values("exclude").any(|excluded| excluded == name) {
+            return Some(format!("ALARM {name}"));
+        }
+    }
+    let serializable = query.values("serializable").any(|value| value == "true");
+    if !serializable && context.node.status().leader == 0 {
+        return Some("RAFT NO LEADER".to_owned());
+    }
+    let read = if serializable { read_local(context) } else { read_linearizable(context).await };
+    read.err().map(|error| format!("RANGE ERROR:{error}"))
+}
+
+/// One readiness or liveness check.
+struct Check {
+    path: &'static str,
+    kind: CheckKind,
+}
+
+#[derive(Clone, Copy)]
+enum CheckKind {
+    DataCorruption,
+    SerializableRead,
+    LinearizableRead,
+    NonLearner,
+}
+
+impl CheckKind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::DataCorruption => "data_corruption",
+            Self::SerializableRead => "serializable_read",
+            Self::LinearizableRead => "linearizable_read",
+            Self::NonLearner => "non_learner",
+        }
+    }
+
+    async fn run(self, context: &Arc<Context>) -> Result<(), String> {
+        match self {
+            Self::DataCorruption => {
+                let corrupt = context.node.alarms().iter().any(|alarm| alarm.kind == ALARM_CORRUPT);
+                if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
+            }
+            Self::SerializableRead => read_local(context),
+            Self::LinearizableRead => read_linearizable(context).await,
+            // A cluster of one has no learners.
+            Self::NonLearner => Ok(()),
+        }
+    }
+}
+
+const LIVEZ: &[Check] =
+    &[Check { path: "/livez/serializable_read", kind: CheckKind::SerializableRead }];
+const READYZ: &[Check] = &[
+    Check { path: "/readyz/data_corruption", kind: CheckKind::DataCorruption },
+    Check { path: "/readyz/serializable_read", kind: CheckKind::SerializableRead },
+    Check { path: "/readyz/linearizable_read", kind: CheckKind::LinearizableRead },
+    Check { path: "/readyz/non_learner", kind: CheckKind::NonLearner },
+];
+
+fn check_name(path: &str) -> Option<&'static Check> {
+    LIVEZ.iter().chain(READYZ).find(|check| check.path == path)
+}
+
+async fn checks(context: &Arc<Context>, checks: &[Check], query: Query<'_>) -> Response<Body> {
+    let (mut lines, mut healthy) = (String::new(), true);
+    for check in checks {
+        let name = check.kind.name();
+        if query.values("exclude").any(|excluded| excluded == name) {
+            continue;
+        }
+        match check.kind.run(context).await {
+            Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
+            Err(error) => {
+                healthy = false;
+                lines.push_str(&format!("[-]{name} failed: {error}\n"));
+            }
+        }
+    }
+    if !healthy {
+        return nosniff(plain(StatusCode::SERVICE_UNAVAILABLE, lines + "\n"));
+    }
+    if !query.has("verbose") {
+        lines.clear();
+    }
+    nosniff(plain(StatusCode::OK, lines + "ok\n"))
+}
+
+fn read_local(context: &Arc<Context>) -> Result<(), String> {
+    let view = context.node.view();
+    view.range(&KeyRange::all(), 0, 1).map(drop).map_err(|error| error.to_string())
+}
+
+async fn read_linearizable(context: &Arc<Context>) -> Result<(), String> {
+    let view = context.node.linearizable_view().await;
+    view.map(drop).map_err(|error| errors::node(error).message().to_owned())
+}
+
+/// A query string without escapes: nothing here needs them.
+#[derive(Clone, Copy)]
+struct Query<'a>(&'a str);
+
+impl<'a> Query<'a> {
+    fn values(self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        self.0.split('&').filter_map(move |pair| match pair.split_once('=') {
+            Some((key, value)) => (key == name).then_some(value),
+            None => (pair == name).then_some(""),
+        })
+    }
+
+    fn has(self, name: &'static str) -> bool {
+        self.values(name).next().is_some()
+    }
+}
+
+fn plain(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::new(http_body_util::Full::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+pub(crate) fn not_found() -> Response<Body> {
+    nosniff(plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()))
+}
+
+fn nosniff(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn add_cors(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("access-control-allow-methods", "POST, GET, OPTIONS, PUT, DELETE"),
+        ("access-control-allow-origin", "*"),
+        ("access-control-allow-headers", "accept, content-type, authorization"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}

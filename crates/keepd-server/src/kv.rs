@@ -1,0 +1,151 @@
+//! The KV service, routed by hand so that its answers need no second encoding.
+
+mod convert;
+pub(crate) mod quota;
+mod range;
+mod stream;
+mod txn;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, TxnRequest,
+};
+use keepd_machine::{Command, Response as Outcome};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::codec::Payload;
+use crate::context::Context;
+use crate::errors;
+use crate::wire;
+
+/// How often a physical compaction looks whether space was given back.
+const PHYSICAL_COMPACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The KV service.
+#[derive(Clone, Debug)]
+pub(crate) struct KvService {
+    context: Arc<Context>,
+}
+
+type Answer = Result<Response<Payload>, Status>;
+
+impl KvService {
+    pub(crate) const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    pub(crate) async fn range(self, request: Request<RangeRequest>) -> Answer {
+        let context = &self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::range(&request)?;
+        let view = if request.serializable {
+            context.node.view()
+        } else {
+            context.node.linearizable_view().await.map_err(errors::node)?
+        };
+        let header = context.header(view.revision());
+        Ok(Response::new(range::answer(context, &view, header, request).await?))
+    }
+
+    pub(crate) async fn range_stream(
+        self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<ReceiverStream<Result<Payload, Status>>>, Status> {
+        let context = self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::range(&request)?;
+        if !range::has_default_order(&request) {
+            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        }
+        if range::has_filters(&request) {
+            return Err(Status::unimplemented("RangeStream does not support revision filters"));
+        }
+        let view = if request.serializable {
+            context.node.view()
+        } else {
+            context.node.linearizable_view().await.map_err(errors::node)?
+        };
+        let header = context.header(view.revision());
+        let (chunks, receiver) = mpsc::channel(stream::CHUNKS_AHEAD_MAX);
+        tokio::spawn(stream::run(context, view, header, request, chunks));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    pub(crate) async fn put(self, request: Request<PutRequest>) -> Answer {
+        let context = &self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        quota::check(context, quota::put_cost(&request)).await?;
+        validate::put(&request)?;
+        let command = Command::Put(convert::put(context, request)?);
+        let done = context.node.propose(command).await.map_err(errors::node)?;
+        let header = context.header(done.outcome.revision);
+        match done.outcome.result.map_err(errors::apply)? {
+            Outcome::Put { prev: Some(prev) } => {
+                let prev_kv = Some(context.load(&done.view, prev.revision)?);
+                Ok(Response::new(Payload::of(&PutResponse { header: Some(header), prev_kv })))
+            }
+            _ => {
+                let mut out = Vec::with_capacity(48);
+                wire::header_field(&header, &mut out);
+                Ok(Response::new(out.into()))
+            }
+        }
+    }
+
+    pub(crate) async fn delete_range(self, request: Request<DeleteRangeRequest>) -> Answer {
+        let context = &self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        validate::delete(&request)?;
+        let command = Command::DeleteRange(convert::delete(request));
+        let done = context.node.propose(command).await.map_err(errors::node)?;
+        let header = Some(context.header(done.outcome.revision));
+        let mut response = DeleteRangeResponse { header, ..Default::default() };
+        if let Outcome::DeleteRange { deleted, prev } =
+            done.outcome.result.map_err(errors::apply)?
+        {
+            response.deleted = deleted;
+            for handle in prev {
+                response.prev_kvs.push(context.load(&done.view, handle.revision)?);
+            }
+        }
+        Ok(Response::new(Payload::of(&response)))
+    }
+
+    pub(crate) async fn txn(self, request: Request<TxnRequest>) -> Answer {
+        let context = &self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        // etcd looks at the local quota before it validates.
+        quota::check(context, quota::txn_cost(&request)).await?;
+        validate::txn(&request, context.limits.txn_ops_max)?;
+        Ok(Response::new(Payload::of(&txn::run(context, request).await?)))
+    }
+
+    pub(crate) async fn compact(self, request: Request<CompactionRequest>) -> Answer {
+        let context = &self.context;
+        context.admit(request.metadata())?;
+        let request = request.into_inner();
+        let command = Command::Compact { revision: request.revision };
+        let done = context.node.propose(command).await.map_err(errors::node)?;
+        if request.physical {
+            // Reclaiming goes on in the background either way; the caller wants to see it done.
+            let reclaim = tokio::time::timeout(PHYSICAL_COMPACTION_TIMEOUT, context.node.reclaim());
+            if reclaim.await.is_err() {
+                tracing::warn!("a physical compaction answers before all space was given back");
+            }
+        }
+        done.outcome.result.map_err(errors::apply)?;
+        let header = Some(context.header(done.outcome.revision));
+        Ok(Response::new(Payload::of(&CompactionResponse { header })))
+    }
+}

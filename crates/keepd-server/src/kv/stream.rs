@@ -1,0 +1,174 @@
+//! `RangeStream`: a range in chunks, so that neither side holds all of it.
+//!
+//! The revision is pinned with the view at the first chunk; header, `more` and `count` come with
+//! the last message. Chunks start at ten keys and double while they are small.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
+use keepd_mvcc::View;
+use keepd_types::{KeyRange, RangeEnd};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::range::{self, Pieces};
+use crate::codec::Payload;
+use crate::context::Context;
+use crate::errors;
+use crate::wire;
+
+/// Keys in the first chunk.
+const FIRST_CHUNK_KEYS: usize = 10;
+/// Chunks that may wait for a slow client.
+pub(crate) const CHUNKS_AHEAD_MAX: usize = 2;
+
+/// Where the chunks go.
+pub(crate) type Chunks = mpsc::Sender<Result<Payload, Status>>;
+
+/// A stream under way.
+struct Streaming {
+    context: Arc<Context>,
+    view: Arc<View>,
+    at: i64,
+    range: KeyRange,
+    /// Keys still wanted; `None` is no limit.
+    left: Option<usize>,
+    /// Keys in the next chunk; 0 is all.
+    chunk_keys: usize,
+    /// Keys of the whole range, known with the first chunk.
+    count: Option<u64>,
+    sent: u64,
+}
+
+/// Sends the answer to `request` in chunks; ends when it is whole, failed or unwanted.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    view: Arc<View>,
+    header: ResponseHeader,
+    request: RangeRequest,
+    chunks: Chunks,
+) {
+    let at = request.revision.max(0);
+    let range = range::key_range(&request);
+    if request.count_only {
+        let last = view.count(&range, at).map_err(errors::range).map(|count| {
+            let count = range::to_i64(count);
+            let response = RangeResponse { header: Some(header), count, ..Default::default() };
+            Payload::of(&RangeStreamResponse { range_response: Some(response) })
+        });
+        let _ = chunks.send(last).await;
+        return;
+    }
+    let left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+    let chunk_keys = if request.limit < 0 { 0 } else { FIRST_CHUNK_KEYS };
+    let mut streaming =
+        Streaming { context, view, at, range, left, chunk_keys, count: None, sent: 0 };
+    loop {
+        match streaming.next(&header, request.keys_only).await {
+            Ok((payload, true)) => {
+                let _ = chunks.send(Ok(payload)).await;
+                return;
+            }
+            Ok((payload, false)) => {
+                if chunks.send(Ok(payload)).await.is_err() {
+                    return;
+                }
+            }
+            Err(status) => {
+                let _ = chunks.send(Err(status)).await;
+                return;
+            }
+        }
+    }
+}
+
+impl Streaming {
+    /// The next chunk, and whether it is the last.
+    async fn next(
+        &mut self,
+        header: &ResponseHeader,
+        keys_only: bool,
+    ) -> Result<(Payload, bool), Status> {
+        let want = match (self.chunk_keys, self.left) {
+            (0, left) => left.unwrap_or(0),
+            (chunk, None) => chunk,
+            (chunk, Some(left)) => chunk.min(left),
+        };
+        let fetch = if want == 0 { 0 } else { want + 1 };
+        let mut refs = self.view.range(&self.range, self.at, fetch).map_err(errors::range)?;
+        let count = *self.count.get_or_insert(refs.count);
+        let more = want > 0 && refs.keys.len() > want;
+        if more {
+            refs.keys.truncate(want);
+        }
+        self.advance(&refs.keys);
+        let last = !more || self.left == Some(0);
+        let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
+        let records = if keys_only {
+            let kvs = range::load_kvs(&self.context, &self.view, revisions).await?;
+            kvs.into_iter().map(without_value).collect()
+        } else {
+            range::load_encoded(&self.context, &self.view, revisions).await?
+        };
+        let bytes: usize = records.iter().map(Bytes::len).sum();
+        self.adapt(bytes);
+        self.sent += records.len() as u64;
+        Ok((assemble(records, last.then_some((header, more, count))), last))
+    }
+
+    fn advance(&mut self, keys: &[(Bytes, keepd_types::Revision)]) {
+        if let Some(left) = &mut self.left {
+            *left -= keys.len();
+        }
+        if let Some((last, _)) = keys.last()
+            && self.range.end != RangeEnd::Point
+        {
+            // The first key behind `last` in byte order.
+            let mut start = Vec::with_capacity(last.len() + 1);
+            start.extend_from_slice(last);
+            start.push(0);
+            self.range.start = start.into();
+        }
+    }
+
+    /// Doubles small chunks and halves large ones, around the request limit.
+    fn adapt(&mut self, bytes: usize) {
+        if self.chunk_keys == 0 {
+            return;
+        }
+        let target = self.context.limits.request_bytes_max;
+        if bytes < target / 2 {
+            self.chunk_keys *= 2;
+        } else if bytes > target * 2 {
+            self.chunk_keys = (self.chunk_keys / 2).max(1);
+        }
+    }
+}
+
+fn without_value(mut kv: keepd_types::KeyValue) -> Bytes {
+    kv.value = Bytes::new();
+    let mut out = Vec::with_capacity(kv.encoded_len());
+    kv.encode(&mut out);
+    out.into()
+}
+
+/// `RangeStreamResponse{1: RangeResponse{1: header, 2: kvs, 3: more, 4: count}}`.
+fn assemble(records: Vec<Bytes>, last: Option<(&ResponseHeader, bool, u64)>) -> Payload {
+    let mut inner = Pieces::default();
+    if let Some((header, _, _)) = last {
+        wire::header_field(header, &mut inner.open);
+    }
+    for record in records {
+        inner.record(record);
+    }
+    if let Some((_, more, count)) = last {
+        wire::int_field(3, i64::from(more), &mut inner.open);
+        wire::int_field(4, range::to_i64(count), &mut inner.open);
+    }
+    let mut payload = inner.finish();
+    let mut outer = Vec::with_capacity(12);
+    wire::len_field(1, payload.len(), &mut outer);
+    payload.pieces.insert(0, outer.into());
+    payload
+}

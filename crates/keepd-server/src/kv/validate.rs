@@ -1,0 +1,134 @@
+//! What etcd refuses before a request enters the log, in etcd's order.
+
+use bytes::Bytes;
+use keepd_api::Error as Api;
+use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use keepd_api::etcdserverpb::request_op::Request;
+use keepd_api::etcdserverpb::{
+    DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+
+/// A range needs a key and known sort options.
+pub(crate) fn range(request: &RangeRequest) -> Result<(), Api> {
+    if request.key.is_empty() {
+        return Err(Api::EmptyKey);
+    }
+    let known = SortOrder::try_from(request.sort_order).is_ok()
+        && SortTarget::try_from(request.sort_target).is_ok();
+    if known { Ok(()) } else { Err(Api::InvalidSortOption) }
+}
+
+/// A put needs a key, and either a value or the wish to keep the old one.
+pub(crate) fn put(request: &PutRequest) -> Result<(), Api> {
+    if request.key.is_empty() {
+        return Err(Api::EmptyKey);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(Api::ValueProvided);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(Api::LeaseProvided);
+    }
+    Ok(())
+}
+
+/// A delete needs a key.
+pub(crate) fn delete(request: &DeleteRangeRequest) -> Result<(), Api> {
+    if request.key.is_empty() { Err(Api::EmptyKey) } else { Ok(()) }
+}
+
+/// A transaction: sizes, keys, operations, and no key written twice.
+pub(crate) fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
+    check_ops(request, ops_max)?;
+    check_duplicates(&request.success)?;
+    check_duplicates(&request.failure)?;
+    Ok(())
+}
+
+fn check_ops(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
+    let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if ops > ops_max {
+        return Err(Api::TooManyOps);
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(Api::EmptyKey);
+    }
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(Request::RequestRange(request)) => range(request)?,
+            Some(Request::RequestPut(request)) => put(request)?,
+            Some(Request::RequestDeleteRange(request)) => delete(request)?,
+            // BOUND: each level uses up part of the budget, so nesting ends.
+            Some(Request::RequestTxn(request)) => check_ops(request, ops_max - ops)?,
+            None => return Err(Api::KeyNotFound),
+        }
+    }
+    Ok(())
+}
+
+/// Keys that a list of operations puts, and intervals it deletes. A range end of one zero byte is
+/// taken literally here, as etcd does: such an interval is inverted and meets nothing.
+#[derive(Default)]
+struct Writes {
+    puts: std::collections::BTreeSet<Bytes>,
+    deletes: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl Writes {
+    fn conflicts(&self, key: &Bytes) -> bool {
+        self.puts.contains(key) || self.is_deleted(key)
+    }
+
+    fn is_deleted(&self, key: &Bytes) -> bool {
+        self.deletes.iter().any(|(start, end)| match end {
+            None => start == key,
+            Some(end) => start <= key && key < end,
+        })
+    }
+
+    fn delete(&mut self, request: &DeleteRangeRequest) {
+        let end = (!request.range_end.is_empty()).then(|| request.range_end.clone());
+        self.deletes.push((request.key.clone(), end));
+    }
+}
+
+fn check_duplicates(ops: &[RequestOp]) -> Result<Writes, Api> {
+    let mut writes = Writes::default();
+    for op in ops {
+        if let Some(Request::RequestDeleteRange(request)) = &op.request {
+            writes.delete(request);
+        }
+    }
+    for op in ops {
+        let Some(Request::RequestTxn(nested)) = &op.request else { continue };
+        let (then, otherwise) =
+            (check_duplicates(&nested.success)?, check_duplicates(&nested.failure)?);
+        for key in &then.puts {
+            if writes.conflicts(key) {
+                return Err(Api::DuplicateKey);
+            }
+            writes.puts.insert(key.clone());
+        }
+        for key in &otherwise.puts {
+            // The two branches exclude each other, so they may put the same key.
+            let by_sibling = then.puts.contains(key);
+            if (!by_sibling && writes.puts.contains(key)) || writes.is_deleted(key) {
+                return Err(Api::DuplicateKey);
+            }
+            writes.puts.insert(key.clone());
+        }
+        writes.deletes.extend(then.deletes);
+        writes.deletes.extend(otherwise.deletes);
+    }
+    for op in ops {
+        let Some(Request::RequestPut(request)) = &op.request else { continue };
+        if writes.conflicts(&request.key) {
+            return Err(Api::DuplicateKey);
+        }
+        writes.puts.insert(request.key.clone());
+    }
+    Ok(writes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The Maintenance service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use keepd_api::Error as Api;
+use keepd_api::etcdserverpb::alarm_request::AlarmAction;
+use keepd_api::etcdserverpb::maintenance_server::Maintenance;
+use keepd_api::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
+};
+use keepd_machine::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm};
+use keepd_machine::{Command, Response as Outcome};
+use keepd_types::MemberId;
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::{errors, snapshot};
+
+/// The Maintenance service.
+#[derive(Clone, Debug)]
+pub(crate) struct MaintenanceService {
+    context: Arc<Context>,
+}
+
+impl MaintenanceService {
+    pub(crate) const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    async fn change_alarm(&self, command: Command) -> Result<Vec<Alarm>, Status> {
+        let done = self.context.node.propose(command).await.map_err(errors::node)?;
+        match done.outcome.result.map_err(errors::apply)? {
+            Outcome::Alarms(alarms) => Ok(alarms),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+fn to_proto(alarm: Alarm) -> AlarmMember {
+    AlarmMember { member_id: alarm.member.0, alarm: i32::from(alarm.kind) }
+}
+
+fn alarm_name(kind: u8) -> &'static str {
+    match kind {
+        ALARM_NOSPACE => "NOSPACE",
+        ALARM_CORRUPT => "CORRUPT",
+        _ => "UNKNOWN",
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(
+        &self,
+        request: Request<AlarmRequest>,
+    ) -> Result<Response<AlarmResponse>, Status> {
+        self.context.admit(request.metadata())?;
+        let request = request.into_inner();
+        let kind = u8::try_from(request.alarm).unwrap_or(u8::MAX);
+        let alarm = Alarm { member: MemberId(request.member_id), kind };
+        let known = AlarmType::try_from(request.alarm).is_ok();
+        let alarms = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => {
+                self.context.node.linearizable_view().await.map_err(errors::node)?;
+                let raised = self.context.node.alarms();
+                let wanted = |alarm: &Alarm| kind == 0 || alarm.kind == kind;
+                raised.iter().copied().filter(wanted).collect()
+            }
+            Ok(AlarmAction::Activate | AlarmAction::Deactivate) if kind == 0 => Vec::new(),
+            Ok(AlarmAction::Activate) if known => {
+                self.change_alarm(Command::AlarmActivate(alarm)).await?
+            }
+            Ok(AlarmAction::Deactivate) if known => {
+                self.change_alarm(Command::AlarmDeactivate(alarm)).await?
+            }
+            _ => return Err(Status::invalid_argument("keepd: unknown alarm action or type")),
+        };
+        let header = Some(self.context.current_header());
+        let alarms = alarms.into_iter().map(to_proto).collect();
+        Ok(Response::new(AlarmResponse { header, alarms }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.context.admit(request.metadata())?;
+        let node = &self.context.node;
+        let (status, space) = (node.status(), node.space());
+        let mut errors = Vec::new();
+        if status.leader == 0 {
+            errors.push(Api::NoLeader.text().to_owned());
+        }
+        for alarm in node.alarms().iter() {
+            let (member, name) = (alarm.member.0, alarm_name(alarm.kind));
+            errors.push(format!("memberID:{member} alarm:{name}"));
+        }
+        Ok(Response::new(StatusResponse {
+            header: Some(self.context.current_header()),
+            version: keepd_api::SERVER_VERSION.to_owned(),
+            db_size: space.disk_bytes,
+            leader: status.leader,
+            raft_index: status.commit_index,
+            raft_term: status.term,
+            raft_applied_index: status.applied_index,
+            errors,
+            db_size_in_use: space.live_bytes,
+            is_learner: false,
+            storage_version: keepd_api::STORAGE_VERSION.to_owned(),
+            db_size_quota: space.quota_bytes.unwrap_or(-1),
+            downgrade_info: Some(DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        request: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        self.context.admit(request.metadata())?;
+        // Space is reclaimed while the member serves; the client's own deadline bounds the wait.
+        let node = self.context.node.clone();
+        tokio::spawn(async move {
+            if let Err(error) = node.reclaim().await {
+                tracing::debug!(%error, "the push to reclaim space was not waited for");
+            }
+        });
+        // etcd leaves the header out.
+        Ok(Response::new(DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.context.admit(request.metadata())?;
+        let view = self.context.node.view();
+        let header = Some(self.context.header(view.revision()));
+        let hash = blocking(move || view.hash().map_err(errors::store)).await?;
+        Ok(Response::new(HashResponse { header, hash }))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<HashKvRequest>,
+    ) -> Result<Response<HashKvResponse>, Status> {
+        self.context.admit(request.metadata())?;
+        let revision = request.into_inner().revision;
+        let view = self.context.node.view();
+        let header = Some(self.context.header(view.revision()));
+        // The hash of a past compaction comes first, before any check of the revision.
+        let hash = match self.context.node.compaction_hash(revision) {
+            Some(hash) => hash,
+            None => blocking(move || view.hash_kv(revision).map_err(errors::store)).await?,
+        };
+        Ok(Response::new(HashKvResponse {
+            header,
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.revision,
+        }))
+    }
+
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+
+    async fn snapshot(
+        &self,
+        request: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.context.admit(request.metadata())?;
+        Ok(Response::new(Box::pin(snapshot::stream(&self.context))))
+    }
+
+    async fn move_leader(
+        &self,
+        _request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        Err(Status::unimplemented("keepd: moving leadership comes with clusters"))
+    }
+
+    async fn downgrade(
+        &self,
+        _request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        Err(Status::unimplemented("keepd: downgrades come with clusters"))
+    }
+}
+
+/// Runs a long read where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Status::internal(format!("keepd: a read failed: {error}")))?
+}

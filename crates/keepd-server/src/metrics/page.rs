@@ -1,0 +1,270 @@
+//! The metrics page: etcd's names, types and labels, so that its dashboards and alerts work.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keepd_machine::command::ALARM_CORRUPT;
+use keepd_node::Histogram;
+
+use super::{CODES, process};
+use crate::context::Context;
+
+/// A page under construction.
+struct Page {
+    out: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing into a string cannot fail.
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = if labels.is_empty() {
+            writeln!(self.out, "{name} {value}")
+        } else {
+            writeln!(self.out, "{name}{{{labels}}} {value}")
+        };
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.family(name, "counter", help);
+        self.sample(name, "", value.load(Ordering::Relaxed));
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.family(name, "histogram", help);
+        let (buckets, sum, count) = histogram.read();
+        let bucket = format!("{name}_bucket");
+        for (bound, total) in buckets {
+            self.sample(&bucket, &format!("le=\"{bound}\""), total);
+        }
+        self.sample(&bucket, "le=\"+Inf\"", count);
+        self.sample(&format!("{name}_sum"), "", sum);
+        self.sample(&format!("{name}_count"), "", count);
+    }
+}
+
+/// Renders the whole page.
+pub(crate) fn render(context: &Context) -> String {
+    let mut page = Page { out: String::with_capacity(64 * 1024) };
+    server(&mut page, context);
+    store(&mut page, context);
+    disk(&mut page, context);
+    rpc(&mut page, context);
+    encryption(&mut page, context);
+    process::render(&mut page.out);
+    page.out
+}
+
+fn server(page: &mut Page, context: &Context) {
+    let node = &context.node;
+    let status = node.status();
+    let metrics = node.metrics();
+    let member = node.identity().member;
+    let leads = status.leader == member.0;
+    page.gauge(
+        "etcd_server_has_leader",
+        "Whether or not a leader exists. 1 is existence, 0 is not.",
+        u8::from(status.leader != 0),
+    );
+    page.gauge(
+        "etcd_server_is_leader",
+        "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+        u8::from(leads),
+    );
+    page.gauge("etcd_server_is_learner", "Whether or not this member is a learner.", 0);
+    page.family("etcd_server_leader_changes_seen_total", "counter", "Leader changes seen.");
+    page.sample("etcd_server_leader_changes_seen_total", "", status.leader_changes);
+    page.gauge(
+        "etcd_server_proposals_committed_total",
+        "The total number of consensus proposals committed.",
+        status.commit_index,
+    );
+    page.gauge(
+        "etcd_server_proposals_applied_total",
+        "The total number of consensus proposals applied.",
+        status.applied_index,
+    );
+    page.gauge(
+        "etcd_server_proposals_pending",
+        "The current number of pending proposals to commit.",
+        metrics.proposals_pending.load(Ordering::Relaxed),
+    );
+    page.counter(
+        "etcd_server_proposals_failed_total",
+        "The total number of failed proposals seen.",
+        &metrics.proposals_failed,
+    );
+    page.counter(
+        "etcd_server_slow_apply_total",
+        "The total number of slow apply requests.",
+        &metrics.slow_apply,
+    );
+    page.family("etcd_server_id", "gauge", "Server or member ID in hexadecimal format.");
+    page.sample("etcd_server_id", &format!("server_id=\"{member}\""), 1);
+    page.family("etcd_server_version", "gauge", "Which version is running.");
+    let version = keepd_api::SERVER_VERSION;
+    page.sample("etcd_server_version", &format!("server_version=\"{version}\""), 1);
+    page.family("etcd_cluster_version", "gauge", "Which version is running.");
+    page.sample("etcd_cluster_version", "cluster_version=\"3.7\"", 1);
+    page.family("keepd_build_info", "gauge", "keepd's own version.");
+    page.sample("keepd_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    let rpc = &context.rpc_metrics;
+    page.counter("etcd_server_health_success", "Successful health checks.", &rpc.health_success);
+    page.counter("etcd_server_health_failures", "Failed health checks.", &rpc.health_failures);
+    page.family("etcd_debugging_server_alarms", "gauge", "Alarms for every member.");
+    for alarm in node.alarms().iter() {
+        let kind = if alarm.kind == ALARM_CORRUPT { "CORRUPT" } else { "NOSPACE" };
+        let labels = format!("alarm_type=\"{kind}\",server_id=\"{}\"", alarm.member);
+        page.sample("etcd_debugging_server_alarms", &labels, 1);
+    }
+}
+
+fn store(page: &mut Page, context: &Context) {
+    let node = &context.node;
+    let (metrics, view, space) = (node.metrics(), node.view(), node.space());
+    page.gauge(
+        "etcd_server_quota_backend_bytes",
+        "Current backend storage quota size in bytes.",
+        space.quota_bytes.unwrap_or(-1),
+    );
+    page.gauge(
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Total size of the underlying database physically allocated in bytes.",
+        space.disk_bytes,
+    );
+    page.gauge(
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "Total size of the underlying database logically in use in bytes.",
+        space.live_bytes,
+    );
+    page.counter("etcd_mvcc_put_total", "Total number of puts.", &metrics.put);
+    page.counter("etcd_mvcc_delete_total", "Total number of deletes.", &metrics.delete);
+    page.counter("etcd_mvcc_txn_total", "Total number of txns.", &metrics.txn);
+    page.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", view.live_keys());
+    page.gauge(
+        "etcd_debugging_mvcc_current_revision",
+        "The current revision of store.",
+        view.revision(),
+    );
+    page.gauge(
+        "etcd_debugging_mvcc_compact_revision",
+        "The revision of the last compaction in store.",
+        view.compact_revision(),
+    );
+    page.counter("etcd_debugging_mvcc_events_total", "Total number of events.", &metrics.events);
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    page.gauge(
+        "etcd_debugging_mvcc_watch_stream_total",
+        "Total number of watch streams.",
+        load(&metrics.watch_streams),
+    );
+    page.gauge(
+        "etcd_debugging_mvcc_watcher_total",
+        "Total number of watchers.",
+        load(&metrics.watchers),
+    );
+    page.gauge(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "Total number of unsynced slow watchers.",
+        load(&metrics.slow_watchers),
+    );
+    page.counter(
+        "etcd_debugging_lease_granted_total",
+        "The total number of granted leases.",
+        &metrics.lease_granted,
+    );
+    page.counter(
+        "etcd_debugging_lease_revoked_total",
+        "The total number of revoked leases.",
+        &metrics.lease_revoked,
+    );
+    page.counter(
+        "etcd_debugging_lease_renewed_total",
+        "The number of renewed leases seen by the leader.",
+        &metrics.lease_renewed,
+    );
+    page.counter(
+        "etcd_debugging_server_lease_expired_total",
+        "The total number of expired leases.",
+        &metrics.lease_expired,
+    );
+}
+
+fn disk(page: &mut Page, context: &Context) {
+    let metrics = context.node.metrics();
+    page.histogram(
+        "etcd_disk_wal_fsync_duration_seconds",
+        "The latency distributions of fsync called by WAL.",
+        &metrics.wal_fsync_seconds,
+    );
+    page.histogram(
+        "etcd_disk_wal_write_duration_seconds",
+        "The latency distributions of write called by WAL.",
+        &metrics.wal_write_seconds,
+    );
+    page.gauge(
+        "etcd_disk_wal_write_bytes_total",
+        "Total number of bytes written in WAL.",
+        metrics.wal_write_bytes.load(Ordering::Relaxed),
+    );
+    page.histogram(
+        "etcd_disk_backend_commit_duration_seconds",
+        "The latency distributions of commit called by backend.",
+        &metrics.backend_commit_seconds,
+    );
+    page.histogram(
+        "keepd_apply_batch_duration_seconds",
+        "The latency distributions of applying one batch of committed entries.",
+        &metrics.apply_seconds,
+    );
+}
+
+fn rpc(page: &mut Page, context: &Context) {
+    let rpc = &context.rpc_metrics;
+    page.counter(
+        "etcd_network_client_grpc_received_bytes_total",
+        "The total number of bytes received from grpc clients.",
+        &rpc.client_received_bytes,
+    );
+    page.counter(
+        "etcd_network_client_grpc_sent_bytes_total",
+        "The total number of bytes sent to grpc clients.",
+        &rpc.client_sent_bytes,
+    );
+    let name = "grpc_server_started_total";
+    page.family(name, "counter", "Total number of RPCs started on the server.");
+    for method in &rpc.methods {
+        page.sample(name, &labels(method), method.started.load(Ordering::Relaxed));
+    }
+    let name = "grpc_server_handled_total";
+    page.family(name, "counter", "Total number of RPCs completed on the server.");
+    for method in &rpc.methods {
+        for (code, count) in CODES.iter().zip(&method.handled) {
+            let labels = format!("grpc_code=\"{code}\",{}", labels(method));
+            page.sample(name, &labels, count.load(Ordering::Relaxed));
+        }
+    }
+}
+
+fn labels(method: &super::Method) -> String {
+    format!(
+        "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
+        method.name, method.service, method.grpc_type
+    )
+}
+
+fn encryption(page: &mut Page, context: &Context) {
+    page.gauge(
+        "keepd_encryption_at_rest_enabled",
+        "1 if everything written to the data directory is sealed.",
+        u8::from(context.encryption.files().is_sealing()),
+    );
+}

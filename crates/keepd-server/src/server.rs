@@ -1,0 +1,121 @@
+//! The server: services on listeners, and their end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+
+use crate::context::Context;
+use crate::grpc::GrpcServices;
+use crate::http_edge::{self, HttpScope};
+use crate::listener::{Listener, Service};
+
+/// Runs services on listeners.
+#[derive(Debug)]
+pub struct Server {
+    context: Arc<Context>,
+    grpc: GrpcServices,
+    tasks: TaskTracker,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// The services of a member.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        let grpc = GrpcServices::new(&context);
+        Self { context, grpc, tasks: TaskTracker::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// Serves clients: gRPC and the small HTTP endpoints on one port.
+    pub fn serve_clients(&self, listener: Listener) {
+        let (context, grpc) = (Arc::clone(&self.context), self.grpc.clone());
+        let edge = ClientEdge { context, grpc };
+        self.serve(listener, edge);
+    }
+
+    /// Serves metrics and health, nothing else.
+    pub fn serve_metrics(&self, listener: Listener) {
+        self.serve(listener, MetricsEdge { context: Arc::clone(&self.context) });
+    }
+
+    /// Serves members: none are expected in a cluster of one, so every path is unknown.
+    pub fn serve_peers(&self, listener: Listener) {
+        self.serve(listener, PeerEdge);
+    }
+
+    fn serve(&self, listener: Listener, edge: impl Service) {
+        let tasks = self.tasks.clone();
+        let serving = listener.serve(Arc::new(edge), tasks, self.stop.subscribe());
+        self.tasks.spawn(serving);
+    }
+
+    /// Stops accepting and lets connections finish, up to `patience`.
+    pub async fn stop(self, patience: Duration) {
+        self.stop.send_replace(true);
+        self.tasks.close();
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::info!("some client connections did not finish in time and are cut");
+        }
+    }
+}
+
+/// A client port.
+struct ClientEdge {
+    context: Arc<Context>,
+    grpc: GrpcServices,
+}
+
+impl Service for ClientEdge {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(async move {
+            if is_grpc(&request) {
+                self.grpc.call(request).await
+            } else {
+                http_edge::answer(&self.context, HttpScope::Client, &request).await
+            }
+        })
+    }
+}
+
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A metrics port.
+struct MetricsEdge {
+    context: Arc<Context>,
+}
+
+impl Service for MetricsEdge {
+    fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(
+            async move { http_edge::answer(&self.context, HttpScope::Metrics, &request).await },
+        )
+    }
+}
+
+/// A peer port.
+struct PeerEdge;
+
+impl Service for PeerEdge {
+    fn call(
+        self: Arc<Self>,
+        _request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        Box::pin(async move { http_edge::not_found() })
+    }
+}

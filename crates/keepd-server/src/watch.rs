@@ -1,0 +1,281 @@
+//! The Watch service: one task per stream between the client and the hub.
+//!
+//! The hub says which events a watcher gets; here they are opened, joined with previous records,
+//! encoded and, if wanted, split. Creation, order and progress are the hub's.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use keepd_api::Error as Api;
+use keepd_api::etcdserverpb::watch_create_request::FilterType;
+use keepd_api::etcdserverpb::watch_request::RequestUnion;
+use keepd_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use keepd_mvcc::{Change, ChangeKind};
+use keepd_node::HubHandle;
+use keepd_types::{KeyRange, KeyValue, limits};
+use keepd_watch::{
+    CloseReason, Events, Filters, Sink, StreamId, StreamMessage, WatchId, WatchSpec,
+};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::codec::Payload;
+use crate::context::Context;
+use crate::{errors, wire};
+
+/// The Watch service.
+#[derive(Clone, Debug)]
+pub(crate) struct WatchService {
+    context: Arc<Context>,
+}
+
+impl WatchService {
+    pub(crate) const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    pub(crate) async fn watch(
+        self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let context = self.context;
+        context.admit(request.metadata())?;
+        let hub = context.node.hub();
+        let (sender, messages) = mpsc::channel(limits::WATCH_STREAM_RESPONSES_MAX);
+        let interval = with_jitter(&context);
+        let stream = hub
+            .open_stream(Box::new(StreamSink { sender: Some(sender) }), interval)
+            .await
+            .map_err(errors::node)?;
+        let requests = read_requests(request.into_inner(), hub.clone(), stream);
+        let reader = tokio::spawn(requests).abort_handle();
+        Ok(Response::new(Responses {
+            context,
+            hub,
+            stream,
+            messages,
+            ready: VecDeque::new(),
+            reader,
+        }))
+    }
+}
+
+/// Up to a tenth more, once per stream, so that streams do not tick together.
+fn with_jitter(context: &Context) -> std::time::Duration {
+    let interval = context.node.options().progress_notify_interval;
+    let tenth = u64::try_from(interval.as_millis() / 10).unwrap_or(u64::MAX).max(1);
+    interval + std::time::Duration::from_millis(context.node.env().random.next_u64() % tenth)
+}
+
+/// Passes a client's requests to the hub until the client half-closes or goes away. Half-closing
+/// ends nothing else: the watchers go on.
+async fn read_requests(mut requests: Streaming<WatchRequest>, hub: HubHandle, stream: StreamId) {
+    while let Ok(Some(request)) = requests.message().await {
+        let passed = match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => hub.create(stream, spec(request)),
+            Some(RequestUnion::CancelRequest(request)) => {
+                hub.cancel(stream, WatchId(request.watch_id))
+            }
+            Some(RequestUnion::ProgressRequest(_)) => hub.progress(stream),
+            None => Ok(()),
+        };
+        if let Err(error) = passed {
+            tracing::warn!(%error, "a watch request was not taken: ending its stream");
+            hub.close_stream(stream);
+            return;
+        }
+    }
+}
+
+fn spec(request: WatchCreateRequest) -> WatchSpec {
+    let filters = Filters {
+        no_put: request.filters().any(|filter| filter == FilterType::Noput),
+        no_delete: request.filters().any(|filter| filter == FilterType::Nodelete),
+    };
+    // An empty key means the first possible one.
+    let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
+    let mut spec =
+        WatchSpec::new(KeyRange::from_request(key, request.range_end), request.start_revision);
+    spec.id = (request.watch_id != 0).then_some(WatchId(request.watch_id));
+    spec.filters = filters;
+    spec.prev_kv = request.prev_kv;
+    spec.progress_notify = request.progress_notify;
+    spec.fragment = request.fragment;
+    spec
+}
+
+/// The hub's end of a stream's queue.
+struct StreamSink {
+    sender: Option<mpsc::Sender<StreamMessage>>,
+}
+
+impl Sink for StreamSink {
+    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
+        match &self.sender {
+            Some(sender) => sender.try_send(message).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(message),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.sender.as_ref().is_some_and(|sender| sender.capacity() > 0)
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        tracing::warn!(?reason, "a watch stream is ended: its client does not keep up");
+        self.sender = None;
+    }
+}
+
+/// The answers of one stream.
+#[derive(Debug)]
+pub(crate) struct Responses {
+    context: Arc<Context>,
+    hub: HubHandle,
+    stream: StreamId,
+    messages: mpsc::Receiver<StreamMessage>,
+    /// Fragments of the message at hand.
+    ready: VecDeque<Payload>,
+    reader: AbortHandle,
+}
+
+impl Drop for Responses {
+    fn drop(&mut self) {
+        self.reader.abort();
+        self.hub.close_stream(self.stream);
+    }
+}
+
+impl Stream for Responses {
+    type Item = Result<Payload, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(payload) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(payload)));
+            }
+            let Some(message) = ready!(self.messages.poll_recv(task)) else {
+                return Poll::Ready(Some(Err(Api::WatchCanceled.into())));
+            };
+            match encode(&self.context, message) {
+                Ok(payloads) => self.ready.extend(payloads),
+                Err(status) => return Poll::Ready(Some(Err(status))),
+            }
+        }
+    }
+}
+
+fn encode(context: &Context, message: StreamMessage) -> Result<Vec<Payload>, Status> {
+    let response = match message {
+        StreamMessage::Events(events) => return encode_events(context, &events),
+        StreamMessage::Created { watch_id, header_revision } => WatchResponse {
+            header: Some(context.header(header_revision)),
+            watch_id: watch_id.0,
+            created: true,
+            ..Default::default()
+        },
+        StreamMessage::Refused { header_revision, refusal } => WatchResponse {
+            header: Some(context.header(header_revision)),
+            watch_id: WatchId::NONE.0,
+            created: true,
+            canceled: true,
+            cancel_reason: refusal.to_string(),
+            ..Default::default()
+        },
+        StreamMessage::Canceled { watch_id, header_revision } => WatchResponse {
+            header: Some(context.header(header_revision)),
+            watch_id: watch_id.0,
+            canceled: true,
+            ..Default::default()
+        },
+        StreamMessage::Compacted { watch_id, compact_revision } => WatchResponse {
+            // Clients know a compaction by its revision; etcd leaves the header's at zero.
+            header: Some(context.header(0)),
+            watch_id: watch_id.0,
+            canceled: true,
+            compact_revision,
+            ..Default::default()
+        },
+        StreamMessage::Progress { watch_id, header_revision } => WatchResponse {
+            header: Some(context.header(header_revision)),
+            watch_id: watch_id.0,
+            ..Default::default()
+        },
+    };
+    Ok(vec![Payload::of(&response)])
+}
+
+/// Encodes events as `WatchResponse{1: header, 2: watch_id, 7: fragment, 11: events}`; split where
+/// the watcher allows it and the size asks for it.
+fn encode_events(context: &Context, events: &Events) -> Result<Vec<Payload>, Status> {
+    let mut head = Vec::with_capacity(64);
+    wire::header_field(&context.header(events.header_revision), &mut head);
+    wire::int_field(2, events.watch_id.0, &mut head);
+    let threshold = context.limits.receive_bytes_max();
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    let mut part = Vec::new();
+    for change in events.iter() {
+        let event = encode_event(context, events, change)?;
+        let full = head.len() + part.len() + wire::len_field_len(event.len()) >= threshold;
+        if events.fragment && full && !part.is_empty() {
+            parts.push(std::mem::take(&mut part));
+        }
+        wire::len_field(11, event.len(), &mut part);
+        part.extend_from_slice(&event);
+    }
+    parts.push(part);
+    let last = parts.len() - 1;
+    let payloads = parts.into_iter().enumerate().map(|(i, part)| {
+        let mut head = head.clone();
+        wire::int_field(7, i64::from(i < last), &mut head);
+        Payload { pieces: vec![head.into(), part.into()] }
+    });
+    Ok(payloads.collect())
+}
+
+/// `mvccpb.Event{1: type, 2: kv, 3: prev_kv}`.
+fn encode_event(context: &Context, events: &Events, change: &Change) -> Result<Vec<u8>, Status> {
+    let kv = match change.kind {
+        ChangeKind::Put => context.client_bytes(change.record.clone())?,
+        ChangeKind::Delete => {
+            let kv = KeyValue {
+                key: change.key.clone(),
+                mod_revision: change.revision.main,
+                ..KeyValue::default()
+            };
+            let mut out = Vec::with_capacity(kv.encoded_len());
+            kv.encode(&mut out);
+            out.into()
+        }
+    };
+    let prev = previous(context, events, change)?;
+    let prev_len = prev.as_ref().map_or(0, Bytes::len);
+    let mut out = Vec::with_capacity(kv.len() + prev_len + 16);
+    wire::int_field(1, i64::from(change.kind == ChangeKind::Delete), &mut out);
+    wire::len_field(2, kv.len(), &mut out);
+    out.extend_from_slice(&kv);
+    if let Some(prev) = prev {
+        wire::len_field(3, prev.len(), &mut out);
+        out.extend_from_slice(&prev);
+    }
+    Ok(out)
+}
+
+/// The record before the change, from the view that the event pins. One that a compaction has
+/// taken since is left out, as etcd does.
+fn previous(context: &Context, events: &Events, change: &Change) -> Result<Option<Bytes>, Status> {
+    let (Some(view), Some(prev)) = (&events.view, change.prev) else { return Ok(None) };
+    if change.created {
+        return Ok(None);
+    }
+    match view.load(prev) {
+        Ok(record) => context.client_bytes(record).map(Some),
+        Err(keepd_mvcc::Error::NoRecord { .. } | keepd_mvcc::Error::Range(_)) => Ok(None),
+        Err(error) => Err(errors::store(error)),
+    }
+}

@@ -1,0 +1,35 @@
+//! What `keepd help` and `keepd version` print.
+#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+/// Prints text as it is.
+pub(crate) fn print(text: &str) {
+    print!("{text}");
+}
+
+/// `keepd version`.
+pub(crate) fn version() {
+    println!("keepd Version: {}", env!("CARGO_PKG_VERSION"));
+    println!("etcd Version: {} (the version it speaks like)", keepd_api::SERVER_VERSION);
+    println!("API version: {}", keepd_api::API_VERSION);
+}
+
+/// `keepd help`.
+pub(crate) fn overview() {
+    println!(
+        "\
+keepd {} - a key-value store that takes etcd's place and protects what it stores
+
+Usage:
+  keepd quickstart               a secured member in the foreground: CA, certificates, encryption
+  keepd server [flags]           the server, with etcd's flags (also: keepd --FLAG, or named etcd)
+  keepd ctl COMMAND              etcdctl's commands (also: named etcdctl or keepctl)
+  keepd utl COMMAND              etcdutl's commands (also: named etcdutl)
+  keepd encryption keygen        a key for an EncryptionConfiguration
+  keepd encryption status        what is sealed, and under which keys
+  keepd version                  versions
+  keepd help                     this text
+
+Help on the parts: keepd server --help, keepd ctl --help, keepd utl --help",
+        env!("CARGO_PKG_VERSION")
+    );
+}

@@ -1,0 +1,298 @@
+//! Running a server: from checked options to serving, to an orderly end.
+
+mod encryption_reload;
+mod process;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_crypto::EncryptionConfig;
+use keepd_env::Env;
+use keepd_node::{DataDir, Node};
+use keepd_server::{Bind, ConnectionOptions, Context, Limits, Listener, Server};
+use keepd_tls::{ServerTls, TlsOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::flags::{AutoCompaction, Parsed, ServerOptions, Url};
+
+/// Exit code of a server that cannot start or had to stop.
+const FAILED: u8 = 1;
+
+/// Runs a server until it is told to stop; returns the exit code.
+pub(crate) fn run(parsed: Parsed) -> ExitCode {
+    let Parsed { options, notices } = parsed;
+    if let Err(error) = crate::logging::init(&options.log) {
+        crate::complain(&error);
+        return ExitCode::from(FAILED);
+    }
+    for notice in &notices {
+        crate::log_notice(notice);
+    }
+    process::prepare();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(serve(options)) {
+        Ok(ending) => {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            ending.exit()
+        }
+        Err(error) => {
+            tracing::error!(error = %error, "the server does not start");
+            crate::complain(&error.to_string());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// How a server came to its end.
+enum Ending {
+    /// By this signal.
+    Signal(i32),
+    /// By itself, because it could not keep its promises.
+    Halted(String),
+}
+
+impl Ending {
+    fn exit(self) -> ExitCode {
+        match self {
+            Self::Signal(signal) => process::end_by_signal(signal),
+            Self::Halted(reason) => {
+                crate::complain(&reason);
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+/// The listeners of a server, bound before anything is written.
+struct Listeners {
+    clients: Vec<Listener>,
+    peers: Vec<Listener>,
+    metrics: Vec<Listener>,
+}
+
+async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
+    let env = Env::real();
+    let config = encryption_config(&options)?;
+    let listeners = bind(&env, &options).await?;
+    let node_options = node_options(&options);
+    complete_import(&env, &options, config.clone()).await?;
+    let data_dir = {
+        let (env, node_options) = (env.clone(), node_options.clone());
+        tokio::task::spawn_blocking(move || DataDir::prepare(&env, &node_options, config)).await??
+    };
+    let encryption = data_dir.encryption();
+    tracing::info!(
+        data_dir = %options.data_dir.display(),
+        is_new = data_dir.is_new(),
+        sealed = encryption.files().is_sealing(),
+        "starting an etcd server"
+    );
+    if !encryption.files().is_sealing() {
+        tracing::warn!(
+            "data at rest is NOT encrypted: give --encryption-provider-config to seal it"
+        );
+    }
+    let node = {
+        let env = env.clone();
+        tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
+    };
+    let limits = Limits {
+        request_bytes_max: options.max_request_bytes,
+        txn_ops_max: options.max_txn_ops,
+    };
+    let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
+    let server = Server::new(Arc::clone(&context));
+    for listener in listeners.metrics {
+        tracing::info!(address = listener.local_address(), "serving metrics");
+        server.serve_metrics(listener);
+    }
+    for listener in listeners.peers {
+        server.serve_peers(listener);
+    }
+    if node.ready().await.is_ok() {
+        tracing::info!("published local member to cluster through raft");
+        announce(&listeners.clients);
+        for listener in listeners.clients {
+            server.serve_clients(listener);
+        }
+        process::notify_ready();
+    }
+    if options.encryption_provider_config_automatic_reload
+        && let Some(path) = options.encryption_provider_config.clone()
+    {
+        tokio::spawn(encryption_reload::follow(path, encryption, node.handle()));
+    }
+    keepd_server::compact_by_itself(&context, compaction(options.auto_compaction));
+    let ending = wait_for_end(&node).await?;
+    server.stop(node.handle().options().request_timeout()).await;
+    tokio::task::spawn_blocking(move || node.stop()).await?;
+    tracing::info!("closed etcd server");
+    Ok(ending)
+}
+
+const fn compaction(auto: AutoCompaction) -> keepd_server::Compaction {
+    match auto {
+        AutoCompaction::Off => keepd_server::Compaction::Off,
+        AutoCompaction::Periodic(retention) => keepd_server::Compaction::Periodic(retention),
+        AutoCompaction::Revision(keep) => keepd_server::Compaction::Revision(keep),
+    }
+}
+
+async fn wait_for_end(node: &Node) -> anyhow::Result<Ending> {
+    let mut halted = node.handle().halted();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signal = tokio::select! {
+        _ = terminate.recv() => libc::SIGTERM,
+        _ = interrupt.recv() => libc::SIGINT,
+        reason = halted.wait_for(Option::is_some) => {
+            let reason = reason?.as_ref().map(|reason| reason.0.clone()).unwrap_or_default();
+            return Ok(Ending::Halted(reason));
+        }
+    };
+    let name = if signal == libc::SIGTERM { "terminated" } else { "interrupt" };
+    tracing::info!(signal = name, "received signal; shutting down");
+    Ok(Ending::Signal(signal))
+}
+
+fn announce(listeners: &[Listener]) {
+    tracing::info!("ready to serve client requests");
+    for listener in listeners {
+        let address = listener.local_address();
+        if listener.is_tls() {
+            tracing::info!(traffic = "grpc+http", address, "serving client traffic securely");
+        } else {
+            tracing::info!(
+                traffic = "grpc+http",
+                address,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+    }
+}
+
+/// Reads the encryption configuration; a file that others can read gets a warning.
+fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<EncryptionConfig>> {
+    let Some(path) = &options.encryption_provider_config else { return Ok(None) };
+    let config = crate::read_encryption_config(path)?;
+    for warning in config.warnings() {
+        tracing::warn!(file = %path.display(), "{warning}");
+    }
+    if process::is_readable_by_others(path) {
+        tracing::warn!(
+            file = %path.display(),
+            "others can read the encryption configuration, which holds keys: chmod 600 it"
+        );
+    }
+    Ok(Some(config))
+}
+
+/// Finishes a restore that waited for the encryption configuration.
+async fn complete_import(
+    env: &Env,
+    options: &ServerOptions,
+    config: Option<EncryptionConfig>,
+) -> anyhow::Result<()> {
+    let (env, data_dir) = (env.clone(), options.data_dir.clone());
+    let importing = tokio::task::spawn_blocking(move || {
+        keepd_backup::complete_pending(&env, &data_dir, config.as_ref(), &mut |_| {})
+    });
+    if importing.await??.is_some() {
+        tracing::info!("finished the import of a restored snapshot");
+    }
+    Ok(())
+}
+
+fn node_options(options: &ServerOptions) -> keepd_node::Options {
+    let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
+    keepd_node::Options {
+        data_dir: options.data_dir.clone(),
+        name: options.name.clone(),
+        peer_urls: urls(&options.initial_advertise_peer_urls),
+        client_urls: urls(&options.advertise_client_urls),
+        cluster_token: options.initial_cluster_token.clone(),
+        heartbeat_interval: options.heartbeat_interval,
+        election_timeout: options.election_timeout,
+        pre_vote: options.pre_vote,
+        quota_bytes: options.quota_backend_bytes,
+        request_bytes_max: options.max_request_bytes,
+        progress_notify_interval: options.watch_progress_notify_interval,
+    }
+}
+
+async fn bind(env: &Env, options: &ServerOptions) -> anyhow::Result<Listeners> {
+    let client_tls = tls(env, options.client_tls())?;
+    let peer_tls = tls(env, options.peer_tls())?;
+    let mut listeners = Listeners { clients: vec![], peers: vec![], metrics: vec![] };
+    for url in &options.listen_peer_urls {
+        let listener = bind_one(options, url, peer_tls.as_ref(), "peer").await?;
+        listeners.peers.push(listener);
+    }
+    for url in &options.listen_client_urls {
+        let listener = bind_one(options, url, client_tls.as_ref(), "client").await?;
+        listeners.clients.push(listener);
+    }
+    for url in &options.listen_metrics_urls {
+        let listener = bind_one(options, url, client_tls.as_ref(), "metrics").await?;
+        listeners.metrics.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn tls(env: &Env, options: Option<TlsOptions>) -> anyhow::Result<Option<Arc<ServerTls>>> {
+    let Some(options) = options else { return Ok(None) };
+    let tls = ServerTls::new(options, env)?;
+    for warning in tls.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
+async fn bind_one(
+    options: &ServerOptions,
+    url: &Url,
+    tls: Option<&Arc<ServerTls>>,
+    endpoint: &'static str,
+) -> anyhow::Result<Listener> {
+    let tls = match (url.is_tls(), tls) {
+        (true, Some(tls)) => Some(Arc::clone(tls)),
+        (true, None) if endpoint == "peer" => anyhow::bail!(
+            "cannot listen on TLS for {}: KeyFile and CertFile are not presented",
+            url.address()
+        ),
+        (true, None) => anyhow::bail!(
+            "TLS key/cert (--cert-file, --key-file) must be provided for {endpoint} url {url} \
+             with HTTPS scheme"
+        ),
+        (false, Some(_)) => {
+            tracing::warn!(
+                url = %url,
+                "scheme is http or unix while key and cert files are present; ignoring key and \
+                 cert files"
+            );
+            None
+        }
+        (false, None) => None,
+    };
+    let bind = if url.is_unix() {
+        Bind::Unix(PathBuf::from(url.address()))
+    } else {
+        Bind::Tcp(url.address().to_owned())
+    };
+    let connection = ConnectionOptions {
+        concurrent_streams_max: options.max_concurrent_streams,
+        keepalive_interval: options.grpc_keepalive_interval,
+        keepalive_timeout: options.grpc_keepalive_timeout,
+        reuse_port: options.socket_reuse_port,
+    };
+    Ok(Listener::bind(&bind, tls, connection, endpoint).await?)
+}
