@@ -1,10 +1,10 @@
 //! Kubernetes' `EncryptionConfiguration`, read from YAML or JSON.
 //!
-//! Strict as upstream: unknown and repeated fields are errors, and a file either is right as a whole
-//! or is refused with everything that is wrong with it, each with its path and a remedy. A value of
-//! this type cannot be wrong. What keepd adds lives in resource names (`prefix:/some/keys/`), which
-//! kube-apiserver accepts as names of resources that do not exist; see
-//! `docs/formats/sealed-value.md`.
+//! Strict as upstream: unknown and repeated fields are errors, and a file either is right as a
+//! whole or is refused with everything that is wrong with it, each with its path and a remedy. A
+//! value of this type cannot be wrong. What keepd adds lives in resource names
+//! (`prefix:/some/keys/`), which kube-apiserver accepts as names of resources that do not exist;
+//! see `docs/formats/sealed-value.md`.
 
 mod kms;
 mod read;
@@ -236,8 +236,8 @@ impl EncryptionConfig {
         &self.warnings
     }
 
-    /// Whether some rule seals what is written: its first provider is a real one. Then every file of
-    /// the data directory is sealed too.
+    /// Whether some rule seals what is written: its first provider is a real one. Then every file
+    /// of the data directory is sealed too.
     #[must_use]
     pub fn seals(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule.providers.first(), Some(Provider::Keyed { .. })))
@@ -299,3 +299,6 @@ fn warnings(rules: &[ConfigRule], directories: &Directories) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

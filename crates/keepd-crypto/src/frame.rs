@@ -2,8 +2,8 @@
 //!
 //! A frame is a head of [`FRAME_HEAD_LEN`] bytes, the payload and, in a sealed file, a tag. The
 //! checksum finds damage in either kind of file before anything is decrypted; it starts from the
-//! header's, so that a frame left over from another file is damage here. The tag binds kind and id of
-//! the file, the frame's ordinal and its head. The layout is in `docs/formats/sealed-file.md`.
+//! header's, so that a frame left over from another file is damage here. The tag binds kind and id
+//! of the file, the frame's ordinal and its head. The layout is in `docs/formats/sealed-file.md`.
 
 use std::fmt;
 

@@ -1,17 +1,18 @@
-//! The keyring of a data directory: the data keys that its files are sealed under, themselves sealed.
+//! The keyring of a data directory: the data keys that its files are sealed under, themselves
+//! sealed.
 //!
-//! `KEYRING` holds a master key wrapped under every real key of the encryption configuration, so any
-//! one of them opens it, and the data keys under the master key. It is replaced as a whole and is
-//! durable before anything is sealed under what it adds; the one before stays as `KEYRING.prev` and
-//! is read if the newer one is damaged. When a key leaves the configuration the one before is
+//! `KEYRING` holds a master key wrapped under every real key of the encryption configuration, so
+//! any one of them opens it, and the data keys under the master key. It is replaced as a whole and
+//! is durable before anything is sealed under what it adds; the one before stays as `KEYRING.prev`
+//! and is read if the newer one is damaged. When a key leaves the configuration the one before is
 //! removed first, so that the key opens nothing any more. The layout is in
 //! `docs/formats/keyring.md`.
 //!
 //! | configuration | files |
 //! |---|---|
 //! | none, no keyring | plain |
-//! | some rule writes ciphertext | new files sealed; plain ones may be read until they are rewritten |
-//! | keys, but identity first everywhere | new files plain; sealed ones may be read until rewritten |
+//! | some rule writes ciphertext | new files sealed; plain ones are read until rewritten |
+//! | keys, but identity first everywhere | new files plain; sealed ones are read until rewritten |
 //! | none, but a keyring | refused: the keys that it needs are named |
 
 mod format;
@@ -183,10 +184,10 @@ impl Keyring {
             set.plain_allowed = true;
         }
         let is_new_data_key = set.active != self.set.active;
-        let is_wrapped_so = self
-            .stored
-            .as_ref()
-            .map_or(!config.seals(), |stored| stored.wrapped_under == names(&keys));
+        let is_wrapped_so = match &self.stored {
+            Some(stored) => stored.wrapped_under == names(&keys),
+            None => !config.seals(),
+        };
         let is_rewritten = !is_wrapped_so || is_new_data_key || self.must_rewrite;
         if is_rewritten {
             self.save(set, &keys)?;
@@ -211,8 +212,8 @@ impl Keyring {
     /// every file in the directory, those being written included.
     ///
     /// Once no plain file is left beside a sealing configuration, plain files are refused. Once no
-    /// sealed file is left beside a plain one, the keyring is removed, and the configuration may go.
-    /// Tells whether anything changed.
+    /// sealed file is left beside a plain one, the keyring is removed, and the configuration may
+    /// go. Tells whether anything changed.
     ///
     /// # Errors
     /// If the keyring cannot be written or removed; it is then as it was, or may be retried.
@@ -291,12 +292,26 @@ impl Keyring {
                 disk.sync_dir(&self.dir)?;
             }
         }
-        disk.replace(&path, &bytes)?;
+        if let Err(error) = disk.replace(&path, &bytes) {
+            self.put_back(&path);
+            return Err(error.into());
+        }
         self.stored = Some(Stored { bytes, generation, wrapped_under: names(keys) });
         self.set = set;
         self.must_rewrite = false;
         self.files.store(self.set.clone());
         Ok(())
+    }
+
+    /// Undoes a writing that failed, perhaps behind its renaming: the configuration that holds must
+    /// open what lies there. It may fail as well; the error that led here is the one to report.
+    fn put_back(&self, path: &Path) {
+        let disk = &*self.env.disk;
+        let done = match &self.stored {
+            Some(stored) => disk.replace(path, &stored.bytes),
+            None => disk.remove(path).and_then(|()| disk.sync_dir(&self.dir)),
+        };
+        done.ok();
     }
 
     fn remove(&mut self, set: KeySet) -> Result<(), KeyringError> {

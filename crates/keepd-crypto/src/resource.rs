@@ -1,4 +1,5 @@
-//! From a raw key to the Kubernetes resource it holds, and from a configured name to what it covers.
+//! From a raw key to the Kubernetes resource it holds, and from a configured name to what it
+//! covers.
 //!
 //! kube-apiserver stores `<prefix>/<directory>/[<namespace>/]<name>`. A directory with a dot is a
 //! group and the resource follows; otherwise the table below tells the group. The table is data: a

@@ -1,7 +1,7 @@
 //! Sealing single values, as EncryptionConfiguration asks for it.
 //!
-//! A value is sealed once, at the member that proposes it, by the first key of the first provider of
-//! the rule for its record's key. What was sealed here carries a mark outside the value with the
+//! A value is sealed once, at the member that proposes it, by the first key of the first provider
+//! of the rule for its record's key. What was sealed here carries a mark outside the value with the
 //! key's check value, so reading never guesses; [`ValueSealer::read_foreign`] is for values that a
 //! kube-apiserver sealed, where Kubernetes' own walk over the providers is the only way.
 //!
@@ -46,7 +46,10 @@ pub enum SealError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
     /// The configuration lacks its key.
-    #[error("the value is sealed under key {:016x}, which the encryption configuration lacks", key_id.0)]
+    #[error(
+        "the value is sealed under key {:016x}, which the encryption configuration lacks",
+        key_id.0
+    )]
     UnknownKey {
         /// The key's check value.
         key_id: KeyId,

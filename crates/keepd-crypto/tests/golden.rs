@@ -1,7 +1,8 @@
 //! Golden texts: every error of a configuration as people see it.
 //!
 //! A file is a list of cases: a line `## title`, the configuration, a line `=====`, and what
-//! reading it gives. `<U+0009>` stands for that character. `BLESS=1` rewrites the outputs, for review.
+//! reading it gives. `<U+0009>` stands for that character. `BLESS=1` rewrites the outputs, for
+//! review.
 
 use std::fs;
 use std::path::Path;

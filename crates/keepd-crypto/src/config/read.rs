@@ -1,6 +1,8 @@
 //! Strict reading of a tree: unknown and repeated fields and wrong types are errors, collected with
 //! their paths.
 
+use std::borrow::Cow;
+
 use super::FieldError;
 use super::tree::Node;
 
@@ -59,12 +61,12 @@ impl Reader {
             };
             let slot = known.iter().zip(found.iter_mut().zip(&mut seen));
             match slot.into_iter().find(|(name, _)| **name == field.as_str()) {
-                Some((_, (_, true))) => self.repeated(&join(path, field)),
+                Some((name, (_, true))) => self.repeated(&join(path, name)),
                 Some((_, (slot, seen))) => {
                     *seen = true;
                     *slot = Some(value).filter(|value| !matches!(value, Node::Null));
                 }
-                None => self.unknown(&join(path, field), field, &known),
+                None => self.unknown(&join(path, &shown(field)), field, &known),
             }
         }
         Some(found)
@@ -124,6 +126,20 @@ impl Reader {
 /// The path of a field.
 pub(super) fn join(path: &str, field: &str) -> String {
     if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+/// An unknown field in an error. Where a space is missing the field is a secret with its name in
+/// front, so only what precedes a colon is shown, and of anything long only the beginning.
+fn shown(field: &str) -> Cow<'_, str> {
+    const SHOWN_MAX: usize = 20;
+    let (name, _) = field.split_once(':').unwrap_or((field, ""));
+    if name.chars().nth(SHOWN_MAX).is_some() {
+        Cow::Owned(name.chars().take(4).chain("...".chars()).collect())
+    } else if name.len() < field.len() {
+        Cow::Owned(format!("{name}:..."))
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 fn list_of(names: &[&str]) -> String {

@@ -17,8 +17,8 @@ pub(super) enum Node {
     /// A number that is no 64-bit integer.
     Number,
     Text(Zeroizing<String>),
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
+    List(Vec<Self>),
+    Map(Vec<(Self, Self)>),
 }
 
 impl Node {

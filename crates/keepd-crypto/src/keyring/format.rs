@@ -1,7 +1,7 @@
 //! The bytes of a keyring; the layout is in `docs/formats/keyring.md`.
 //!
-//! The checksum tells damage from a wrong key. A master key is drawn for each writing and used once;
-//! what the file says outside the sealed part is authenticated with it.
+//! The checksum tells damage from a wrong key. A master key is drawn for each writing and used
+//! once; what the file says outside the sealed part is authenticated with it.
 
 use std::collections::BTreeMap;
 use std::str;

@@ -1,8 +1,10 @@
 //! Keys that come, go and are wrong; damage of every byte; crashes at every step.
 
+use std::io::ErrorKind;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keepd_env::sim::CrashMode;
+use keepd_env::sim::{CrashMode, FaultPlan};
 use keepd_env::{Disk, SeededRandom, SimDisk};
 use proptest::prelude::*;
 
@@ -252,6 +254,37 @@ fn a_crash_at_any_step_leaves_a_keyring_that_opens_every_file() {
         }
         if result.is_ok() {
             break;
+        }
+    }
+}
+
+#[test]
+fn whichever_call_fails_the_old_configuration_still_opens_the_directory() {
+    let steps: [(&[&str], &[&str]); 3] = [
+        (&["identity"], &["aesgcm:a=1"]),
+        (&["aesgcm:a=1"], &["aesgcm:a=1", "aescbc:b=2"]),
+        (&["aesgcm:a=1"], &["aescbc:b=2"]),
+    ];
+    for (old, new) in steps {
+        for after in 0.. {
+            let (env, disk, _) = Env::simulated(1);
+            let (mut keyring, files) = open(&env, old).unwrap();
+            let (known, file) = (files.known(), header(&files));
+            disk.fail(FaultPlan::once(None, after, ErrorKind::Other));
+            let applied = keyring.apply(&config(new));
+            disk.heal();
+            if applied.is_ok() {
+                let (_, again) = open(&env, new).unwrap();
+                assert!(opens(&again, &file));
+                break;
+            }
+            assert_eq!(files.known(), known);
+            let (_, again) = open(&env, old).unwrap();
+            assert!(opens(&again, &file) && again.known() == known, "call {after}");
+            // The change can be tried again.
+            keyring.apply(&config(new)).unwrap();
+            let (_, again) = open(&env, new).unwrap();
+            assert!(opens(&again, &file) && opens(&again, &header(&files)), "call {after}");
         }
     }
 }

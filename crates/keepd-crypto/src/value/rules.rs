@@ -114,5 +114,5 @@ fn writer(providers: &[Provider], may_write: &dyn Fn(KeyId) -> bool) -> Option<A
         })
         .flatten()
         .find(|key| may_write(key.id()));
-    allowed.or(first.first()).map(Arc::clone)
+    allowed.or_else(|| first.first()).map(Arc::clone)
 }
