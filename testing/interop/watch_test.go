@@ -320,7 +320,7 @@ func TestWatchProgressNotify(t *testing.T) {
 		w := a.watchStream()
 		w.create(&pb.WatchCreateRequest{Key: []byte("a"), ProgressNotify: true})
 		a.put("other", "1") // 2
-		Eventually := time.After(5 * time.Second)
+		deadline := time.After(5 * time.Second)
 		for {
 			got := w.next()
 			if len(got.Events) != 0 || got.WatchId != 0 || got.Canceled {
@@ -330,7 +330,7 @@ func TestWatchProgressNotify(t *testing.T) {
 				break
 			}
 			select {
-			case <-Eventually:
+			case <-deadline:
 				t.Fatal("progress does not reach the newest revision")
 			default:
 			}

@@ -3,25 +3,41 @@ package harness
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// FreePort is a TCP port of 127.0.0.1 that nobody uses now.
+// Ports are taken from below the range from which the system numbers outgoing connections, which
+// otherwise take a port between its choice and its use.
+const firstPort, ports = 15_000, 17_000
+
+var nextPort atomic.Uint32
+
+func init() {
+	nextPort.Store(uint32(os.Getpid() * 97 % ports))
+}
+
+// FreePort is a TCP port of 127.0.0.1 that nobody uses now and that is given out once.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range ports {
+		port := firstPort + int(nextPort.Add(1)%ports)
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			listener.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 // Output is what a program that ran to its end left behind.
