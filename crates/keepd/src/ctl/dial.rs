@@ -1,0 +1,162 @@
+//! From an endpoint's text to a connection: address, TLS or not, and whose name to expect.
+//!
+//! Accepted are `host:port`, `http://`, `https://`, `unix://` and `unixs://`. A scheme decides on
+//! TLS; without one (and for `unix`) TLS is used when any of its options was given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use keepd_tls::ClientTls;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::exit::Exit;
+use super::global::{self, Options};
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Address {
+    Tcp(String),
+    Unix(String),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Security {
+    Required,
+    Optional,
+    Never,
+}
+
+/// A member to connect to.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// The endpoint as given.
+    pub(crate) name: String,
+    address: Address,
+    /// Whom the server's certificate must name.
+    server_name: String,
+    tls: Option<Arc<ClientTls>>,
+}
+
+fn parse(endpoint: &str) -> (Address, String, Security) {
+    for (scheme, security) in [("unixs:", Security::Required), ("unix:", Security::Optional)] {
+        if let Some(path) = endpoint.strip_prefix(scheme) {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let name = path.rsplit('/').next().unwrap_or_default();
+            return (Address::Unix(path.to_owned()), name.to_owned(), security);
+        }
+    }
+    let (host_port, security) = match endpoint.split_once("://") {
+        Some(("https", rest)) => (rest, Security::Required),
+        Some(("http", rest)) => (rest, Security::Never),
+        Some((_, rest)) => (rest, Security::Optional),
+        None => (endpoint, Security::Optional),
+    };
+    let host_port = host_port.split('/').next().unwrap_or_default();
+    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (Address::Tcp(host_port.to_owned()), host.to_owned(), security)
+}
+
+impl Target {
+    /// Reads an endpoint.
+    pub(crate) fn new(endpoint: &str, options: &Options) -> Result<Self, Exit> {
+        let (address, server_name, security) = parse(endpoint);
+        let tls = match (security, &options.tls) {
+            (Security::Never, _) => None,
+            (Security::Required, None) => Some(global::default_tls()?),
+            (_, given) => given.clone(),
+        };
+        Ok(Self { name: endpoint.to_owned(), address, server_name, tls })
+    }
+
+    /// Connects once. The error is for people.
+    pub(crate) async fn connect(&self, options: &Options) -> Result<Channel, String> {
+        // gRPC libraries allow no more than one probe in ten seconds, and servers count.
+        let keepalive = options.keepalive_time.max(Duration::from_secs(10));
+        let authority = match &self.address {
+            Address::Tcp(host_port) => host_port.as_str(),
+            Address::Unix(_) => "localhost",
+        };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let origin: Uri =
+            format!("{scheme}://{authority}").parse().map_err(|error| format!("{error}"))?;
+        let endpoint = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|error| error.to_string())?
+            .origin(origin)
+            .http2_keep_alive_interval(keepalive)
+            .keep_alive_timeout(options.keepalive_timeout);
+        // The socket is opened before the channel, so that its error is not wrapped away.
+        let socket = timeout(options.dial_timeout, self.open())
+            .await
+            .map_err(|_elapsed| format!("dial {}: i/o timeout", self.describe()))??;
+        let mut socket = Some(TokioIo::new(socket));
+        endpoint
+            .connect_with_connector(service_fn(move |_: Uri| {
+                let socket = socket.take();
+                async move { socket.ok_or_else(|| std::io::Error::other("connection closed")) }
+            }))
+            .await
+            .map_err(|error| format!("{error:?}"))
+    }
+
+    fn describe(&self) -> String {
+        match &self.address {
+            Address::Tcp(host_port) => format!("tcp {host_port}"),
+            Address::Unix(path) => format!("unix {path}"),
+        }
+    }
+
+    async fn open(&self) -> Result<Box<dyn Socket>, String> {
+        let dialling = |error: std::io::Error| {
+            format!("dial {}: connect: {}", self.describe(), global::plain_os_error(&error))
+        };
+        let socket: Box<dyn Socket> = match &self.address {
+            Address::Tcp(host_port) => {
+                let stream = TcpStream::connect(host_port).await.map_err(dialling)?;
+                stream.set_nodelay(true).map_err(dialling)?;
+                Box::new(stream)
+            }
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(dialling)?),
+        };
+        let Some(tls) = &self.tls else { return Ok(socket) };
+        let name = ServerName::try_from(self.server_name.clone())
+            .map_err(|error| format!("{}: {error}", self.server_name))?;
+        let handshake = TlsConnector::from(tls.config()).connect(name, socket).await;
+        let stream = handshake.map_err(|error| {
+            format!("authentication handshake failed: {}", keepd_tls::explain_io(&error))
+        })?;
+        Ok(Box::new(stream))
+    }
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_an_endpoint_is_understood() {
+        let tcp = |text: &str| Address::Tcp(text.to_owned());
+        let unix = |text: &str| Address::Unix(text.to_owned());
+        for (text, address, name, security) in [
+            ("127.0.0.1:2379", tcp("127.0.0.1:2379"), "127.0.0.1", Security::Optional),
+            ("http://h:1/", tcp("h:1"), "h", Security::Never),
+            ("https://[::1]:2379", tcp("[::1]:2379"), "::1", Security::Required),
+            ("unix:///run/a.sock", unix("/run/a.sock"), "a.sock", Security::Optional),
+            ("unix://a.sock", unix("a.sock"), "a.sock", Security::Optional),
+            ("unixs:///run/a.sock", unix("/run/a.sock"), "a.sock", Security::Required),
+        ] {
+            assert_eq!(parse(text), (address, name.to_owned(), security), "{text}");
+        }
+    }
+}

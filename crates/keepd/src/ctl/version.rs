@@ -1,0 +1,27 @@
+//! `version`: says which etcd this tool speaks like.
+
+use super::GROUP_UTILITY;
+use super::answer::print;
+use super::command::{Call, Command};
+use super::exit::Exit;
+
+/// The command.
+pub(super) static COMMAND: Command = Command {
+    usage: "version",
+    short: "Prints the version of etcdctl",
+    group: GROUP_UTILITY,
+    run: Some(run),
+    ..Command::NONE
+};
+
+#[expect(clippy::unnecessary_wraps, reason = "every command has this shape")]
+#[expect(clippy::needless_pass_by_value, reason = "every command has this shape")]
+fn run(_call: Call<'_>) -> Result<(), Exit> {
+    let text = format!(
+        "etcdctl version: {}\nAPI version: {}\n",
+        keepd_api::SERVER_VERSION,
+        keepd_api::API_VERSION
+    );
+    print(text.as_bytes());
+    Ok(())
+}
