@@ -85,7 +85,8 @@ proptest! {
     #[test]
     fn words_in_any_order_never_panic(words in prop::collection::vec(prop_oneof![
         Just("resources:"), Just("providers:"), Just("- "), Just("\n"), Just("\n  "),
-        Just("\n    "), Just("aescbc: "), Just("keys: "), Just("kms: "), Just("identity: {}"), Just("{"), Just("}"),
+        Just("\n    "), Just("aescbc: "), Just("keys: "), Just("kms: "), Just("identity: {}"),
+        Just("{"), Just("}"),
         Just("["), Just("]"), Just(", "), Just("kind: EncryptionConfig"), Just("apiVersion: v1"),
         Just("name: "), Just("secret: "), Just("timeout: "), Just("1.5h3ms"), Just("-0"),
         Just("*.*"), Just("prefix:"), Just("\t"), Just("null"), Just("&a "), Just("*a"),
