@@ -1,7 +1,7 @@
 //! One segment while it is written: names, creation, appending.
 //!
 //! A segment gets its name only when header and head are durable, so damage there is never a
-//! torn write. The steps: create `….wal.tmp`, reserve space, write, sync, rename, sync the directory.
+//! torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename, sync the directory.
 
 use std::path::{Path, PathBuf};
 
