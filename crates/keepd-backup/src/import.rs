@@ -20,7 +20,7 @@ use crate::buckets::{conf_state_of, member_json};
 use crate::facts::Facts;
 use crate::format::{self, SealEntry};
 use crate::source::SnapshotFile;
-use crate::{Error, InitialCluster, Progress, Stage, VERSION};
+use crate::{Error, InitialCluster, Meter, Progress, Stage, VERSION};
 
 /// How many bytes of records may wait in memory to be flushed.
 const FLUSH_BYTES: u64 = 8 << 20;
@@ -67,8 +67,8 @@ impl Import<'_> {
         let bucket = self.reader.bucket(format::KEY)?.ok_or(Error::NoRecords)?;
         let mut marks = Marks::open(self.reader)?;
         let mut attachments = BTreeMap::new();
-        let total = self.reader.image_len();
-        let (mut done, mut unflushed) = (0, 0);
+        let mut meter = Meter::new(Stage::Import, self.reader.image_len(), progress);
+        let mut unflushed = 0;
         for entry in self.reader.entries(&bucket) {
             let entry = entry?;
             let (revision, tombstone) = parse_record_key(&entry.key)?;
@@ -99,9 +99,9 @@ impl Import<'_> {
                 flush(store)?;
                 unflushed = 0;
             }
-            done += (entry.key.len() + entry.value.len()) as u64;
-            progress(Progress { stage: Stage::Import, done: done.min(total), total });
+            meter.add((entry.key.len() + entry.value.len()) as u64);
         }
+        meter.finish();
         Ok(attachments)
     }
 
@@ -154,7 +154,8 @@ impl Import<'_> {
     fn revisions(&self, store: &mut Store, imported: &mut Imported) -> Result<(), Error> {
         let finished = self.facts.finished_compaction;
         let current = imported.revision.max(finished);
-        store.import_revisions(current, if finished > 0 { finished } else { -1 });
+        let compacted = if finished > 0 { finished } else { -1 };
+        store.import_revisions(current, compacted);
         let scheduled = self.facts.scheduled_compaction;
         if scheduled > finished && scheduled <= current {
             store.compact(scheduled).map_err(keepd_mvcc::Error::from)?;
@@ -165,7 +166,7 @@ impl Import<'_> {
                 .ok()
                 .and_then(|bump| current.checked_add(bump))
                 .ok_or(Error::RevisionOverflow { revision: current, bump: self.bump })?;
-            store.import_revisions(bumped, finished.max(-1));
+            store.import_revisions(bumped, compacted);
             store.compact(bumped).map_err(keepd_mvcc::Error::from)?;
             imported.revision = bumped;
         }

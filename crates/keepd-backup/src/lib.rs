@@ -38,3 +38,4 @@ pub use restore::{RestoreOptions, Restored, restore};
 pub use status::{Status, status};
 
 pub(crate) use format::VERSION;
+pub(crate) use progress::Meter;

@@ -8,7 +8,7 @@ use keepd_env::{Disk, DiskFile};
 use sha2::{Digest, Sha256};
 
 use crate::format::{TRAILER_LEN, TRAILER_MODULUS};
-use crate::{Error, Progress, Stage};
+use crate::{Error, Meter, Progress, Stage};
 
 /// How much is read at once while hashing.
 const READ_BYTES: usize = 1 << 20;
@@ -54,6 +54,7 @@ impl SnapshotFile {
         self.file.read_exact_at(&mut expected, total)?;
         let mut sha256 = Sha256::new();
         let mut bytes = vec![0; READ_BYTES];
+        let mut meter = Meter::new(Stage::Verify, total, progress);
         let mut done = 0;
         while done < total {
             let len = usize::try_from(total - done).unwrap_or(READ_BYTES).min(READ_BYTES);
@@ -61,8 +62,9 @@ impl SnapshotFile {
             self.file.read_exact_at(chunk, done)?;
             sha256.update(&*chunk);
             done += len as u64;
-            progress(Progress { stage: Stage::Verify, done, total });
+            meter.add(len as u64);
         }
+        meter.finish();
         let found: [u8; 32] = sha256.finalize().into();
         if found != expected {
             return Err(Error::HashMismatch { expected, found });

@@ -9,7 +9,7 @@ use keepd_types::{KeyValue, Revision};
 use sha2::{Digest, Sha256};
 
 use crate::source::{SnapshotFile, check_structure};
-use crate::{Error, Progress, Stage, format};
+use crate::{Error, Meter, Progress, Stage, format};
 
 /// What a snapshot file holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub fn status(
     let total = reader.image_len();
     let mut status = Status { total_size: total, ..Status::default() };
     let mut live = LiveKeys::default();
-    let mut done = 0;
+    let mut meter = Meter::new(Stage::Read, total, progress);
     for bucket in reader.buckets() {
         let (name, bucket) = bucket?;
         status.hash = crc32c::crc32c_append(status.hash, &name);
@@ -50,8 +50,7 @@ pub fn status(
             let entry = entry?;
             status.hash = crc32c::crc32c_append(status.hash, &entry.key);
             status.hash = crc32c::crc32c_append(status.hash, &entry.value);
-            done += (entry.key.len() + entry.value.len()) as u64;
-            progress(Progress { stage: Stage::Read, done: done.min(total), total });
+            meter.add((entry.key.len() + entry.value.len()) as u64);
             match name.as_ref() {
                 format::KEY => {
                     let (revision, tombstone) = Revision::from_bytes(&entry.key)
@@ -69,6 +68,7 @@ pub fn status(
             }
         }
     }
+    meter.finish();
     status.total_keys = live.count();
     Ok(status)
 }

@@ -244,8 +244,11 @@ fn progress_rises_to_its_total() {
         seen.push(progress);
     })
     .unwrap();
-    assert!(seen.iter().any(|progress| progress.stage == crate::Stage::Verify));
-    assert!(seen.iter().any(|progress| progress.stage == crate::Stage::Import));
+    for stage in [crate::Stage::Verify, crate::Stage::Import] {
+        let of_stage: Vec<_> = seen.iter().filter(|progress| progress.stage == stage).collect();
+        assert!(of_stage.is_sorted_by_key(|progress| progress.done));
+        assert!(of_stage.last().is_some_and(|progress| progress.done == progress.total));
+    }
 }
 
 #[derive(Clone, Debug)]
