@@ -268,7 +268,7 @@ impl ApplyThread {
             self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
             let command = Command::LeaseRevoke { id };
             let encoded = command.encode();
-            let proposal = Proposal { command, encoded, waiter: None };
+            let proposal = Proposal { command, encoded, waiter: None, taken: now };
             self.shared.raft.hand(RaftEvent::Propose(proposal));
         }
     }

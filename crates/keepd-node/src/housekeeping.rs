@@ -235,7 +235,9 @@ impl Housekeeping {
             tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
             let command = Command::AlarmDeactivate(own);
             let encoded = command.encode();
-            self.shared.raft.hand(RaftEvent::Propose(Proposal { command, encoded, waiter: None }));
+            let taken = self.shared.env.clock.monotonic();
+            let proposal = Proposal { command, encoded, waiter: None, taken };
+            self.shared.raft.hand(RaftEvent::Propose(proposal));
         }
     }
 }

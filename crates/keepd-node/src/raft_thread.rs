@@ -46,6 +46,8 @@ pub(crate) struct Proposal {
     pub(crate) encoded: Bytes,
     /// `None` for the node's own commands, which are proposed again if they get lost.
     pub(crate) waiter: Option<Waiter>,
+    /// When it was taken.
+    pub(crate) taken: Duration,
 }
 
 /// A proposal that has a place in the log.
@@ -55,6 +57,7 @@ struct Pending {
     term: u64,
     command: Command,
     waiter: Option<Waiter>,
+    taken: Duration,
 }
 
 #[derive(Debug)]
@@ -132,8 +135,9 @@ impl RaftThread {
         let commands = proposals.iter().map(|proposal| proposal.encoded.clone()).collect();
         match self.core.propose(commands) {
             Ok((first, term)) => {
-                for (index, Proposal { command, waiter, .. }) in (first..).zip(proposals) {
-                    self.pending.push_back(Pending { index, term, command, waiter });
+                for (index, proposal) in (first..).zip(proposals) {
+                    let Proposal { command, waiter, taken, .. } = proposal;
+                    self.pending.push_back(Pending { index, term, command, waiter, taken });
                 }
             }
             Err(error) => {
@@ -171,7 +175,21 @@ impl RaftThread {
             return;
         }
         self.core.tick();
+        self.give_up(now);
         self.next_tick = now + self.shared.options.heartbeat_interval;
+    }
+
+    /// Tells those who have waited too long; their commands may still be committed.
+    fn give_up(&mut self, now: Duration) {
+        let timeout = self.shared.options.request_timeout();
+        for pending in &mut self.pending {
+            if now.saturating_sub(pending.taken) < timeout {
+                return;
+            }
+            if let Some(waiter) = pending.waiter.take() {
+                let _ = waiter.send(Err(Error::TimedOut));
+            }
+        }
     }
 
     fn act(&mut self) {

@@ -8,7 +8,12 @@ use std::marker::PhantomData;
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+/// The first size of an answer's buffer.
+const BUFFER_BYTES: usize = 512;
+/// Encoded bytes of a stream that are sent together.
+const YIELD_BYTES: usize = 32 * 1024;
 
 /// An encoded message in pieces, sent one after the other.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +68,11 @@ pub(crate) struct PayloadEncoder;
 impl Encoder for PayloadEncoder {
     type Item = Payload;
     type Error = Status;
+
+    /// Most answers are a header; a long one grows the buffer once.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+    }
 
     fn encode(&mut self, item: Payload, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         out.reserve(item.len());

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use http_body::Body as HttpBody;
+use hyper::body::Incoming;
 use keepd_api::etcdserverpb::cluster_server::ClusterServer;
 use keepd_api::etcdserverpb::lease_server::LeaseServer;
 use keepd_api::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -25,7 +25,11 @@ use crate::health::HealthService;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
+use crate::metrics::{Method, Route};
 use crate::watch::WatchService;
+
+/// An answer under way.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// All gRPC services of a member.
 #[derive(Clone, Debug)]
@@ -56,62 +60,36 @@ impl GrpcServices {
         }
     }
 
-    /// Answers one request.
-    pub(crate) async fn call<B>(&self, request: Request<B>) -> Response<Body>
-    where
-        B: HttpBody + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    {
-        let Some((service, method)) = split_path(request.uri().path()) else {
-            return unimplemented(request.uri().path());
+    /// Answers one request. Each method's future is boxed by itself, so that a put does not carry
+    /// the size of a snapshot.
+    pub(crate) fn call(&self, request: Request<Incoming>) -> Answering {
+        let Some(method) = self.context.rpc_metrics.method(request.uri().path()) else {
+            let response = unimplemented(request.uri().path());
+            return Box::pin(std::future::ready(response));
         };
-        let counter = self.context.rpc_metrics.method(service, method);
-        if let Some(counter) = &counter {
-            counter.start();
-        }
-        let path = request.uri().path().to_owned();
-        let response = match path.as_str() {
-            "/etcdserverpb.KV/Range" => {
-                self.unary(|kv: KvService, request| kv.range(request), request).await
+        method.start();
+        match method.route {
+            Route::Range => self.unary(method, |kv, request| kv.range(request), request),
+            Route::Put => self.unary(method, |kv, request| kv.put(request), request),
+            Route::Txn => self.unary(method, |kv, request| kv.txn(request), request),
+            Route::DeleteRange => {
+                self.unary(method, |kv, request| kv.delete_range(request), request)
             }
-            "/etcdserverpb.KV/Put" => {
-                self.unary(|kv: KvService, request| kv.put(request), request).await
+            Route::Compact => self.unary(method, |kv, request| kv.compact(request), request),
+            Route::RangeStream => {
+                let (mut grpc, kv) = (self.hot::<RangeRequest>(), self.kv.clone());
+                self.counted(method, async move {
+                    grpc.server_streaming(RangeStream(kv), request).await
+                })
             }
-            "/etcdserverpb.KV/Txn" => {
-                self.unary(|kv: KvService, request| kv.txn(request), request).await
+            Route::Watch => {
+                let (mut grpc, watch) = (self.hot::<WatchRequest>(), self.watch.clone());
+                self.counted(method, async move { grpc.streaming(Watch(watch), request).await })
             }
-            "/etcdserverpb.KV/DeleteRange" => {
-                self.unary(|kv: KvService, request| kv.delete_range(request), request).await
-            }
-            "/etcdserverpb.KV/Compact" => {
-                self.unary(|kv: KvService, request| kv.compact(request), request).await
-            }
-            "/etcdserverpb.KV/RangeStream" => {
-                self.hot::<RangeRequest>()
-                    .server_streaming(RangeStream(self.kv.clone()), request)
-                    .await
-            }
-            "/etcdserverpb.Watch/Watch" => {
-                self.hot::<WatchRequest>().streaming(Watch(self.watch.clone()), request).await
-            }
-            path if path.starts_with("/etcdserverpb.Lease/") => {
-                infallible(self.lease.clone().call(request).await)
-            }
-            path if path.starts_with("/etcdserverpb.Maintenance/") => {
-                infallible(self.maintenance.clone().call(request).await)
-            }
-            path if path.starts_with("/etcdserverpb.Cluster/") => {
-                infallible(self.cluster.clone().call(request).await)
-            }
-            path if path.starts_with("/grpc.health.v1.Health/") => {
-                infallible(self.health.clone().call(request).await)
-            }
-            path => unimplemented(path),
-        };
-        let response = rewrite_oversize(response, self.context.limits.receive_bytes_max());
-        match counter {
-            Some(counter) => counter.finish(response),
-            None => response,
+            Route::Lease => self.generated(method, self.lease.clone(), request),
+            Route::Maintenance => self.generated(method, self.maintenance.clone(), request),
+            Route::Cluster => self.generated(method, self.cluster.clone(), request),
+            Route::Health => self.generated(method, self.health.clone(), request),
         }
     }
 
@@ -120,15 +98,43 @@ impl GrpcServices {
             .apply_max_message_size_config(Some(self.context.limits.receive_bytes_max()), None)
     }
 
-    async fn unary<R, B, F, Fut>(&self, method: F, request: Request<B>) -> Response<Body>
+    fn unary<R, F, Fut>(
+        &self,
+        counter: Arc<Method>,
+        method: F,
+        request: Request<Incoming>,
+    ) -> Answering
     where
         R: Message + Default + Send + 'static,
-        B: HttpBody + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-        F: Fn(KvService, tonic::Request<R>) -> Fut,
+        F: Fn(KvService, tonic::Request<R>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<tonic::Response<Payload>, Status>> + Send + 'static,
     {
-        self.hot::<R>().unary(Unary(self.kv.clone(), method), request).await
+        let (mut grpc, kv) = (self.hot::<R>(), self.kv.clone());
+        self.counted(counter, async move { grpc.unary(Unary(kv, method), request).await })
+    }
+
+    fn generated<S>(
+        &self,
+        counter: Arc<Method>,
+        mut service: S,
+        request: Request<Incoming>,
+    ) -> Answering
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
+        let answer = service.call(request);
+        self.counted(counter, async move { infallible(answer.await) })
+    }
+
+    /// Counts how a call ends.
+    fn counted(
+        &self,
+        counter: Arc<Method>,
+        answer: impl Future<Output = Response<Body>> + Send + 'static,
+    ) -> Answering {
+        let limit = self.context.limits.receive_bytes_max();
+        Box::pin(async move { counter.finish(rewrite_oversize(answer.await, limit)) })
     }
 }
 

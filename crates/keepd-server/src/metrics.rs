@@ -5,6 +5,7 @@ mod process;
 
 pub(crate) use page::render;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,30 +13,51 @@ use http::Response;
 use tonic::Code;
 use tonic::body::Body;
 
-/// Services and methods with series of their own, `grpc_type` first.
-pub(crate) const METHODS: &[(&str, &str, &[&str])] = &[
-    ("unary", "etcdserverpb.KV", &["Compact", "DeleteRange", "Put", "Range", "Txn"]),
-    ("server_stream", "etcdserverpb.KV", &["RangeStream"]),
-    ("bidi_stream", "etcdserverpb.Watch", &["Watch"]),
-    (
-        "unary",
-        "etcdserverpb.Lease",
-        &["LeaseGrant", "LeaseLeases", "LeaseRevoke", "LeaseTimeToLive"],
-    ),
-    ("bidi_stream", "etcdserverpb.Lease", &["LeaseKeepAlive"]),
-    (
-        "unary",
-        "etcdserverpb.Cluster",
-        &["MemberAdd", "MemberList", "MemberPromote", "MemberRemove", "MemberUpdate"],
-    ),
-    (
-        "unary",
-        "etcdserverpb.Maintenance",
-        &["Alarm", "Defragment", "Downgrade", "Hash", "HashKV", "MoveLeader", "Status"],
-    ),
-    ("server_stream", "etcdserverpb.Maintenance", &["Snapshot"]),
-    ("unary", "grpc.health.v1.Health", &["Check"]),
-    ("server_stream", "grpc.health.v1.Health", &["Watch"]),
+/// What answers a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Range,
+    RangeStream,
+    Put,
+    DeleteRange,
+    Txn,
+    Compact,
+    Watch,
+    Lease,
+    Cluster,
+    Maintenance,
+    Health,
+}
+
+/// Every method that is served: its path, its kind of call, what answers it.
+const METHODS: &[(&str, &str, Route)] = &[
+    ("/etcdserverpb.KV/Range", "unary", Route::Range),
+    ("/etcdserverpb.KV/RangeStream", "server_stream", Route::RangeStream),
+    ("/etcdserverpb.KV/Put", "unary", Route::Put),
+    ("/etcdserverpb.KV/DeleteRange", "unary", Route::DeleteRange),
+    ("/etcdserverpb.KV/Txn", "unary", Route::Txn),
+    ("/etcdserverpb.KV/Compact", "unary", Route::Compact),
+    ("/etcdserverpb.Watch/Watch", "bidi_stream", Route::Watch),
+    ("/etcdserverpb.Lease/LeaseGrant", "unary", Route::Lease),
+    ("/etcdserverpb.Lease/LeaseRevoke", "unary", Route::Lease),
+    ("/etcdserverpb.Lease/LeaseKeepAlive", "bidi_stream", Route::Lease),
+    ("/etcdserverpb.Lease/LeaseTimeToLive", "unary", Route::Lease),
+    ("/etcdserverpb.Lease/LeaseLeases", "unary", Route::Lease),
+    ("/etcdserverpb.Cluster/MemberAdd", "unary", Route::Cluster),
+    ("/etcdserverpb.Cluster/MemberRemove", "unary", Route::Cluster),
+    ("/etcdserverpb.Cluster/MemberUpdate", "unary", Route::Cluster),
+    ("/etcdserverpb.Cluster/MemberList", "unary", Route::Cluster),
+    ("/etcdserverpb.Cluster/MemberPromote", "unary", Route::Cluster),
+    ("/etcdserverpb.Maintenance/Alarm", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/Status", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/Defragment", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/Hash", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/HashKV", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/Snapshot", "server_stream", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/MoveLeader", "unary", Route::Maintenance),
+    ("/etcdserverpb.Maintenance/Downgrade", "unary", Route::Maintenance),
+    ("/grpc.health.v1.Health/Check", "unary", Route::Health),
+    ("/grpc.health.v1.Health/Watch", "server_stream", Route::Health),
 ];
 
 /// The names of gRPC's codes, by number.
@@ -62,6 +84,7 @@ pub(crate) const CODES: [&str; 17] = [
 /// What is counted of one method.
 #[derive(Debug)]
 pub(crate) struct Method {
+    pub(crate) route: Route,
     pub(crate) grpc_type: &'static str,
     pub(crate) service: &'static str,
     pub(crate) name: &'static str,
@@ -87,7 +110,8 @@ impl Method {
 /// Counters of all services.
 #[derive(Debug)]
 pub(crate) struct RpcMetrics {
-    pub(crate) methods: Vec<Arc<Method>>,
+    /// By path.
+    pub(crate) methods: BTreeMap<&'static str, Arc<Method>>,
     pub(crate) health_success: AtomicU64,
     pub(crate) health_failures: AtomicU64,
     pub(crate) client_received_bytes: AtomicU64,
@@ -97,16 +121,11 @@ pub(crate) struct RpcMetrics {
 impl Default for RpcMetrics {
     fn default() -> Self {
         let zero = || AtomicU64::new(0);
-        let methods = METHODS.iter().flat_map(|(grpc_type, service, names)| {
-            names.iter().map(move |name| {
-                Arc::new(Method {
-                    grpc_type,
-                    service,
-                    name,
-                    started: AtomicU64::new(0),
-                    handled: std::array::from_fn(|_| AtomicU64::new(0)),
-                })
-            })
+        let methods = METHODS.iter().map(|(path, grpc_type, route)| {
+            let (service, name) = path[1..].split_once('/').expect("a path has two parts");
+            let (started, handled) = (zero(), std::array::from_fn(|_| zero()));
+            let method = Method { route: *route, grpc_type, service, name, started, handled };
+            (*path, Arc::new(method))
         });
         Self {
             methods: methods.collect(),
@@ -119,8 +138,8 @@ impl Default for RpcMetrics {
 }
 
 impl RpcMetrics {
-    pub(crate) fn method(&self, service: &str, name: &str) -> Option<Arc<Method>> {
-        let known = |method: &&Arc<Method>| method.name == name && method.service == service;
-        self.methods.iter().find(known).cloned()
+    /// The method of a path, if it is served.
+    pub(crate) fn method(&self, path: &str) -> Option<Arc<Method>> {
+        self.methods.get(path).cloned()
     }
 }

@@ -77,13 +77,10 @@ impl Service for ClientEdge {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        Box::pin(async move {
-            if is_grpc(&request) {
-                self.grpc.call(request).await
-            } else {
-                http_edge::answer(&self.context, HttpScope::Client, &request).await
-            }
-        })
+        if is_grpc(&request) {
+            return self.grpc.call(request);
+        }
+        Box::pin(async move { http_edge::answer(&self.context, HttpScope::Client, &request).await })
     }
 }
 

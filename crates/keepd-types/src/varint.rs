@@ -25,7 +25,7 @@ pub fn write_i64(value: i64, out: &mut Vec<u8>) {
 #[must_use]
 pub const fn len_u64(value: u64) -> usize {
     // BOUND: 64 bits in groups of seven are at most ten bytes.
-    (((64 - (value | 1).leading_zeros()) as usize) + 6) / 7
+    ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
 }
 
 /// Reads a varint off the front of `bytes`; `None` if it is cut short or longer than 64 bits.

@@ -241,12 +241,12 @@ fn rpc(page: &mut Page, context: &Context) {
     );
     let name = "grpc_server_started_total";
     page.family(name, "counter", "Total number of RPCs started on the server.");
-    for method in &rpc.methods {
+    for method in rpc.methods.values() {
         page.sample(name, &labels(method), method.started.load(Ordering::Relaxed));
     }
     let name = "grpc_server_handled_total";
     page.family(name, "counter", "Total number of RPCs completed on the server.");
-    for method in &rpc.methods {
+    for method in rpc.methods.values() {
         for (code, count) in CODES.iter().zip(&method.handled) {
             let labels = format!("grpc_code=\"{code}\",{}", labels(method));
             page.sample(name, &labels, count.load(Ordering::Relaxed));
