@@ -1,7 +1,7 @@
 //! A small certificate authority: what `quickstart` and `pki` issue.
 //!
 //! `ca.crt` and `ca.key` in one directory, and `<name>.crt`/`<name>.key` beside them. Keys are
-//! ECDSA P-256, written 0600 into a 0700 directory and never overwritten. A server's certificate
+//! ECDSA P-256, written 0600 into a 0700 directory and overwritten only by renewing. A server's certificate
 //! carries both usages, so that using it as a client's by mistake works; a client's carries only
 //! its own.
 
@@ -145,6 +145,27 @@ impl Authority {
     /// # Errors
     /// If a file exists or cannot be written, or a host name is not valid in a certificate.
     pub fn issue(&self, name: &str, subject: &Subject) -> Result<(PathBuf, PathBuf), Error> {
+        let (certificate, key) = self.sign(subject)?;
+        write_pair(&self.env, &self.dir, name, &certificate, &key)?;
+        Ok(Self::paths(&self.dir, name))
+    }
+
+    /// Replaces `<name>.crt` and `<name>.key` by new ones. Servers that follow their files take
+    /// them from the next connection on.
+    ///
+    /// # Errors
+    /// If a file cannot be written, or a host name is not valid in a certificate.
+    pub fn renew(&self, name: &str, subject: &Subject) -> Result<(PathBuf, PathBuf), Error> {
+        let (certificate, key) = self.sign(subject)?;
+        let (certificate_path, key_path) = Self::paths(&self.dir, name);
+        let pem = Zeroizing::new(key.serialize_pem());
+        self.env.disk.replace(&key_path, pem.as_bytes())?;
+        self.env.disk.replace(&certificate_path, certificate.as_bytes())?;
+        Ok((certificate_path, key_path))
+    }
+
+    /// A certificate in PEM and its key.
+    fn sign(&self, subject: &Subject) -> Result<(String, KeyPair), Error> {
         let failed = issue_error(&subject.common_name);
         let mut params = params(&self.env, &subject.common_name, subject.days);
         for name in &subject.names {
@@ -163,8 +184,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(&failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(&failed)?;
-        write_pair(&self.env, &self.dir, name, &certificate.pem(), &key)?;
-        Ok(Self::paths(&self.dir, name))
+        Ok((certificate.pem(), key))
     }
 
     /// Where the certificate and the key of a name are.

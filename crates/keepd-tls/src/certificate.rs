@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -183,6 +184,15 @@ impl CertificateFacts {
     /// If it does not parse; the text is the parser's.
     pub fn from_der(der: &[u8]) -> Result<Self, String> {
         Parsed::from_der(&CertificateDer::from(der)).map(|parsed| parsed.facts())
+    }
+
+    /// Reads the first certificate of a PEM file's content.
+    ///
+    /// # Errors
+    /// If there is none or it does not parse.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
+        let der = CertificateDer::from_pem_slice(pem).map_err(|error| format!("{error:?}"))?;
+        Self::from_der(der.as_ref())
     }
 
     /// The last moment of validity as `2026-11-24T05:03:09Z`.

@@ -107,11 +107,7 @@ impl ServerTls {
         let source = Reloading::new(env.disk.clone(), options.paths(), |contents| {
             load(&options, contents, env, &provider)
         })?;
-        let server = Self { options, env: env.clone(), provider, source };
-        for warning in server.warnings() {
-            tracing::warn!("{warning}");
-        }
-        Ok(server)
+        Ok(Self { options, env: env.clone(), provider, source })
     }
 
     /// The configuration for one new connection, from the files as they are now.
@@ -149,7 +145,8 @@ impl ServerTls {
         self.options.verifies_clients()
     }
 
-    /// What will make clients refuse the certificate in use although the server can start with it.
+    /// What will make clients refuse the certificate in use although the server can start with it;
+    /// for the log.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let leaf = self.leaf();

@@ -5,16 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use keepd_env::Env;
 use keepd_tls::{Authority, CertificateFacts, ClientTls, Purposes, ServerTls, Subject, TlsVersion};
 use rustls::ProtocolVersion;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use crate::support::{
     Scratch, accepted, client, client_with, handshake_to, mutual, own_ca, plain, refused,
 };
 
 fn facts(path: &std::path::Path) -> CertificateFacts {
-    let pem = std::fs::read(path).unwrap();
-    CertificateFacts::from_der(CertificateDer::from_pem_slice(&pem).unwrap().as_ref()).unwrap()
+    CertificateFacts::from_pem(&std::fs::read(path).unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -121,4 +118,18 @@ async fn what_a_reopened_ca_issues_is_accepted() {
     again.issue("later", &Subject::client("later")).unwrap();
     let seen = accepted(mutual(&scratch), client_with(&scratch, "later")).await;
     assert_eq!(seen.peer.unwrap().common_name.as_deref(), Some("later"));
+}
+
+#[tokio::test]
+async fn a_renewed_pair_replaces_the_old_one_and_works() {
+    let scratch = Scratch::new();
+    let authority = own_ca(&scratch);
+    let tls = ServerTls::new(mutual(&scratch), &Env::real()).unwrap();
+    let before = facts(&scratch.path("server.crt")).serial;
+    let names = ["localhost".to_owned()];
+    let (certificate, _) = authority.renew("server", &Subject::server("again", &names)).unwrap();
+    assert_ne!(facts(&certificate).serial, before);
+    let client = ClientTls::new(client_with(&scratch, "client"), &Env::real()).unwrap();
+    let seen = handshake_to(&tls, &client, "localhost").await.1.unwrap();
+    assert_eq!(seen.peer.unwrap().common_name.as_deref(), Some("again"));
 }

@@ -1,0 +1,261 @@
+//! `keepd quickstart`: a server with TLS and encryption at rest, from nothing, in one command.
+//!
+//! The first run makes a directory with a CA, certificates and an encryption configuration; every
+//! run starts the server on it and prints the lines to try. Everything lives in that directory:
+//!
+//! ```text
+//! pki/              ca, server, peer, client and apiserver, each .crt and .key
+//! encryption.yaml   the key that seals values and the data directory
+//! data/             the server's
+//! ```
+//!
+//! Each part is made under another name and renamed when complete, so a run that was interrupted
+//! is continued by the next. Nothing that exists is replaced, except certificates near their end.
+//! Data whose encryption configuration is missing is refused, never started with another key.
+#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+mod guide;
+mod ports;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use keepd_env::Env;
+use keepd_tls::{Authority, CertificateFacts, Subject};
+
+use crate::flags;
+
+/// Certificates that end sooner are replaced.
+const RENEWED_BEFORE_DAYS: i64 = 30;
+const DAY_SECONDS: i64 = 24 * 60 * 60;
+
+/// Make everything a secure server needs in one directory, and start it.
+#[derive(Debug, Parser)]
+#[command(name = "keepd quickstart", bin_name = "keepd quickstart")]
+struct Arguments {
+    /// The directory to make, or to start again from.
+    #[arg(long, value_name = "DIR", default_value = "keepd-quickstart")]
+    dir: PathBuf,
+    /// The port for clients, on 127.0.0.1.
+    #[arg(long, value_name = "PORT", default_value_t = 2379)]
+    client_port: u16,
+    /// The port for other members, on 127.0.0.1; the one after the clients' if not given.
+    #[arg(long, value_name = "PORT")]
+    peer_port: Option<u16>,
+    /// Make the directory and print the lines, but do not start.
+    #[arg(long)]
+    no_start: bool,
+}
+
+/// Where everything is, and what it is reached by.
+#[derive(Clone, Debug)]
+struct Place {
+    dir: PathBuf,
+    client_port: u16,
+    peer_port: u16,
+}
+
+impl Place {
+    fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+
+    fn encryption(&self) -> PathBuf {
+        self.dir.join("encryption.yaml")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The server's flags: quickstart starts nothing that `keepd server` could not.
+    fn flags(&self) -> Vec<String> {
+        let client = format!("https://127.0.0.1:{}", self.client_port);
+        let peer = format!("https://127.0.0.1:{}", self.peer_port);
+        let pki = |name: &str| self.pki().join(name).display().to_string();
+        vec![
+            "--name=keepd-1".to_owned(),
+            format!("--data-dir={}", self.data().display()),
+            format!("--encryption-provider-config={}", self.encryption().display()),
+            "--encryption-provider-config-automatic-reload=true".to_owned(),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--cert-file={}", pki("server.crt")),
+            format!("--key-file={}", pki("server.key")),
+            "--client-cert-auth=true".to_owned(),
+            format!("--trusted-ca-file={}", pki("ca.crt")),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=keepd-1={peer}"),
+            format!("--peer-cert-file={}", pki("peer.crt")),
+            format!("--peer-key-file={}", pki("peer.key")),
+            "--peer-client-cert-auth=true".to_owned(),
+            format!("--peer-trusted-ca-file={}", pki("ca.crt")),
+        ]
+    }
+}
+
+/// Runs the verb with the arguments behind it.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let program = std::iter::once(OsString::from("keepd quickstart"));
+    let arguments = match Arguments::try_parse_from(program.chain(arguments)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _unprintable = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(&Env::real(), &arguments) {
+        Ok(Some(parsed)) => crate::serve::run(parsed),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::complain(&format!("keepd quickstart: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prepares the directory and prints the guide; the server's options, unless it is not to start.
+fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<flags::Parsed>> {
+    let place = place(arguments)?;
+    if !arguments.no_start {
+        ports::check(&place)?;
+    }
+    let made = prepare(env, &place)?;
+    let mut flags = place.flags();
+    let guide = guide::text(&place, &made, &std::env::current_exe()?, !arguments.no_start);
+    print!("{guide}");
+    // The lines shall be readable before the log begins, also through a pipe.
+    std::io::stdout().flush()?;
+    if arguments.no_start {
+        return Ok(None);
+    }
+    // Only for the terminal: `keepd server` with the printed flags logs as etcd does.
+    flags.extend(["--log-format=console".to_owned(), "--log-level=warn".to_owned()]);
+    let parsed = flags::parse(&flags, &[]);
+    Ok(Some(parsed.map_err(|exit| anyhow::anyhow!("its own flags are refused: {exit:?}"))?))
+}
+
+fn place(arguments: &Arguments) -> anyhow::Result<Place> {
+    let client_port = arguments.client_port;
+    let peer_port = match arguments.peer_port {
+        Some(port) => port,
+        None => client_port.checked_add(1).ok_or_else(|| {
+            anyhow::anyhow!("there is no port after {client_port}; choose one with --peer-port")
+        })?,
+    };
+    anyhow::ensure!(client_port != peer_port, "clients and members need two ports");
+    anyhow::ensure!(
+        client_port != 0 && peer_port != 0,
+        "port 0 would be another one at each start; choose one"
+    );
+    Ok(Place { dir: std::path::absolute(&arguments.dir)?, client_port, peer_port })
+}
+
+/// What a run found or made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Made {
+    /// This is the first run.
+    is_new: bool,
+    /// Certificates that were near their end and are new now.
+    renewed: Vec<&'static str>,
+    /// When the first certificate of ours ends.
+    valid_until: String,
+}
+
+/// Makes what is missing.
+fn prepare(env: &Env, place: &Place) -> anyhow::Result<Made> {
+    let disk = env.disk.as_ref();
+    let names = disk.list(&place.dir)?;
+    let is_ours = names.is_empty() || names.iter().any(|name| name.starts_with("pki"));
+    anyhow::ensure!(
+        is_ours,
+        "{} is not empty and was not made by keepd quickstart; choose another --dir",
+        place.dir.display()
+    );
+    disk.create_dir(&place.dir)?;
+    let is_new = !disk.exists(&place.pki())?;
+    if is_new {
+        make_pki(env, place)?;
+    }
+    if !disk.exists(&place.encryption())? {
+        anyhow::ensure!(
+            disk.list(&place.data())?.is_empty(),
+            "{} is missing, and without it {} cannot be read; put it back from your copy, or \
+             remove the data to begin anew",
+            place.encryption().display(),
+            place.data().display()
+        );
+        let config = keepd_crypto::quickstart_config(env.random.as_ref());
+        disk.replace(&place.encryption(), config.as_bytes())?;
+    }
+    let (renewed, valid_until) = renew(env, place)?;
+    Ok(Made { is_new, renewed, valid_until })
+}
+
+/// Each certificate's name, and whose it is.
+fn subjects() -> [(&'static str, Subject); 4] {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    names.extend(host_name());
+    [
+        ("server", Subject::server("keepd-1", &names)),
+        ("peer", Subject::peer("keepd-1", &names)),
+        ("client", Subject::client("root")),
+        ("apiserver", Subject::client("kube-apiserver-etcd-client")),
+    ]
+}
+
+/// The machine's name, if it is one that a certificate can carry.
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
+    (is_plain && !name.is_empty() && name != "localhost").then(|| name.to_owned())
+}
+
+fn make_pki(env: &Env, place: &Place) -> anyhow::Result<()> {
+    let disk = env.disk.as_ref();
+    let unfinished = place.dir.join("pki.new");
+    if disk.exists(&unfinished)? {
+        disk.remove_dir_all(&unfinished)?;
+    }
+    let authority = Authority::create(env, &unfinished, "keepd-ca")?;
+    for (name, subject) in subjects() {
+        authority.issue(name, &subject)?;
+    }
+    disk.rename(&unfinished, &place.pki())?;
+    disk.sync_dir(&place.dir)?;
+    Ok(())
+}
+
+/// Replaces certificates near their end; their names, and when the first of all ends.
+fn renew(env: &Env, place: &Place) -> anyhow::Result<(Vec<&'static str>, String)> {
+    let now = i64::try_from(env.clock.wall().as_secs())?;
+    let mut renewed = Vec::new();
+    let mut soonest: Option<CertificateFacts> = None;
+    for (name, subject) in subjects() {
+        let (path, _) = Authority::paths(&place.pki(), name);
+        let mut facts = facts(env, &path)?;
+        if facts.not_after - now < RENEWED_BEFORE_DAYS * DAY_SECONDS {
+            Authority::open(env, &place.pki())?.renew(name, &subject)?;
+            facts = self::facts(env, &path)?;
+            renewed.push(name);
+        }
+        if soonest.as_ref().is_none_or(|soonest| facts.not_after < soonest.not_after) {
+            soonest = Some(facts);
+        }
+    }
+    let until = soonest.map(|facts| facts.not_after_text()).unwrap_or_default();
+    Ok((renewed, until.chars().take(10).collect()))
+}
+
+fn facts(env: &Env, path: &Path) -> anyhow::Result<CertificateFacts> {
+    let pem = env.disk.read(path)?;
+    CertificateFacts::from_pem(&pem).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What quickstart prints: where things are, what to keep, and lines to paste.
+
+use std::path::Path;
+
+use super::{Made, Place};
+
+/// The whole text.
+pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> String {
+    let dir = place.dir.display();
+    let program = quoted(&program.display().to_string());
+    let path = |name: &str| quoted(&place.dir.join(name).display().to_string());
+    let url = format!("https://127.0.0.1:{}", place.client_port);
+    let happened = if made.is_new { "made" } else { "found" };
+    let renewed = if made.renewed.is_empty() {
+        String::new()
+    } else {
+        format!("\nRenewed, being near their end: {}.\n", made.renewed.join(", "))
+    };
+    let flags: Vec<String> = place.flags().iter().map(|flag| quoted(flag)).collect();
+    let flags = flags.join(" \\\n    ");
+    let (ca, client, client_key) =
+        (path("pki/ca.crt"), path("pki/client.crt"), path("pki/client.key"));
+    let ending = if starts {
+        "Starting now. Ctrl-C stops it; the same command starts it again.\n\n"
+    } else {
+        "Not started, as asked.\n"
+    };
+    format!(
+        "\
+keepd quickstart: {happened} {dir}
+
+  pki/             CA and certificates for server, clients and members, until {until}
+  encryption.yaml  the key that seals every value and every file of the data
+  data/            the data
+{renewed}
+Keep a copy elsewhere of encryption.yaml: without it neither data nor snapshots can be read.
+Keep pki/ca.key to yourself: who has it can make certificates that this server trusts.
+
+In another terminal:
+
+  alias keepctl={keepctl}
+  keepctl put /registry/demo hello
+  keepctl get /registry/demo
+  keepctl snapshot save snapshot.db
+  grep -r hello {data} || echo 'no plain text on the disk'
+
+Flags for kube-apiserver:
+
+  --etcd-servers={url} \\
+  --etcd-cafile={ca} \\
+  --etcd-certfile={apiserver} \\
+  --etcd-keyfile={apiserver_key}
+
+The same server with etcd's flags:
+
+  {program} server \\
+    {flags}
+
+{ending}",
+        until = made.valid_until,
+        keepctl = quoted(&format!(
+            "{program} ctl --endpoints={url} --cacert={ca} --cert={client} --key={client_key}"
+        )),
+        data = path("data"),
+        apiserver = path("pki/apiserver.crt"),
+        apiserver_key = path("pki/apiserver.key"),
+    )
+}
+
+/// A word for a shell, quoted if it must be.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_with_spaces_and_quotes_are_quoted_for_a_shell() {
+        assert_eq!(quoted("/a/b-c.d"), "/a/b-c.d");
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}
