@@ -2,6 +2,7 @@
 //! and nothing is touched.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::Client;
@@ -18,6 +19,19 @@ const REFUSAL_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) fn needles() -> Vec<Vec<u8>> {
     CANARIES.iter().map(|canary| canary.as_bytes().to_vec()).collect()
+}
+
+/// The files of a data directory whose header names no data key (see docs/formats/sealed-file.md),
+/// and those in which written bytes can be read.
+pub(crate) fn open_files(dir: &Path) -> Vec<PathBuf> {
+    let names_no_key =
+        |bytes: &[u8]| bytes.starts_with(b"keepdfil") && bytes.get(12..16) == Some(&[0; 4]);
+    let plain = tree(dir).into_iter().filter(|entry| names_no_key(&entry.content));
+    let mut open: Vec<PathBuf> = plain.map(|entry| entry.path).collect();
+    open.extend(files_with(dir, &needles()));
+    open.sort();
+    open.dedup();
+    open
 }
 
 /// Writes in all the ways there are; returns one key and its value.
@@ -75,8 +89,8 @@ async fn no_written_byte_shows_in_a_sealed_directory() {
 }
 
 fn assert_hidden(keepd: &Keepd) {
-    let found = files_with(&keepd.data_dir(), &needles());
-    assert!(found.is_empty(), "written keys or values lie open in {found:?}");
+    let open = open_files(&keepd.data_dir());
+    assert!(open.is_empty(), "written keys or values lie open in {open:?}");
     let log = std::fs::read(keepd.log_path()).unwrap();
     let told = needles().iter().any(|needle| contains(&log, needle));
     assert!(!told, "the log tells written keys or values");
