@@ -99,6 +99,33 @@ fn sealed_values_stay_sealed_in_the_file_and_come_back_sealed() {
 }
 
 #[test]
+fn the_plaintexts_length_and_checksum_stay_out_of_the_file() {
+    let (env, _disk) = env();
+    let sealer = ValueSealer::new(&config(1));
+    let mut store = new_store(&env);
+    for name in ["one", "two"] {
+        let stored = sealer.seal(key(name).as_bytes(), SECRET.into(), &*env.random).unwrap();
+        put_stored(&mut store, &key(name), stored, 0);
+    }
+    let view = store.publish(Applied { index: 5, term: 1 });
+    let file = export(Arc::clone(&view));
+    let reader = Reader::open(file.as_slice()).unwrap();
+    let marks: Vec<Bytes> = reader
+        .entries(&reader.bucket(SEALED).unwrap().unwrap())
+        .map(|entry| entry.unwrap().value)
+        .collect();
+    let expected = [2, 3].map(|main| {
+        let record = view.load(Revision::first(main)).unwrap();
+        SealEntry::of(record.seal.unwrap().key_id, &record.encoded).encode()
+    });
+    assert_eq!(marks, expected, "the key and a digest of what is in the file anyway");
+    let crc = crc32c::crc32c(SECRET.as_bytes());
+    for bytes in [crc.to_le_bytes(), crc.to_be_bytes()] {
+        assert!(!file.windows(4).any(|window| window == bytes));
+    }
+}
+
+#[test]
 fn plain_values_are_sealed_on_the_way_in() {
     let (env, disk) = env();
     let mut store = new_store(&env);
