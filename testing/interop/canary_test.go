@@ -133,14 +133,35 @@ func TestNothingPlainIsFoundInASealedStore(t *testing.T) {
 			for where := range c.sightings(t, b.DataDir, b.LogFile) {
 				t.Errorf("found %s in the restored store", where)
 			}
+			if flavor.Has(harness.Clusters) {
+				t.Run("cluster", canariesOfACluster)
+			}
 		})
 	}
 }
 
-// The members of a sealed cluster, one of which gets its data by a snapshot from the leader.
-func TestNothingPlainIsFoundInASealedCluster(t *testing.T) {
+func TestASealedStoreNeedsItsKey(t *testing.T) {
 	harness.NeedKeepd(t)
 	t.Parallel()
+	a := newAPI(t, harness.Start(t, harness.Options{Flavor: harness.KeepdSealed}))
+	a.put("a", "1")
+	a.Kill()
+	plain := harness.Prepare(t, harness.Options{Flavor: harness.Keepd, DataDir: a.DataDir})
+	plain.PeerURL, plain.InitialCluster = a.PeerURL, a.InitialCluster
+	plain.Launch()
+	if plain.Wait(t, 20*time.Second) == 0 {
+		t.Error("a store without its key ends with success")
+	}
+	if !bytes.Contains([]byte(plain.Tail(4000)), []byte("key1")) {
+		t.Errorf("the missing key is not named:\n%s", plain.Tail(4000))
+	}
+	a.Launch()
+	a.WaitReady()
+	equal(t, "with the key all is there", string(a.one("a").Kvs[0].Value), "1")
+}
+
+// The members of a sealed cluster, one of which gets its data by a snapshot from the leader.
+func canariesOfACluster(t *testing.T) {
 	c := canaries{}
 	members := harness.StartCluster(t, 3, harness.Options{
 		Flavor: harness.KeepdSealed, Args: []string{"--snapshot-count=200"}})
@@ -164,24 +185,4 @@ func TestNothingPlainIsFoundInASealedCluster(t *testing.T) {
 			t.Errorf("member %s: found %s", m.Name, where)
 		}
 	}
-}
-
-func TestASealedStoreNeedsItsKey(t *testing.T) {
-	harness.NeedKeepd(t)
-	t.Parallel()
-	a := newAPI(t, harness.Start(t, harness.Options{Flavor: harness.KeepdSealed}))
-	a.put("a", "1")
-	a.Kill()
-	plain := harness.Prepare(t, harness.Options{Flavor: harness.Keepd, DataDir: a.DataDir})
-	plain.PeerURL, plain.InitialCluster = a.PeerURL, a.InitialCluster
-	plain.Launch()
-	if plain.Wait(t, 20*time.Second) == 0 {
-		t.Error("a store without its key ends with success")
-	}
-	if !bytes.Contains([]byte(plain.Tail(4000)), []byte("key1")) {
-		t.Errorf("the missing key is not named:\n%s", plain.Tail(4000))
-	}
-	a.Launch()
-	a.WaitReady()
-	equal(t, "with the key all is there", string(a.one("a").Kvs[0].Value), "1")
 }

@@ -9,6 +9,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/keepd/keepd/testing/interop/harness"
 )
 
 // firstBytes is how etcd makes an id of what it hashes.
@@ -40,7 +42,7 @@ func TestMemberListAndIds(t *testing.T) {
 }
 
 func TestMemberChangeErrors(t *testing.T) {
-	onEach(t, func(t *testing.T, a *api) {
+	onEachThatHas(t, harness.Clusters, func(t *testing.T, a *api) {
 		self := a.status().Header.MemberId
 		for _, urls := range [][]string{nil, {"localhost:1"}, {"http://h"}, {"http://h:1/path"}, {"ftp://h:1"}} {
 			_, err := a.cluster.MemberAdd(ctx(t), &pb.MemberAddRequest{PeerURLs: urls})
@@ -90,10 +92,15 @@ func TestRequestMetadata(t *testing.T) {
 		if err == nil {
 			t.Fatal("an unknown method has an answer")
 		}
+	})
+}
+
+func TestAuthIsOffAtFirst(t *testing.T) {
+	onEachThatHas(t, harness.Users, func(t *testing.T, a *api) {
 		status := must(a.auth.AuthStatus(ctx(t), &pb.AuthStatusRequest{}))(t)
 		equal(t, "auth is off", status.Enabled, false)
 		equal(t, "auth revision", status.AuthRevision, 1)
-		_, err = a.auth.Authenticate(ctx(t), &pb.AuthenticateRequest{Name: "a", Password: "b"})
+		_, err := a.auth.Authenticate(ctx(t), &pb.AuthenticateRequest{Name: "a", Password: "b"})
 		wantError(t, err, codes.FailedPrecondition, "etcdserver: authentication is not enabled")
 	})
 }

@@ -48,6 +48,12 @@ func onEachWith(t *testing.T, args []string, test func(t *testing.T, a *api)) {
 		func(t *testing.T, s *harness.Store) { test(t, newAPI(t, s)) })
 }
 
+// onEachThatHas leaves out the stores that lack a feature.
+func onEachThatHas(t *testing.T, feature harness.Feature, test func(t *testing.T, a *api)) {
+	harness.OnEachWith(t, harness.Options{Needs: []harness.Feature{feature}},
+		func(t *testing.T, s *harness.Store) { test(t, newAPI(t, s)) })
+}
+
 func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)

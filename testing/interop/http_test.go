@@ -92,7 +92,7 @@ func TestVersionAndMetrics(t *testing.T) {
 }
 
 func TestGateway(t *testing.T) {
-	onEach(t, func(t *testing.T, a *api) {
+	onEachThatHas(t, harness.Gateway, func(t *testing.T, a *api) {
 		post := func(path, body string) (int, map[string]any) {
 			t.Helper()
 			code, answer := a.http("POST", path, body)
@@ -150,7 +150,7 @@ func TestGateway(t *testing.T) {
 }
 
 func TestGatewayWatch(t *testing.T) {
-	onEach(t, func(t *testing.T, a *api) {
+	onEachThatHas(t, harness.Gateway, func(t *testing.T, a *api) {
 		a.put("foo", "1")
 		body := strings.NewReader(`{"create_request":{"key":"Zm9v","start_revision":"2"}}`)
 		response := must(a.HTTP().Post(a.ClientURL+"/v3/watch", "application/json", body))(t)

@@ -45,10 +45,10 @@ func OnEach(t *testing.T, test func(t *testing.T, s *Store)) {
 	OnEachWith(t, Options{}, test)
 }
 
-// OnEachWith is OnEach with options.
+// OnEachWith is OnEach with options; flavors without what the test needs are left out.
 func OnEachWith(t *testing.T, options Options, test func(t *testing.T, s *Store)) {
 	t.Parallel()
-	for _, flavor := range Flavors() {
+	for _, flavor := range FlavorsWith(options.Needs...) {
 		t.Run(string(flavor), func(t *testing.T) {
 			t.Parallel()
 			options := options
@@ -71,6 +71,8 @@ type Options struct {
 	Args []string
 	// Name defaults to m1.
 	Name string
+	// Needs are features without which the test has nothing to ask.
+	Needs []Feature
 	// InitialCluster defaults to the member alone.
 	InitialCluster string
 }
@@ -92,7 +94,7 @@ type Store struct {
 const SealAll = `apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
 resources:
-- resources: ["*.*"]
+- resources: ["*.*", "prefix:"]
   providers:
   - aescbc:
       keys:
