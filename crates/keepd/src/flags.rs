@@ -3,7 +3,8 @@
 //! [`parse`] turns arguments and environment into validated [`ServerOptions`], or into what to
 //! print and the exit code. Everything it knows of a flag stands in one table ([`table`]): parsing,
 //! environment names, the configuration file, `--help` and what keepd does not support all come
-//! from there. It opens nothing but the configuration file and does not log: notices for the log
+//! from there. It opens nothing but the configuration file, looks whether the data directory is
+//! empty, and does not log: notices for the log
 //! are returned, since the logger is configured by what is parsed here.
 //!
 //! Flags of etcd that keepd cannot honour are refused where leaving them out silently would cost
@@ -24,11 +25,8 @@ mod tests;
 
 use std::fmt;
 
-pub(crate) use gates::{FeatureGates, GateStage};
-pub(crate) use options::{
-    AutoCompaction, ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity,
-};
-pub(crate) use urls::{Scheme, Url};
+pub(crate) use options::{AutoCompaction, LogFormat, LogLevel, LogOptions, ServerOptions};
+pub(crate) use urls::Url;
 
 use settings::Settings;
 
@@ -120,15 +118,6 @@ impl FlagsExit {
     }
 }
 
-/// Checks what only counts for a member without data: that it finds itself in the cluster that it
-/// is to start. To be called when the data directory is empty.
-///
-/// # Errors
-/// etcd's fatal `discovery failed`, with exit code 1.
-pub(crate) fn check_new_member(options: &ServerOptions) -> Result<(), FlagsExit> {
-    validate::new_member(options).map_err(|error| FlagsExit::bootstrap(error, Vec::new()))
-}
-
 /// Parses the arguments behind the program's name, and the environment.
 ///
 /// # Errors
@@ -181,10 +170,19 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
         Ok(options) => options,
         Err(error) => return Err(FlagsExit::bootstrap(error, notices)),
     };
-    if let Err(error) = validate::start(&options, &mut notices) {
+    let checked = validate::start(&options, &mut notices).and_then(|()| {
+        // Once there is data, etcd too ignores what the flags say of the first start.
+        if has_data(&options) { Ok(()) } else { validate::new_member(&options) }
+    });
+    if let Err(error) = checked {
         return Err(FlagsExit::bootstrap(error, notices));
     }
     Ok(Parsed { options, notices })
+}
+
+/// Whether the data directory holds anything.
+fn has_data(options: &ServerOptions) -> bool {
+    std::fs::read_dir(&options.data_dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn variable(environment: &[(String, String)], name: &str) -> String {

@@ -4,22 +4,11 @@ use std::collections::BTreeMap;
 
 /// How finished etcd calls a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GateStage {
+pub(super) enum GateStage {
     /// Off unless asked for.
     Alpha,
     /// On unless turned off.
     Beta,
-}
-
-impl GateStage {
-    /// The stage as the metric `etcd_server_feature_enabled` names it.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Alpha => "ALPHA",
-            Self::Beta => "BETA",
-        }
-    }
 }
 
 /// Every gate of etcd 3.7.1 with its stage; beta gates are on by default.
@@ -37,7 +26,7 @@ const GATES: [(&str, GateStage); 9] = [
 
 /// Which features are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FeatureGates(BTreeMap<&'static str, bool>);
+pub(super) struct FeatureGates(BTreeMap<&'static str, bool>);
 
 impl FeatureGates {
     /// Reads a comma-separated list of `name=bool`; the error is etcd's.
@@ -75,22 +64,12 @@ impl FeatureGates {
         Ok(Self(set))
     }
 
-    /// For the spellings that gates replaced.
-    pub(super) fn set_if_unset(&mut self, name: &'static str, value: bool) {
-        self.0.entry(name).or_insert(value);
-    }
-
     /// Whether a feature is on; unknown ones are off.
     #[must_use]
-    pub(crate) fn is_enabled(&self, name: &str) -> bool {
+    pub(super) fn is_enabled(&self, name: &str) -> bool {
         let default =
             GATES.iter().any(|(known, stage)| *known == name && *stage == GateStage::Beta);
         self.0.get(name).copied().unwrap_or(default)
-    }
-
-    /// Every gate with its stage and state.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, GateStage, bool)> {
-        GATES.iter().map(|(name, stage)| (*name, *stage, self.is_enabled(name)))
     }
 }
 
@@ -105,6 +84,5 @@ mod tests {
         let some = FeatureGates::parse("AllAlpha=true,LeaseCheckpoint=false,AllBeta=0").unwrap();
         assert!(some.is_enabled("InitialCorruptCheck") && !some.is_enabled("LeaseCheckpoint"));
         assert!(!some.is_enabled("FastLeaseKeepAlive"));
-        assert_eq!(some.iter().count(), 9);
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
-use super::gates::FeatureGates;
 use super::go;
 use super::settings::Settings;
 use super::urls::{self, Url};
@@ -71,10 +70,6 @@ pub(crate) struct TransportSecurity {
     pub(crate) cert_file: Option<PathBuf>,
     /// PEM key.
     pub(crate) key_file: Option<PathBuf>,
-    /// PEM chain to show as a client.
-    pub(crate) client_cert_file: Option<PathBuf>,
-    /// Its key.
-    pub(crate) client_key_file: Option<PathBuf>,
     /// A certificate is asked of every client.
     pub(crate) client_cert_auth: bool,
     /// PEM bundle.
@@ -138,38 +133,22 @@ pub(crate) struct ServerOptions {
     pub(crate) grpc_keepalive_timeout: Duration,
     /// SO_REUSEPORT.
     pub(crate) socket_reuse_port: bool,
-    /// SO_REUSEADDR.
-    pub(crate) socket_reuse_address: bool,
-    /// The JSON gateway is served.
-    pub(crate) enable_grpc_gateway: bool,
     /// What is compacted by itself.
     pub(crate) auto_compaction: AutoCompaction,
     /// Certificates towards clients.
     pub(crate) client_security: TransportSecurity,
     /// Certificates between members.
     pub(crate) peer_security: TransportSecurity,
-    /// A member's address need not be in its certificate.
-    pub(crate) peer_skip_client_san_verification: bool,
     /// Lowest TLS version.
     pub(crate) tls_min_version: TlsVersion,
     /// Highest TLS version.
     pub(crate) tls_max_version: Option<TlsVersion>,
     /// TLS 1.2 suites; empty is all good ones.
     pub(crate) cipher_suites: Vec<CipherSuiteName>,
-    /// Origins allowed; empty is any.
-    pub(crate) cors: Vec<String>,
-    /// Host headers allowed without TLS; empty is any.
-    pub(crate) host_whitelist: Vec<String>,
     /// The log.
     pub(crate) log: LogOptions,
-    /// Slower requests are logged.
-    pub(crate) warning_unary_request_duration: Duration,
-    /// Slower entries are logged.
-    pub(crate) warning_apply_duration: Duration,
     /// How often idle watchers hear of progress.
     pub(crate) watch_progress_notify_interval: Duration,
-    /// Features on and off.
-    pub(crate) feature_gates: FeatureGates,
     /// EncryptionConfiguration file.
     pub(crate) encryption_provider_config: Option<PathBuf>,
     /// It is followed while running.
@@ -213,18 +192,12 @@ impl ServerOptions {
                 .filter(|interval| !interval.is_zero()),
             grpc_keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
             socket_reuse_port: settings.is_true("socket-reuse-port"),
-            socket_reuse_address: settings.is_true("socket-reuse-address"),
-            enable_grpc_gateway: settings.is_true("enable-grpc-gateway"),
             auto_compaction: auto_compaction(settings)?,
             client_security: client_security(settings),
             peer_security: peer_security(settings),
-            peer_skip_client_san_verification: settings
-                .is_true("peer-skip-client-san-verification"),
             tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
             tls_max_version: tls_version(settings, "tls-max-version"),
             cipher_suites: suites.map_err(|error| error.to_string())?,
-            cors: settings.urls("cors").iter().map(ToString::to_string).collect(),
-            host_whitelist: any_is_empty(settings.list("host-whitelist")),
             log: LogOptions {
                 outputs: settings.list("log-outputs"),
                 level: log_level(settings).expect("checked before"),
@@ -233,10 +206,7 @@ impl ServerOptions {
                     _ => LogFormat::Json,
                 },
             },
-            warning_unary_request_duration: settings.duration("warning-unary-request-duration"),
-            warning_apply_duration: settings.duration("warning-apply-duration"),
             watch_progress_notify_interval: progress_interval(settings),
-            feature_gates: settings.gates(),
             encryption_provider_config: path(settings, "encryption-provider-config"),
             encryption_provider_config_automatic_reload: settings
                 .is_true("encryption-provider-config-automatic-reload"),
@@ -280,8 +250,6 @@ fn client_security(settings: &Settings) -> TransportSecurity {
     TransportSecurity {
         cert_file: path(settings, "cert-file"),
         key_file: path(settings, "key-file"),
-        client_cert_file: path(settings, "client-cert-file"),
-        client_key_file: path(settings, "client-key-file"),
         client_cert_auth: settings.is_true("client-cert-auth"),
         trusted_ca_file: path(settings, "trusted-ca-file"),
         crl_file: path(settings, "client-crl-file"),
@@ -294,8 +262,6 @@ fn peer_security(settings: &Settings) -> TransportSecurity {
     TransportSecurity {
         cert_file: path(settings, "peer-cert-file"),
         key_file: path(settings, "peer-key-file"),
-        client_cert_file: path(settings, "peer-client-cert-file"),
-        client_key_file: path(settings, "peer-client-key-file"),
         client_cert_auth: settings.is_true("peer-client-cert-auth"),
         trusted_ca_file: path(settings, "peer-trusted-ca-file"),
         crl_file: path(settings, "peer-crl-file"),
@@ -320,11 +286,6 @@ fn quota(bytes: i64) -> Option<i64> {
         1.. => Some(bytes),
         _ => None,
     }
-}
-
-/// `*` lets in everyone, as an empty list does.
-fn any_is_empty(list: Vec<String>) -> Vec<String> {
-    if list.iter().any(|item| item == "*") { Vec::new() } else { list }
 }
 
 /// The old spelling counts if the new one is not given; below 100 ms is raised, 0 is the default.

@@ -89,14 +89,7 @@ impl Settings {
     }
 
     pub(super) fn gates(&self) -> FeatureGates {
-        let mut gates = FeatureGates::parse(self.text("feature-gates")).expect("checked when set");
-        if self.is_set("experimental-initial-corrupt-check") {
-            gates.set_if_unset(
-                "InitialCorruptCheck",
-                self.is_true("experimental-initial-corrupt-check"),
-            );
-        }
-        gates
+        FeatureGates::parse(self.text("feature-gates")).expect("checked when set")
     }
 }
 

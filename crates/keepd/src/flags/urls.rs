@@ -25,12 +25,6 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// The scheme.
-    #[must_use]
-    pub(crate) const fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// Whether the scheme is one with TLS.
     #[must_use]
     pub(crate) const fn is_tls(&self) -> bool {
@@ -59,28 +53,10 @@ impl Url {
         }
     }
 
-    /// The port; `None` for unix sockets and ports that are not numbers.
-    #[must_use]
-    pub(crate) fn port(&self) -> Option<u16> {
-        if self.is_unix() { None } else { split_host_port(&self.address)?.1.parse().ok() }
-    }
-
     /// The URL as given.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {
         &self.text
-    }
-
-    /// The same address with another host, where 0.0.0.0 says nothing to a client.
-    #[must_use]
-    pub(crate) fn with_host(&self, host: &str) -> Self {
-        let Some((_, port)) = split_host_port(&self.address).filter(|_| !self.is_unix()) else {
-            return self.clone();
-        };
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let scheme = if self.is_tls() { "https" } else { "http" };
-        let address = format!("{host}:{port}");
-        Self { text: format!("{scheme}://{address}"), scheme: self.scheme, address }
     }
 }
 
@@ -180,7 +156,7 @@ mod tests {
     fn lists_are_sorted_and_unique() {
         let urls = parse_urls("http://127.0.0.1:2, http://127.0.0.1:1,http://127.0.0.1:2").unwrap();
         assert_eq!(joined(&urls), "http://127.0.0.1:1,http://127.0.0.1:2");
-        assert_eq!((urls[0].host(), urls[0].port()), ("127.0.0.1", Some(1)));
+        assert_eq!((urls[0].host(), urls[0].address()), ("127.0.0.1", "127.0.0.1:1"));
     }
 
     #[test]
@@ -191,10 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_hosts_lose_and_regain_their_brackets() {
+    fn ipv6_hosts_lose_their_brackets() {
         let url = parse_url("https://[::1]:2379").unwrap();
-        assert_eq!((url.host(), url.port()), ("::1", Some(2379)));
-        assert_eq!(url.with_host("fe80::1").as_str(), "https://[fe80::1]:2379");
+        assert_eq!((url.host(), url.address()), ("::1", "[::1]:2379"));
     }
 
     #[test]

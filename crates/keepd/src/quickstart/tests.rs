@@ -59,7 +59,6 @@ fn the_flags_are_those_of_a_server_whose_certificates_work() {
     let place = scratch.place();
     prepare(&env, &place).unwrap();
     let options = flags::parse(&place.flags(), &[]).unwrap().options;
-    flags::check_new_member(&options).unwrap();
     assert_eq!(options.encryption_provider_config, Some(place.encryption()));
     for tls in [options.client_tls().unwrap(), options.peer_tls().unwrap()] {
         let server = ServerTls::new(tls, &env).unwrap();

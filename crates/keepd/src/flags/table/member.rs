@@ -137,8 +137,22 @@ pub(super) static FLAGS: &[Flag] = &[
         "How long a pinged client may take to answer.",
     ),
     Flag::new(Member, "socket-reuse-port", Kind::Bool, "false", "Listen with SO_REUSEPORT."),
-    Flag::new(Member, "socket-reuse-address", Kind::Bool, "false", "Listen with SO_REUSEADDR."),
-    Flag::new(Member, "enable-grpc-gateway", Kind::Bool, "true", "Serve the JSON gateway at /v3/."),
+    Flag::new(
+        Member,
+        "socket-reuse-address",
+        Kind::Bool,
+        "false",
+        "Listen with SO_REUSEADDR, which is always so.",
+    )
+    .no_effect(),
+    Flag::new(
+        Member,
+        "enable-grpc-gateway",
+        Kind::Bool,
+        "true",
+        "Serve the JSON gateway at /v3/, which is not built yet.",
+    )
+    .no_effect(),
     Flag::new(Member, "raft-read-timeout", Kind::Duration, "5s", "Read timeout between members.")
         .no_effect(),
     Flag::new(Member, "raft-write-timeout", Kind::Duration, "5s", "Write timeout between members.")
@@ -149,5 +163,6 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Gates,
         "",
         "Features to turn on or off, as name=true,name=false.",
-    ),
+    )
+    .no_effect(),
 ];

@@ -47,7 +47,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Duration,
         "300ms",
         "A request that takes longer is logged.",
-    ),
+    )
+    .no_effect(),
     Flag::new(Tracing, "enable-distributed-tracing", Kind::Bool, "false", "Export traces.")
         .no_effect(),
     Flag::new(
@@ -121,7 +122,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Duration,
         "100ms",
         "An entry that takes longer to apply is logged.",
-    ),
+    )
+    .no_effect(),
     Flag::new(
         Features,
         "bootstrap-defrag-threshold-megabytes",
@@ -168,7 +170,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "Old spelling of --feature-gates=InitialCorruptCheck=true.",
-    ),
+    )
+    .no_effect(),
     Flag::new(
         Hidden,
         "experimental-watch-progress-notify-interval",

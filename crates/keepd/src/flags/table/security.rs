@@ -59,8 +59,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Require a certificate of every member.",
     ),
-    Flag::new(Security, "peer-client-cert-file", Kind::Text, "", "Certificate to show to members."),
-    Flag::new(Security, "peer-client-key-file", Kind::Text, "", "Its private key."),
+    Flag::new(Security, "peer-client-cert-file", Kind::Text, "", "Certificate to show to members.")
+        .no_effect(),
+    Flag::new(Security, "peer-client-key-file", Kind::Text, "", "Its private key.").no_effect(),
     Flag::new(Security, "peer-trusted-ca-file", Kind::Text, "", "CA certificates for members."),
     Flag::new(Security, "peer-cert-allowed-cn", Kind::List, "", "Common names of members let in."),
     Flag::new(
@@ -87,7 +88,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "Do not compare a member's address with its certificate.",
-    ),
+    )
+    .no_effect(),
     Flag::new(
         Security,
         "cipher-suites",
@@ -101,14 +103,16 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::UrlsOrStar,
         "*",
         "Origins whose pages may use the HTTP endpoints; * is any.",
-    ),
+    )
+    .refused("every origin is answered; nothing but health, version and metrics is served so"),
     Flag::new(
         Security,
         "host-whitelist",
         Kind::List,
         "*",
         "Host names accepted from HTTP clients without TLS; * is any.",
-    ),
+    )
+    .refused("host names are not checked; serve clients over TLS with --client-cert-auth"),
     Flag::new(Security, "tls-min-version", Kind::Text, "TLS1.2", "Lowest version: TLS1.2, TLS1.3."),
     Flag::new(Security, "tls-max-version", Kind::Text, "", "Highest version; empty is TLS1.3."),
     Flag::new(
