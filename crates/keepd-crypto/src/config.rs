@@ -221,7 +221,7 @@ impl EncryptionConfig {
             return Err(ConfigError::Invalid { file, errors: reader.errors, hints });
         }
         let warnings = warnings(&rules, &options.directories);
-        Ok(Self { rules, options, file_hash: file_hash(bytes), warnings })
+        Ok(Self { rules, options, file_hash: sha256(bytes), warnings })
     }
 
     /// `sha256:` and the digest of the file, as kube-apiserver reports it.
@@ -279,7 +279,8 @@ fn parse_tree(text: &str) -> Result<tree::Node, String> {
     })
 }
 
-fn file_hash(bytes: &[u8]) -> String {
+/// `sha256:` and the digest.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, bytes);
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")

@@ -32,14 +32,29 @@ pub enum ReloadError {
     /// It lacks keys that stored values are sealed under.
     #[error(
         "the new encryption configuration lacks keys that are in use: {}; put them back behind \
-         the new one and run: keepd encryption rotate",
-        .keys.iter().map(|(name, count)| format!("{name} by {count} values"))
-            .collect::<Vec<_>>().join(", ")
+         the new one until `keepd encryption status` shows that no value needs them",
+        list_in_use(keys)
     )]
     KeysInUse {
         /// The keys, with the number of values under each.
         keys: Vec<(KeyName, u64)>,
     },
+    /// It lacks a key that values are being sealed under.
+    #[error(
+        "the new encryption configuration lacks {key}, which values are sealed under now; first \
+         put another key in front of it, and drop it when that has taken effect"
+    )]
+    StillWriting {
+        /// The key.
+        key: KeyName,
+    },
+}
+
+/// Keys with the number of values under each, for a message.
+#[must_use]
+pub fn list_in_use(keys: &[(KeyName, u64)]) -> String {
+    let list = keys.iter().map(|(name, count)| format!("{name} by {count} values"));
+    list.collect::<Vec<_>>().join(", ")
 }
 
 /// What a reload did.
@@ -160,6 +175,11 @@ impl Encryption {
         if !missed.is_empty() {
             return Err(ReloadError::KeysInUse { keys: missed });
         }
+        // A value may have been sealed under it that is not stored yet.
+        let writing = self.sealer.load().writers();
+        if let Some(key) = removed.iter().find(|name| writing.contains(&name.id)) {
+            return Err(ReloadError::StillWriting { key: key.clone() });
+        }
         let old_hash = state.config.as_ref().map(|config| config.file_hash().to_owned());
         let keyring = state.keyring.apply(&config)?;
         let report = ReloadReport {
@@ -180,6 +200,14 @@ impl Encryption {
         let mut state = self.state.lock();
         state.writable = Some(keys);
         self.sealer.store(Arc::new(state.sealer()));
+    }
+
+    /// The keys that can be read here.
+    #[must_use]
+    pub fn readable(&self) -> BTreeSet<KeyId> {
+        let state = self.state.lock();
+        let names = state.config.as_ref().map_or_else(Vec::new, EncryptionConfig::key_names);
+        names.into_iter().map(|name| name.id).collect()
     }
 
     /// Begins a new data key for new files.

@@ -128,7 +128,32 @@ struct Stored {
     wrapped_under: Vec<KeyName>,
 }
 
+/// What a data directory's keyring says, read without changing anything.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// Opens the directory's files.
+    pub files: FileKeys,
+    /// The keys that values may be sealed under and that the configuration lacks.
+    pub missing: Vec<KeyName>,
+}
+
 impl Keyring {
+    /// Reads the keyring of `dir` and changes nothing; none if there is none.
+    ///
+    /// # Errors
+    /// If the keys are out of reach.
+    pub fn inspect(
+        env: &Env,
+        dir: &Path,
+        config: Option<&EncryptionConfig>,
+    ) -> Result<Option<Inspected>, KeyringError> {
+        let Some((file, _, _)) = read(env, dir)? else { return Ok(None) };
+        let files = FileKeys::from_set(unlock(dir, &file, config)?);
+        let known = config.map_or_else(BTreeMap::new, EncryptionConfig::keys);
+        let missing = file.names().into_iter().filter(|name| !known.contains_key(&name.id));
+        Ok(Some(Inspected { files, missing: missing.collect() }))
+    }
+
     /// Opens the keyring of `dir`, or makes one if `config` asks for sealing and there is none, and
     /// brings it in line with `config`. The handle seals and opens files.
     ///

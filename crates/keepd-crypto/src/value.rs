@@ -10,7 +10,7 @@
 
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use keepd_env::Random;
 use keepd_types::{KeyId, PlainDigest, SealMark, StoredValue};
 use thiserror::Error;
 
-use crate::config::{AlreadySealed, EncryptionConfig, Provider};
+use crate::config::{AlreadySealed, EncryptionConfig, Provider, sha256};
 use crate::provider::{Algorithm, PayloadError, ProviderKey, SEALED_PREFIX};
 use rules::{Rule, Rules};
 
@@ -289,6 +289,27 @@ impl ValueSealer {
             writes_under: rule.writer.as_ref().map(|key| (key.id(), provider_and_name(key))),
         };
         self.rules.all().map(status).collect()
+    }
+
+    /// The keys that values are sealed under.
+    #[must_use]
+    pub fn writers(&self) -> BTreeSet<KeyId> {
+        self.rules.all().filter_map(|rule| rule.writer.as_ref()).map(|key| key.id()).collect()
+    }
+
+    /// Tells two sealers apart that would store some value otherwise: what is sealed, and under
+    /// which keys. Empty if everything is stored plain.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        if !self.has_real_provider() {
+            return String::new();
+        }
+        let mut text = format!("{:?}", self.already_sealed);
+        for RuleStatus { scope, writes_under } in self.rules() {
+            let key = writes_under.map_or(0, |(id, _)| id.0);
+            text.push_str(&format!("\n{key:016x} {scope}"));
+        }
+        sha256(text.as_bytes())
     }
 
     /// Whether some rule writes ciphertext.

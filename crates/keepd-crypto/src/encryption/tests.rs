@@ -67,6 +67,50 @@ fn a_key_is_rotated_by_reloads() {
 }
 
 #[test]
+fn a_key_that_values_are_being_sealed_under_is_not_dropped() {
+    let (env, _, _) = Env::simulated(1);
+    let encryption = opened(&env, &text(&[("old", ONE)]));
+    let dropped = encryption.reload("enc.yaml", text(&[("new", TWO)]).as_bytes(), &|_| 0);
+    let Err(ReloadError::StillWriting { key }) = dropped else { panic!("{dropped:?}") };
+    assert_eq!(key.name, "old");
+    assert!(seal(&encryption).seal.is_some_and(|mark| mark.key_id == key.id));
+}
+
+#[test]
+fn a_fingerprint_tells_what_values_are_sealed_under() {
+    let (env, _, _) = Env::simulated(1);
+    let encryption = opened(&env, &text(&[("old", ONE), ("new", TWO)]));
+    let before = encryption.sealer().fingerprint();
+    let reload = |providers: &[(&str, &str)]| {
+        encryption.reload("enc.yaml", text(providers).as_bytes(), &|_| 0).unwrap();
+        encryption.sealer().fingerprint()
+    };
+    assert_eq!(reload(&[("old", ONE)]), before);
+    assert_ne!(reload(&[("new", TWO), ("old", ONE)]), before);
+    assert_eq!(reload(&[("identity", ""), ("old", ONE), ("new", TWO)]), "");
+    assert_eq!(ValueSealer::none().fingerprint(), "");
+}
+
+#[test]
+fn a_keyring_is_inspected_without_a_change() {
+    let (env, disk, _) = Env::simulated(1);
+    let dir = Path::new(DIR);
+    let parse = |text: &str| EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap();
+    let both = parse(&text(&[("new", TWO), ("old", ONE)]));
+    assert!(Keyring::inspect(&env, dir, Some(&both)).unwrap().is_none());
+    let active = Encryption::open(&env, dir, Some(both.clone())).unwrap().files().active();
+    let mutations = disk.mutations();
+    let inspected = Keyring::inspect(&env, dir, Some(&both)).unwrap().unwrap();
+    assert!(inspected.missing.is_empty() && inspected.files.active() == active);
+    let fewer = parse(&text(&[("new", TWO)]));
+    let inspected = Keyring::inspect(&env, dir, Some(&fewer)).unwrap().unwrap();
+    assert_eq!(inspected.missing.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["old"]);
+    let refused = Keyring::inspect(&env, dir, None).unwrap_err();
+    assert!(matches!(refused, KeyringError::NoConfiguration { .. }));
+    assert_eq!(disk.mutations(), mutations);
+}
+
+#[test]
 fn a_refused_reload_changes_nothing() {
     let (env, disk, _) = Env::simulated(1);
     let encryption = opened(&env, &text(&[("old", ONE)]));
@@ -74,7 +118,7 @@ fn a_refused_reload_changes_nothing() {
     let reload = |text: &str| encryption.reload("enc.yaml", text.as_bytes(), &|_| 0).unwrap_err();
     assert!(matches!(reload("nonsense"), ReloadError::Config(_)));
     let identity = text(&[("identity", "")]);
-    assert!(matches!(reload(&identity), ReloadError::Keyring(KeyringError::WrongKeys { .. })));
+    assert!(matches!(reload(&identity), ReloadError::StillWriting { .. }));
     assert_eq!(disk.mutations(), mutations);
     disk.set_capacity(Some(0));
     let full = reload(&text(&[("new", TWO), ("old", ONE)]));
@@ -100,6 +144,9 @@ fn encryption_is_turned_on_and_off_while_running() {
     let off = text(&[("identity", ""), ("k", ONE)]);
     encryption.reload("enc.yaml", off.as_bytes(), &|_| 1).unwrap();
     assert!(!files.is_sealing() && seal(&encryption).seal.is_none());
+    let gone = text(&[("identity", "")]);
+    let gone = encryption.reload("enc.yaml", gone.as_bytes(), &|_| 0);
+    assert!(matches!(gone, Err(ReloadError::Keyring(KeyringError::WrongKeys { .. }))));
     assert!(encryption.retire_data_keys(&BTreeSet::from([DataKeyId::PLAIN])).unwrap());
     assert!(disk.files().is_empty());
     assert_eq!(encryption.status().data_keys, [DataKeyId::PLAIN]);
