@@ -49,6 +49,7 @@ pub struct CheckpointJob {
 }
 
 /// A checkpoint that is durable; hand it to `finish_checkpoint`.
+#[must_use]
 #[derive(Debug)]
 pub struct CheckpointDone {
     pub(crate) mark: Mark,
@@ -73,7 +74,8 @@ impl CheckpointJob {
         let edits: Vec<Edit> = [Edit::AddCheckpoint(id)].into_iter().chain(dropped).collect();
         self.files.manifest.lock().edit(dir, &edits)?;
         for id in &self.dropped {
-            dir.remove(Name::Checkpoint(*id))?;
+            // The new one counts already; a file that cannot go now goes at the next start.
+            let _is_gone = dir.remove(Name::Checkpoint(*id)).is_ok();
         }
         let mark = Mark { id, commit: self.durable.commit };
         Ok(CheckpointDone { mark, dropped: self.dropped, _token: self.token })

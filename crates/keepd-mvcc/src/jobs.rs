@@ -3,7 +3,12 @@
 //! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
 //! and the store takes the results in between two batches. At most one job of a kind is out.
 
+pub(crate) mod rekey;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+
+use keepd_crypto::DataKeyId;
 
 use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
 use crate::record::Applied;
@@ -25,6 +30,8 @@ pub(crate) struct Jobs {
     is_flushing: bool,
     /// Kept checkpoints, oldest first.
     pub(crate) checkpoints: Vec<Mark>,
+    /// What those lie under whose headers were read.
+    checkpoint_keys: BTreeMap<u64, DataKeyId>,
     checkpoint_token: Weak<()>,
     /// The checkpoint that was handed out last, until it is taken in: it may become one that
     /// recovery begins from at any moment.
@@ -43,6 +50,7 @@ impl Jobs {
             active: Active::default(),
             is_flushing: false,
             checkpoints,
+            checkpoint_keys: BTreeMap::new(),
             checkpoint_token: Weak::new(),
             checkpoint_out: None,
             rewrite_token: Weak::new(),
@@ -125,7 +133,12 @@ impl Store {
             return None;
         }
         let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(KEPT);
-        let dropped = self.jobs.checkpoints[..surplus].iter().map(|mark| mark.id).collect();
+        let active = self.jobs.files.dir.keys.active();
+        let keys = &self.jobs.checkpoint_keys;
+        let is_stale = |mark: &Mark| keys.get(&mark.id).is_some_and(|key| *key != active);
+        let kept = self.jobs.checkpoints.iter().enumerate();
+        let dropped = kept.filter(|(at, mark)| *at < surplus || is_stale(mark));
+        let dropped = dropped.map(|(_, mark)| mark.id).collect();
         let token = Arc::new(());
         self.jobs.checkpoint_token = Arc::downgrade(&token);
         self.jobs.checkpoint_out = Some(*commit);

@@ -21,11 +21,13 @@ mod model;
 
 pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use error::{Error, RangeError};
+pub use jobs::rekey::Resealer;
 pub use meta::MetaTable;
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 pub use revlog::flush::{FlushDone, FlushJob};
+pub use revlog::recovery::inspect;
 pub use revlog::rewrite::{RewriteDone, RewriteJob, Urgency};
 pub use store::{Options, Stats, Store};
 pub use txn::{PreView, WriteTxn};

@@ -30,6 +30,19 @@ impl Store {
             return None;
         }
         let run = self.best_run(urgency)?;
+        Some(self.rewrite(&run))
+    }
+
+    /// A rewrite of the complete segment at `position`; `None` if a rewrite is out.
+    pub(crate) fn rewrite_of_one(&mut self, position: usize) -> Option<RewriteJob> {
+        if self.jobs.rewrite_token.strong_count() > 0 {
+            return None;
+        }
+        let dead = self.share(&self.segments.list[position]).dead;
+        Some(self.rewrite(&Run { start: position, end: position + 1, dead, ..Run::default() }))
+    }
+
+    fn rewrite(&mut self, run: &Run) -> RewriteJob {
         let before = run.start.checked_sub(1).map(|at| &self.segments.list[at]);
         let before = before.map(|segment| segment.table.commit.revision);
         let marks = self.jobs.recovery_points();
@@ -40,7 +53,7 @@ impl Store {
         };
         let token = Arc::new(());
         self.jobs.rewrite_token = Arc::downgrade(&token);
-        Some(RewriteJob {
+        RewriteJob {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
             run: self.segments.list[run.start..run.end].to_vec(),
@@ -48,7 +61,7 @@ impl Store {
             durable: self.jobs.durable.clone(),
             limits,
             token,
-        })
+        }
     }
 
     /// Takes in a rewrite: from now on the new segment is read.

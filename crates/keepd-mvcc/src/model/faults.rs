@@ -1,1 +1,291 @@
-//! Failing disks.
+//! Failing disks: power cuts at every change, failures of every call, damage to every byte.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use keepd_crypto::FileKeys;
+use keepd_env::SimDisk;
+use keepd_env::sim::{CrashMode, FaultPlan};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
+use crate::{Error, Store};
+
+/// A fixed script of `len` steps, the same in every run.
+fn script(len: usize) -> Vec<Op> {
+    let mut runner = TestRunner::deterministic();
+    let steps = prop::collection::vec(ops(), len..=len);
+    let mut script = steps.new_tree(&mut runner).unwrap().current();
+    let is_left_out =
+        |op: &Op| matches!(op, Op::Crash(_) | Op::Reopen | Op::Damage { .. } | Op::Check(..));
+    script.retain(|op| !is_left_out(op));
+    script
+}
+
+fn is_job_of_little_consequence(op: &Op) -> bool {
+    matches!(op, Op::RunCheckpoint | Op::Checkpoint | Op::RunRewrite | Op::Rewrite(_))
+}
+
+/// Runs the script until something fails that ends a process.
+fn run(world: &mut World, script: &[Op]) -> bool {
+    for op in script {
+        match world.step(op) {
+            Ok(()) => {}
+            Err(Error::Io(_) | Error::Poisoned { .. }) if is_job_of_little_consequence(op) => {}
+            Err(Error::Io(_) | Error::Poisoned { .. }) => return true,
+            Err(error) => panic!("{op:?}: {error}"),
+        }
+    }
+    false
+}
+
+/// The store goes on after a recovery.
+fn go_on(world: &mut World) {
+    let steps = [
+        Op::Put { key: 3, len: 30, is_sealed: false },
+        Op::Flush,
+        Op::Checkpoint,
+        Op::Rewrite(2),
+        Op::Reopen,
+    ];
+    steps.iter().for_each(|op| world.step(op).unwrap());
+}
+
+#[test]
+fn a_power_cut_at_any_moment_leaves_a_published_state() {
+    let script = script(250);
+    let mut world = World::new(true);
+    assert!(!run(&mut world, &script));
+    let total = world.disk.mutations();
+    assert!(total > 150, "the script changes the disk only {total} times");
+    for cut in 0..=total {
+        for seed in 0..4 {
+            let mut world = World::new(true);
+            if cut < world.disk.mutations() {
+                continue;
+            }
+            world.disk.crash_at(cut);
+            run(&mut world, &script);
+            let image = world.disk.crash(crash_mode(cut * 4 + seed));
+            world.reopen_on(image).unwrap();
+            go_on(&mut world);
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_store_is_created_leaves_an_empty_one() {
+    for cut in 0..12 {
+        for seed in 0..8 {
+            let disk = SimDisk::new();
+            disk.crash_at(cut);
+            let open = |disk: &SimDisk| {
+                Store::open(env(disk, seed), Path::new(DIR), FileKeys::plain(), options())
+            };
+            let _ = open(&disk);
+            let store = open(&disk.crash(crash_mode(seed))).unwrap();
+            assert_eq!(store.revision(), 1);
+        }
+    }
+}
+
+#[test]
+fn any_failing_call_is_an_error_and_no_wrong_state() {
+    let script = script(250);
+    let mut world = World::new(false);
+    assert!(!run(&mut world, &script));
+    let total = world.disk.calls();
+    for error in [ErrorKind::StorageFull, ErrorKind::Other] {
+        for after in 0..total {
+            let mut world = World::new(false);
+            world.disk.fail(FaultPlan::once(None, after, error));
+            run(&mut world, &script);
+            world.disk.heal();
+            let image = world.disk.crash(crash_mode(after));
+            world.reopen_on(image).unwrap();
+            go_on(&mut world);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let script = script(250);
+    for capacity in (500..30_000).step_by(300) {
+        let mut world = World::new(false);
+        world.disk.set_capacity(Some(capacity));
+        run(&mut world, &script);
+        world.disk.heal();
+        let image = world.disk.crash(CrashMode::KeepUnsynced);
+        world.reopen_on(image).unwrap();
+        go_on(&mut world);
+    }
+}
+
+/// A store with everything in it: several segments, one of them rewritten, two checkpoints.
+fn furnished(is_sealed: bool) -> World {
+    let mut world = World::new(is_sealed);
+    let put = |key, len| Op::Put { key, len, is_sealed };
+    let steps = [
+        vec![put(0, 100), put(1, 90), Op::MetaPut(0, 1), Op::Flush],
+        vec![put(0, 110), put(2, 200), put(6, 300), Op::Flush, put(6, 299), Op::Flush],
+        vec![Op::DeleteRange(0, 1), put(9, 250), Op::MetaDelete(0, 1), Op::Flush, Op::Checkpoint],
+        vec![put(9, 250), put(2, 250), put(10, 200), Op::Flush, Op::Compact(200), Op::Flush],
+        vec![Op::Trim(99), Op::Rewrite(2), put(5, 10), Op::Flush, Op::Checkpoint],
+        vec![Op::Txn(vec![(true, 1), (false, 2), (true, 3)]), Op::MetaPut(1, 2), Op::Flush],
+        vec![put(4, 250), Op::Flush],
+    ];
+    steps.iter().flatten().for_each(|op| world.step(op).unwrap());
+    world
+}
+
+/// Opens a damaged copy: refused, or damage is met while reading, or all is well.
+fn check_damaged(world: &World, disk: SimDisk, what: &str) {
+    let opened = Store::open(env(&disk, 77), Path::new(DIR), world.keys(), options());
+    let store = match opened {
+        Ok(store) => store,
+        Err(Error::Corrupt { .. } | Error::Missing { .. } | Error::Key { .. }) => return,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    let view = store.views().load();
+    if view.records().any(|record| record.is_err()) {
+        return;
+    }
+    let model = &world.published[&view.applied().index];
+    model.check(&view, &keepd_types::KeyRange::all(), 3);
+}
+
+fn files(disk: &SimDisk) -> Vec<PathBuf> {
+    disk.files().into_iter().filter(|path| path.starts_with(DIR)).collect()
+}
+
+fn check_every_flip(is_sealed: bool) {
+    let world = furnished(is_sealed);
+    let names = files(&world.disk);
+    let count = |part: &str| names.iter().filter(|it| it.to_string_lossy().contains(part)).count();
+    assert!(count("seg-") >= 3 && count("idx-") == 2 && count("MANIFEST") == 1, "{names:?}");
+    for file in names {
+        let len = world.disk.peek(&file).unwrap().len() as u64;
+        for offset in 0..len {
+            let disk = world.disk.crash(CrashMode::KeepUnsynced);
+            assert!(disk.flip(&file, offset, if offset % 2 == 0 { 1 } else { 0x80 }));
+            check_damaged(&world, disk, &format!("{} at {offset}", file.display()));
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_plain_store_is_found_or_harmless() {
+    check_every_flip(false);
+}
+
+#[test]
+fn every_flipped_byte_of_a_sealed_store_is_found_or_harmless() {
+    check_every_flip(true);
+}
+
+#[test]
+fn every_cut_file_is_found_or_harmless() {
+    let world = furnished(true);
+    for file in files(&world.disk) {
+        let bytes = world.disk.peek(&file).unwrap();
+        for len in 0..bytes.len() {
+            let disk = world.disk.crash(CrashMode::KeepUnsynced);
+            disk.poke(&file, &bytes[..len]);
+            check_damaged(&world, disk, &format!("{} cut at {len}", file.display()));
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_named_or_harmless() {
+    let world = furnished(false);
+    for file in files(&world.disk) {
+        let disk = world.disk.crash(CrashMode::KeepUnsynced);
+        keepd_env::Disk::remove(&disk, &file).unwrap();
+        check_damaged(&world, disk, &format!("{} removed", file.display()));
+    }
+}
+
+#[test]
+fn a_sealed_store_shows_no_key_or_value() {
+    let world = furnished(true);
+    for needle in [key(0), key(1)] {
+        assert_eq!(world.disk.find(&needle), None);
+    }
+    assert!(furnished(false).disk.find(&key(0)).is_some());
+}
+
+/// Puts a key, makes it old, deletes it, compacts, and rewrites the oldest segments as far as allowed.
+fn buried(checkpoint_before_death: bool, rewrites: usize) -> World {
+    let mut world = World::new(false);
+    let put = |key, len| Op::Put { key, len, is_sealed: false };
+    let mut steps = vec![put(0, 10), put(1, 290), put(2, 290), put(3, 290), put(4, 290), Op::Flush];
+    steps.extend([put(8, 290), put(12, 290), Op::MetaPut(0, 1), Op::Flush]);
+    if checkpoint_before_death {
+        steps.push(Op::Checkpoint);
+    }
+    steps.extend([Op::DeleteRange(0, 1), Op::MetaDelete(0, 1)]);
+    steps.extend([put(8, 280), put(12, 280), put(16, 280), put(8, 281), put(12, 281), Op::Flush]);
+    steps.extend([put(20, 280), Op::Compact(255), Op::Flush, Op::Trim(99), Op::Flush]);
+    steps.push(Op::Checkpoint);
+    steps.extend((0..rewrites).map(|_| Op::Rewrite(2)));
+    steps.extend([put(24, 280), Op::Flush]);
+    steps.iter().for_each(|op| world.step(op).unwrap());
+    world
+}
+
+#[test]
+fn nothing_comes_back_from_the_dead() {
+    for checkpoint_before_death in [false, true] {
+        for rewrites in 0..4 {
+            for is_all in [false, true] {
+                let mut world = buried(checkpoint_before_death, rewrites);
+                world.step(&Op::Damage { is_all }).unwrap();
+                assert!(!world.model.at(i64::MAX).contains_key(&key(0)));
+                go_on(&mut world);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_under_way_keeps_tombstones() {
+    let mut world = World::new(false);
+    let put = |key, len| Op::Put { key, len, is_sealed: false };
+    // The checkpoint holds the key; it is named only after the rewrite looked.
+    let before =
+        [put(0, 290), put(1, 290), put(2, 290), put(3, 290), Op::Flush, Op::TakeCheckpoint];
+    let death = [Op::DeleteRange(0, 1), put(2, 290), put(3, 290), put(1, 290), Op::Flush];
+    let burial = [Op::Compact(255), put(4, 290), Op::Flush, Op::Trim(99), Op::Rewrite(2)];
+    let after = [Op::RunCheckpoint, Op::FinishCheckpoint, Op::Reopen];
+    before.iter().chain(&death).chain(&burial).chain(&after).for_each(|op| {
+        world.step(op).unwrap();
+    });
+}
+
+#[test]
+fn space_is_reclaimed_online() {
+    let mut world = World::new(false);
+    for round in 0..40 {
+        for number in 0..20 {
+            world.step(&Op::Put { key: number, len: 200 + round, is_sealed: false }).unwrap();
+        }
+        world.step(&Op::Compact(255)).unwrap();
+        for op in [Op::Flush, Op::Trim(255), Op::Flush, Op::Checkpoint] {
+            world.step(&op).unwrap();
+        }
+        while world.store.take_rewrite(crate::Urgency::Normal).is_some() {
+            world.step(&Op::Rewrite(0)).unwrap();
+        }
+    }
+    let (live, disk) = (world.store.live_bytes(), world.store.disk_bytes());
+    assert!(live < 20_000, "live {live}");
+    assert!(disk < 3 * live, "disk {disk}, live {live}");
+    let on_disk: usize =
+        files(&world.disk).iter().map(|file| world.disk.peek(file).unwrap().len()).sum();
+    assert!(on_disk < 60_000, "all files {on_disk}");
+    world.step(&Op::Reopen).unwrap();
+}

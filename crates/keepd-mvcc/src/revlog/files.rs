@@ -1,7 +1,7 @@
 //! What all jobs share: the directory, its keys, its manifest, and the names and ids of its files.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepd_crypto::{FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
@@ -9,6 +9,7 @@ use keepd_env::{DiskFile, Env};
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::jobs::rekey::Resealer;
 use crate::revlog::manifest::Manifest;
 
 /// The kinds of files in the directory, by the first part of their names.
@@ -122,12 +123,15 @@ const fn header_reason(error: &FileError) -> Option<&'static str> {
 pub(crate) struct Files {
     pub(crate) dir: Directory,
     pub(crate) manifest: Mutex<Manifest>,
+    /// What rewrites give records to that they keep.
+    pub(crate) resealer: OnceLock<Resealer>,
     next_id: AtomicU64,
 }
 
 impl Files {
     pub(crate) const fn new(dir: Directory, manifest: Manifest, next_id: u64) -> Self {
-        Self { dir, manifest: Mutex::new(manifest), next_id: AtomicU64::new(next_id) }
+        let (manifest, next_id) = (Mutex::new(manifest), AtomicU64::new(next_id));
+        Self { dir, manifest, resealer: OnceLock::new(), next_id }
     }
 
     /// An id that no file of the directory has.

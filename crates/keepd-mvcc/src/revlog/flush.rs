@@ -48,6 +48,7 @@ pub struct FlushJob {
 }
 
 /// A flush that is durable; hand it to `finish_flush`.
+#[must_use]
 #[derive(Debug)]
 pub struct FlushDone {
     pub(crate) active: Active,
@@ -66,6 +67,12 @@ impl FlushJob {
     /// If the disk fails. Then the store must be dropped and opened again.
     pub fn run(self) -> Result<FlushDone, Error> {
         let mut active = self.active;
+        let data_key = self.files.dir.keys.active();
+        if let Some(writer) = active.writer.take_if(|writer| writer.data_key() != data_key) {
+            // Everything that is added goes under the active key.
+            let (_, closed) = writer.close()?;
+            active.full = Some(closed);
+        }
         let mut writer = match active.writer {
             Some(writer) => writer,
             None => open_segment(&self.files, &self.options, active.full.take())?,

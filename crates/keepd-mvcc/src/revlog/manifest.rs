@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keepd_crypto::{FILE_HEADER_LEN, FileKind, FileSealer, FrameError};
+use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError};
 use keepd_env::DiskFile;
 
 use crate::error::Error;
@@ -274,13 +274,18 @@ impl Manifest {
         self.len += bytes.len() as u64;
         self.next_ordinal += 1;
         self.state = state;
-        if self.len > BYTES_MAX {
+        if self.len > BYTES_MAX || self.data_key() != dir.keys.active() {
             let old = Name::Manifest(self.number);
             self.is_poisoned = true;
             *self = Self::create(dir, self.number + 1, self.state.clone())?;
             dir.remove(old)?;
         }
         Ok(())
+    }
+
+    /// What the file lies under.
+    pub(crate) const fn data_key(&self) -> DataKeyId {
+        self.sealer.data_key()
     }
 
     /// The manifest's number.

@@ -6,6 +6,8 @@
 //! nothing is cut or removed then. Afterwards a new manifest is begun, and the next flush begins a
 //! new segment: no file is written under a sealer that was opened.
 
+mod inspect;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use crate::revlog::scan::{End, scan};
 use crate::revlog::segment::{Segment, Segments};
 use crate::tail::Tail;
 use crate::walk::Walk;
+
+pub use inspect::inspect;
 
 /// What a directory holds.
 #[derive(Debug)]

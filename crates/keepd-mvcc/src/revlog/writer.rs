@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keepd_crypto::{FileKind, FileSealer};
+use keepd_crypto::{DataKeyId, FileKind, FileSealer};
 use keepd_env::DiskFile;
 
 use crate::error::Error;
+use crate::jobs::rekey::Resealer;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::block::BlockBuilder;
@@ -28,6 +29,8 @@ pub(crate) struct SegmentWriter {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     sealer: Arc<FileSealer>,
+    /// What records go through first.
+    resealer: Option<Resealer>,
     block_bytes: usize,
     table: Table,
     block: BlockBuilder,
@@ -55,6 +58,7 @@ impl SegmentWriter {
             file,
             out: sealer.header().to_vec(),
             sealer: Arc::new(sealer),
+            resealer: files.resealer.get().filter(|_| origin == Origin::Rewrite).cloned(),
             block_bytes,
             table: Table::new(origin),
             block: BlockBuilder::default(),
@@ -69,6 +73,11 @@ impl SegmentWriter {
         writer.sync()?;
         dir.env.disk.sync_dir(&dir.path)?;
         Ok(writer)
+    }
+
+    /// What the file lies under.
+    pub(crate) fn data_key(&self) -> DataKeyId {
+        self.sealer.data_key()
     }
 
     /// The segment's id.
@@ -94,6 +103,13 @@ impl SegmentWriter {
 
     /// Adds a record; they come in revision order.
     pub(crate) fn push(&mut self, entry: &Entry) {
+        let resealed = self.resealer.as_ref().and_then(|it| it.reseal(&entry.change.record));
+        let resealed = resealed.map(|record| {
+            let mut entry = entry.clone();
+            entry.change.record = record;
+            entry
+        });
+        let entry = resealed.as_ref().unwrap_or(entry);
         let bytes = usize::try_from(entry.bytes()).unwrap_or(usize::MAX);
         if !self.block.is_empty() && self.block.len().saturating_add(bytes) > self.block_bytes {
             self.cut();

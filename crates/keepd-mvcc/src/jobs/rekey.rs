@@ -1,0 +1,94 @@
+//! Bringing every file under the data key that is active: encryption went on or off, or its keys
+//! changed.
+//!
+//! The last segment follows with the next flush, the manifest with its next edit, checkpoints with
+//! the next one that is taken, complete segments by rewrites ([`Store::take_rekey`]). A rewrite hands
+//! each record that it keeps to the [`Resealer`], so values follow their keys on the same way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use keepd_crypto::{DataKeyId, FileKind};
+
+use crate::record::Record;
+use crate::revlog::files::Name;
+use crate::revlog::rewrite::RewriteJob;
+use crate::store::Store;
+
+/// Gives a record's value the form that it would be stored in today; none if it has it already.
+///
+/// Everything else of the record must stay as it is, the plaintext's digest included.
+#[derive(Clone)]
+pub struct Resealer(Arc<dyn Fn(&Record) -> Option<Record> + Send + Sync>);
+
+impl Resealer {
+    /// A resealer that does what `reseal` does; it runs on the threads of rewrites.
+    pub fn new(reseal: impl Fn(&Record) -> Option<Record> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(reseal))
+    }
+
+    pub(crate) fn reseal(&self, record: &Record) -> Option<Record> {
+        (self.0)(record)
+    }
+}
+
+impl fmt::Debug for Resealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resealer")
+    }
+}
+
+impl Store {
+    /// What rewrites give the records to that they keep, from now on; the first one set stays.
+    pub fn set_resealer(&self, resealer: Resealer) {
+        // A second one would have to be told which records the first one has seen.
+        let _is_first = self.jobs.files.resealer.set(resealer).is_ok();
+    }
+
+    /// A rewrite of the first complete segment that lies under another data key than the active
+    /// one; `None` if there is none, or a rewrite is out. The last segment is not complete: it
+    /// waits for a flush.
+    pub fn take_rekey(&mut self) -> Option<RewriteJob> {
+        let active = self.jobs.files.dir.keys.active();
+        let (_, complete) = self.segments.list.split_last()?;
+        let at = complete.iter().position(|segment| segment.sealer.data_key() != active)?;
+        self.rewrite_of_one(at)
+    }
+
+    /// How many files lie under each data key; [`DataKeyId::PLAIN`] counts the plain ones. Files of
+    /// jobs that are out are missing.
+    ///
+    /// # Errors
+    /// If a checkpoint's header cannot be read.
+    pub fn data_keys(&mut self) -> Result<BTreeMap<DataKeyId, u64>, crate::Error> {
+        let checkpoints = self.checkpoint_keys()?;
+        let segments = self.segments.list.iter().map(|segment| segment.sealer.data_key());
+        let manifest = self.jobs.files.manifest.lock().data_key();
+        let mut counts = BTreeMap::new();
+        for key in segments.chain(checkpoints).chain([manifest]) {
+            *counts.entry(key).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    /// What the kept checkpoints lie under, oldest first. Each header is read once.
+    fn checkpoint_keys(&mut self) -> Result<Vec<DataKeyId>, crate::Error> {
+        let jobs = &mut self.jobs;
+        let mut known = BTreeMap::new();
+        for mark in &jobs.checkpoints {
+            let key = match jobs.checkpoint_keys.get(&mark.id) {
+                Some(key) => *key,
+                None => {
+                    let name = Name::Checkpoint(mark.id);
+                    let opened = jobs.files.dir.open(FileKind::Checkpoint, mark.id, name)?;
+                    opened.sealer.data_key()
+                }
+            };
+            known.insert(mark.id, key);
+        }
+        jobs.checkpoint_keys = known;
+        let keys = jobs.checkpoints.iter().filter_map(|mark| jobs.checkpoint_keys.get(&mark.id));
+        Ok(keys.copied().collect())
+    }
+}
