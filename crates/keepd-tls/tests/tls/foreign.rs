@@ -3,7 +3,7 @@
 use keepd_tls::{ClientTlsOptions, ServerTls, TlsVersion};
 
 use crate::support::{
-    Scratch, accepted, client, client_with, handshake, has, mutual, plain, refused,
+    Scratch, accepted, client, client_with, handshake, has, mutual, own_ca, plain, refused,
 };
 
 /// A CA and a server certificate made by openssl.
@@ -207,6 +207,48 @@ async fn a_chain_over_an_intermediate_is_followed_for_both_leaf_versions() {
         ));
         accepted(mutual(&scratch), client_with(&scratch, name)).await;
     }
+}
+
+#[tokio::test]
+async fn a_path_longer_than_its_ca_allows_is_refused_for_both_leaf_versions() {
+    if !has("openssl") {
+        return;
+    }
+    let scratch = Scratch::new();
+    openssl_ca(&scratch);
+    openssl_client(&scratch, "sub", "basicConstraints=critical,CA:TRUE,pathlen:0");
+    scratch.sh("openssl req -newkey rsa:2048 -nodes -keyout sub2.key -out l.csr -subj /CN=sub2
+         openssl x509 -req -in l.csr -CA sub.crt -CAkey sub.key -CAcreateserial -days 30 \
+           -out sub2.crt -extfile <(echo basicConstraints=critical,CA:TRUE)");
+    for (name, extfile) in [("new", "-extfile <(echo extendedKeyUsage=clientAuth)"), ("old", "")] {
+        scratch.sh(&format!(
+            "openssl req -newkey rsa:2048 -nodes -keyout {name}.key -out l.csr -subj /CN={name}
+             openssl x509 -req -in l.csr -CA sub2.crt -CAkey sub2.key -CAcreateserial -days 30 \
+               -out leaf.crt {extfile}
+             cat leaf.crt sub2.crt sub.crt > {name}.crt"
+        ));
+        let (server, _) = refused(mutual(&scratch), client_with(&scratch, name)).await;
+        assert!(server.contains("tls: failed to verify certificate"), "{server}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_ca_lets_nobody_in() {
+    let scratch = Scratch::new();
+    own_ca(&scratch);
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, "test-ca");
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let pem = std::fs::read_to_string(scratch.path("ca.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&pem).unwrap();
+    // The same CA by name and key, but over: its clients' own certificates are valid.
+    let expired = scratch.write("expired.crt", &params.self_signed(&key).unwrap().pem());
+    let mut options = mutual(&scratch);
+    accepted(options.clone(), client_with(&scratch, "client")).await;
+    options.trusted_ca_file = Some(expired);
+    let (server, _) = refused(options, client_with(&scratch, "client")).await;
+    assert!(server.ends_with("certificate signed by unknown authority"), "{server}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::table::{self, Section, Support};
+use super::table::{self, Flag, Section, Support};
 
 /// The etcd version whose protocol and flags these are; tools parse the line it stands in.
 pub(super) const ETCD_VERSION: &str = "3.7.1";
@@ -45,7 +45,7 @@ pub(super) fn flags() -> String {
     for (section, heading) in HEADINGS {
         let _infallible = write!(out, "\n{heading}:\n");
         for flag in table::all().filter(|flag| flag.section == section) {
-            let default = if flag.name == "data-dir" { "${name}.etcd" } else { flag.default };
+            let default = shown_default(flag);
             let note = match flag.support {
                 Support::Full => String::new(),
                 Support::AcceptedNoEffect => "\n    Accepted, without effect in keepd.".to_owned(),
@@ -62,6 +62,11 @@ pub(super) fn flags() -> String {
     out
 }
 
+/// The default for people: an empty data directory is named after the member.
+fn shown_default(flag: &Flag) -> &'static str {
+    if flag.name == "data-dir" { "${name}.etcd" } else { flag.default }
+}
+
 /// etcd's four lines, which tools parse, and keepd's own.
 pub(super) fn version() -> String {
     let architecture = match std::env::consts::ARCH {
@@ -76,4 +81,38 @@ pub(super) fn version() -> String {
         architecture,
         env!("CARGO_PKG_VERSION")
     )
+}
+
+/// The same as a document, `docs/operations/flags.md`.
+#[cfg(test)]
+pub(super) fn document() -> String {
+    let mut out = String::from(
+        "# Server flags\n\n\
+         Written from the table that the server reads (`crates/keepd/src/flags/table/`); a test \
+         compares.\nEach flag is also the environment variable `ETCD_` + its name in capitals with \
+         `_` for `-`, and a key of\nthe file given by `--config-file`, as in etcd 3.7.1.\n\n\
+         - **full**: as in etcd.\n\
+         - **no effect**: accepted, so that existing command lines work; a notice at the start \
+         says so.\n\
+         - **refused**: any value but the default ends the start, with the reason and what to do \
+         instead.\n",
+    );
+    for (section, heading) in HEADINGS {
+        let _infallible = write!(
+            out,
+            "\n## {heading}\n\n| flag | default | in keepd | meaning |\n|---|---|---|---|\n"
+        );
+        for flag in table::all().filter(|flag| flag.section == section) {
+            let support = match flag.support {
+                Support::Full => "full".to_owned(),
+                Support::AcceptedNoEffect => "no effect".to_owned(),
+                Support::Refused(reason) => format!("refused: {reason}"),
+            };
+            let default = shown_default(flag);
+            let default = if default.is_empty() { "" } else { &format!("`{default}`") };
+            let _infallible =
+                writeln!(out, "| `--{}` | {default} | {support} | {} |", flag.name, flag.help);
+        }
+    }
+    out
 }

@@ -539,3 +539,13 @@ fn a_file_named_by_flag_or_environment_shuts_out_everything_else() {
         assert!(parsed.notices[0].message.starts_with("loaded server configuration, other"));
     }
 }
+
+#[test]
+fn the_document_of_flags_is_what_the_table_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations/flags.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, help::document()).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(written == help::document(), "stale; write it again with BLESS=1 cargo test -p keepd");
+}
