@@ -93,6 +93,10 @@ impl Reader {
     }
 
     pub(crate) fn finish(&self) -> Result<(), CommandError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(CommandError::TrailingBytes(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(CommandError::TrailingBytes(self.rest.len()))
+        }
     }
 }

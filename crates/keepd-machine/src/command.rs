@@ -5,7 +5,9 @@
 //! (rule 9.3). The layout is in `docs/formats/command.md`.
 
 use bytes::Bytes;
-use keepd_types::{KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue};
+use keepd_types::{
+    KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
+};
 use thiserror::Error;
 
 use crate::codec::{Reader, Writer};
@@ -55,13 +57,20 @@ pub enum Command {
     LeaseGrant {
         /// Its id, chosen by the proposer when the client left it open.
         id: LeaseId,
-        /// Its time to live in seconds, as asked.
+        /// Its time to live in seconds, already raised to the shortest that the proposer allows.
         ttl: i64,
     },
     /// Ends a lease and removes its keys.
     LeaseRevoke {
         /// The lease.
         id: LeaseId,
+    },
+    /// Records how long a lease has left, for the next primary.
+    LeaseCheckpoint {
+        /// The lease.
+        id: LeaseId,
+        /// Seconds left; 0 is all of its time.
+        remaining_ttl: i64,
     },
     /// Raises an alarm.
     AlarmActivate(Alarm),
@@ -257,6 +266,11 @@ impl Command {
                 w.bytes(name);
                 w.bytes(value);
             }
+            Self::LeaseCheckpoint { id, remaining_ttl } => {
+                w.u8(11);
+                w.i64(id.0);
+                w.i64(*remaining_ttl);
+            }
         }
         w.finish()
     }
@@ -282,6 +296,7 @@ impl Command {
             8 => Self::AlarmDeactivate(read_alarm(&mut r)?),
             9 => Self::PublishMember { id: MemberId(r.u64()?), json: r.bytes()? },
             10 => Self::SetCluster { name: r.bytes()?, value: r.bytes()? },
+            11 => Self::LeaseCheckpoint { id: LeaseId(r.i64()?), remaining_ttl: r.i64()? },
             value => return Err(CommandError::Unknown { what: "command", value }),
         };
         r.finish()?;
@@ -447,9 +462,7 @@ fn write_op(w: &mut Writer, op: &Op) {
 
 fn read_op(r: &mut Reader, depth: usize) -> Result<Op, CommandError> {
     Ok(match r.u8()? {
-        1 => {
-            Op::Range(Range { range: read_range(r)?, revision: r.i64()?, fetch_limit: r.u64()? })
-        }
+        1 => Op::Range(Range { range: read_range(r)?, revision: r.i64()?, fetch_limit: r.u64()? }),
         2 => Op::Put(read_put(r)?),
         3 => Op::DeleteRange(read_delete(r)?),
         4 => Op::Txn(Box::new(read_txn(r, depth + 1)?)),

@@ -45,18 +45,16 @@ pub enum Halt {
     Range(#[from] RangeError),
 }
 
-/// Settings that every member must share.
+/// Settings of the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The shortest lease in seconds; follows from the election timeout.
-    pub lease_ttl_min: i64,
     /// How long after it was reported an expired lease is reported again.
     pub revoke_retry: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease_ttl_min: 2, revoke_retry: Duration::from_secs(7) }
+        Self { revoke_retry: Duration::from_secs(7) }
     }
 }
 
@@ -88,7 +86,8 @@ impl Machine {
     /// If a meta table cannot be read.
     pub fn new(store: Store, options: Options) -> Result<Self, Halt> {
         let mut lessor = Lessor::new(keepd_lease::Options {
-            min_ttl: options.lease_ttl_min,
+            // Proposers raise short leases; members may differ in how far.
+            min_ttl: 1,
             revoke_retry: options.revoke_retry,
         });
         for value in store.meta(tables::LEASES).values() {
@@ -175,7 +174,8 @@ impl Machine {
             Command::DeleteRange(_) | Command::Compact { .. } | Command::LeaseRevoke { .. } => {
                 (true, false)
             }
-            Command::AlarmActivate(_)
+            Command::LeaseCheckpoint { .. }
+            | Command::AlarmActivate(_)
             | Command::AlarmDeactivate(_)
             | Command::PublishMember { .. }
             | Command::SetCluster { .. } => (false, false),
@@ -206,6 +206,12 @@ impl Machine {
             }
             Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
             Command::LeaseRevoke { id } => self.lease_revoke(*id),
+            Command::LeaseCheckpoint { id, remaining_ttl } => {
+                let checkpoint = self.lessor.checkpoint(*id, *remaining_ttl);
+                let lease = checkpoint.map_err(|_unknown| ApplyError::LeaseNotFound)?;
+                self.store_lease(&lease);
+                Ok(Response::Done)
+            }
             Command::AlarmActivate(alarm) => Ok(self.alarm_activate(*alarm)),
             Command::AlarmDeactivate(alarm) => Ok(self.alarm_deactivate(*alarm)),
             Command::PublishMember { id, json } => {
@@ -249,10 +255,14 @@ impl Machine {
             keepd_lease::Error::TtlTooLarge(_) => ApplyError::LeaseTtlTooLarge,
             _ => ApplyError::LeaseNotFound,
         })?;
+        self.store_lease(&lease);
+        Ok(Response::LeaseGrant { id, ttl: lease.ttl })
+    }
+
+    fn store_lease(&mut self, lease: &Lease) {
         let mut encoded = Vec::new();
         lease.encode(&mut encoded);
-        self.store.meta_put(tables::LEASES, tables::lease_key(id), encoded.into());
-        Ok(Response::LeaseGrant { id, ttl: lease.ttl })
+        self.store.meta_put(tables::LEASES, tables::lease_key(lease.id), encoded.into());
     }
 
     fn lease_revoke(&mut self, id: LeaseId) -> Result<Response, Failure> {

@@ -58,6 +58,8 @@ pub(crate) enum ApplyEvent {
     Background(Box<Done>),
     /// Reclaim what can be reclaimed; answered when a full round is done.
     Reclaim(oneshot::Sender<()>),
+    /// Answered when nothing of past compactions is left to do.
+    Settle(oneshot::Sender<()>),
     /// Apply what came before, make it durable and end.
     Stop,
 }
@@ -147,6 +149,7 @@ impl ApplyThread {
                 }
                 ApplyEvent::Background(done) => self.housekeeping.done(&mut self.machine, *done),
                 ApplyEvent::Reclaim(reply) => self.housekeeping.reclaim(reply),
+                ApplyEvent::Settle(reply) => self.housekeeping.settle(reply),
                 ApplyEvent::Stop => stop = true,
             }
         }
@@ -240,6 +243,10 @@ impl ApplyThread {
         match self.machine.lessor_mut().renew(id, now) {
             Ok(renewed) => {
                 self.shared.metrics.lease_renewed.fetch_add(1, Ordering::Relaxed);
+                if renewed.checkpoint_stale {
+                    // Or the next primary would take the old, shorter time for the truth.
+                    self.propose(Command::LeaseCheckpoint { id, remaining_ttl: 0 }, now);
+                }
                 Renewal::Renewed { ttl: renewed.ttl }
             }
             Err(keepd_lease::Error::NotPrimary) => Renewal::NotPrimary,
@@ -266,11 +273,15 @@ impl ApplyThread {
         }
         for id in self.machine.lessor_mut().expired(now, crate::housekeeping::EXPIRED_MAX) {
             self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            let command = Command::LeaseRevoke { id };
-            let encoded = command.encode();
-            let proposal = Proposal { command, encoded, waiter: None, taken: now };
-            self.shared.raft.hand(RaftEvent::Propose(proposal));
+            self.propose(Command::LeaseRevoke { id }, now);
         }
+    }
+
+    /// Proposes a command of the node's own.
+    fn propose(&self, command: Command, now: Duration) {
+        let encoded = command.encode();
+        let proposal = Proposal { command, encoded, waiter: None, taken: now };
+        self.shared.raft.hand(RaftEvent::Propose(proposal));
     }
 
     fn time_apply(&self, started: Duration) {

@@ -118,10 +118,7 @@ impl DataDir {
             pre_vote: options.pre_vote,
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
-        let machine_options = keepd_machine::Options {
-            lease_ttl_min: options.lease_ttl_min(),
-            revoke_retry: options.request_timeout(),
-        };
+        let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
         let machine = Machine::new(store, machine_options)?;
         Ok(Opened { machine, wal, core, identity, lock: self.lock })
     }

@@ -205,6 +205,14 @@ impl Handle {
         self.ask(ApplyEvent::Reclaim).await
     }
 
+    /// Waits until nothing of past compactions is left to do.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn settle_compactions(&self) -> Result<(), Error> {
+        self.ask(ApplyEvent::Settle).await
+    }
+
     /// The newest published view.
     #[must_use]
     pub fn view(&self) -> Arc<View> {

@@ -50,6 +50,8 @@ pub(crate) struct Housekeeping {
     clearing: bool,
     /// Who waits for a round of reclaiming.
     reclaimers: Vec<oneshot::Sender<()>>,
+    /// Who waits for past compactions to be done with.
+    settlers: Vec<oneshot::Sender<()>>,
     hash_pending: bool,
     /// The log was last told that it may go up to here.
     released: u64,
@@ -68,6 +70,7 @@ impl Housekeeping {
             space_due: Duration::ZERO,
             clearing: false,
             reclaimers: Vec::new(),
+            settlers: Vec::new(),
             hash_pending: false,
             released: 0,
         }
@@ -76,12 +79,17 @@ impl Housekeeping {
     /// One turn between batches.
     pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) {
         self.flush(machine, now);
-        machine.store_mut().trim(TRIM_LEAVES);
+        let trimming = machine.store_mut().trim(TRIM_LEAVES);
         if !self.hash_pending
             && let Some(job) = machine.store_mut().take_compaction_hash()
         {
             self.hash_pending = true;
             self.background.run(Job::CompactionHash(job));
+        }
+        if !trimming && !self.hash_pending {
+            for reply in self.settlers.drain(..) {
+                let _ = reply.send(());
+            }
         }
         if now >= self.space_due {
             self.space_due = now + SPACE_INTERVAL;
@@ -133,6 +141,11 @@ impl Housekeeping {
     pub(crate) fn reclaim(&mut self, reply: oneshot::Sender<()>) {
         self.reclaimers.push(reply);
         self.space_due = Duration::ZERO;
+    }
+
+    /// Someone wants to see past compactions done with.
+    pub(crate) fn settle(&mut self, reply: oneshot::Sender<()>) {
+        self.settlers.push(reply);
     }
 
     pub(crate) fn publish_space(&self, machine: &Machine) {

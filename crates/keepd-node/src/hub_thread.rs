@@ -119,6 +119,8 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         for event in events.drain(..) {
             handle(shared, &mut hub, event);
         }
+        // A dropped batch may have been the last of its burst.
+        resync_if_missed(shared, &mut hub);
         let now = shared.env.clock.monotonic();
         hub.tick(now);
         patience = match hub.catch_up(now) {
@@ -138,13 +140,17 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     }
 }
 
+fn resync_if_missed(shared: &Shared, hub: &mut Hub) {
+    if shared.hub_missed.swap(false, Ordering::AcqRel) {
+        hub.resync(shared.views.clone());
+    }
+}
+
 fn handle(shared: &Shared, hub: &mut Hub, event: HubEvent) {
     match event {
         HubEvent::Publish(batch) => {
             // ORDER: a dropped batch sets the flag before a later batch is queued.
-            if shared.hub_missed.swap(false, Ordering::AcqRel) {
-                hub.resync(shared.views.clone());
-            }
+            resync_if_missed(shared, hub);
             hub.publish(&batch);
         }
         HubEvent::Open { sink, progress_interval, reply } => {

@@ -89,6 +89,7 @@ impl GrpcServices {
             Route::Lease => self.generated(method, self.lease.clone(), request),
             Route::Maintenance => self.generated(method, self.maintenance.clone(), request),
             Route::Cluster => self.generated(method, self.cluster.clone(), request),
+            Route::AuthStatus => self.unary(method, |kv, request| kv.auth_status(request), request),
             Route::Health => self.generated(method, self.health.clone(), request),
         }
     }

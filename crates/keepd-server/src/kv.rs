@@ -8,11 +8,10 @@ mod txn;
 mod validate;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use keepd_api::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, TxnRequest,
+    AuthStatusRequest, AuthStatusResponse, CompactionRequest, CompactionResponse,
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, Response as Outcome};
 use tokio::sync::mpsc;
@@ -23,9 +22,6 @@ use crate::codec::Payload;
 use crate::context::Context;
 use crate::errors;
 use crate::wire;
-
-/// How often a physical compaction looks whether space was given back.
-const PHYSICAL_COMPACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The KV service.
 #[derive(Clone, Debug)]
@@ -138,14 +134,19 @@ impl KvService {
         let command = Command::Compact { revision: request.revision };
         let done = context.node.propose(command).await.map_err(errors::node)?;
         if request.physical {
-            // Reclaiming goes on in the background either way; the caller wants to see it done.
-            let reclaim = tokio::time::timeout(PHYSICAL_COMPACTION_TIMEOUT, context.node.reclaim());
-            if reclaim.await.is_err() {
-                tracing::warn!("a physical compaction answers before all space was given back");
-            }
+            // Also when the answer is an error, as in etcd.
+            context.node.settle_compactions().await.map_err(errors::node)?;
         }
         done.outcome.result.map_err(errors::apply)?;
         let header = Some(context.header(done.outcome.revision));
         Ok(Response::new(Payload::of(&CompactionResponse { header })))
+    }
+
+    /// Authentication comes later; until then it is off, at the revision of a new store.
+    pub(crate) async fn auth_status(self, request: Request<AuthStatusRequest>) -> Answer {
+        self.context.admit(request.metadata())?;
+        let header = Some(self.context.current_header());
+        let response = AuthStatusResponse { header, enabled: false, auth_revision: 1 };
+        Ok(Response::new(Payload::of(&response)))
     }
 }

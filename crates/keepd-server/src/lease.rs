@@ -55,12 +55,14 @@ impl Lease for LeaseService {
         context.admit(request.metadata())?;
         quota::check(context, quota::LEASE_COST).await?;
         let request = request.into_inner();
+        // Raised here and not at apply, where all members must do the same.
+        let ttl = request.ttl.max(context.node.options().lease_ttl_min());
         for _ in 0..ID_ATTEMPTS_MAX {
             let id = match request.id {
                 0 => context.next_lease_id(),
                 id => LeaseId(id),
             };
-            let command = Command::LeaseGrant { id, ttl: request.ttl };
+            let command = Command::LeaseGrant { id, ttl };
             let done = context.node.propose(command).await.map_err(errors::node)?;
             let header = Some(context.header(done.outcome.revision));
             match done.outcome.result {

@@ -27,6 +27,7 @@ pub(crate) enum Route {
     Cluster,
     Maintenance,
     Health,
+    AuthStatus,
 }
 
 /// Every method that is served: its path, its kind of call, what answers it.
@@ -56,6 +57,7 @@ const METHODS: &[(&str, &str, Route)] = &[
     ("/etcdserverpb.Maintenance/Snapshot", "server_stream", Route::Maintenance),
     ("/etcdserverpb.Maintenance/MoveLeader", "unary", Route::Maintenance),
     ("/etcdserverpb.Maintenance/Downgrade", "unary", Route::Maintenance),
+    ("/etcdserverpb.Auth/AuthStatus", "unary", Route::AuthStatus),
     ("/grpc.health.v1.Health/Check", "unary", Route::Health),
     ("/grpc.health.v1.Health/Watch", "server_stream", Route::Health),
 ];

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -28,6 +30,11 @@ use crate::codec::Payload;
 use crate::context::Context;
 use crate::{errors, wire};
 
+/// Bytes of events that may wait on one stream, beside the bound on responses.
+const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a stream's next request waits while its answers are not read.
+const REQUEST_PAUSE: Duration = Duration::from_millis(20);
+
 /// The Watch service.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchService {
@@ -48,34 +55,38 @@ impl WatchService {
         let hub = context.node.hub();
         let (sender, messages) = mpsc::channel(limits::WATCH_STREAM_RESPONSES_MAX);
         let interval = with_jitter(&context);
-        let stream = hub
-            .open_stream(Box::new(StreamSink { sender: Some(sender) }), interval)
-            .await
-            .map_err(errors::node)?;
-        let requests = read_requests(request.into_inner(), hub.clone(), stream);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let sink = StreamSink { sender: Some(sender.clone()), queued: Arc::clone(&queued) };
+        let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
+        let room = sender.downgrade();
+        drop(sender);
+        let requests = read_requests(request.into_inner(), hub.clone(), stream, room);
         let reader = tokio::spawn(requests).abort_handle();
-        Ok(Response::new(Responses {
-            context,
-            hub,
-            stream,
-            messages,
-            ready: VecDeque::new(),
-            reader,
-        }))
+        let ready = VecDeque::new();
+        Ok(Response::new(Responses { context, hub, stream, messages, queued, ready, reader }))
     }
 }
 
 /// Up to a tenth more, once per stream, so that streams do not tick together.
-fn with_jitter(context: &Context) -> std::time::Duration {
+fn with_jitter(context: &Context) -> Duration {
     let interval = context.node.options().progress_notify_interval;
     let tenth = u64::try_from(interval.as_millis() / 10).unwrap_or(u64::MAX).max(1);
-    interval + std::time::Duration::from_millis(context.node.env().random.next_u64() % tenth)
+    interval + Duration::from_millis(context.node.env().random.next_u64() % tenth)
 }
 
 /// Passes a client's requests to the hub until the client half-closes or goes away. Half-closing
 /// ends nothing else: the watchers go on.
-async fn read_requests(mut requests: Streaming<WatchRequest>, hub: HubHandle, stream: StreamId) {
+async fn read_requests(
+    mut requests: Streaming<WatchRequest>,
+    hub: HubHandle,
+    stream: StreamId,
+    room: mpsc::WeakSender<StreamMessage>,
+) {
     while let Ok(Some(request)) = requests.message().await {
+        // A client that does not read its answers is not asked for more questions.
+        while room.upgrade().is_some_and(|sender| sender.capacity() == 0) {
+            tokio::time::sleep(REQUEST_PAUSE).await;
+        }
         let passed = match request.request_union {
             Some(RequestUnion::CreateRequest(request)) => hub.create(stream, spec(request)),
             Some(RequestUnion::CancelRequest(request)) => {
@@ -112,18 +123,33 @@ fn spec(request: WatchCreateRequest) -> WatchSpec {
 /// The hub's end of a stream's queue.
 struct StreamSink {
     sender: Option<mpsc::Sender<StreamMessage>>,
+    /// Bytes of events that wait.
+    queued: Arc<AtomicUsize>,
+}
+
+fn weight(message: &StreamMessage) -> usize {
+    match message {
+        StreamMessage::Events(events) => events.bytes(),
+        _ => 0,
+    }
 }
 
 impl Sink for StreamSink {
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        match &self.sender {
-            Some(sender) => sender.try_send(message).map_err(mpsc::error::TrySendError::into_inner),
-            None => Err(message),
-        }
+        let Some(sender) = self.sender.as_ref().filter(|_| self.has_room()) else {
+            return Err(message);
+        };
+        let weight = weight(&message);
+        self.queued.fetch_add(weight, Ordering::AcqRel);
+        sender.try_send(message).map_err(|refused| {
+            self.queued.fetch_sub(weight, Ordering::AcqRel);
+            refused.into_inner()
+        })
     }
 
     fn has_room(&self) -> bool {
-        self.sender.as_ref().is_some_and(|sender| sender.capacity() > 0)
+        self.queued.load(Ordering::Acquire) < STREAM_BYTES_MAX
+            && self.sender.as_ref().is_some_and(|sender| sender.capacity() > 0)
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -139,6 +165,7 @@ pub(crate) struct Responses {
     hub: HubHandle,
     stream: StreamId,
     messages: mpsc::Receiver<StreamMessage>,
+    queued: Arc<AtomicUsize>,
     /// Fragments of the message at hand.
     ready: VecDeque<Payload>,
     reader: AbortHandle,
@@ -162,6 +189,7 @@ impl Stream for Responses {
             let Some(message) = ready!(self.messages.poll_recv(task)) else {
                 return Poll::Ready(Some(Err(Api::WatchCanceled.into())));
             };
+            self.queued.fetch_sub(weight(&message), Ordering::AcqRel);
             match encode(&self.context, message) {
                 Ok(payloads) => self.ready.extend(payloads),
                 Err(status) => return Poll::Ready(Some(Err(status))),

@@ -12,6 +12,8 @@ mod encryption;
 mod flags;
 mod help;
 mod logging;
+mod pki;
+mod quickstart;
 mod serve;
 mod utl;
 
@@ -38,6 +40,14 @@ fn main() -> ExitCode {
         "encryption" => {
             arguments.remove(0);
             encryption::main(&arguments)
+        }
+        "quickstart" => {
+            arguments.remove(0);
+            quickstart::main(arguments)
+        }
+        "pki" => {
+            arguments.remove(0);
+            pki::main(arguments)
         }
         "version" => {
             help::version();

@@ -1,3 +1,5 @@
+//! Commands survive the log.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -68,6 +70,10 @@ fn command() -> impl Strategy<Value = Command> {
         txn().prop_map(|txn| Command::Txn(Box::new(txn))),
         any::<i64>().prop_map(|revision| Command::Compact { revision }),
         any::<(i64, i64)>().prop_map(|(id, ttl)| Command::LeaseGrant { id: LeaseId(id), ttl }),
+        any::<(i64, i64)>().prop_map(|(id, remaining_ttl)| Command::LeaseCheckpoint {
+            id: LeaseId(id),
+            remaining_ttl
+        }),
         (any::<u64>(), bytes())
             .prop_map(|(id, json)| Command::PublishMember { id: MemberId(id), json }),
         any::<u64>().prop_map(|id| Command::AlarmActivate(Alarm { member: MemberId(id), kind: 1 })),

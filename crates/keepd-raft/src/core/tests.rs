@@ -1,3 +1,5 @@
+//! A lone voter's core, driven by hand.
+
 use keepd_env::SeededRandom;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! etcd's rules for requests, one line a case.
+
 use super::*;
 
 fn op(request: Request) -> RequestOp {
