@@ -35,6 +35,9 @@ mod version;
 mod watch;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -71,7 +74,7 @@ static ROOT: Command = Command {
     ..Command::NONE
 };
 
-static PROGRAM: Program = Program {
+pub(crate) static PROGRAM: Program = Program {
     root: &ROOT,
     groups: &[GROUP_KV, GROUP_CLUSTER, GROUP_UTILITY],
     describes: true,

@@ -48,7 +48,7 @@ static ROOT: Command = Command {
     ..Command::NONE
 };
 
-static PROGRAM: Program = Program {
+pub(crate) static PROGRAM: Program = Program {
     root: &ROOT,
     groups: &[],
     describes: false,

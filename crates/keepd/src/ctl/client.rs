@@ -6,7 +6,8 @@
 //! request should have answered before a thread pool is up.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
+use std::error::Error as _;
+use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -91,12 +92,29 @@ pub(crate) fn explain(status: &Status) -> String {
     framed(status)
 }
 
-fn framed(status: &Status) -> String {
+/// An RPC error with its code, as Go prints one it does not know.
+pub(crate) fn framed(status: &Status) -> String {
     let code = match status.code() {
         Code::Cancelled => "Canceled".to_owned(),
         code => format!("{code:?}"),
     };
     format!("rpc error: code = {code} desc = {}", status.message())
+}
+
+/// An error of the connection rather than of the server: the member is unavailable, whatever the
+/// library calls it.
+fn unbroken(status: Status) -> Status {
+    let mut cause = status.source();
+    if cause.is_none() {
+        return status;
+    }
+    let mut text = format!("connection error: desc = \"{}", status.message());
+    while let Some(error) = cause {
+        write!(text, ": {error}").expect("a string takes everything");
+        cause = error.source();
+    }
+    text.push('"');
+    Status::unavailable(text)
 }
 
 /// Connections and requests of one command.
@@ -199,6 +217,7 @@ impl Client {
         A: Message + Default + Send + Sync + 'static,
     {
         self.check_size(&request)?;
+        let mut reported = String::new();
         for attempt in 0.. {
             let mut grpc = self.connection(method.path, method.repeat).await?;
             let path = PathAndQuery::from_static(method.path);
@@ -206,9 +225,13 @@ impl Client {
             let answer = grpc.unary(asked, path, ProstCodec::<Q, A>::default()).await;
             let status = match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => status,
+                Err(status) => unbroken(status),
             };
-            self.report(method.path, attempt, &framed(&status));
+            let error = framed(&status);
+            if error != reported {
+                self.report(method.path, attempt, &error);
+                reported = error;
+            }
             let again = method.repeat == Repeat::Allowed && status.code() == Code::Unavailable;
             if !again || attempt + 1 == ATTEMPTS_MAX {
                 return Err(Failure::Status(status));
@@ -349,7 +372,7 @@ impl Client {
                 }
                 self.turn();
             }
-            sleep(BACKOFF * 4).await;
+            sleep(BACKOFF).await;
         }
         let text = format!("connection error: desc = \"transport: {last_error}\"");
         Err(Failure::Status(Status::unavailable(text)))
@@ -359,4 +382,4 @@ impl Client {
 /// BOUND: with the pauses between them, attempts of a command without a deadline end within
 /// about ten seconds.
 const ATTEMPTS_MAX: u32 = 100;
-const BACKOFF: Duration = Duration::from_millis(25);
+const BACKOFF: Duration = Duration::from_millis(100);

@@ -229,7 +229,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
             return Err(format!("time: unknown unit {unit} in duration {quoted}"));
         };
         let whole: u128 =
-            if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+            if whole.is_empty() { 0 } else { whole.parse().map_err(|_too_long| invalid())? };
         nanos += whole.checked_mul(*scale).ok_or_else(invalid)? + scaled(fraction, *scale);
         rest = behind;
     }

@@ -152,7 +152,7 @@ fn aligned(mut lines: Vec<(&Flag, String)>) -> String {
 }
 
 fn left_side(flag: &Flag) -> String {
-    let short = flag.short.map_or("    ".to_owned(), |short| format!("-{short}, "));
+    let short = flag.short.map_or_else(|| "    ".to_owned(), |short| format!("-{short}, "));
     let kind = match flag.kind {
         Kind::Bool => "",
         Kind::Int => " int",

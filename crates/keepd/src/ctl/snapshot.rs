@@ -14,7 +14,7 @@ use keepd_env::Env;
 use sha2::{Digest as _, Sha256};
 
 use super::answer::print;
-use super::client::{Client, Failure, Method, Repeat, run};
+use super::client::{Client, Failure, Method, Repeat, framed, run};
 use super::command::{Call, Command};
 use super::exit::{Exit, INTERRUPTED, bad_arguments};
 use super::global::{Options, plain_os_error};
@@ -110,12 +110,19 @@ async fn receive(client: &Client, part: &mut PartFile) -> Result<String, Exit> {
     let endpoint = &client.options.endpoints[0];
     let clock = Env::real().clock;
     let start = clock.monotonic();
-    let mut answers = client.stream(&SNAPSHOT, SnapshotRequest {}).await.map_err(broken_off)?;
+    let mut answers =
+        client.stream(&SNAPSHOT, SnapshotRequest {}).await.map_err(|failure| match failure {
+            Failure::Status(status) => broken_off(framed(&status)),
+            failure => broken_off(failure),
+        })?;
     inform("fetching snapshot", &Object::new().text("endpoint", endpoint));
     let progress = progress_bar();
     let mut version = String::new();
     while let Some(answer) = answers.message().await.map_err(|status| {
-        broken_off(format_args!("could not write snapshot: {}", Failure::Status(status)))
+        if part.len == 0 {
+            return broken_off(framed(&status));
+        }
+        broken_off(format_args!("could not write snapshot: {}", framed(&status)))
     })? {
         if version.is_empty() {
             version = answer.version;

@@ -14,8 +14,6 @@ pub(super) static COMMAND: Command = Command {
     ..Command::NONE
 };
 
-#[expect(clippy::unnecessary_wraps, reason = "every command has this shape")]
-#[expect(clippy::needless_pass_by_value, reason = "every command has this shape")]
 fn run(_call: Call<'_>) -> Result<(), Exit> {
     let text = format!(
         "etcdctl version: {}\nAPI version: {}\n",

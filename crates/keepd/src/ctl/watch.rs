@@ -317,14 +317,16 @@ impl<'a> Watching<'a> {
         if answer.created {
             let Some(watch) = self.pending.pop_front() else { return Ok(()) };
             if answer.canceled {
-                return self.cancelled(&answer);
+                // What was never a watch has nothing but its end to show.
+                let shown = WatchResponse { canceled: true, ..WatchResponse::default() };
+                return self.cancelled(&answer, &shown);
             }
             self.active.insert(answer.watch_id, watch);
             return Ok(());
         }
         if answer.canceled {
             return match self.active.remove(&answer.watch_id) {
-                Some(_) => self.cancelled(&answer),
+                Some(_) => self.cancelled(&answer, &answer),
                 None => Ok(()),
             };
         }
@@ -340,16 +342,16 @@ impl<'a> Watching<'a> {
         Ok(())
     }
 
-    fn cancelled(&self, answer: &WatchResponse) -> Result<(), Exit> {
+    fn cancelled(&self, answer: &WatchResponse, shown: &WatchResponse) -> Result<(), Exit> {
         let reason = if answer.compact_revision != 0 {
             keepd_api::Error::Compacted.text().to_owned()
         } else if answer.cancel_reason.is_empty() {
             keepd_api::Error::FutureRevision.text().to_owned()
         } else {
-            explain(&Status::failed_precondition(&*answer.cancel_reason))
+            answer.cancel_reason.clone()
         };
         complain(&format!("watch was canceled ({reason})"));
-        answer::show(answer, self.style)
+        answer::show(shown, self.style)
     }
 }
 
@@ -435,17 +437,21 @@ impl Answer for WatchResponse {
     }
 
     fn json(&self, _style: Style) -> String {
-        let events = self.events.iter().map(|event| {
+        let event = |event: &Event| {
             Object::new()
                 .int("type", event.r#type.into())
                 .object("kv", event.kv.as_ref(), json::key_value)
                 .object("prev_kv", event.prev_kv.as_ref(), json::key_value)
                 .end()
-        });
+        };
+        let events = match self.events.as_slice() {
+            [] => "null".to_owned(),
+            events => json::array(events.iter().map(event)),
+        };
         let claim = |claim: bool| if claim { "true" } else { "false" };
         Object::new()
             .always("Header", &json::header(&self.header.unwrap_or_default()).end())
-            .always("Events", &json::array(events))
+            .always("Events", &events)
             .always("CompactRevision", &self.compact_revision.to_string())
             .always("Canceled", claim(self.canceled))
             .always("Created", claim(self.created))

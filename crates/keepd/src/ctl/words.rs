@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn quotes_hold_words_together() {
-        let check = |line: &str, expected: &[&str]| {
+        let check = |line: &str, expected: &[&'static str]| {
             let words = split(line.as_bytes()).unwrap();
             assert_eq!(words, expected.iter().map(|w| Bytes::from(*w)).collect::<Vec<_>>());
         };

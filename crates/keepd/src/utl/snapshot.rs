@@ -106,7 +106,7 @@ fn status(call: Call<'_>) -> Result<(), Exit> {
     let path = call.text(0);
     file::check(&path)?;
     let style = style(&call)?;
-    let mut bar = Bar::new();
+    let bar = Bar::new();
     let env = Env::real();
     let status = keepd_backup::status(&*env.disk, Path::new(&*path), &mut |p| bar.show(p));
     bar.clear();
@@ -140,7 +140,7 @@ fn restore(call: Call<'_>) -> Result<(), Exit> {
         mark_compacted,
         without_authentication: call.flag("without-authentication"),
     };
-    let mut bar = Bar::new();
+    let bar = Bar::new();
     let restored = keepd_backup::restore(
         &Env::real(),
         Path::new(&*call.text(0)),
@@ -192,7 +192,7 @@ impl Bar {
         Self { bar: ProgressBar::new(0).with_style(style) }
     }
 
-    fn show(&mut self, Progress { stage, done, total }: Progress) {
+    fn show(&self, Progress { stage, done, total }: Progress) {
         self.bar.set_message(match stage {
             Stage::Verify => "verifying",
             Stage::Read => "reading",
