@@ -53,16 +53,30 @@ type kube struct {
 }
 
 func startKube(t *testing.T, options harness.Options) *kube {
+	t.Helper()
+	options.PKI = kubePKI(t)
+	options.Args = []string{"--snapshot-count=10000", "--watch-progress-notify-interval=5s",
+		"--feature-gates=InitialCorruptCheck=true"}
+	return kubeOn(t, harness.Start(t, options))
+}
+
+// kubePKI holds what the store, kube-apiserver and its users need.
+func kubePKI(t *testing.T) *harness.PKI {
+	t.Helper()
 	pki := harness.OpenSSL(t)
 	pki.Leaf(t, "apiserver", "/CN=kube-apiserver", "serverAuth", "DNS:localhost,DNS:kubernetes,"+
 		"DNS:kubernetes.default,DNS:kubernetes.default.svc,"+
 		"DNS:kubernetes.default.svc.cluster.local,IP:127.0.0.1,IP:10.0.0.1")
 	pki.Leaf(t, "admin", "/O=system:masters/CN=admin", "clientAuth", "")
 	pki.ServiceAccountKeys(t)
-	options.PKI = pki
-	options.Args = []string{"--snapshot-count=10000", "--watch-progress-notify-interval=5s",
-		"--feature-gates=InitialCorruptCheck=true"}
-	k := &kube{t: t, store: newAPI(t, harness.Start(t, options)), kubectl: harness.KubeTool(t, "kubectl")}
+	return pki
+}
+
+// kubeOn starts a kube-apiserver on a running store.
+func kubeOn(t *testing.T, store *harness.Store, extra ...string) *kube {
+	t.Helper()
+	pki := store.PKI
+	k := &kube{t: t, store: newAPI(t, store), kubectl: harness.KubeTool(t, "kubectl")}
 	port := harness.FreePort(t)
 	k.url = fmt.Sprintf("https://127.0.0.1:%d", port)
 	admin := pki.AnonymousTLS(t)
@@ -81,21 +95,22 @@ func startKube(t *testing.T, options harness.Options) *kube {
 	if err := os.WriteFile(k.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	args := append([]string{
+		"--etcd-servers=" + k.store.ClientURL, "--etcd-cafile=" + pki.Path("ca.crt"),
+		"--etcd-certfile=" + pki.Path("client.crt"), "--etcd-keyfile=" + pki.Path("client.key"),
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
+		"--tls-cert-file=" + pki.Path("apiserver.crt"), "--tls-private-key-file=" + pki.Path("apiserver.key"),
+		"--client-ca-file=" + pki.Path("ca.crt"),
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+		"--service-account-key-file=" + pki.Path("sa.pub"),
+		"--service-account-signing-key-file=" + pki.Path("sa.key"),
+		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC",
+		"--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none",
+		"--event-ttl=20s", "--etcd-compaction-interval=10s"}, extra...)
 	k.apiserver = harness.StartProcess(t, filepath.Join(dir, "apiserver.log"),
 		// The cache compares itself with the store and dies on a difference.
 		[]string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
-		harness.KubeTool(t, "kube-apiserver"),
-		"--etcd-servers="+k.store.ClientURL, "--etcd-cafile="+pki.Path("ca.crt"),
-		"--etcd-certfile="+pki.Path("client.crt"), "--etcd-keyfile="+pki.Path("client.key"),
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
-		"--tls-cert-file="+pki.Path("apiserver.crt"), "--tls-private-key-file="+pki.Path("apiserver.key"),
-		"--client-ca-file="+pki.Path("ca.crt"),
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-		"--service-account-key-file="+pki.Path("sa.pub"),
-		"--service-account-signing-key-file="+pki.Path("sa.key"),
-		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC",
-		"--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none",
-		"--event-ttl=20s", "--etcd-compaction-interval=10s")
+		harness.KubeTool(t, "kube-apiserver"), args...)
 	k.waitReady()
 	return k
 }
@@ -192,6 +207,7 @@ func TestKubernetes(t *testing.T) {
 			t.Run("store restarts", func(t *testing.T) { kubeStoreRestarts(t, k) })
 			equal(t, "kube-apiserver lives", k.apiserver.Exited(), false)
 			if options.Flavor == harness.KeepdSealed {
+				t.Run("moves to etcd", func(t *testing.T) { kubeMovesToEtcd(t, k) })
 				k.store.Terminate(t)
 				c := canaries{}
 				for _, text := range []string{"canary-secret-kq7vx3", "canary-map-kq7vx3", "canary-panda-kq7vx3",
@@ -477,4 +493,68 @@ func kubeStoreRestarts(t *testing.T, k *kube) {
 	})
 	got := k.must("GET", configMaps+"/survivor", nil)
 	equal(t, "value", got["data"].(object)["text"].(string), "2")
+}
+
+// A snapshot of a sealed keepd holds Kubernetes' own ciphertext: on plain etcd a kube-apiserver
+// that has the same configuration reads it.
+func kubeMovesToEtcd(t *testing.T, k *kube) {
+	file := save(t, realTool(t, "etcdctl"), k.store.Store)
+	content := must(os.ReadFile(file))(t)
+	equal(t, "the file is sealed", bytes.Contains(content, []byte("canary-secret-kq7vx3")), false)
+	equal(t, "in Kubernetes' form", bytes.Contains(content, []byte("k8s:enc:secretbox:v1:sb1:")), true)
+	etcd := harness.Prepare(t, harness.Options{Flavor: harness.Etcd, PKI: k.store.PKI})
+	realTool(t, "etcdutl").must(t, "snapshot", "restore", file, "--data-dir="+etcd.DataDir,
+		"--name="+etcd.Name, "--initial-cluster="+etcd.InitialCluster,
+		"--initial-advertise-peer-urls="+etcd.PeerURL)
+	etcd.Launch()
+	etcd.WaitReady()
+	config := filepath.Join(t.TempDir(), "encryption.yaml")
+	if err := os.WriteFile(config, []byte(mixedSealing), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	moved := kubeOn(t, etcd, "--encryption-provider-config="+config)
+	equal(t, "the secret", moved.ctl("get", "secret", "mine", "-o", "jsonpath={.data.password}"),
+		"Y2FuYXJ5LXNlY3JldC1rcTd2eDM=")
+	equal(t, "a config map", moved.ctl("get", "configmap", "survivor", "-o", "jsonpath={.data.text}"), "2")
+	moved.ctl("create", "secret", "generic", "more", "--from-literal=a=b")
+	moved.apiserver.Kill()
+}
+
+// The other way: what kube-apiserver encrypted itself on etcd is imported into a sealed keepd as
+// the client's bytes, sealed once more, and comes back as it was.
+func TestKubernetesThatEncryptsMovesToKeepd(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "encryption.yaml")
+	if err := os.WriteFile(config, []byte(mixedSealing), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	encrypting := "--encryption-provider-config=" + config
+	etcd := harness.Start(t, harness.Options{Flavor: harness.Etcd, PKI: kubePKI(t)})
+	k := kubeOn(t, etcd, encrypting)
+	k.ctl("create", "secret", "generic", "mine", "--from-literal=password=canary-secret-kq7vx3")
+	k.apiserver.Kill()
+	const key = "/registry/secrets/default/mine"
+	raw := k.store.one(key).Kvs[0]
+	equal(t, "encrypted by kube-apiserver",
+		strings.HasPrefix(string(raw.Value), "k8s:enc:secretbox:v1:sb1:"), true)
+	file := save(t, realTool(t, "etcdctl"), etcd)
+	for _, flavor := range harness.Flavors() {
+		if flavor != harness.KeepdSealed {
+			continue
+		}
+		t.Run(string(flavor), func(t *testing.T) {
+			s := harness.Prepare(t, harness.Options{Flavor: flavor, PKI: etcd.PKI, Encryption: mixedSealing})
+			ownTool("etcdutl").must(t, "snapshot", "restore", file, "--data-dir="+s.DataDir,
+				"--name="+s.Name, "--initial-cluster="+s.InitialCluster,
+				"--initial-advertise-peer-urls="+s.PeerURL, encrypting)
+			s.Launch()
+			s.WaitReady()
+			moved := kubeOn(t, s, encrypting)
+			equal(t, "the same bytes", bytes.Equal(moved.store.one(key).Kvs[0].Value, raw.Value), true)
+			password := moved.ctl("get", "secret", "mine", "-o", "jsonpath={.data.password}")
+			equal(t, "the secret", password, "Y2FuYXJ5LXNlY3JldC1rcTd2eDM=")
+			moved.ctl("create", "secret", "generic", "more", "--from-literal=a=b")
+			equal(t, "written after", moved.ctl("get", "secret", "more", "-o", "jsonpath={.data.a}"), "Yg==")
+		})
+	}
 }
