@@ -16,11 +16,13 @@ use crate::revlog::files::Name;
 use crate::revlog::rewrite::RewriteJob;
 use crate::store::Store;
 
+type Reseal = dyn Fn(&Record) -> Option<Record> + Send + Sync;
+
 /// Gives a record's value the form that it would be stored in today; none if it has it already.
 ///
 /// Everything else of the record must stay as it is, the plaintext's digest included.
 #[derive(Clone)]
-pub struct Resealer(Arc<dyn Fn(&Record) -> Option<Record> + Send + Sync>);
+pub struct Resealer(Arc<Reseal>);
 
 impl Resealer {
     /// A resealer that does what `reseal` does; it runs on the threads of rewrites.

@@ -1,8 +1,8 @@
 //! What all jobs share: the directory, its keys, its manifest, and the names and ids of its files.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use keepd_crypto::{FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
 use keepd_env::{DiskFile, Env};
@@ -130,8 +130,12 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) const fn new(dir: Directory, manifest: Manifest, next_id: u64) -> Self {
-        let (manifest, next_id) = (Mutex::new(manifest), AtomicU64::new(next_id));
-        Self { dir, manifest, resealer: OnceLock::new(), next_id }
+        Self {
+            dir,
+            manifest: Mutex::new(manifest),
+            resealer: OnceLock::new(),
+            next_id: AtomicU64::new(next_id),
+        }
     }
 
     /// An id that no file of the directory has.

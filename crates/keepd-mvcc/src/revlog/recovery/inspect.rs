@@ -1,6 +1,10 @@
 //! Looking into a directory without touching it: what a start would find.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use keepd_crypto::FileKeys;
+use keepd_env::Env;
 
 use super::{check_orphans, open_segments, read_checkpoints, replay, trim};
 use crate::error::Error;
@@ -12,9 +16,6 @@ use crate::revlog::manifest::Manifest;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
 use crate::view::View;
-use keepd_crypto::FileKeys;
-use keepd_env::Env;
-use std::path::Path;
 
 /// What the inspected store's cache may hold.
 const CACHE_BYTES: usize = 8 << 20;
