@@ -1,0 +1,81 @@
+//! A blocking client for what surrounds the measuring: is the server ready, how far is its
+//! revision, how many keys has it. It is never part of what is measured.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use keepd_api::etcdserverpb as pb;
+use pb::kv_client::KvClient;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long one request may take.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// Writes under way at once.
+const PUTS_AT_ONCE: usize = 64;
+
+/// One connection.
+pub(crate) struct Client {
+    runtime: Runtime,
+    kv: KvClient<Channel>,
+}
+
+impl Client {
+    /// Connects; fails at once if nobody listens.
+    pub(crate) fn connect(address: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let endpoint = Endpoint::new(format!("http://{address}"))?.timeout(REQUEST_MAX);
+        let channel = runtime
+            .block_on(endpoint.connect())
+            .with_context(|| format!("connect to {address}"))?;
+        Ok(Self { runtime, kv: KvClient::new(channel) })
+    }
+
+    /// The current revision, by a linearizable range; succeeding means that the server is ready.
+    pub(crate) fn revision(&mut self) -> Result<i64> {
+        let request = pb::RangeRequest { key: Bytes::from_static(b"a"), ..Default::default() };
+        let answer = self.range(request)?;
+        Ok(answer.header.context("an answer without a header")?.revision)
+    }
+
+    /// How many keys there are.
+    pub(crate) fn count(&mut self) -> Result<i64> {
+        let all = Bytes::from_static(b"\0");
+        let request = pb::RangeRequest {
+            key: all.clone(),
+            range_end: all,
+            count_only: true,
+            ..Default::default()
+        };
+        Ok(self.range(request)?.count)
+    }
+
+    /// Writes keys, a bounded number at a time.
+    pub(crate) fn put_all(&self, keys: impl Iterator<Item = Bytes>, value: &Bytes) -> Result<()> {
+        let kv = &self.kv;
+        self.runtime.block_on(async {
+            let mut puts = JoinSet::new();
+            for key in keys {
+                if puts.len() == PUTS_AT_ONCE {
+                    puts.join_next().await.context("puts are under way")???;
+                }
+                let request = pb::PutRequest { key, value: value.clone(), ..Default::default() };
+                let mut kv = kv.clone();
+                puts.spawn(async move {
+                    kv.put(request).await.context("put")?;
+                    anyhow::Ok(())
+                });
+            }
+            while let Some(put) = puts.join_next().await {
+                put??;
+            }
+            Ok(())
+        })
+    }
+
+    fn range(&mut self, request: pb::RangeRequest) -> Result<pb::RangeResponse> {
+        Ok(self.runtime.block_on(self.kv.range(request)).context("range")?.into_inner())
+    }
+}

@@ -1,0 +1,109 @@
+//! Where keepd's CPU time goes: by thread, and by function within each thread (perf).
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::{fs, thread};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use clap::Args;
+
+use crate::load::{self, H2Load};
+use crate::process::cpu_micros_by_thread;
+use crate::servers::{Kind, Server};
+use crate::tools::ToolOptions;
+
+/// Samples per second: not a divisor of what timers do.
+const SAMPLES_PER_SECOND: u32 = 997;
+/// Functions shown, over all threads.
+const FUNCTIONS: usize = 50;
+/// The load before the samples, and after them.
+const MARGIN_SECONDS: u64 = 1;
+
+/// Keys of the list.
+const LIST_KEYS: usize = 10_000;
+
+/// What to profile.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    tools: ToolOptions,
+    /// Length of one profile in seconds.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// Prints a profile of puts, of ranges and of lists.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tools = options.tools.find()?;
+    let work = options.tools.work_folder();
+    fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
+    let server = Server::start(&tools, Kind::Keepd, &work)?;
+    let load = |method, bodies: Vec<_>, connections| H2Load {
+        method,
+        bodies,
+        connections,
+        streams: 20,
+        answer_bytes_min: 1,
+    };
+    let put = load("KV/Put", load::put_bodies(&work, 5)?, 10);
+    let range = load::range_body(&work, "range", load::load_key(0), Bytes::new())?;
+    let range = load("KV/Range", vec![range], 50);
+    let (list_prefix, list_end) = load::list_bounds();
+    let list = load::range_body(&work, "list", list_prefix, list_end)?;
+    let list = H2Load { streams: 1, ..load("KV/Range", vec![list], 1) };
+    load::fill_list(&server, LIST_KEYS)?;
+    for (name, load) in [("put", put), ("range", range), ("list", list)] {
+        let data = work.join(format!("perf-{name}.data"));
+        let before = cpu_micros_by_thread(server.pid())?;
+        let length = options.seconds + 2 * MARGIN_SECONDS;
+        let (sample, requests) = thread::scope(|scope| {
+            let loading = scope.spawn(|| load.run(&tools, &server, length));
+            thread::sleep(Duration::from_secs(MARGIN_SECONDS));
+            record(&server, &data, options.seconds)?;
+            loading.join().ok().context("the load failed")?
+        })?;
+        println!("\n# {name}: {:.0} requests/s, {:.1} us CPU each", sample.rate, sample.cpu_micros);
+        println!("\nCPU time per request by thread, in us:");
+        for (thread, cpu) in cpu_micros_by_thread(server.pid())? {
+            let spent = cpu - before.get(&thread).copied().unwrap_or_default().min(cpu);
+            if spent > 0 {
+                println!("  {:>6.2}  {thread}", load::ratio(spent, requests));
+            }
+        }
+        functions(&data)?;
+    }
+    Ok(())
+}
+
+fn record(server: &Server, data: &Path, seconds: u64) -> Result<()> {
+    let status = Command::new("perf")
+        .args(["record", "--quiet", "-F", &SAMPLES_PER_SECOND.to_string()])
+        .args(["-p", &server.pid().to_string(), "-o"])
+        .arg(data)
+        .args(["--", "sleep", &seconds.to_string()])
+        .stdin(Stdio::null())
+        .status()
+        .context("run perf (it must be installed and allowed)")?;
+    ensure!(status.success(), "perf record: {status}");
+    Ok(())
+}
+
+/// Prints the functions that take the most time.
+fn functions(data: &Path) -> Result<()> {
+    let output = Command::new("perf")
+        .args(["report", "--stdio", "--sort", "comm,symbol", "-i"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .output()
+        .context("run perf report")?;
+    ensure!(output.status.success(), "perf report: {}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("\nShare of samples, thread, function:");
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    for line in lines.take(FUNCTIONS) {
+        println!("{}", line.trim_end());
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! The servers under measurement: started, asked, stopped, started again.
+//!
+//! etcd and keepd get the same flags: one member, defaults for everything that matters (fsync is
+//! on), plain HTTP/2. keepd seals what it writes.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use keepd_env::{Clock, SystemClock};
+
+use crate::client::Client;
+use crate::tools::Tools;
+
+/// How often somebody who waits for a server looks.
+const POLL: Duration = Duration::from_millis(2);
+/// How long a start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Seals every value as `keepd quickstart` does; the key guards nothing.
+const ENCRYPTION: &str = "\
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+  - resources: ['*.*', 'prefix:']
+    providers:
+      - secretbox:
+          keys:
+            - name: bench
+              secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=
+";
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Keepd,
+    Etcd,
+    /// Bare tonic: the floor.
+    Echo,
+}
+
+impl Kind {
+    /// As tables and files name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Keepd => "keepd",
+            Self::Etcd => "etcd",
+            Self::Echo => "floor",
+        }
+    }
+}
+
+/// A running server; killed when it goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Server {
+    kind: Kind,
+    program: PathBuf,
+    folder: PathBuf,
+    clients: SocketAddr,
+    peers: SocketAddr,
+    child: Child,
+    /// From the start of the process to its first answer.
+    pub(crate) ready_after: Duration,
+}
+
+impl Server {
+    /// Starts one with nothing in it and waits until it answers.
+    pub(crate) fn start(tools: &Tools, kind: Kind, work: &Path) -> Result<Self> {
+        let folder = work.join(kind.name());
+        if folder.exists() {
+            fs::remove_dir_all(&folder)
+                .with_context(|| format!("remove the last run's {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        fs::write(folder.join("encryption.yaml"), ENCRYPTION).context("write encryption.yaml")?;
+        let program = match kind {
+            Kind::Keepd => &tools.keepd,
+            Kind::Etcd => &tools.etcd,
+            Kind::Echo => &tools.bench,
+        };
+        let (clients, peers) = (free_address()?, free_address()?);
+        let child = spawn(kind, program, &folder, clients, peers)?;
+        let ready_after = Duration::ZERO;
+        let mut server =
+            Self { kind, program: program.clone(), folder, clients, peers, child, ready_after };
+        server.ready_after = server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// Which one it is.
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `host:port` for clients.
+    pub(crate) fn address(&self) -> String {
+        self.clients.to_string()
+    }
+
+    /// A client for questions.
+    pub(crate) fn client(&self) -> Result<Client> {
+        Client::connect(&self.address())
+    }
+
+    /// Stops it, drops its files from the page cache and starts it again.
+    pub(crate) fn restart_cold(&mut self) -> Result<()> {
+        self.stop()?;
+        for file in files(&self.data_dir())? {
+            drop_from_page_cache(&file)?;
+        }
+        self.child = spawn(self.kind, &self.program, &self.folder, self.clients, self.peers)?;
+        self.ready_after = self.wait_until_ready()?;
+        Ok(())
+    }
+
+    /// Bytes that its data directory takes on disk, and the sum of its files' lengths.
+    pub(crate) fn disk_bytes(&self) -> Result<(u64, u64)> {
+        let (mut allocated, mut length) = (0, 0);
+        for file in files(&self.data_dir())? {
+            // A file may be removed between the listing and the asking.
+            let Ok(metadata) = fs::metadata(&file) else { continue };
+            allocated += metadata.blocks() * 512;
+            length += metadata.len();
+        }
+        Ok((allocated, length))
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status().context("run kill")?;
+        ensure!(status.success(), "{} had ended already", self.kind.name());
+        let clock = SystemClock::new();
+        while self.child.try_wait().context("wait for a server")?.is_none() {
+            ensure!(clock.monotonic() < PATIENCE, "{} does not stop", self.kind.name());
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<Duration> {
+        let clock = SystemClock::new();
+        loop {
+            if self.client().and_then(|mut client| client.revision()).is_ok() {
+                return Ok(clock.monotonic());
+            }
+            if let Some(status) = self.child.try_wait().context("wait for a server")? {
+                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                bail!("{} ended: {status}\n{log}", self.kind.name());
+            }
+            ensure!(clock.monotonic() < PATIENCE, "{} does not get ready", self.kind.name());
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; nothing is lost.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(
+    kind: Kind,
+    program: &Path,
+    folder: &Path,
+    clients: SocketAddr,
+    peers: SocketAddr,
+) -> Result<Child> {
+    let log = File::create(folder.join("log")).context("create a server's log")?;
+    let (client_url, peer_url) = (format!("http://{clients}"), format!("http://{peers}"));
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let is_setting = |name: &str| name.starts_with("ETCD_") || name.starts_with("KEEPD_");
+        if name.to_str().is_some_and(is_setting) {
+            command.env_remove(name);
+        }
+    }
+    if kind == Kind::Echo {
+        command.args(["echo", "--listen", &clients.to_string()]);
+    } else {
+        command
+            .args(["--name", "a", "--log-level", "error"])
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("a={peer_url}")]);
+    }
+    if kind == Kind::Keepd {
+        command.arg("--encryption-provider-config").arg(folder.join("encryption.yaml"));
+    }
+    let stderr = log.try_clone().context("open a server's log")?;
+    command.stdin(Stdio::null()).stdout(log).stderr(stderr);
+    command.spawn().with_context(|| format!("start {}", program.display()))
+}
+
+/// A port that nobody uses now.
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    listener.local_addr().context("find a free port")
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        if !folder.exists() {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+            let path = entry.context("list a folder")?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// By coreutils' dd: it advises the kernel to forget the whole file, which needs no privilege.
+fn drop_from_page_cache(file: &Path) -> Result<()> {
+    let mut input = std::ffi::OsString::from("if=");
+    input.push(file);
+    let status = Command::new("dd")
+        .arg(input)
+        .args(["iflag=nocache", "count=0", "status=none"])
+        .status()
+        .context("run dd")?;
+    ensure!(status.success(), "dd does not drop {} from the page cache", file.display());
+    Ok(())
+}
