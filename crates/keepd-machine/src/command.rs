@@ -303,10 +303,53 @@ impl Command {
         Ok(command)
     }
 
+    /// By how much sealing has made the values longer: limits count plaintext.
+    #[must_use]
+    pub fn seal_overhead(&self) -> usize {
+        match self {
+            Self::Put(put) => put_overhead(put),
+            Self::Txn(txn) => txn_overhead(txn),
+            _ => 0,
+        }
+    }
+
+    /// Tells `see` every seal of the values that the command writes.
+    pub fn for_each_seal(&self, see: &mut dyn FnMut(SealMark)) {
+        match self {
+            Self::Put(put) => put.value.seal.into_iter().for_each(see),
+            Self::Txn(txn) => txn_seals(txn, see),
+            _ => {}
+        }
+    }
+
     fn size_hint(&self) -> usize {
         match self {
             Self::Put(put) => put.key.len() + put.value.bytes.len(),
             _ => 0,
+        }
+    }
+}
+
+fn put_overhead(put: &Put) -> usize {
+    put.value.bytes.len().saturating_sub(put.value.plain_len())
+}
+
+fn txn_overhead(txn: &Txn) -> usize {
+    let ops = txn.success.iter().chain(&txn.failure);
+    ops.map(|op| match op {
+        Op::Put(put) => put_overhead(put),
+        Op::Txn(nested) => txn_overhead(nested),
+        Op::Range(_) | Op::DeleteRange(_) => 0,
+    })
+    .sum()
+}
+
+fn txn_seals(txn: &Txn, see: &mut dyn FnMut(SealMark)) {
+    for op in txn.success.iter().chain(&txn.failure) {
+        match op {
+            Op::Put(put) => put.value.seal.into_iter().for_each(&mut *see),
+            Op::Txn(nested) => txn_seals(nested, see),
+            Op::Range(_) | Op::DeleteRange(_) => {}
         }
     }
 }

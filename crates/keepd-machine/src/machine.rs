@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, CommandError, Op, Txn};
 use crate::outcome::{ApplyError, Outcome, Response};
-use crate::tables;
+use crate::tables::{self, ActiveKeys};
 use crate::txn::{Execution, Failure};
 
 /// Why this member must stop: it can no longer do what every other member does.
@@ -219,10 +219,21 @@ impl Machine {
                 Ok(Response::Done)
             }
             Command::SetCluster { name, value } => {
+                if name == tables::ACTIVE_KEYS_KEY && !self.is_newer(value) {
+                    return Ok(Response::Done);
+                }
                 self.store.meta_put(tables::CLUSTER, name.clone(), value.clone());
                 Ok(Response::Done)
             }
         }
+    }
+
+    /// Whether active keys are newer than those in the table. The others serve as a barrier: when
+    /// they are applied, so is whatever was proposed before.
+    fn is_newer(&self, active_keys: &[u8]) -> bool {
+        let epoch = |bytes: &[u8]| ActiveKeys::decode(bytes).map(|keys| keys.epoch);
+        let current = self.store.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY);
+        epoch(active_keys) > current.and_then(|bytes| epoch(bytes))
     }
 
     /// Runs `work` in one write transaction and keeps its changes for the watchers.

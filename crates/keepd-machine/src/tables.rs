@@ -14,8 +14,10 @@
 //! | [`CONF_STATE`] | `confState` | JSON `{"voters":[…],"learners":[…]}` |
 //! | [`FOREIGN`] | bucket name, 0, entry key | entry value, of buckets kept for re-export (auth) |
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use keepd_types::{LeaseId, MemberId};
+use keepd_types::{KeyId, LeaseId, MemberId};
 
 /// Granted leases.
 pub const LEASES: u8 = 1;
@@ -38,6 +40,46 @@ pub const FOREIGN: u8 = 8;
 pub const CONF_STATE_KEY: &[u8] = b"confState";
 /// The entry of [`CLUSTER`] that holds the cluster version, ASCII `3.7.0`.
 pub const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
+
+/// The entry of [`CLUSTER`] that names the keys that every member can read; see [`ActiveKeys`].
+pub const ACTIVE_KEYS_KEY: &[u8] = b"activeKeys";
+/// What the names of entries of [`CLUSTER`] begin with that tell how a member seals.
+const SEALING_PREFIX: &str = "sealing/";
+
+/// The keys of encryption configurations that every member can read: values are sealed under no
+/// other. Encoded as epoch, then the keys' check values, ascending; each 8 bytes BE.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActiveKeys {
+    /// Rises with each change; an older one never replaces a newer one.
+    pub epoch: u64,
+    /// The keys.
+    pub keys: BTreeSet<KeyId>,
+}
+
+impl ActiveKeys {
+    /// What the table holds.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let numbers = std::iter::once(self.epoch).chain(self.keys.iter().map(|key| key.0));
+        numbers.flat_map(u64::to_be_bytes).collect()
+    }
+
+    /// Reads it back.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut numbers = bytes.chunks(8).map(|chunk| chunk.try_into().map(u64::from_be_bytes));
+        let epoch = numbers.next()?.ok()?;
+        let keys = numbers.map(|number| number.map(KeyId)).collect::<Result<_, _>>().ok()?;
+        Some(Self { epoch, keys })
+    }
+}
+
+/// The entry of [`CLUSTER`] that holds the fingerprint of how a member seals: what was written
+/// before it was set is stored otherwise, unless the member has rewritten it since.
+#[must_use]
+pub fn sealing_key(member: MemberId) -> Bytes {
+    format!("{SEALING_PREFIX}{:016x}", member.0).into()
+}
 
 /// The key of a lease in [`LEASES`].
 #[must_use]
@@ -64,4 +106,24 @@ pub fn alarm_key(member: MemberId, alarm: u8) -> Bytes {
 #[must_use]
 pub fn read_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn active_keys_round_trip(epoch: u64, keys: BTreeSet<u64>) {
+            let keys = ActiveKeys { epoch, keys: keys.into_iter().map(KeyId).collect() };
+            prop_assert_eq!(ActiveKeys::decode(&keys.encode()), Some(keys));
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = ActiveKeys::decode(&bytes);
+        }
+    }
 }

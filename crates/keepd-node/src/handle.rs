@@ -103,7 +103,7 @@ impl Handle {
             return Err(Error::TooManyRequests);
         }
         let encoded = command.encode();
-        if encoded.len() > shared.options.request_bytes_max {
+        if encoded.len() - command.seal_overhead() > shared.options.request_bytes_max {
             return Err(Error::TooLarge);
         }
         let (waiter, outcome) = oneshot::channel();

@@ -21,8 +21,6 @@ use crate::wal_thread::WalEvent;
 pub(crate) const EXPIRED_MAX: usize = 500;
 /// How often expired leases are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
-/// How often applied records become durable in the store at the latest.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// Unflushed bytes that make a flush due before its time.
 const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
 /// How often space is looked after.
@@ -185,7 +183,7 @@ impl Housekeeping {
         }
         if let Some(job) = store.take_flush() {
             self.flushing = true;
-            self.flush_due = now + FLUSH_INTERVAL;
+            self.flush_due = now + self.shared.options.flush_interval;
             self.background.run(Job::Flush(job));
         }
     }

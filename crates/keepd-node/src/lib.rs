@@ -33,5 +33,5 @@ pub use handle::{Completion, Handle, LeaseTimeToLive, Renewal, Space, Status};
 pub use hub_thread::HubHandle;
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;
-pub use options::Options;
+pub use options::{FLUSH_INTERVAL, Options};
 pub use shared::HaltReason;

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use keepd_types::limits;
 
+/// etcd's interval between two commits of its backend.
+pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A member's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -30,6 +33,8 @@ pub struct Options {
     pub request_bytes_max: usize,
     /// How often idle watchers hear of progress.
     pub progress_notify_interval: Duration,
+    /// How often applied records become durable in the store at the latest.
+    pub flush_interval: Duration,
 }
 
 impl Options {
@@ -48,6 +53,7 @@ impl Options {
             quota_bytes: Some(limits::QUOTA_BYTES_DEFAULT),
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             progress_notify_interval: Duration::from_secs(600),
+            flush_interval: FLUSH_INTERVAL,
         }
     }
 

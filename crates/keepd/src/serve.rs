@@ -105,10 +105,8 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
     };
-    let limits = Limits {
-        request_bytes_max: options.max_request_bytes,
-        txn_ops_max: options.max_txn_ops,
-    };
+    let limits =
+        Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
     let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
     let server = Server::new(Arc::clone(&context));
     for listener in listeners.metrics {
@@ -226,6 +224,7 @@ fn node_options(options: &ServerOptions) -> keepd_node::Options {
         quota_bytes: options.quota_backend_bytes,
         request_bytes_max: options.max_request_bytes,
         progress_notify_interval: options.watch_progress_notify_interval,
+        flush_interval: keepd_node::FLUSH_INTERVAL,
     }
 }
 

@@ -1,0 +1,182 @@
+//! A whole member on a simulated disk: the power is cut at every mutating call of a scripted run,
+//! every sync and every write fails once, and each time the next start must have what was
+//! acknowledged.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepd_crypto::EncryptionConfig;
+use keepd_env::sim::{CrashMode, FaultPlan};
+use keepd_env::{Env, IoOp, SeededRandom, SimDisk, SystemClock};
+use keepd_machine::command::{DeleteRange, Put};
+use keepd_machine::{Command, Response};
+use keepd_node::{DataDir, Error, Node, Options};
+use keepd_types::{KeyRange, KeyValue, StoredValue};
+
+const CONFIG: &[u8] = b"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: ['*.*']
+  providers:
+  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
+";
+
+fn options() -> Options {
+    let mut options = Options::new(PathBuf::from("/data"));
+    options.flush_interval = Duration::from_millis(2);
+    options
+}
+
+fn env(disk: &SimDisk, seed: u64) -> Env {
+    Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SeededRandom::new(seed)),
+    }
+}
+
+fn start(disk: &SimDisk, seed: u64) -> Result<Node, keepd_node::BootError> {
+    let config = EncryptionConfig::parse("test", CONFIG).expect("the configuration is right");
+    let env = env(disk, seed);
+    let data_dir = DataDir::prepare(&env, &options(), Some(config))?;
+    Node::start(env, options(), data_dir)
+}
+
+/// What a client knows: acknowledged values, and those that may or may not be there.
+#[derive(Default)]
+struct Known {
+    values: BTreeMap<String, Option<i64>>,
+    uncertain: Option<(String, Option<i64>)>,
+    revision: i64,
+}
+
+/// Writes until something fails.
+async fn script(node: &Node, known: &mut Known) -> Result<(), Error> {
+    node.ready().await?;
+    let handle = node.handle();
+    for i in 0..24_i64 {
+        let key = format!("key-{}", i % 7);
+        let value = (i % 5 != 4).then_some(i);
+        known.uncertain = Some((key.clone(), value));
+        let done = handle.propose(command(&key, value)).await?;
+        known.revision = done.outcome.revision;
+        known.values.insert(key, value);
+        known.uncertain = None;
+        if i == 12 {
+            handle.propose(Command::Compact { revision: known.revision - 3 }).await?;
+        }
+        if i % 6 == 5 {
+            // Lets a flush happen, so that its calls are among those that are cut.
+            tokio::time::sleep(Duration::from_millis(8)).await;
+        }
+    }
+    Ok(())
+}
+
+fn command(key: &str, value: Option<i64>) -> Command {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    match value {
+        Some(i) => {
+            let value = StoredValue::plain(Bytes::from(format!("value {i}")));
+            Command::Put(Put { key, value, ..Put::default() })
+        }
+        None => Command::DeleteRange(DeleteRange { range: KeyRange::point(key), prev_kv: false }),
+    }
+}
+
+/// Starts on an image and compares with what the client knows; the member must also still work.
+async fn check(image: &SimDisk, seed: u64, known: &Known, context: &str) {
+    let node = start(image, seed).unwrap_or_else(|error| panic!("{context}: {error}"));
+    node.ready().await.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let view = node.handle().view();
+    assert!(view.revision() >= known.revision, "{context}: the revision went back");
+    for (key, expected) in &known.values {
+        let range = KeyRange::point(Bytes::copy_from_slice(key.as_bytes()));
+        let refs = view.range(&range, 0, 1).expect("the current revision is readable");
+        let found = refs.keys.first().map(|(_, revision)| {
+            let record = view.load(*revision).expect("a live record is readable");
+            KeyValue::decode(&record.encoded).expect("a stored record decodes").value
+        });
+        let value = |i: &Option<i64>| i.map(|i| Bytes::from(format!("value {i}")));
+        let uncertain = known.uncertain.as_ref().filter(|(name, _)| name == key);
+        let may_be = uncertain.is_some_and(|(_, i)| value(i) == found);
+        assert!(found == value(expected) || may_be, "{context}: {key} is {found:?}");
+    }
+    let done = node.handle().propose(command("after", Some(1))).await;
+    let done = done.unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert!(matches!(done.outcome.result, Ok(Response::Put { .. })), "{context}");
+    node.stop();
+}
+
+/// Runs the script on a copy of `base` prepared by `fault`; the crashed image and the knowledge.
+async fn run(base: &SimDisk, seed: u64, fault: impl Fn(&SimDisk)) -> (SimDisk, Known) {
+    let disk = base.crash(CrashMode::KeepUnsynced);
+    fault(&disk);
+    let mut known = Known::default();
+    if let Ok(node) = start(&disk, seed) {
+        let _ = tokio::time::timeout(Duration::from_secs(20), script(&node, &mut known)).await;
+        node.stop();
+    }
+    (disk, known)
+}
+
+/// A disk with a fresh member, and how many mutating calls the script makes on it.
+async fn base() -> (SimDisk, u64) {
+    let disk = SimDisk::new();
+    let node = start(&disk, 1).expect("a fresh disk works");
+    node.ready().await.expect("a fresh member works");
+    node.stop();
+    let (ran, known) = run(&disk, 2, |_| {}).await;
+    assert!(known.uncertain.is_none() && known.values.len() == 7, "the script ends by itself");
+    (disk, ran.mutations())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
+    let (base, calls) = base().await;
+    for n in 0..calls {
+        let (disk, known) = run(&base, 100 + n, |disk| disk.crash_at(n)).await;
+        let modes = [
+            CrashMode::LoseUnsynced,
+            CrashMode::Torn { seed: n },
+            CrashMode::Random { seed: n },
+            CrashMode::KeepUnsynced,
+        ];
+        let mode = modes[usize::try_from(n).expect("few calls") % modes.len()];
+        let image = disk.crash(mode);
+        check(&image, 7000 + n, &known, &format!("cut at call {n} of {calls}, {mode:?}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_sync_or_write_stops_the_member_and_loses_nothing_acknowledged() {
+    let (base, calls) = base().await;
+    let faults = [
+        (IoOp::Sync, ErrorKind::Other),
+        (IoOp::Write, ErrorKind::StorageFull),
+        (IoOp::Write, ErrorKind::Other),
+    ];
+    for (op, kind) in faults {
+        for n in (0..calls / 2).step_by(3) {
+            let plan = FaultPlan::once(Some(op), n, kind);
+            let (disk, known) = run(&base, 300 + n, |disk| disk.fail(plan)).await;
+            disk.heal();
+            let image = disk.crash(CrashMode::LoseUnsynced);
+            check(&image, 9000 + n, &known, &format!("{op} fails with {kind} at {n}")).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_written_is_found_on_the_disk() {
+    let (base, _) = base().await;
+    let (disk, _) = run(&base, 5, |_| {}).await;
+    for needle in [b"value 3".as_slice(), b"key-3".as_slice()] {
+        assert_eq!(disk.find(needle), None, "{}", needle.escape_ascii());
+    }
+}
