@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Call;
 use crate::suite::{self, Selection};
-use crate::{root, tidy};
+use crate::{in_ci, root, tidy, tools};
 
 type Stage = (&'static str, fn() -> Result<()>);
 
@@ -18,6 +18,7 @@ const STAGES: &[Stage] = &[
     ("tidy", tidy::run),
     ("clippy", clippy),
     ("doc", doc),
+    ("go", go),
     ("deny", deny),
     ("test", test),
 ];
@@ -72,13 +73,31 @@ fn fmt() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()
+    let shape = ["--release", "--workspace", "--all-targets", "--keep-going"];
+    cargo(&[&["clippy"], &shape[..], &["--", "-D", "warnings"]].concat()).run()
 }
 
 fn doc() -> Result<()> {
-    cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run()
+    let shape = ["--release", "--workspace", "--no-deps", "--document-private-items"];
+    cargo(&[&["doc", "--keep-going"], &shape[..]].concat()).env("RUSTDOCFLAGS", "-D warnings").run()
+}
+
+/// Form and mistakes of the Go tests.
+fn go() -> Result<()> {
+    if tools::go_version().is_none() {
+        if in_ci() {
+            bail!("Go is not installed");
+        }
+        println!("SKIPPED: Go is not installed");
+        return Ok(());
+    }
+    let module = root().join("testing/interop");
+    let unformatted = Call::new(&module, &["gofmt", "-l", "."]).answer().context("run gofmt")?;
+    if !unformatted.is_empty() {
+        bail!("run gofmt -w on {}", unformatted.replace('\n', " "));
+    }
+    Call::new(&module, &["go", "vet", "./..."]).run()?;
+    Call::new(&module, &["go", "mod", "verify"]).run()
 }
 
 /// Licences, bans and sources. The advisory database is a git repository that this stage does not

@@ -25,7 +25,7 @@ usage: cargo xtask <task>
   test go [RUN]    only the Go tests (those whose name matches RUN)
   tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver and kubectl
   ci               all stages below, then `test`
-  ci <stage>...    fmt, clippy, doc, tidy, deny, test
+  ci <stage>...    fmt, tidy, clippy, doc, go, deny, test
   tidy             the repository's own rules (layers, file lengths, paths in documents, ...)
 ";
 
