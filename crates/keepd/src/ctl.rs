@@ -9,6 +9,7 @@
 
 mod alarm;
 pub(crate) mod answer;
+mod child;
 mod client;
 pub(crate) mod command;
 mod compaction;
@@ -16,6 +17,7 @@ pub(crate) mod completion;
 mod defrag;
 mod del;
 mod dial;
+mod elect;
 mod endpoint;
 pub(crate) mod exit;
 mod get;
@@ -24,10 +26,12 @@ pub(crate) mod gostr;
 pub(crate) mod help;
 pub(crate) mod json;
 mod lease;
+mod lock;
 mod log;
 mod member;
 pub(crate) mod options;
 mod put;
+mod session;
 mod snapshot;
 pub(crate) mod table;
 mod txn;
@@ -47,6 +51,7 @@ pub(crate) use self::global::plain_os_error;
 
 const GROUP_KV: &str = "Key-value commands";
 const GROUP_CLUSTER: &str = "Cluster maintenance commands";
+const GROUP_CONCURRENCY: &str = "Concurrency commands";
 const GROUP_UTILITY: &str = "Utility commands";
 
 static ROOT: Command = Command {
@@ -67,6 +72,8 @@ static ROOT: Command = Command {
         &lease::COMMAND,
         &member::COMMAND,
         &snapshot::COMMAND,
+        &lock::COMMAND,
+        &elect::COMMAND,
         &completion::COMMAND,
         &options::COMMAND,
         &options::HELP,
@@ -76,7 +83,7 @@ static ROOT: Command = Command {
 
 pub(crate) static PROGRAM: Program = Program {
     root: &ROOT,
-    groups: &[GROUP_KV, GROUP_CLUSTER, GROUP_UTILITY],
+    groups: &[GROUP_KV, GROUP_CLUSTER, GROUP_CONCURRENCY, GROUP_UTILITY],
     describes: true,
     hides_global_flags: true,
     help_hint: "Use \"etcdctl options\" for a list of global command-line options \

@@ -14,7 +14,8 @@ use super::get::{key_and_end, only_one_of};
 use super::json::{self, Object};
 use super::{GROUP_KV, gostr};
 
-const DELETE_RANGE: Method<DeleteRangeRequest, DeleteRangeResponse> =
+/// Deletes a range.
+pub(super) const DELETE_RANGE: Method<DeleteRangeRequest, DeleteRangeResponse> =
     Method::new("/etcdserverpb.KV/DeleteRange", Repeat::Never);
 
 /// How long a range delete waits for second thoughts.

@@ -282,7 +282,8 @@ impl Statuses {
 
     fn row(endpoint: &str, status: &StatusResponse) -> Vec<String> {
         let member = status.header.unwrap_or_default().member_id;
-        let size = |bytes: i64| gostr::bytes(u64::try_from(bytes).unwrap_or(0));
+        // No limit is -1, which etcdctl shows as the largest size.
+        let size = |bytes: i64| gostr::bytes(bytes.cast_unsigned());
         let in_use = status.db_size_in_use.saturating_mul(100).checked_div(status.db_size);
         let downgrade = downgrade_of(status);
         vec![

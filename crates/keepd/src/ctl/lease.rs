@@ -19,7 +19,8 @@ use super::exit::{BAD_CONNECTION, Exit, bad_arguments, failed};
 use super::json::{self, Object};
 use super::{GROUP_KV, gostr};
 
-const GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> =
+/// Grants a lease.
+pub(super) const GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> =
     Method::new("/etcdserverpb.Lease/LeaseGrant", Repeat::Allowed);
 const REVOKE: Method<LeaseRevokeRequest, LeaseRevokeResponse> =
     Method::new("/etcdserverpb.Lease/LeaseRevoke", Repeat::Allowed);
@@ -160,7 +161,7 @@ fn keep_alive(call: Call<'_>) -> Result<(), Exit> {
 }
 
 /// Renews a lease every third of its time as long as `goes_on` says so; the last answer.
-async fn renewals(
+pub(super) async fn renewals(
     client: &Client,
     id: i64,
     goes_on: impl AsyncFn(&LeaseKeepAliveResponse) -> bool,

@@ -22,7 +22,9 @@ use super::exit::{Exit, INVALID_INPUT, bad_arguments, failed};
 use super::json::{self, Object};
 use super::{GROUP_KV, del, get, gostr, put, words};
 
-const TXN: Method<TxnRequest, TxnResponse> = Method::new("/etcdserverpb.KV/Txn", Repeat::Never);
+/// Commits a transaction.
+pub(super) const TXN: Method<TxnRequest, TxnResponse> =
+    Method::new("/etcdserverpb.KV/Txn", Repeat::Never);
 
 /// The command.
 pub(super) static COMMAND: Command = Command {

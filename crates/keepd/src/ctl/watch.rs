@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::process::{self, ExitStatus};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -31,11 +31,11 @@ use super::client::{Client, Failure, Method, Repeat, explain, with_client};
 use super::command::{self, Call, Command, Flag, Parsed, Program};
 use super::exit::{BAD_ARGUMENTS, Exit, INTERRUPTED, INVALID_INPUT, bad_arguments, failed};
 use super::get::prefix_end;
-use super::global::plain_os_error;
 use super::json::{self, Object};
-use super::{GROUP_KV, gostr, words};
+use super::{GROUP_KV, child, gostr, words};
 
-const WATCH: Method<WatchRequest, WatchResponse> =
+/// Watches.
+pub(super) const WATCH: Method<WatchRequest, WatchResponse> =
     Method::new("/etcdserverpb.Watch/Watch", Repeat::Allowed);
 
 /// The command.
@@ -392,37 +392,23 @@ fn event_name(event: &Event) -> &'static str {
 }
 
 fn run_command(command: &[Bytes], revision: i64, event: &Event) -> Result<(), Exit> {
-    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    let text = |bytes: &Bytes| OsString::from_vec(bytes.to_vec());
+    let Some(mut program) = child::command(command) else { return Ok(()) };
     let kv = event.kv.clone().unwrap_or_default();
-    let _reader_gone = io::stdout().flush();
-    let result = process::Command::new(text(program))
-        .args(arguments.iter().map(text))
+    let result = program
         .env("ETCD_WATCH_REVISION", revision.to_string())
         .env("ETCD_WATCH_EVENT_TYPE", gostr::quote(event_name(event).as_bytes()))
         .env("ETCD_WATCH_KEY", gostr::quote(&kv.key))
         .env("ETCD_WATCH_VALUE", gostr::quote(&kv.value))
-        .stdin(process::Stdio::null())
+        .stdin(Stdio::null())
         .status();
     let why = match result {
         Ok(status) if status.success() => return Ok(()),
-        Ok(status) => ended(status),
-        Err(error) if program.contains(&b'/') => {
-            let program = String::from_utf8_lossy(program);
-            format!("fork/exec {program}: {}", plain_os_error(&error))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            format!("exec: {}: executable file not found in $PATH", gostr::quote(program))
-        }
-        Err(error) => error.to_string(),
+        Ok(status) => child::ended(status),
+        Err(error) => child::not_started(&command[0], &error),
     };
     let words: Vec<String> = command.iter().map(|word| gostr::quote(word)).collect();
     complain(&format!("command [{}] error ({why})", words.join(" ")));
     Err(Exit::silent(1))
-}
-
-fn ended(status: ExitStatus) -> String {
-    status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"))
 }
 
 impl Answer for WatchResponse {
