@@ -99,7 +99,8 @@ pub struct Encryption {
     sealer: ArcSwap<ValueSealer>,
     files: FileKeys,
     options: ConfigOptions,
-    /// Changed by one reload at a time.
+    /// Held through a whole reload, which may count values for long.
+    reloading: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -135,7 +136,7 @@ impl Encryption {
         let options = config.as_ref().map(|config| config.options.clone()).unwrap_or_default();
         let state = State { keyring, config, writable: None };
         let sealer = ArcSwap::from_pointee(state.sealer());
-        Ok(Self { sealer, files, options, state: Mutex::new(state) })
+        Ok(Self { sealer, files, options, reloading: Mutex::new(()), state: Mutex::new(state) })
     }
 
     /// The value sealer of the moment.
@@ -163,9 +164,11 @@ impl Encryption {
         in_use: &dyn Fn(KeyId) -> u64,
     ) -> Result<ReloadReport, ReloadError> {
         let config = EncryptionConfig::parse_with(file_name, bytes, self.options.clone())?;
-        let mut state = self.state.lock();
-        let old = state.config.as_ref().map_or_else(Vec::new, EncryptionConfig::key_names);
-        let new = config.key_names();
+        let _one_at_a_time = self.reloading.lock();
+        let names = |config: &Option<EncryptionConfig>| {
+            config.as_ref().map_or_else(Vec::new, EncryptionConfig::key_names)
+        };
+        let (old, new) = (names(&self.state.lock().config), config.key_names());
         let removed = beyond(&old, &new);
         let missed: Vec<(KeyName, u64)> = removed
             .iter()
@@ -180,6 +183,7 @@ impl Encryption {
         if let Some(key) = removed.iter().find(|name| writing.contains(&name.id)) {
             return Err(ReloadError::StillWriting { key: key.clone() });
         }
+        let mut state = self.state.lock();
         let old_hash = state.config.as_ref().map(|config| config.file_hash().to_owned());
         let keyring = state.keyring.apply(&config)?;
         let report = ReloadReport {

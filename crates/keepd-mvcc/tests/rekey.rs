@@ -79,9 +79,9 @@ impl World {
         while let Some(job) = self.store.take_rekey() {
             self.store.finish_rewrite(job.run(&mut |_| {}).unwrap());
         }
-        self.store.data_keys().unwrap();
+        self.store.data_keys().unwrap().unwrap();
         self.checkpoint();
-        self.store.data_keys().unwrap()
+        self.store.data_keys().unwrap().unwrap()
     }
 
     fn leaks(&self) -> Vec<String> {
@@ -114,14 +114,14 @@ fn files_follow_the_data_key_on_to_another_and_off_again() {
         }
     }
     let keys = world.keys();
-    let before = world.store.data_keys().unwrap();
+    let before = world.store.data_keys().unwrap().unwrap();
     assert_eq!(before.keys().copied().collect::<Vec<_>>(), [DataKeyId::PLAIN]);
     assert!(before[&DataKeyId::PLAIN] > 8 && !world.leaks().is_empty());
 
     let reload =
         |world: &World, text: &str| world.encryption.reload("e", text.as_bytes(), &|_| 0).unwrap();
     reload(&world, &on());
-    assert_eq!(world.store.data_keys().unwrap(), before);
+    assert_eq!(world.store.data_keys().unwrap().unwrap(), before);
     let counts = world.convert();
     let active = world.encryption.files().active();
     assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [active], "{counts:?}");

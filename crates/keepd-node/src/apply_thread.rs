@@ -9,12 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keepd_machine::{AppliedBatch, Command, Machine, Outcome};
+use bytes::Bytes;
+use keepd_machine::{AppliedBatch, Command, Machine, Outcome, tables};
 use keepd_mvcc::Applied;
 use keepd_types::LeaseId;
 use tokio::sync::oneshot;
 
 use crate::background::Done;
+use crate::encryption::active_keys;
 use crate::error::Error;
 use crate::handle::{Completion, LeaseTimeToLive, Renewal};
 use crate::housekeeping::Housekeeping;
@@ -82,6 +84,8 @@ pub(crate) struct ApplyThread {
     /// The term this member leads in; leases are taken over with its first own entry.
     leads: Option<u64>,
     housekeeping: Housekeeping,
+    /// What the cluster writes under, as it was last told to the sealer.
+    active_keys: Option<Bytes>,
     /// Outcomes of the batch at hand, completed after it is published.
     outcomes: Vec<(Waiter, Outcome)>,
 }
@@ -96,6 +100,7 @@ impl ApplyThread {
             waiting: VecDeque::new(),
             leads: None,
             housekeeping,
+            active_keys: None,
             outcomes: Vec::new(),
         }
     }
@@ -195,6 +200,13 @@ impl ApplyThread {
             shared.alarms.store(Arc::new(self.machine.alarms().to_vec()));
         }
         self.housekeeping.publish_space(&self.machine);
+        let active = view.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY);
+        if active != self.active_keys.as_ref() {
+            self.active_keys = active.cloned();
+            if let Some(active) = active_keys(&view) {
+                shared.encryption.set_writable(active.keys);
+            }
+        }
         if !changes.is_empty() {
             shared.metrics.events.fetch_add(changes.len() as u64, Ordering::Relaxed);
             let bytes = changes.iter().map(|change| change.record.encoded.len() + 128).sum();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keepd_mvcc::{
     CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
-    RewriteJob,
+    RewriteJob, View,
 };
 
 use crate::apply_thread::ApplyEvent;
@@ -23,19 +23,22 @@ const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// Work off the apply thread.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Flush(FlushJob),
+    Flush(Box<FlushJob>),
     Checkpoint(CheckpointJob),
     Rewrite(RewriteJob),
     CompactionHash(CompactionHashJob),
+    /// Counts the values that are sealed.
+    CountSealed(Arc<View>),
 }
 
 /// A finished job.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Flush { done: FlushDone, took: Duration },
+    Flush { done: Box<FlushDone>, took: Duration },
     Checkpoint(CheckpointDone),
     Rewrite(RewriteDone),
     CompactionHash(HashKv),
+    CountSealed(u64),
 }
 
 /// The way to the background threads: one for flushes, one for the rest.
@@ -48,7 +51,7 @@ pub(crate) struct Background {
 impl Background {
     pub(crate) fn new() -> Self {
         // BOUND: the apply thread has at most one job of each kind on its way.
-        Self { flushes: Arc::new(Inbox::new(1)), rest: Arc::new(Inbox::new(3)) }
+        Self { flushes: Arc::new(Inbox::new(1)), rest: Arc::new(Inbox::new(4)) }
     }
 
     pub(crate) fn run(&self, job: Job) {
@@ -96,11 +99,18 @@ fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
         Job::Flush(job) => {
             let started = clock.monotonic();
             let done = job.run()?;
-            Done::Flush { done, took: clock.monotonic().saturating_sub(started) }
+            Done::Flush { done: Box::new(done), took: clock.monotonic().saturating_sub(started) }
         }
         Job::Checkpoint(job) => Done::Checkpoint(job.run()?),
         Job::Rewrite(job) => Done::Rewrite(job.run(&mut pace)?),
         Job::CompactionHash(job) => Done::CompactionHash(job.run()?),
+        Job::CountSealed(view) => {
+            let mut sealed = 0;
+            for record in view.records() {
+                sealed += u64::from(record?.1.seal.is_some());
+            }
+            Done::CountSealed(sealed)
+        }
     })
 }
 

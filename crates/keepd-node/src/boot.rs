@@ -37,6 +37,7 @@ pub(crate) struct Opened {
     pub(crate) wal: Wal,
     pub(crate) core: Core,
     pub(crate) identity: Identity,
+    pub(crate) encryption: Arc<Encryption>,
     pub(crate) lock: Box<dyn DirLock>,
 }
 
@@ -65,6 +66,7 @@ impl DataDir {
             disk.rename(&layout.partial, &layout.member)?;
             disk.sync_dir(&options.data_dir)?;
         }
+        crate::key_check::check(env, &layout.member, config.as_ref())?;
         let encryption = Arc::new(Encryption::open(env, &layout.member, config)?);
         Ok(Self { member_dir: layout.member, encryption, lock, is_new })
     }
@@ -119,8 +121,13 @@ impl DataDir {
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
+        store.set_resealer(crate::conversion::resealer(env, &self.encryption));
+        if let Some(active) = crate::encryption::active_keys(&store.views().load()) {
+            self.encryption.set_writable(active.keys);
+        }
         let machine = Machine::new(store, machine_options)?;
-        Ok(Opened { machine, wal, core, identity, lock: self.lock })
+        let encryption = self.encryption;
+        Ok(Opened { machine, wal, core, identity, encryption, lock: self.lock })
     }
 }
 
@@ -158,6 +165,10 @@ fn bootstrap(
     let conf_state = format!(r#"{{"voters":[{}],"auto_leave":false}}"#, member.0);
     let key = Bytes::from_static(tables::CONF_STATE_KEY);
     store.meta_put(tables::CONF_STATE, key, conf_state.into());
+    let sealing = encryption.sealer().fingerprint();
+    if !sealing.is_empty() {
+        store.meta_put(tables::CLUSTER, tables::sealing_key(member), sealing.into());
+    }
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
     if let Some(job) = store.take_flush() {
         store.finish_flush(job.run()?);

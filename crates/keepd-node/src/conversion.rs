@@ -116,7 +116,8 @@ impl Conversion {
             self.shared.wal.hand(WalEvent::Rekey);
         }
         let mut counts = match store.data_keys() {
-            Ok(counts) => counts,
+            Ok(Some(counts)) => counts,
+            Ok(None) => return Wish::Nothing,
             Err(error) => {
                 tracing::warn!(%error, "the files cannot be counted by their keys");
                 return Wish::Nothing;
@@ -127,6 +128,7 @@ impl Conversion {
         }
         let is_settled = files.known() == [active];
         self.publish(&counts, active, is_settled);
+        self.is_free &= active == DataKeyId::PLAIN;
         if is_settled && !store.is_rekeying() {
             self.is_free = false;
             return Wish::Nothing;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepd_crypto::Encryption;
-use keepd_machine::tables::{self, ActiveKeys};
 use keepd_machine::Command;
+use keepd_machine::tables::{self, ActiveKeys};
 use keepd_mvcc::View;
 use keepd_types::{KeyId, KeyValue, StoredValue};
 

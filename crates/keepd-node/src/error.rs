@@ -46,6 +46,16 @@ pub enum BootError {
     /// The key ring cannot be opened.
     #[error(transparent)]
     Keyring(#[from] keepd_crypto::KeyringError),
+    /// The configuration lacks keys that are in use.
+    #[error(
+        "the encryption configuration lacks keys that stored values are sealed under: {keys}; put \
+         them back behind the new one until `keepd encryption status` shows that no value needs \
+         them"
+    )]
+    KeysInUse {
+        /// The keys, with the number of values under each.
+        keys: String,
+    },
     /// The log is damaged.
     #[error(transparent)]
     Wal(#[from] keepd_wal::Error),

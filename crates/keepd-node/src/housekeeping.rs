@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
-use keepd_machine::{Command, Machine};
+use keepd_machine::{Command, Machine, tables};
 use keepd_mvcc::{Applied, Urgency};
 use tokio::sync::oneshot;
 
 use crate::background::{Background, Done, Job};
+use crate::conversion::{Conversion, Wish, Writer};
+use crate::encryption::active_keys;
 use crate::raft_thread::{Proposal, RaftEvent};
 use crate::shared::Shared;
 use crate::wal_thread::WalEvent;
@@ -53,10 +56,12 @@ pub(crate) struct Housekeeping {
     hash_pending: bool,
     /// The log was last told that it may go up to here.
     released: u64,
+    conversion: Conversion,
 }
 
 impl Housekeeping {
     pub(crate) fn new(shared: Arc<Shared>, background: Background) -> Self {
+        let conversion = Conversion::new(Arc::clone(&shared));
         Self {
             shared,
             background,
@@ -71,6 +76,7 @@ impl Housekeeping {
             settlers: Vec::new(),
             hash_pending: false,
             released: 0,
+            conversion,
         }
     }
 
@@ -92,6 +98,7 @@ impl Housekeeping {
         if now >= self.space_due {
             self.space_due = now + SPACE_INTERVAL;
             self.look_after_space(machine);
+            self.convert(machine, now);
         }
     }
 
@@ -109,8 +116,9 @@ impl Housekeeping {
         match done {
             Done::Flush { done, took } => {
                 self.flushing = false;
+                self.conversion.finished(Writer::Flush);
                 self.shared.metrics.backend_commit_seconds.observe(took);
-                store.finish_flush(done);
+                store.finish_flush(*done);
                 let durable = store.durable();
                 if durable.index >= self.released + RELEASE_ENTRIES {
                     self.released = durable.index;
@@ -120,10 +128,12 @@ impl Housekeeping {
             }
             Done::Checkpoint(done) => {
                 self.checkpointing = false;
+                self.conversion.finished(Writer::Checkpoint);
                 store.finish_checkpoint(done);
             }
             Done::Rewrite(done) => {
                 self.rewriting = false;
+                self.conversion.finished(Writer::Rewrite);
                 store.finish_rewrite(done);
                 self.space_due = Duration::ZERO;
             }
@@ -131,6 +141,7 @@ impl Housekeeping {
                 self.hash_pending = false;
                 self.shared.remember_hash(hash);
             }
+            Done::CountSealed(sealed) => self.conversion.counted(store, sealed),
         }
         self.publish_space(machine);
     }
@@ -156,7 +167,7 @@ impl Housekeeping {
 
     /// The last flush and a checkpoint, so that the next start is short. Runs on this thread: the
     /// background thread has ended by now or ends with its current job.
-    pub(crate) fn finish(&mut self, machine: &mut Machine) {
+    pub(crate) fn finish(&self, machine: &mut Machine) {
         if self.flushing || self.checkpointing || self.rewriting {
             // What is not flushed is in the log.
             return;
@@ -183,8 +194,9 @@ impl Housekeeping {
         }
         if let Some(job) = store.take_flush() {
             self.flushing = true;
+            self.conversion.taken(Writer::Flush);
             self.flush_due = now + self.shared.options.flush_interval;
-            self.background.run(Job::Flush(job));
+            self.background.run(Job::Flush(Box::new(job)));
         }
     }
 
@@ -202,6 +214,7 @@ impl Housekeeping {
         match machine.store_mut().take_rewrite(urgency) {
             Some(job) => {
                 self.rewriting = true;
+                self.conversion.taken(Writer::Rewrite);
                 self.background.run(Job::Rewrite(job));
             }
             None => {
@@ -212,9 +225,31 @@ impl Housekeeping {
         }
     }
 
+    /// Lets files and values follow the encryption configuration.
+    fn convert(&mut self, machine: &mut Machine, now: Duration) {
+        match self.conversion.turn(machine.store_mut(), now) {
+            Wish::Nothing => {}
+            Wish::Run(job) => {
+                self.rewriting |= matches!(*job, Job::Rewrite(_));
+                self.background.run(*job);
+            }
+            Wish::Checkpoint if self.checkpointing => {}
+            Wish::Checkpoint => self.checkpoint(machine),
+            Wish::Barrier => {
+                let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
+                let name = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
+                let command = Command::SetCluster { name, value: keys.encode() };
+                let (encoded, taken) = (command.encode(), now);
+                let proposal = Proposal { command, encoded, waiter: None, taken };
+                self.shared.raft.hand(RaftEvent::Propose(proposal));
+            }
+        }
+    }
+
     fn checkpoint(&mut self, machine: &mut Machine) {
         if let Some(job) = machine.store_mut().take_checkpoint() {
             self.checkpointing = true;
+            self.conversion.taken(Writer::Checkpoint);
             self.background.run(Job::Checkpoint(job));
         }
     }

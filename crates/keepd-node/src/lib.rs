@@ -15,11 +15,14 @@
 mod apply_thread;
 mod background;
 mod boot;
+mod conversion;
+mod encryption;
 mod error;
 mod handle;
 mod housekeeping;
 mod hub_thread;
 mod inbox;
+mod key_check;
 mod metrics;
 mod node;
 mod options;
@@ -28,6 +31,8 @@ mod shared;
 mod wal_thread;
 
 pub use boot::DataDir;
+pub use conversion::FileCounts;
+pub use encryption::{Reloads, ValueCounts};
 pub use error::{BootError, Error};
 pub use handle::{Completion, Handle, LeaseTimeToLive, Renewal, Space, Status};
 pub use hub_thread::HubHandle;

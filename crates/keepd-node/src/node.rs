@@ -38,9 +38,10 @@ impl Node {
     /// # Errors
     /// If log and store do not fit together, or a thread cannot be started.
     pub fn start(env: Env, options: Options, data_dir: DataDir) -> Result<Self, BootError> {
-        let Opened { machine, wal, core, identity, lock } = data_dir.open(&env, &options)?;
+        let Opened { machine, wal, core, identity, encryption, lock } =
+            data_dir.open(&env, &options)?;
         let views = machine.store().views();
-        let shared = Shared::new(env, options, identity, views);
+        let shared = Shared::new(env, options, identity, views, encryption);
         let background = Background::new();
         let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
         let raft_thread = RaftThread::new(Arc::clone(&shared), core);

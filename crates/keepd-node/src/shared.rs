@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use keepd_crypto::Encryption;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
 use keepd_machine::layout::Identity;
@@ -12,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::apply_thread::ApplyEvent;
+use crate::conversion::{FileCounts, WalFiles};
+use crate::encryption::Reloads;
 use crate::hub_thread::HubEvent;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
@@ -64,6 +67,10 @@ pub(crate) struct Shared {
     /// The hub missed applied changes because its queue was full, and must catch up.
     pub(crate) hub_missed: AtomicBool,
     pub(crate) metrics: Metrics,
+    pub(crate) encryption: Arc<Encryption>,
+    pub(crate) wal_files: Mutex<WalFiles>,
+    pub(crate) file_counts: Mutex<FileCounts>,
+    pub(crate) reloads: Mutex<Reloads>,
     /// The hashes of the newest compactions, ascending by revision.
     compaction_hashes: Mutex<Vec<HashKv>>,
     halted: watch::Sender<Option<HaltReason>>,
@@ -72,7 +79,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(env: Env, options: Options, identity: Identity, views: Views) -> Arc<Self> {
+    pub(crate) fn new(
+        env: Env,
+        options: Options,
+        identity: Identity,
+        views: Views,
+        encryption: Arc<Encryption>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             env,
             options,
@@ -93,6 +106,10 @@ impl Shared {
             disk_bytes: AtomicI64::new(0),
             hub_missed: AtomicBool::new(false),
             metrics: Metrics::default(),
+            encryption,
+            wal_files: Mutex::default(),
+            file_counts: Mutex::default(),
+            reloads: Mutex::default(),
             compaction_hashes: Mutex::new(Vec::new()),
             halted: watch::Sender::new(None),
             halt_lock: Mutex::new(()),

@@ -3,13 +3,16 @@
 //! Receives batches from the Raft thread; confirms them to it after the sync. A failed write or
 //! sync stops the member: the kernel may have dropped the pages, so trying again proves nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepd_crypto::DataKeyId;
 use keepd_raft::{Actions, HardState};
 use keepd_wal::{Batch, Entry, EntryKind, Wal};
 
+use crate::conversion::WalFiles;
 use crate::raft_thread::RaftEvent;
 use crate::shared::Shared;
 
@@ -32,6 +35,8 @@ pub(crate) enum WalEvent {
         /// Its term.
         term: u64,
     },
+    /// Write on under the data key that is active now, and count the files by theirs.
+    Rekey,
     /// Write what is remembered and end.
     Stop,
 }
@@ -67,7 +72,8 @@ impl WalThread {
     }
 
     fn handle(&mut self, events: &mut Vec<WalEvent>) -> Result<bool, keepd_wal::Error> {
-        let (mut confirm, mut release, mut stop) = (Vec::new(), None, false);
+        let (mut confirm, mut release) = (Vec::new(), None);
+        let (mut rekey, mut stop) = (false, false);
         self.entries.clear();
         for event in events.drain(..) {
             match event {
@@ -80,6 +86,7 @@ impl WalThread {
                 }
                 WalEvent::Remember(hard_state) => self.remembered = Some(hard_state),
                 WalEvent::Release { index, term } => release = Some((index, term)),
+                WalEvent::Rekey => rekey = true,
                 WalEvent::Stop => stop = true,
             }
         }
@@ -92,7 +99,25 @@ impl WalThread {
         if let Some((index, term)) = release {
             self.wal.release(index, term)?;
         }
+        if rekey || release.is_some() {
+            self.rekey()?;
+        }
         Ok(stop)
+    }
+
+    /// Lets nothing be added under another data key than the active one.
+    fn rekey(&mut self) -> Result<(), keepd_wal::Error> {
+        let active = self.shared.encryption.files().active();
+        let of = |segment: &keepd_wal::SegmentSummary| DataKeyId(segment.data_key);
+        if self.wal.segments().last().map(of) != Some(active) {
+            self.wal.rotate()?;
+        }
+        let mut counts = BTreeMap::new();
+        for segment in &self.wal.segments() {
+            *counts.entry(of(segment)).or_default() += 1;
+        }
+        *self.shared.wal_files.lock() = WalFiles { seen: Some(active), counts };
+        Ok(())
     }
 
     /// Adds to the batch; an index already in it was rewritten by a newer leader.

@@ -52,26 +52,48 @@ impl Store {
     /// one; `None` if there is none, or a rewrite is out. The last segment is not complete: it
     /// waits for a flush.
     pub fn take_rekey(&mut self) -> Option<RewriteJob> {
-        let active = self.jobs.files.dir.keys.active();
+        let files = &self.jobs.files;
         let (_, complete) = self.segments.list.split_last()?;
-        let at = complete.iter().position(|segment| segment.sealer.data_key() != active)?;
+        let at = complete.iter().position(|it| files.is_stale(it.id, it.sealer.data_key()))?;
         self.rewrite_of_one(at)
     }
 
+    /// Has every segment that there is rewritten, whatever it lies under: some of them hold values
+    /// that are not stored as they would be today. The last one follows with the next flush.
+    pub fn rekey_all(&self) {
+        self.jobs.files.rewrite_all();
+    }
+
+    /// Whether a segment waits for [`Self::take_rekey`] or for the next flush.
+    #[must_use]
+    pub fn is_rekeying(&self) -> bool {
+        let files = &self.jobs.files;
+        self.segments.list.iter().any(|it| files.is_stale(it.id, it.sealer.data_key()))
+    }
+
+    /// Whether a kept checkpoint lies under another data key than the active one, as of the last
+    /// [`Self::data_keys`]; the next checkpoint takes its place.
+    #[must_use]
+    pub fn has_stale_checkpoint(&self) -> bool {
+        let active = self.jobs.files.dir.keys.active();
+        self.jobs.checkpoint_keys.values().any(|key| *key != active)
+    }
+
     /// How many files lie under each data key; [`DataKeyId::PLAIN`] counts the plain ones. Files of
-    /// jobs that are out are missing.
+    /// jobs that are out are missing. `None` if the manifest is just being written.
     ///
     /// # Errors
     /// If a checkpoint's header cannot be read.
-    pub fn data_keys(&mut self) -> Result<BTreeMap<DataKeyId, u64>, crate::Error> {
+    pub fn data_keys(&mut self) -> Result<Option<BTreeMap<DataKeyId, u64>>, crate::Error> {
         let checkpoints = self.checkpoint_keys()?;
         let segments = self.segments.list.iter().map(|segment| segment.sealer.data_key());
-        let manifest = self.jobs.files.manifest.lock().data_key();
+        let Some(manifest) = self.jobs.files.manifest.try_lock() else { return Ok(None) };
+        let manifest = manifest.data_key();
         let mut counts = BTreeMap::new();
         for key in segments.chain(checkpoints).chain([manifest]) {
             *counts.entry(key).or_default() += 1;
         }
-        Ok(counts)
+        Ok(Some(counts))
     }
 
     /// What the kept checkpoints lie under, oldest first. Each header is read once.

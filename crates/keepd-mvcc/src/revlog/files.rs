@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use keepd_crypto::{FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
+use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
 use keepd_env::{DiskFile, Env};
 use parking_lot::Mutex;
 
@@ -126,6 +126,8 @@ pub(crate) struct Files {
     /// What rewrites give records to that they keep.
     pub(crate) resealer: OnceLock<Resealer>,
     next_id: AtomicU64,
+    /// Segments with lower ids are to be rewritten, whatever they lie under.
+    rewrite_below: AtomicU64,
 }
 
 impl Files {
@@ -135,7 +137,19 @@ impl Files {
             manifest: Mutex::new(manifest),
             resealer: OnceLock::new(),
             next_id: AtomicU64::new(next_id),
+            rewrite_below: AtomicU64::new(0),
         }
+    }
+
+    /// Asks for a rewrite of every segment that there is.
+    pub(crate) fn rewrite_all(&self) {
+        self.rewrite_below.store(self.next_id.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether a segment should give way to another one: it lies under another key than the active
+    /// one, or a rewrite of all was asked for since it was begun.
+    pub(crate) fn is_stale(&self, segment: u64, data_key: DataKeyId) -> bool {
+        data_key != self.dir.keys.active() || segment < self.rewrite_below.load(Ordering::Relaxed)
     }
 
     /// An id that no file of the directory has.

@@ -67,8 +67,9 @@ impl FlushJob {
     /// If the disk fails. Then the store must be dropped and opened again.
     pub fn run(self) -> Result<FlushDone, Error> {
         let mut active = self.active;
-        let data_key = self.files.dir.keys.active();
-        if let Some(writer) = active.writer.take_if(|writer| writer.data_key() != data_key) {
+        let is_stale =
+            |writer: &mut SegmentWriter| self.files.is_stale(writer.id(), writer.data_key());
+        if let Some(writer) = active.writer.take_if(is_stale) {
             // Everything that is added goes under the active key.
             let (_, closed) = writer.close()?;
             active.full = Some(closed);
