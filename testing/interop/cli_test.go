@@ -285,6 +285,31 @@ func TestEtcdctl(t *testing.T) {
 	}
 }
 
+// The binary is what its name says, as packages and scripts link it.
+func TestNamesOfTheBinary(t *testing.T) {
+	t.Parallel()
+	for _, flavor := range harness.Flavors() {
+		t.Run(string(flavor), func(t *testing.T) {
+			dir := t.TempDir()
+			for name, args := range map[string][]string{
+				"etcd": {"--version"}, "etcdctl": {"version"}, "etcdutl": {"version"},
+			} {
+				path := harness.EtcdTool(t, name)
+				if flavor.IsKeepd() {
+					path = filepath.Join(dir, name)
+					if err := os.Symlink(harness.KeepdBin(), path); err != nil {
+						t.Fatal(err)
+					}
+				}
+				first, _, _ := strings.Cut(harness.MustRun(t, nil, path, args...), "\n")
+				want := map[string]string{"etcd": "etcd Version: 3.7.1", "etcdctl": "etcdctl version: 3.7.1",
+					"etcdutl": "etcdutl version: 3.7.1"}[name]
+				equal(t, name, first, want)
+			}
+		})
+	}
+}
+
 // onEachCtl runs a test for each store with real etcdctl, and with keepd's own where there is one.
 func onEachCtl(t *testing.T, test func(t *testing.T, s *harness.Store, ctl program)) {
 	harness.OnEach(t, func(t *testing.T, s *harness.Store) {

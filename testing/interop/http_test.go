@@ -3,6 +3,7 @@ package interop
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -89,6 +90,27 @@ func TestVersionAndMetrics(t *testing.T) {
 			}
 		}
 	})
+}
+
+// kubeadm's static pod is probed on a port of its own, without TLS.
+func TestMetricsOnTheirOwnPort(t *testing.T) {
+	t.Parallel()
+	for _, flavor := range harness.Flavors() {
+		t.Run(string(flavor), func(t *testing.T) {
+			own := fmt.Sprintf("http://127.0.0.1:%d", harness.FreePort(t))
+			harness.Start(t, harness.Options{Flavor: flavor, PKI: harness.OpenSSL(t),
+				Args: []string{"--listen-metrics-urls=" + own}})
+			for path, want := range map[string]string{
+				"/health": `"health":"true"`, "/livez": "ok", "/readyz": "ok", "/metrics": "etcd_server_has_leader 1",
+			} {
+				response := must(http.Get(own + path))(t)
+				body := must(io.ReadAll(response.Body))(t)
+				response.Body.Close()
+				equal(t, path, response.StatusCode, 200)
+				equal(t, path, strings.Contains(string(body), want), true)
+			}
+		})
+	}
 }
 
 func TestGateway(t *testing.T) {
