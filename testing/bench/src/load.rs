@@ -51,19 +51,25 @@ pub(crate) struct H2Load {
     pub(crate) answer_bytes_min: u64,
 }
 
-impl H2Load {
-    /// The processes' command lines, for a load that lasts `seconds`.
-    fn commands(&self, tools: &Tools, address: &str, seconds: u64) -> Vec<Command> {
-        let duration = ["-D".to_owned(), seconds.to_string()];
-        self.bodies.iter().map(|body| self.command(tools, address, body, &duration)).collect()
-    }
+/// How long a load lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    Seconds(u64),
+    /// Of each process; for requests of which few fit into a second.
+    Requests(u64),
+}
 
-    fn command(&self, tools: &Tools, address: &str, body: &Path, extent: &[String]) -> Command {
+impl H2Load {
+    fn command(&self, tools: &Tools, address: &str, body: &Path, extent: Extent) -> Command {
+        let (flag, number) = match extent {
+            Extent::Seconds(seconds) => ("-D", seconds),
+            Extent::Requests(requests) => ("-n", requests),
+        };
         let mut command = Command::new(&tools.h2load);
         command
             .args(["-t", "1", "-c", &self.connections.to_string()])
             .args(["-m", &self.streams.to_string()])
-            .args(extent)
+            .args([flag, &number.to_string()])
             .arg("-d")
             .arg(body)
             .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
@@ -71,15 +77,17 @@ impl H2Load {
         command
     }
 
-    /// Loads a server for some seconds; also returns how many requests succeeded.
+    /// Loads a server; also returns how many requests succeeded.
     pub(crate) fn run(
         &self,
         tools: &Tools,
         server: &Server,
-        seconds: u64,
+        extent: Extent,
     ) -> Result<(Sample, u64)> {
+        let address = server.address();
+        let command = |body: &PathBuf| self.command(tools, &address, body, extent);
         let before = cpu_micros(server.pid())?;
-        let outputs = together(self.commands(tools, &server.address(), seconds))?;
+        let outputs = together(self.bodies.iter().map(command).collect())?;
         let cpu = cpu_micros(server.pid())? - before;
         let (mut succeeded, mut rate) = (0, 0.0);
         for output in outputs {
@@ -97,9 +105,9 @@ impl H2Load {
     /// One single request; its rate is the inverse of its time.
     pub(crate) fn run_once(&self, tools: &Tools, server: &Server) -> Result<Sample> {
         let body = self.bodies.first().context("no body")?;
-        let once = ["-n".to_owned(), "1".to_owned()];
+        let command = self.command(tools, &server.address(), body, Extent::Requests(1));
         let before = cpu_micros(server.pid())?;
-        let output = together(vec![self.command(tools, &server.address(), body, &once)])?;
+        let output = together(vec![command])?;
         let cpu = cpu_micros(server.pid())? - before;
         let found = parse::h2load(&output.concat())?;
         self.check(&found)?;

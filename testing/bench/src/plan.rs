@@ -16,7 +16,7 @@ use bytes::Bytes;
 use clap::Args;
 use keepd_env::{Clock, SystemClock};
 
-use crate::load::{self, H2Load, LIST_VALUE_BYTES, LOAD_KEY_BYTES, LOAD_VALUE_BYTES};
+use crate::load::{self, Extent, H2Load, LIST_VALUE_BYTES, LOAD_KEY_BYTES, LOAD_VALUE_BYTES};
 use crate::process::resident_bytes;
 use crate::report::{Report, Row, Sizes, answer, median};
 use crate::servers::{Kind, Server};
@@ -29,6 +29,8 @@ const CONNECTIONS: u32 = 50;
 const STREAMS: u32 = 20;
 /// How long a server may put things in order before its memory and disk are looked at.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Lists of one measurement, however slow they are.
+const LISTS_MIN: u64 = 3;
 /// Appends of the disk's own measurement.
 const SYNCS: usize = 200;
 
@@ -67,6 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut run = Run {
         bodies: Bodies::write(&work, options.list)?,
         keepd: Server::start(&tools, Kind::Keepd, &work)?,
+        aesgcm: Server::start(&tools, Kind::KeepdAesGcm, &work)?,
         etcd: Server::start(&tools, Kind::Etcd, &work)?,
         echo: Server::start(&tools, Kind::Echo, &work)?,
         options,
@@ -136,14 +139,20 @@ struct Run<'a> {
     tools: Tools,
     bodies: Bodies,
     keepd: Server,
+    aesgcm: Server,
     etcd: Server,
     echo: Server,
 }
 
 impl Run<'_> {
-    /// The servers in the order of a round.
+    /// The two that are compared, in the order of a round.
     fn order(&self, round: usize) -> [&Server; 2] {
         if round.is_multiple_of(2) { [&self.keepd, &self.etcd] } else { [&self.etcd, &self.keepd] }
+    }
+
+    /// All of them, in the order of a round.
+    fn everyone(&self, round: usize) -> impl Iterator<Item = &Server> {
+        self.order(round).into_iter().chain([&self.aesgcm, &self.echo])
     }
 
     /// Fills both servers by etcd's benchmark and looks at what that left.
@@ -173,6 +182,8 @@ impl Run<'_> {
             ensure!(found.revision == expected + 1, "{}: {found:?}", server.kind().name());
             sizes.insert(server.kind().name(), found);
         }
+        // As many keys, less history.
+        load::benchmark(&self.tools, &self.aesgcm, 1000, &words, keys.min(fill))?;
         Ok(row)
     }
 
@@ -194,17 +205,18 @@ impl Run<'_> {
         };
         let mut put_row = Row::new("h2load: put, 50 x 20", Some(2.0), Some(0.4));
         let mut range_row = Row::new("h2load: range of one key, 50 x 20", Some(1.5), Some(0.5));
-        for server in [&self.keepd, &self.etcd, &self.echo] {
+        for server in self.everyone(0) {
             // What is to be read, and warm caches.
-            put.run(&self.tools, server, 1)?;
-            range.run(&self.tools, server, 1)?;
+            put.run(&self.tools, server, Extent::Seconds(1))?;
+            range.run(&self.tools, server, Extent::Seconds(1))?;
         }
+        let extent = Extent::Seconds(self.options.seconds);
         for round in 0..self.options.rounds {
-            for server in self.order(round).into_iter().chain([&self.echo]) {
-                put_row.add(round, server.kind(), self.puts(&put, server)?);
+            for server in self.everyone(round) {
+                put_row.add(round, server.kind(), self.puts(&put, server, extent)?);
             }
-            for server in self.order(round).into_iter().chain([&self.echo]) {
-                let (sample, _) = range.run(&self.tools, server, self.options.seconds)?;
+            for server in self.everyone(round) {
+                let (sample, _) = range.run(&self.tools, server, extent)?;
                 range_row.add(round, server.kind(), sample);
             }
         }
@@ -212,10 +224,10 @@ impl Run<'_> {
     }
 
     /// h2load sees no gRPC status: whether all was written, the revision tells.
-    fn puts(&self, put: &H2Load, server: &Server) -> Result<load::Sample> {
+    fn puts(&self, put: &H2Load, server: &Server, extent: Extent) -> Result<load::Sample> {
         let mut client = server.client()?;
         let before = client.revision()?;
-        let (sample, succeeded) = put.run(&self.tools, server, self.options.seconds)?;
+        let (sample, succeeded) = put.run(&self.tools, server, extent)?;
         let written = client.revision()? - before;
         let succeeded = i64::try_from(succeeded).context("a count of requests")?;
         ensure!(
@@ -243,9 +255,7 @@ impl Run<'_> {
                 let mut totals = BTreeMap::new();
                 for server in [&self.keepd, &self.etcd] {
                     let (_, found) = load::benchmark(&self.tools, server, clients, words, first)?;
-                    let took = Duration::from_secs_f64(found.seconds).as_millis().max(1);
-                    let took = u64::try_from(took).context("a short time")?;
-                    let total = first * self.options.seconds * 1000 / took;
+                    let total = first * self.options.seconds * 1000 / millis(found.seconds)?;
                     totals.insert(server.kind(), total.max(first));
                 }
                 loads.push((row, clients, words, totals));
@@ -275,8 +285,14 @@ impl Run<'_> {
 
     /// Lists one after the other, by both methods.
     fn hot_lists(&self) -> Result<Vec<Row>> {
-        for server in [&self.keepd, &self.etcd] {
+        let mut requests = BTreeMap::new();
+        for server in [&self.keepd, &self.etcd, &self.aesgcm] {
             load::fill_list(server, self.options.list)?;
+            self.list(METHODS[0].0).run_once(&self.tools, server)?;
+            let once = self.list(METHODS[0].0).run_once(&self.tools, server)?;
+            let took = millis(once.p50_seconds.context("a list takes some time")?)?;
+            let count = (self.options.seconds * 500 / took).max(LISTS_MIN);
+            requests.insert(server.kind(), Extent::Requests(count));
         }
         let mut rows = Vec::new();
         for (method, name) in METHODS {
@@ -284,8 +300,9 @@ impl Run<'_> {
             let title = format!("list of {} x 1 KB, {name}, hot", self.options.list);
             let mut row = Row::new(title, Some(1.0), None);
             for round in 0..self.options.rounds {
-                for server in self.order(round) {
-                    let (sample, _) = list.run(&self.tools, server, self.options.seconds)?;
+                for server in self.order(round).into_iter().chain([&self.aesgcm]) {
+                    let extent = requests.get(&server.kind()).copied().context("was calibrated")?;
+                    let (sample, _) = list.run(&self.tools, server, extent)?;
                     row.add(round, server.kind(), sample);
                 }
             }
@@ -317,6 +334,12 @@ impl Run<'_> {
 }
 
 const METHODS: [(&str, &str); 2] = [("KV/Range", "Range"), ("KV/RangeStream", "RangeStream")];
+
+/// At least one.
+fn millis(seconds: f64) -> Result<u64> {
+    let millis = Duration::from_secs_f64(seconds).as_millis().max(1);
+    u64::try_from(millis).context("a short time")
+}
 
 /// The words for etcd's benchmark that put keys and values of the load's sizes.
 const fn put_words() -> [&'static str; 3] {

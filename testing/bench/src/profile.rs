@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
 
-use crate::load::{self, H2Load};
+use crate::load::{self, Extent, H2Load};
 use crate::process::cpu_micros_by_thread;
 use crate::servers::{Kind, Server};
 use crate::tools::ToolOptions;
@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for (name, load) in [("put", put), ("range", range), ("list", list)] {
         let data = work.join(format!("perf-{name}.data"));
         let before = cpu_micros_by_thread(server.pid())?;
-        let length = options.seconds + 2 * MARGIN_SECONDS;
+        let length = Extent::Seconds(options.seconds + 2 * MARGIN_SECONDS);
         let (sample, requests) = thread::scope(|scope| {
             let loading = scope.spawn(|| load.run(&tools, &server, length));
             thread::sleep(Duration::from_secs(MARGIN_SECONDS));

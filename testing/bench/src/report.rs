@@ -74,40 +74,61 @@ impl Row {
         self.rounds[round].insert(kind.name(), sample);
     }
 
-    fn values(&self, kind: Kind, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    fn values(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
         self.rounds.iter().filter_map(|round| round.get(kind.name())).map(value).collect()
     }
 
-    /// keepd's value over another's, within each round.
-    fn ratios(&self, other: Kind, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    /// One server's value over etcd's, within each round.
+    fn ratios(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
         let pair = |round: &BTreeMap<&'static str, Sample>| {
-            let other = value(round.get(other.name())?);
-            let keepd = value(round.get(Kind::Keepd.name())?);
+            let etcd = value(round.get(Kind::Etcd.name())?);
+            let of_kind = value(round.get(kind.name())?);
             // CPU time of a single request may be below the kernel's tick.
-            (other > 0.0).then(|| keepd / other)
+            (etcd > 0.0).then(|| of_kind / etcd)
         };
         self.rounds.iter().filter_map(pair).collect()
     }
 
     fn line(&self) -> String {
-        let rate = |sample: &Sample| sample.rate;
-        let cpu = |sample: &Sample| sample.cpu_micros;
-        let middle = |values: Vec<f64>| median(&values).map_or_else(String::new, short);
+        let middle =
+            |kind, value| median(&self.values(kind, value)).map_or_else(String::new, short);
+        let (rates, cpus) = (self.ratios(Kind::Keepd, rate), self.ratios(Kind::Keepd, cpu));
         let cells = [
             self.title.clone(),
-            middle(self.values(Kind::Keepd, rate)),
-            middle(self.values(Kind::Etcd, rate)),
-            compared(&self.ratios(Kind::Etcd, rate)),
-            judged(self.target.rate, &self.ratios(Kind::Etcd, rate), ">=", |a, b| a >= b),
-            middle(self.values(Kind::Keepd, cpu)),
-            middle(self.values(Kind::Etcd, cpu)),
-            compared(&self.ratios(Kind::Etcd, cpu)),
-            judged(self.target.cpu, &self.ratios(Kind::Etcd, cpu), "<=", |a, b| a <= b),
-            middle(self.values(Kind::Echo, rate)),
-            middle(self.values(Kind::Echo, cpu)),
+            middle(Kind::Keepd, rate),
+            middle(Kind::Etcd, rate),
+            compared(&rates),
+            judged(self.target.rate, &rates, ">=", |a, b| a >= b),
+            middle(Kind::Keepd, cpu),
+            middle(Kind::Etcd, cpu),
+            compared(&cpus),
+            judged(self.target.cpu, &cpus, "<=", |a, b| a <= b),
+            middle(Kind::Echo, rate),
+            middle(Kind::Echo, cpu),
         ];
         format!("| {} |", cells.join(" | "))
     }
+
+    /// The line of the other provider, where it was measured.
+    fn aesgcm_line(&self) -> Option<String> {
+        let of = |value| median(&self.values(Kind::KeepdAesGcm, value)).map(short);
+        let cells = [
+            self.title.clone(),
+            of(rate)?,
+            compared(&self.ratios(Kind::KeepdAesGcm, rate)),
+            of(cpu)?,
+            compared(&self.ratios(Kind::KeepdAesGcm, cpu)),
+        ];
+        Some(format!("| {} |", cells.join(" | ")))
+    }
+}
+
+fn rate(sample: &Sample) -> f64 {
+    sample.rate
+}
+
+fn cpu(sample: &Sample) -> f64 {
+    sample.cpu_micros
 }
 
 impl Report {
@@ -120,6 +141,10 @@ impl Report {
             "|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
         ];
         lines.extend(self.rows.iter().map(Row::line));
+        lines.push(String::new());
+        lines.push("| with aesgcm | keepd /s | ratio | keepd CPU us | ratio |".to_owned());
+        lines.push("|---|---|---|---|---|".to_owned());
+        lines.extend(self.rows.iter().filter_map(Row::aesgcm_line));
         lines.push(String::new());
         lines.push("| size | keepd | etcd |".to_owned());
         lines.push("|---|---|---|".to_owned());
@@ -228,7 +253,7 @@ mod tests {
             row.add(round, Kind::Keepd, sample(30.0 * scale, 20.0 / scale));
             row.add(round, Kind::Etcd, sample(10.0 * scale, 40.0 / scale));
         }
-        assert_eq!(row.ratios(Kind::Etcd, |sample| sample.rate), [3.0, 3.0, 3.0]);
+        assert_eq!(row.ratios(Kind::Keepd, rate), [3.0, 3.0, 3.0]);
         let line = row.line();
         assert!(line.contains("| 3.00 (3.00-3.00) | >= 2 met |"), "{line}");
         assert!(line.contains("| 0.50 (0.50-0.50) | <= 0.4 MISSED |"), "{line}");

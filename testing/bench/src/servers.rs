@@ -22,23 +22,30 @@ const POLL: Duration = Duration::from_millis(2);
 /// How long a start or a stop may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Seals every value as `keepd quickstart` does; the key guards nothing.
-const ENCRYPTION: &str = "\
+/// Seals every value by one provider; the key guards nothing.
+fn encryption(provider: &str) -> String {
+    format!(
+        "\
 apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
 resources:
   - resources: ['*.*', 'prefix:']
     providers:
-      - secretbox:
+      - {provider}:
           keys:
             - name: bench
               secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=
-";
+"
+    )
+}
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
+    /// Values sealed by secretbox, as `keepd quickstart` sets it up.
     Keepd,
+    /// Values sealed by aesgcm, which the processor helps with.
+    KeepdAesGcm,
     Etcd,
     /// Bare tonic: the floor.
     Echo,
@@ -49,8 +56,18 @@ impl Kind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Keepd => "keepd",
+            Self::KeepdAesGcm => "keepd-aesgcm",
             Self::Etcd => "etcd",
             Self::Echo => "floor",
+        }
+    }
+
+    /// The encryption provider, if it seals.
+    const fn provider(self) -> Option<&'static str> {
+        match self {
+            Self::Keepd => Some("secretbox"),
+            Self::KeepdAesGcm => Some("aesgcm"),
+            Self::Etcd | Self::Echo => None,
         }
     }
 }
@@ -77,9 +94,12 @@ impl Server {
                 .with_context(|| format!("remove the last run's {}", folder.display()))?;
         }
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        fs::write(folder.join("encryption.yaml"), ENCRYPTION).context("write encryption.yaml")?;
+        if let Some(provider) = kind.provider() {
+            let config = encryption(provider);
+            fs::write(folder.join("encryption.yaml"), config).context("write encryption.yaml")?;
+        }
         let program = match kind {
-            Kind::Keepd => &tools.keepd,
+            Kind::Keepd | Kind::KeepdAesGcm => &tools.keepd,
             Kind::Etcd => &tools.etcd,
             Kind::Echo => &tools.bench,
         };
@@ -202,7 +222,7 @@ fn spawn(
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("a={peer_url}")]);
     }
-    if kind == Kind::Keepd {
+    if kind.provider().is_some() {
         command.arg("--encryption-provider-config").arg(folder.join("encryption.yaml"));
     }
     let stderr = log.try_clone().context("open a server's log")?;
