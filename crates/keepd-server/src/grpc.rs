@@ -1,7 +1,7 @@
 //! Dispatch of gRPC requests by path, with the counters every method shares.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl GrpcServices {
     pub(crate) fn call(&self, request: Request<Incoming>) -> Answering {
         let Some(method) = self.context.rpc_metrics.method(request.uri().path()) else {
             let response = unimplemented(request.uri().path());
-            return Box::pin(std::future::ready(response));
+            return Box::pin(ready(response));
         };
         method.start();
         match method.route {
@@ -89,7 +89,8 @@ impl GrpcServices {
             Route::Lease => self.generated(method, self.lease.clone(), request),
             Route::Maintenance => self.generated(method, self.maintenance.clone(), request),
             Route::Cluster => self.generated(method, self.cluster.clone(), request),
-            Route::AuthStatus => self.unary(method, |kv, request| kv.auth_status(request), request),
+            Route::AuthStatus => let answer = |kv: KvService, request| ready(kv.auth_status(&request));
+                self.unary(method, answer, request),
             Route::Health => self.generated(method, self.health.clone(), request),
         }
     }

@@ -10,6 +10,7 @@ use keepd_types::KeyRange;
 use tonic::body::Body;
 
 use crate::context::Context;
+use crate::encryption_status::{self, Refusal};
 use crate::{errors, metrics};
 
 /// Where a request came in; not every listener shows everything.
@@ -49,7 +50,7 @@ pub(crate) async fn answer<B>(
 fn is_known(path: &str, scope: HttpScope) -> bool {
     match path {
         "/health" | "/metrics" | "/livez" | "/readyz" => true,
-        "/version" => scope == HttpScope::Client,
+        "/version" | "/keepd/encryption" => scope == HttpScope::Client,
         _ => check_name(path).is_some(),
     }
 }
@@ -58,6 +59,7 @@ async fn get(context: &Arc<Context>, path: &str, query: Query<'_>) -> Response<B
     match path {
         "/health" => health(context, query).await,
         "/version" => version(),
+        "/keepd/encryption" => encryption(context, query).await,
         "/metrics" => {
             let mut response = plain(StatusCode::OK, metrics::render(context));
             response.headers_mut().insert(
@@ -86,6 +88,27 @@ fn version() -> Response<Body> {
     let mut response = plain(StatusCode::OK, body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+async fn encryption(context: &Context, query: Query<'_>) -> Response<Body> {
+    match encryption_status::status(context, query.has("values")).await {
+        Ok(status) => {
+            let mut response = plain(StatusCode::OK, format!("{status}\n"));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(Refusal::Busy) => plain(
+            StatusCode::TOO_MANY_REQUESTS,
+            "the values are being counted for somebody else; try again later\n".to_owned(),
+        ),
+        Err(Refusal::Unreadable(error)) => {
+            tracing::error!(error, "the values cannot be counted");
+            let text = "the store could not be read; see the server's log\n".to_owned();
+            plain(StatusCode::INTERNAL_SERVER_ERROR, text)
+        }
+    }
 }
 
 async fn health(context: &Arc<Context>, query: Query<'_>) -> Response<Body> {

@@ -143,7 +143,7 @@ impl KvService {
     }
 
     /// Authentication comes later; until then it is off, at the revision of a new store.
-    pub(crate) async fn auth_status(self, request: Request<AuthStatusRequest>) -> Answer {
+    pub(crate) fn auth_status(&self, request: &Request<AuthStatusRequest>) -> Answer {
         self.context.admit(request.metadata())?;
         let header = Some(self.context.current_header());
         let response = AuthStatusResponse { header, enabled: false, auth_revision: 1 };

@@ -7,6 +7,7 @@ mod cluster;
 mod codec;
 mod compactor;
 mod context;
+mod encryption_status;
 mod errors;
 mod grpc;
 mod health;

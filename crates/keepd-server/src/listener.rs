@@ -236,7 +236,10 @@ fn describe(bind: &Bind, error: &io::Error) -> String {
 async fn bind_tcp(address: &str, options: ConnectionOptions) -> io::Result<TcpListener> {
     let mut last =
         io::Error::new(io::ErrorKind::NotFound, format!("lookup {address}: no such host"));
-    for address in tokio::net::lookup_host(address).await? {
+    let mut addresses: Vec<_> = tokio::net::lookup_host(address).await?.collect();
+    // `localhost` means 127.0.0.1 to Go, whichever a resolver puts first.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    for address in addresses {
         match bind_address(address, options) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
@@ -311,7 +314,9 @@ impl Connection {
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.rejected(&peer, &"EOF", true);
             }
-            Ok(Err(error)) => self.rejected(&peer, &error, false),
+            Ok(Err(error)) => {
+                self.rejected(&peer, &keepd_tls::explain_io(&error), false);
+            }
             Err(_elapsed) => self.rejected(&peer, &"the handshake took too long", false),
         }
     }

@@ -3,6 +3,7 @@
 //! JSON lines begin with `level`, `ts`, `caller`, `msg`; the console form is tab separated. A log
 //! that cannot be written is dropped: a full log disk must not stop the store.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -46,14 +47,27 @@ pub(crate) fn init(options: &LogOptions) -> Result<(), String> {
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
     };
-    let layer = LineLayer {
-        format: options.format,
-        outputs,
-        clock: Arc::new(SystemClock::new()),
-    };
+    let layer = LineLayer { format: options.format, outputs, clock: Arc::new(SystemClock::new()) };
     // A second server in one process (a test) keeps the first one's log.
     let _ = tracing_subscriber::registry().with(layer.with_filter(level)).try_init();
     Ok(())
+}
+
+/// The field that carries values whose names are not known at compile time, as a JSON object.
+const DYNAMIC_FIELDS: &str = "dynamic_fields";
+
+/// Logs a message with values by name.
+pub(crate) fn line(level: Level, message: &str, fields: &[(&'static str, String)]) {
+    let fields: serde_json::Map<String, serde_json::Value> =
+        fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
+    let dynamic_fields = serde_json::Value::from(fields).to_string();
+    if level == Level::ERROR {
+        tracing::error!(dynamic_fields, "{message}");
+    } else if level == Level::WARN {
+        tracing::warn!(dynamic_fields, "{message}");
+    } else {
+        tracing::info!(dynamic_fields, "{message}");
+    }
 }
 
 enum Output {
@@ -129,15 +143,14 @@ fn timestamp(seconds: u64, micros: u32) -> String {
 #[derive(Default)]
 struct Fields {
     message: String,
-    values: Vec<(&'static str, serde_json::Value)>,
+    values: Vec<(Cow<'static, str>, serde_json::Value)>,
 }
 
 impl Fields {
     fn json(&self, level: &str, ts: &str, caller: &str) -> String {
         let message = serde_json::Value::from(self.message.as_str());
-        let mut line = format!(
-            r#"{{"level":"{level}","ts":"{ts}","caller":"{caller}","msg":{message}"#
-        );
+        let mut line =
+            format!(r#"{{"level":"{level}","ts":"{ts}","caller":"{caller}","msg":{message}"#);
         for (name, value) in &self.values {
             // Writing into a string cannot fail.
             let _ = write!(line, ",\"{}\":{value}", name.replace('_', "-"));
@@ -163,8 +176,13 @@ impl Fields {
     fn push(&mut self, field: &Field, value: serde_json::Value) {
         if field.name() == "message" {
             self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        } else if field.name() == DYNAMIC_FIELDS {
+            let object = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+            if let Some(serde_json::Value::Object(object)) = object {
+                self.values.extend(object.into_iter().map(|(name, value)| (name.into(), value)));
+            }
         } else {
-            self.values.push((field.name(), value));
+            self.values.push((field.name().into(), value));
         }
     }
 }

@@ -103,11 +103,12 @@ fn server(arguments: Vec<OsString>) -> ExitCode {
 
 /// Logs what the flags had to say before there was a log.
 fn log_notice(notice: &flags::Notice) {
-    match notice.level {
-        flags::Level::Info => tracing::info!("{notice}"),
-        flags::Level::Warn => tracing::warn!("{notice}"),
-        flags::Level::Fatal => tracing::error!("{notice}"),
-    }
+    let level = match notice.level {
+        flags::Level::Info => tracing::Level::INFO,
+        flags::Level::Warn => tracing::Level::WARN,
+        flags::Level::Fatal => tracing::Level::ERROR,
+    };
+    logging::line(level, &notice.message, &notice.fields);
 }
 
 /// Reads an `EncryptionConfiguration`.

@@ -118,6 +118,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     }
     if node.ready().await.is_ok() {
         tracing::info!("published local member to cluster through raft");
+        if let Err(error) = node.handle().follow_encryption().await {
+            tracing::error!(%error, "the keys of the encryption configuration are not active yet");
+        }
         announce(&listeners.clients);
         for listener in listeners.clients {
             server.serve_clients(listener);

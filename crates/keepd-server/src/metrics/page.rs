@@ -267,4 +267,23 @@ fn encryption(page: &mut Page, context: &Context) {
         "1 if everything written to the data directory is sealed.",
         u8::from(context.encryption.files().is_sealing()),
     );
+    let (files, reloads) = (context.node.file_counts(), context.node.reloads());
+    let name = "keepd_encryption_files";
+    page.family(name, "gauge", "Files of the data directory, by how they lie on disk.");
+    page.sample(name, "state=\"sealed\"", files.sealed);
+    page.sample(name, "state=\"plain\"", files.plain);
+    page.gauge(
+        "keepd_encryption_stale_files",
+        "Files that the configuration wants under another key, or plain; they are rewritten.",
+        files.stale,
+    );
+    let name = "keepd_encryption_config_reloads_total";
+    page.family(name, "counter", "Reloads of the encryption configuration, by result.");
+    page.sample(name, "status=\"success\"", reloads.successes);
+    page.sample(name, "status=\"failure\"", reloads.failures);
+    page.gauge(
+        "keepd_encryption_config_last_reload_success_timestamp_seconds",
+        "When the configuration was last taken while the server ran; 0 before.",
+        reloads.last_success.map_or(0, |time| time.as_secs()),
+    );
 }

@@ -1,0 +1,116 @@
+//! How encryption at rest stands, as JSON for `keepd encryption status`; names keys, never secrets.
+//!
+//! Served to clients at `/keepd/encryption`. With `?values` the stored values are counted by their
+//! keys, which reads the whole store: one count at a time, the others are told to come back.
+
+use keepd_crypto::{EncryptionStatus, KeyName};
+use keepd_node::ValueCounts;
+use keepd_types::KeyId;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::context::Context;
+
+/// BOUND: counting reads every record.
+static COUNTING: Semaphore = Semaphore::const_new(1);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Somebody else is counting.
+    Busy,
+    /// The store cannot be read.
+    Unreadable(String),
+}
+
+/// The status; with `values`, also how the stored values are sealed.
+pub(crate) async fn status(context: &Context, values: bool) -> Result<Value, Refusal> {
+    let counts = if values {
+        let _permit = COUNTING.try_acquire().map_err(|_taken| Refusal::Busy)?;
+        let node = context.node.clone();
+        let counting = tokio::task::spawn_blocking(move || node.count_values()).await;
+        let counts = counting.map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        Some(counts.map_err(|error| Refusal::Unreadable(error.to_string()))?)
+    } else {
+        None
+    };
+    Ok(render(context, counts.as_ref()))
+}
+
+fn render(context: &Context, counts: Option<&ValueCounts>) -> Value {
+    let (encryption, node) = (&context.encryption, &context.node);
+    let status = encryption.status();
+    let (files, reloads) = (node.file_counts(), node.reloads());
+    let writers = encryption.sealer().writers();
+    let is_sealing = encryption.files().is_sealing();
+    let may_go = writers.is_empty() && files.is_settled && status.keyring_wrapped_under.is_empty();
+    let rules = status.rules.iter().map(|rule| {
+        json!({
+            "scope": rule.scope,
+            "writes_under": rule.writes_under.as_ref().map(|(id, name)| key(*id, name)),
+        })
+    });
+    let keys = status.keys.iter().map(|name| {
+        let mut value = named(name);
+        value["writes"] = writers.contains(&name.id).into();
+        value
+    });
+    let mut out = json!({
+        "sealing": is_sealing,
+        "configuration": status.file_hash,
+        "rules": rules.collect::<Vec<_>>(),
+        "keys": keys.collect::<Vec<_>>(),
+        "keyring": {
+            "wrapped_under": status.keyring_wrapped_under.iter().map(named).collect::<Vec<_>>(),
+            "recovered": status.keyring_is_recovered,
+            "data_keys": status.data_keys.iter().filter(|key| key.0 != 0).count(),
+        },
+        "files": {
+            "sealed": files.sealed,
+            "plain": files.plain,
+            "stale": files.stale,
+            "settled": files.is_settled,
+        },
+        "configuration_may_go": may_go,
+        "reloads": {
+            "successes": reloads.successes,
+            "failures": reloads.failures,
+            "last_success_unix": reloads.last_success.map(|time| time.as_secs()),
+            "last_error": reloads.last_error,
+        },
+    });
+    if let Some(counts) = counts {
+        out["values"] = values(counts, &status);
+    }
+    out
+}
+
+fn values(counts: &ValueCounts, status: &EncryptionStatus) -> Value {
+    let by_key = counts.by_key.iter().filter_map(|(id, count)| {
+        let id = (*id)?;
+        let known = status.keys.iter().find(|name| name.id == id);
+        let mut value = match known {
+            Some(name) => named(name),
+            None => json!({ "id": hex(id), "name": null }),
+        };
+        value["values"] = (*count).into();
+        Some(value)
+    });
+    json!({
+        "by_key": by_key.collect::<Vec<_>>(),
+        "plain": counts.by_key.get(&None).copied().unwrap_or_default(),
+        "stale": counts.stale,
+    })
+}
+
+fn named(name: &KeyName) -> Value {
+    key(name.id, &format!("{}:{}", name.algorithm, name.name))
+}
+
+fn key(id: KeyId, name: &str) -> Value {
+    json!({ "id": hex(id), "name": name })
+}
+
+fn hex(id: KeyId) -> String {
+    format!("{:016x}", id.0)
+}
