@@ -89,8 +89,10 @@ impl GrpcServices {
             Route::Lease => self.generated(method, self.lease.clone(), request),
             Route::Maintenance => self.generated(method, self.maintenance.clone(), request),
             Route::Cluster => self.generated(method, self.cluster.clone(), request),
-            Route::AuthStatus => let answer = |kv: KvService, request| ready(kv.auth_status(&request));
-                self.unary(method, answer, request),
+            Route::AuthStatus => {
+                let answer = |kv: KvService, request| ready(kv.auth_status(&request));
+                self.unary(method, answer, request)
+            }
             Route::Health => self.generated(method, self.health.clone(), request),
         }
     }

@@ -35,8 +35,9 @@ impl Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let status = check(&request.into_inner().service)
-            .unwrap_or_else(|_| HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() });
+        let status = check(&request.into_inner().service).unwrap_or_else(|_| HealthCheckResponse {
+            status: ServingStatus::ServiceUnknown.into(),
+        });
         // The status does not change while the member serves; the stream stays open.
         let stream = stream::iter([Ok(status)]);
         Ok(Response::new(Box::pin(futures_util::StreamExt::chain(stream, stream::pending()))))
