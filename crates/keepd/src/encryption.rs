@@ -1,29 +1,105 @@
-//! `keepd encryption`: keys for an `EncryptionConfiguration`.
+//! `keepd encryption`: keys and files of an `EncryptionConfiguration`, and how a server stands.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
+mod fetch;
+mod status;
+
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand, ValueEnum};
 use keepd_env::Env;
 
-const USAGE: &str = "\
-Usage:
-  keepd encryption keygen    prints a new random key (32 bytes, base64), fit for every provider";
+/// Encryption at rest: keys, configuration files, and how a server stands.
+#[derive(Debug, Parser)]
+#[command(name = "keepd encryption", bin_name = "keepd encryption")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print a new random key (32 bytes, base64), fit for every provider.
+    Keygen,
+    /// Read a configuration file as the server would, and tell what it means.
+    Verify {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Ask a server what it seals how, and whether every file has followed.
+    Status(StatusArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct StatusArguments {
+    /// The server.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:2379")]
+    endpoint: String,
+    /// The CA of the server's certificate.
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// The certificate to show to the server.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Count the stored values by their keys; reads the whole store.
+    #[arg(long)]
+    values: bool,
+    /// How to print.
+    #[arg(short = 'w', long, value_name = "FORMAT", default_value = "table")]
+    write_out: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
 
 /// Runs the verb with the arguments behind it.
 pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
-    match arguments.first().and_then(|argument| argument.to_str()) {
-        Some("keygen") if arguments.len() == 1 => {
+    let program = std::iter::once(OsString::from("keepd encryption"));
+    let arguments = match Arguments::try_parse_from(program.chain(arguments.iter().cloned())) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _unprintable = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match arguments.verb {
+        Verb::Keygen => {
             println!("{}", *keepd_crypto::new_secret(&*Env::real().random));
-            ExitCode::SUCCESS
+            Ok(())
         }
-        None | Some("help" | "-h" | "--help") => {
-            println!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        Some(unknown) => {
-            crate::complain(&format!("unknown command {unknown:?} of keepd encryption\n{USAGE}"));
-            ExitCode::from(2)
+        Verb::Verify { file } => verify(&file),
+        Verb::Status(arguments) => status::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::complain(&format!("keepd encryption: {error:#}"));
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what a configuration seals how; fails with everything that is wrong with it.
+fn verify(file: &std::path::Path) -> anyhow::Result<()> {
+    let config = crate::read_encryption_config(file)?;
+    for rule in keepd_crypto::ValueSealer::new(&config).rules() {
+        match rule.writes_under {
+            Some((id, name)) => println!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),
+            None => println!("{}: plain", rule.scope),
+        }
+    }
+    let files = if config.seals() { "sealed" } else { "plain" };
+    println!("files of the data directory: {files}");
+    for warning in config.warnings() {
+        println!("warning: {warning}");
+    }
+    Ok(())
 }

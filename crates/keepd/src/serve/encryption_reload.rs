@@ -1,55 +1,129 @@
 //! Following the encryption configuration while the server runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::Encryption;
-use keepd_node::Handle;
+use keepd_crypto::{Encryption, ReloadError, ReloadReport};
+use keepd_node::{FileCounts, Handle};
 use keepd_types::KeyId;
 
 /// How often the file is looked at; Kubernetes waits a minute.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// A content that was not taken.
+struct Refused {
+    content: Vec<u8>,
+    /// It lacks a key that is in use; worth another try when the files have changed since.
+    lacks_keys: Option<FileCounts>,
+}
+
 /// Takes each new content of the file; one that is not right is logged and the old one holds.
 pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Handle) {
-    let mut refused: Option<Vec<u8>> = None;
+    let mut refused: Option<Refused> = None;
     let mut taken = tokio::fs::read(&path).await.ok();
+    let mut is_unreadable = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let bytes = match tokio::fs::read(&path).await {
-            Ok(bytes) => bytes,
+        let content = match tokio::fs::read(&path).await {
+            Ok(content) => content,
+            Err(error) if is_unreadable => {
+                tracing::debug!(%error, "the encryption configuration is still unreadable");
+                continue;
+            }
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "cannot read the encryption configuration; the old one holds");
+                is_unreadable = true;
+                refuse(&path, &node, &error);
                 continue;
             }
         };
-        if taken.as_ref() == Some(&bytes) || refused.as_ref() == Some(&bytes) {
+        is_unreadable = false;
+        if taken.as_ref() == Some(&content) || is_hopeless(refused.as_ref(), &content, &node) {
             continue;
         }
-        let (name, encryption, node) =
-            (path.display().to_string(), Arc::clone(&encryption), node.clone());
-        let content = bytes.clone();
-        let reload = tokio::task::spawn_blocking(move || {
-            encryption.reload(&name, &content, &|key| values_under(&node, key))
-        });
-        match reload.await {
-            Ok(Ok(report)) => {
-                let (added, removed) = (report.added.len(), report.removed.len());
+        match reload(&path, &content, &encryption, &node).await {
+            Ok(report) => {
                 tracing::info!(
                     file_hash = report.file_hash,
-                    keys_added = added,
-                    keys_removed = removed,
+                    keys_added = report.added.len(),
+                    keys_removed = report.removed.len(),
                     "took a new encryption configuration"
                 );
-                (taken, refused) = (Some(bytes), None);
+                for warning in report.warnings {
+                    tracing::warn!(file = %path.display(), "{warning}");
+                }
+                node.note_reload(Ok(()));
+                (taken, refused) = (Some(content), None);
             }
-            Ok(Err(error)) => {
-                tracing::error!(file = %path.display(), %error, "the new encryption configuration is refused; the old one holds");
-                refused = Some(bytes);
+            Err(Failure::Refused(error)) => {
+                refuse(&path, &node, &error);
+                let lacks_keys = matches!(error, ReloadError::KeysInUse { .. });
+                let lacks_keys = lacks_keys.then(|| node.file_counts());
+                refused = Some(Refused { content, lacks_keys });
             }
-            Err(error) => tracing::error!(%error, "reloading the encryption configuration failed"),
+            // Not the file's fault: the next look tries again.
+            Err(Failure::Node(error)) => refuse(&path, &node, &error),
         }
+    }
+}
+
+/// Whether a content was refused and nothing has changed that could help it.
+fn is_hopeless(refused: Option<&Refused>, content: &[u8], node: &Handle) -> bool {
+    let Some(refused) = refused.filter(|refused| refused.content == content) else { return false };
+    let counts = node.file_counts();
+    refused.lacks_keys.as_ref().is_none_or(|before| !counts.is_settled || *before == counts)
+}
+
+fn refuse(path: &Path, node: &Handle, error: &dyn std::fmt::Display) {
+    let file = path.display();
+    tracing::error!(%file, %error, "the encryption configuration is not taken; the old one holds");
+    node.note_reload(Err(error.to_string()));
+}
+
+/// Why a content was not taken.
+enum Failure {
+    Refused(ReloadError),
+    Node(String),
+}
+
+async fn reload(
+    path: &Path,
+    content: &[u8],
+    encryption: &Arc<Encryption>,
+    node: &Handle,
+) -> Result<ReloadReport, Failure> {
+    let lost = |error: keepd_node::Error| Failure::Node(error.to_string());
+    // What was sealed before is stored, so that counting the values finds it.
+    node.settle_sealing().await.map_err(lost)?;
+    let (name, content) = (path.display().to_string(), content.to_vec());
+    let (for_reload, for_count) = (Arc::clone(encryption), node.clone());
+    let reloading = tokio::task::spawn_blocking(move || {
+        for_reload.reload(&name, &content, &|key| values_under(&for_count, key))
+    });
+    let reloaded = reloading.await.map_err(|error| Failure::Node(error.to_string()))?;
+    let report = match reloaded {
+        Ok(report) => report,
+        Err(error) => {
+            rewrite_leftovers(&error, encryption, node).await;
+            return Err(Failure::Refused(error));
+        }
+    };
+    node.follow_encryption().await.map_err(lost)?;
+    Ok(report)
+}
+
+/// Values under a key that nothing is written under, although every file is settled: they were on
+/// their way while the key was changed. They are rewritten under a new data key.
+async fn rewrite_leftovers(error: &ReloadError, encryption: &Arc<Encryption>, node: &Handle) {
+    let ReloadError::KeysInUse { keys } = error else { return };
+    let writers = encryption.sealer().writers();
+    if keys.iter().any(|(name, _)| writers.contains(&name.id)) || !node.file_counts().is_settled {
+        return;
+    }
+    let encryption = Arc::clone(encryption);
+    let rotated = tokio::task::spawn_blocking(move || encryption.rotate_data_key()).await;
+    if let Ok(Err(error)) = rotated {
+        tracing::error!(%error, "the values under older keys are not rewritten");
     }
 }
 
