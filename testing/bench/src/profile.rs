@@ -1,5 +1,6 @@
 //! Where keepd's CPU time goes: by thread, and by function within each thread (perf).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::tools::ToolOptions;
 /// Samples per second: not a divisor of what timers do.
 const SAMPLES_PER_SECOND: u32 = 997;
 /// Functions shown, over all threads.
-const FUNCTIONS: usize = 50;
+const FUNCTIONS: usize = 30;
 /// The load before the samples, and after them.
 const MARGIN_SECONDS: u64 = 1;
 
@@ -72,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 println!("  {:>6.2}  {thread}", load::ratio(spent, requests));
             }
         }
-        functions(&data)?;
+        print_functions(&data)?;
     }
     Ok(())
 }
@@ -90,8 +91,8 @@ fn record(server: &Server, data: &Path, seconds: u64) -> Result<()> {
     Ok(())
 }
 
-/// Prints the functions that take the most time.
-fn functions(data: &Path) -> Result<()> {
+/// Prints where the samples fell: by kind of code and thread, then the costliest functions.
+fn print_functions(data: &Path) -> Result<()> {
     let output = Command::new("perf")
         .args(["report", "--stdio", "--sort", "comm,symbol", "-i"])
         .arg(data)
@@ -100,10 +101,73 @@ fn functions(data: &Path) -> Result<()> {
         .context("run perf report")?;
     ensure!(output.status.success(), "perf report: {}", output.status);
     let text = String::from_utf8_lossy(&output.stdout);
-    println!("\nShare of samples, thread, function:");
-    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    for line in lines.take(FUNCTIONS) {
-        println!("{}", line.trim_end());
+    let functions: Vec<Function<'_>> = text.lines().filter_map(function).collect();
+    let mut groups: BTreeMap<(&str, &str), f64> = BTreeMap::new();
+    for function in &functions {
+        *groups.entry((function.thread, group(function.symbol))).or_insert(0.0) += function.percent;
+    }
+    println!("\n| thread | kind of code | % of samples |\n|---|---|---|");
+    for ((thread, group), percent) in groups.iter().filter(|(_, percent)| **percent >= 0.5) {
+        println!("| {thread} | {group} | {percent:.1} |");
+    }
+    println!("\nThe costliest functions:");
+    for Function { percent, thread, symbol } in functions.iter().take(FUNCTIONS) {
+        println!("  {percent:>5.2} %  {thread:<16} {symbol}");
     }
     Ok(())
+}
+
+/// One line of perf's report.
+#[derive(Debug, PartialEq)]
+struct Function<'a> {
+    percent: f64,
+    thread: &'a str,
+    /// With perf's mark in front: `[k]` is the kernel.
+    symbol: &'a str,
+}
+
+/// `  4.77%  tokio-rt-worker  [k] name  -  -`
+fn function(line: &str) -> Option<Function<'_>> {
+    let (percent, rest) = line.trim().split_once('%')?;
+    let (before, _) = rest.split_once('[')?;
+    let symbol = rest[before.len()..].trim_end_matches([' ', '-']);
+    Some(Function { percent: percent.parse().ok()?, thread: before.trim(), symbol })
+}
+
+/// What kind of code a function belongs to, by its name.
+fn group(symbol: &str) -> &'static str {
+    let is_any = |words: &[&str]| words.iter().any(|word| symbol.contains(word));
+    match () {
+        () if symbol.starts_with("[k]") => "kernel",
+        () if is_any(&["salsa20", "poly1305", "core_arch", "cipher::", "zeroize", "aws_lc"]) => {
+            "cryptography"
+        }
+        () if is_any(&["mi_", "__mem", "shared_v_drop", "alloc::raw_vec"]) => "memory",
+        () if is_any(&["h2::", "hyper", "http::", "slab::", "tonic", "prost"]) => "HTTP/2 and gRPC",
+        () if is_any(&["tokio"]) => "runtime",
+        () if is_any(&["keepd_", "raft::", "imbl", "arc_swap", "crc32c"]) => "keepd",
+        () => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_perf_is_read() {
+        let line = "     4.77%  tokio-rt-worker  [k] _raw_spin_unlock_irqrestore     -      -   ";
+        let symbol = "[k] _raw_spin_unlock_irqrestore";
+        let expected = Function { percent: 4.77, thread: "tokio-rt-worker", symbol };
+        assert_eq!(function(line), Some(expected));
+        assert_eq!(function("# Samples: 12K of event 'cpu-clock'"), None);
+    }
+
+    #[test]
+    fn functions_are_told_apart_by_their_names() {
+        assert_eq!(group("[k] do_syscall_64"), "kernel");
+        assert_eq!(group("[.] <salsa20::SalsaCore<R> as X>::process_with_backend"), "cryptography");
+        assert_eq!(group("[.] h2::hpack::decoder::Decoder::decode"), "HTTP/2 and gRPC");
+        assert_eq!(group("[.] keepd_node::raft_thread::RaftThread::run"), "keepd");
+    }
 }
