@@ -80,7 +80,7 @@ pub struct InitialCluster {
 }
 
 impl InitialCluster {
-    /// Reads and checks the flags: `name`, the cluster (`name=url,…`), its token, and the URLs that
+    /// Reads and checks the flags: `name`, the cluster (`name=url,...`), its token, and the URLs that
     /// the local member advertises.
     ///
     /// # Errors

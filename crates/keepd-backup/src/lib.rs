@@ -1,7 +1,7 @@
 //! etcd's snapshot files over `keepd-bolt`: made from a view, examined, restored.
 //!
 //! [`Export`] is what `Maintenance.Snapshot` streams: a bbolt image with etcd's buckets and a
-//! SHA-256, made on the fly. [`status`] checks a file and tells what it holds. [`restore`] makes a
+//! SHA-256, made on the fly. [`status()`] checks a file and tells what it holds. [`restore()`] makes a
 //! data directory from etcd's files and keepd's. Layout: `docs/formats/snapshot.md`.
 //!
 //! Invariants:

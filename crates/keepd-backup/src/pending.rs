@@ -58,7 +58,7 @@ pub(crate) fn put(
 /// member's directory is opened. Safe to repeat after an interruption.
 ///
 /// # Errors
-/// If the keys are not in the configuration, or as [`crate::restore`].
+/// If the keys are not in the configuration, or as [`crate::restore()`].
 pub fn complete_pending(
     env: &Env,
     data_dir: &Path,

@@ -10,8 +10,8 @@
 //! | [`ALARMS`] | member id 8 bytes BE, alarm type 1 byte | empty |
 //! | [`MEMBERS`] | member id, 8 bytes BE | JSON as etcd's `members` bucket has it |
 //! | [`MEMBERS_REMOVED`] | member id, 8 bytes BE | empty |
-//! | [`CLUSTER`] | name (`clusterVersion`, `activeKeys`, …) | by name |
-//! | [`CONF_STATE`] | `confState` | JSON `{"voters":[…],"learners":[…]}` |
+//! | [`CLUSTER`] | name (`clusterVersion`, `activeKeys`, ...) | by name |
+//! | [`CONF_STATE`] | `confState` | JSON `{"voters":[...],"learners":[...]}` |
 //! | [`FOREIGN`] | bucket name, 0, entry key | entry value, of buckets kept for re-export (auth) |
 
 use std::collections::BTreeSet;

@@ -385,7 +385,8 @@ impl Core {
             (self.last_term, self.last_role) = (term, role);
             self.draw_election_timeout();
         }
-        if !self.held_reads.is_empty() && (!self.is_leader() || self.raw.raft.commit_to_current_term())
+        if !self.held_reads.is_empty()
+            && (!self.is_leader() || self.raw.raft.commit_to_current_term())
         {
             for context in std::mem::take(&mut self.held_reads) {
                 self.raw.read_index(context.to_be_bytes().to_vec());

@@ -65,7 +65,7 @@ fn found(bytes: &[u8]) -> String {
     if labels.is_empty() {
         // DER begins with a SEQUENCE and a two-byte length.
         let is_der = bytes.starts_with(&[0x30, 0x82]);
-        let hint = if is_der { "DER (convert with: openssl … -inform DER)" } else { "no PEM" };
+        let hint = if is_der { "DER (convert with: openssl ... -inform DER)" } else { "no PEM" };
         return hint.to_owned();
     }
     labels.join(", ")

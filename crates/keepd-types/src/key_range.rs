@@ -84,7 +84,10 @@ mod tests {
     use super::*;
 
     fn range(key: &'static str, end: &'static str) -> KeyRange {
-        KeyRange::from_request(Bytes::from_static(key.as_bytes()), Bytes::from_static(end.as_bytes()))
+        KeyRange::from_request(
+            Bytes::from_static(key.as_bytes()),
+            Bytes::from_static(end.as_bytes()),
+        )
     }
 
     #[test]

@@ -92,7 +92,8 @@ impl KeyValue {
     /// The length of the encoding.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        let bytes_len = |len: usize| if len == 0 { 0 } else { 1 + varint::len_u64(len as u64) + len };
+        let bytes_len =
+            |len: usize| if len == 0 { 0 } else { 1 + varint::len_u64(len as u64) + len };
         let int_len =
             |value: i64| if value == 0 { 0 } else { 1 + varint::len_u64(value.cast_unsigned()) };
         bytes_len(self.key.len())
