@@ -19,11 +19,11 @@ use crate::record::KeyState;
 /// Keys in a leaf before it splits.
 ///
 /// Small in unit tests, so that little data makes deep trees.
-pub(crate) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 64 };
+pub(crate) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 32 };
 /// Key bytes in a leaf before it splits, whatever the number of keys.
 const KEY_BYTES_MAX: usize = 32 * 1024;
 /// Undo entries in a chunk before it is shared.
-const CHUNK_ENTRIES: usize = if cfg!(test) { 3 } else { 64 };
+const CHUNK_ENTRIES: usize = if cfg!(test) { 3 } else { 32 };
 
 /// What a key was at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,20 +62,51 @@ impl State {
     }
 }
 
-/// One key of a leaf.
+/// One key of a leaf: flat, so that it takes 40 bytes.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    state: State,
+    main: i64,
+    create: i64,
+    version: i64,
+    sub: u32,
+    /// Where the rest of the key lies.
     at: u32,
     len: u32,
     id: u16,
 }
 
-/// A state that was superseded.
+impl Slot {
+    const fn state(&self) -> State {
+        let Self { main, sub, create, version, .. } = *self;
+        State { main, sub, create, version }
+    }
+
+    const fn set(&mut self, state: State) {
+        State { main: self.main, sub: self.sub, create: self.create, version: self.version } =
+            state;
+    }
+}
+
+/// A state that was superseded: flat, so that it takes 32 bytes.
 #[derive(Clone, Copy, Debug)]
 struct Undo {
-    state: State,
+    main: i64,
+    create: i64,
+    version: i64,
+    sub: u32,
     id: u16,
+}
+
+impl Undo {
+    const fn new(state: State, id: u16) -> Self {
+        let State { main, sub, create, version } = state;
+        Self { main, create, version, sub, id }
+    }
+
+    const fn state(&self) -> State {
+        let Self { main, sub, create, version, .. } = *self;
+        State { main, sub, create, version }
+    }
 }
 
 /// Entries of the undo log that no longer change.
@@ -89,15 +120,19 @@ struct Chunk {
 /// The undo log.
 #[derive(Debug, Default)]
 struct Past {
-    chunks: Arc<Vec<Chunk>>,
+    /// None if there are none, so that most leaves allocate nothing for it.
+    chunks: Option<Arc<Vec<Chunk>>>,
     open: Vec<Undo>,
 }
 
 impl Clone for Past {
     fn clone(&self) -> Self {
-        let mut open = Vec::with_capacity(self.open.len() + 4);
-        open.extend_from_slice(&self.open);
-        Self { chunks: Arc::clone(&self.chunks), open }
+        let mut open = Vec::new();
+        if !self.open.is_empty() {
+            open.reserve_exact(self.open.len() + 4);
+            open.extend_from_slice(&self.open);
+        }
+        Self { chunks: self.chunks.clone(), open }
     }
 }
 
@@ -106,9 +141,13 @@ impl Past {
         self.open.push(undo);
         if self.open.len() >= CHUNK_ENTRIES {
             let chunk = Chunk { newest: superseded_by, entries: self.open.as_slice().into() };
-            Arc::make_mut(&mut self.chunks).push(chunk);
+            Arc::make_mut(self.chunks.get_or_insert_default()).push(chunk);
             self.open = Vec::new();
         }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.chunks.is_none() && self.open.is_empty()
     }
 }
 
@@ -128,7 +167,7 @@ pub(crate) struct PastState {
 pub(crate) struct Leaf {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
-    past: Option<Box<Past>>,
+    past: Past,
     prefix_len: usize,
     live: usize,
     newest: i64,
@@ -164,7 +203,7 @@ impl Leaf {
         }
         for undo in past {
             let id = u16_of(undo.position);
-            leaf.push_past(Undo { state: undo.state, id }, undo.until);
+            leaf.past.push(Undo::new(undo.state, id), undo.until);
         }
         leaf
     }
@@ -208,7 +247,7 @@ impl Leaf {
 
     /// The latest state of the key at `position`.
     pub(crate) fn state(&self, position: usize) -> State {
-        self.slots[position].state
+        self.slots[position].state()
     }
 
     /// The key at `position`.
@@ -229,19 +268,19 @@ impl Leaf {
 
     /// The latest state of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<State> {
-        self.find(key).ok().map(|position| self.slots[position].state)
+        self.find(key).ok().map(|position| self.slots[position].state())
     }
 
     /// The state of a key at main revision `at`.
     pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Option<State> {
         let slot = &self.slots[self.find(key).ok()?];
-        let mut state = slot.state;
+        let mut state = slot.state();
         for undo in self.undos(at) {
             if state.main <= at {
                 break;
             }
             if undo.id == slot.id {
-                state = undo.state;
+                state = undo.state();
             }
         }
         (state.main <= at).then_some(state)
@@ -249,14 +288,14 @@ impl Leaf {
 
     /// The states of all keys at main revision `at`, by position.
     pub(crate) fn states_at(&self, at: i64) -> Vec<Option<State>> {
-        let mut by_id = vec![self.slots[0].state; self.slots.len()];
+        let mut by_id = vec![self.slots[0].state(); self.slots.len()];
         for slot in &self.slots {
-            by_id[usize::from(slot.id)] = slot.state;
+            by_id[usize::from(slot.id)] = slot.state();
         }
         for undo in self.undos(at) {
             let state = &mut by_id[usize::from(undo.id)];
             if state.main > at {
-                *state = undo.state;
+                *state = undo.state();
             }
         }
         let state_of = |slot: &Slot| by_id[usize::from(slot.id)];
@@ -270,36 +309,35 @@ impl Leaf {
     pub(crate) fn names(&self, key: &[u8], revision: Revision) -> bool {
         let Ok(position) = self.find(key) else { return false };
         let slot = &self.slots[position];
-        slot.state.revision() == revision
+        slot.state().revision() == revision
             || self
                 .undos(revision.main - 1)
-                .any(|undo| undo.id == slot.id && undo.state.revision() == revision)
+                .any(|undo| undo.id == slot.id && undo.state().revision() == revision)
     }
 
     /// The undo log, newest first, as far back as something superseded after `at`.
     fn undos(&self, at: i64) -> impl Iterator<Item = &Undo> {
-        let past = self.past.as_deref();
-        let open = past.map_or_else(Default::default, |past| past.open.as_slice());
-        let chunks = past.map_or_else(Default::default, |past| past.chunks.as_slice());
+        let open = &self.past.open;
+        let chunks = self.past.chunks.as_ref().map_or_else(Default::default, |it| it.as_slice());
         let chunks = chunks.iter().rev().take_while(move |chunk| chunk.newest > at);
         open.iter().rev().chain(chunks.flat_map(|chunk| chunk.entries.iter().rev()))
     }
 
     /// The whole undo log, oldest first.
     pub(crate) fn history(&self) -> Vec<PastState> {
-        if self.past.is_none() {
+        if self.past.is_empty() {
             return Vec::new();
         }
         let mut by_id = vec![(0, 0); self.slots.len()];
         for (position, slot) in self.slots.iter().enumerate() {
-            by_id[usize::from(slot.id)] = (position, slot.state.main);
+            by_id[usize::from(slot.id)] = (position, slot.main);
         }
         let mut history: Vec<PastState> = self
             .undos(i64::MIN)
             .map(|undo| {
                 let (position, successor) = &mut by_id[usize::from(undo.id)];
-                let until = std::mem::replace(successor, undo.state.main);
-                PastState { position: *position, state: undo.state, until }
+                let until = std::mem::replace(successor, undo.main);
+                PastState { position: *position, state: undo.state(), until }
             })
             .collect();
         history.reverse();
@@ -315,13 +353,14 @@ impl Leaf {
         match self.find(key) {
             Ok(position) => {
                 let slot = &mut self.slots[position];
-                let (old, id) = (slot.state, slot.id);
-                slot.state = next(Some(old));
-                let main = slot.state.main;
-                self.live += usize::from(!slot.state.is_tombstone());
+                let (old, id) = (slot.state(), slot.id);
+                let new = next(Some(old));
+                slot.set(new);
+                let main = new.main;
+                self.live += usize::from(!new.is_tombstone());
                 self.live -= usize::from(!old.is_tombstone());
                 self.newest = self.newest.max(main);
-                self.push_past(Undo { state: old, id }, main);
+                self.past.push(Undo::new(old, id), main);
                 (Some(old), position)
             }
             Err(position) => {
@@ -338,16 +377,13 @@ impl Leaf {
         }
     }
 
-    fn push_past(&mut self, undo: Undo, superseded_by: i64) {
-        self.past.get_or_insert_default().push(undo, superseded_by);
-    }
-
     fn insert_slot(&mut self, position: usize, suffix: &[u8], state: State) {
         let at = u32::try_from(self.bytes.len()).expect("request limits keep keys far below 4 GiB");
         let len = u32::try_from(suffix.len()).expect("request limits keep keys far below 4 GiB");
         self.bytes.extend_from_slice(suffix);
         let id = u16_of(self.slots.len());
-        self.slots.insert(position, Slot { state, at, len, id });
+        let State { main, sub, create, version } = state;
+        self.slots.insert(position, Slot { main, create, version, sub, at, len, id });
         self.live += usize::from(!state.is_tombstone());
         self.newest = self.newest.max(state.main);
     }
@@ -379,7 +415,7 @@ impl Leaf {
         let keyed: Vec<(&[u8], State)> = keys
             .iter()
             .zip(range.clone())
-            .map(|(key, position)| (key.as_slice(), self.slots[position].state))
+            .map(|(key, position)| (key.as_slice(), self.slots[position].state()))
             .collect();
         let mut history = self.history();
         history.retain_mut(|past| {
@@ -417,7 +453,7 @@ impl Leaf {
     ///
     /// The revisions of removed records go to `dead`.
     pub(crate) fn compact(&self, target: i64, dead: &mut Vec<Revision>) -> Option<Self> {
-        if self.past.is_none() && self.live == self.slots.len() {
+        if self.past.is_empty() && self.live == self.slots.len() {
             return None;
         }
         let before = dead.len();
@@ -427,11 +463,11 @@ impl Leaf {
         let mut positions = vec![None; self.slots.len()];
         let mut keys: Vec<(Vec<u8>, State)> = Vec::with_capacity(self.slots.len());
         for (position, slot) in self.slots.iter().enumerate() {
-            if slot.state.is_expired(target) {
-                dead.push(slot.state.revision());
+            if slot.state().is_expired(target) {
+                dead.push(slot.state().revision());
             } else {
                 positions[position] = Some(keys.len());
-                keys.push((self.key(position), slot.state));
+                keys.push((self.key(position), slot.state()));
             }
         }
         if dead.len() == before {

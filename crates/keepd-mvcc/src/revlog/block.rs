@@ -7,6 +7,7 @@ use bytes::Bytes;
 use keepd_types::{KeyId, PlainDigest, Revision, SealMark, varint};
 
 use crate::record::{Change, ChangeKind, Entry, Record};
+use crate::revlog::wire::Reader;
 
 const FLAG_TOMBSTONE: u8 = 1;
 const FLAG_SEALED: u8 = 2;
@@ -153,44 +154,55 @@ impl Block {
         Some(Revision { main, sub: varint::read_i64(&mut rest)? })
     }
 
-    /// The record at `position` without what is only needed for history.
+    /// The record at `position`; `None` if it is malformed.
     pub(crate) fn record(&self, position: usize) -> Option<Record> {
-        self.entry(position).map(|entry| entry.change.record)
+        self.decode(position).map(|(_, record)| record)
     }
 
     /// The whole entry at `position`; `None` if it is malformed.
     pub(crate) fn entry(&self, position: usize) -> Option<Entry> {
-        let (flags, mut rest) = self.record_at(position)?.split_first()?;
-        let main = self.first_main.wrapping_add(varint::read_i64(&mut rest)?);
-        let sub = varint::read_i64(&mut rest)?;
-        let create = main.wrapping_sub(varint::read_i64(&mut rest)?);
+        let (head, record) = self.decode(position)?;
+        let change = Change {
+            revision: Revision { main: head.main, sub: head.sub },
+            kind: if record.tombstone { ChangeKind::Delete } else { ChangeKind::Put },
+            key: key_of(&record.encoded)?,
+            created: head.flags & FLAG_CREATED != 0,
+            record,
+            prev: head.prev,
+        };
+        Some(Entry { change, create: head.create })
+    }
+
+    fn decode(&self, position: usize) -> Option<(Head, Record)> {
+        let (&flags, rest) = self.record_at(position)?.split_first()?;
+        let mut from = Reader(rest);
+        let main = self.first_main.wrapping_add(from.signed()?);
+        let sub = from.signed()?;
+        let create = main.wrapping_sub(from.signed()?);
         let mut prev = None;
         if flags & FLAG_PREV != 0 {
-            let prev_main = main.wrapping_sub(varint::read_i64(&mut rest)?);
-            prev = Some(Revision { main: prev_main, sub: varint::read_i64(&mut rest)? });
+            prev = Some(Revision { main: main.wrapping_sub(from.signed()?), sub: from.signed()? });
         }
         let mut seal = None;
         if flags & FLAG_SEALED != 0 {
-            let (bytes, after) = rest.split_first_chunk::<16>()?;
-            rest = after;
-            let key_id = KeyId(u64::from_le_bytes(*bytes.first_chunk()?));
-            let len = u32::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
-            let crc32c = u32::from_le_bytes(*bytes.last_chunk()?);
-            seal = Some(SealMark { key_id, plain: PlainDigest { len, crc32c } });
+            let key_id = KeyId(from.u64()?);
+            let plain = PlainDigest { len: from.u32()?, crc32c: from.u32()? };
+            seal = Some(SealMark { key_id, plain });
         }
-        let len = usize::try_from(varint::read_u64(&mut rest)?).ok()?;
-        let encoded = self.bytes.slice_ref(rest.get(..len)?);
-        let tombstone = flags & FLAG_TOMBSTONE != 0;
-        let change = Change {
-            revision: Revision { main, sub },
-            kind: if tombstone { ChangeKind::Delete } else { ChangeKind::Put },
-            key: key_of(&encoded)?,
-            created: flags & FLAG_CREATED != 0,
-            record: Record { encoded, tombstone, seal },
-            prev,
-        };
-        Some(Entry { change, create })
+        let len = usize::try_from(from.varint()?).ok()?;
+        let encoded = self.bytes.slice_ref(from.bytes(len)?);
+        let record = Record { encoded, tombstone: flags & FLAG_TOMBSTONE != 0, seal };
+        Some((Head { flags, main, sub, create, prev }, record))
     }
+}
+
+/// What stands before a record's bytes.
+struct Head {
+    flags: u8,
+    main: i64,
+    sub: i64,
+    create: i64,
+    prev: Option<Revision>,
 }
 
 /// The key of an encoded `KeyValue`: its first field.
@@ -202,4 +214,67 @@ pub(crate) fn key_of(encoded: &Bytes) -> Option<Bytes> {
 
 fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("a block ends long before 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn blocks_round_trip(
+            records in prop::collection::vec(
+                (any::<bool>(), any::<Option<(i64, i64)>>(), any::<Option<(u64, u32, u32)>>(), 0..200_u8), 1..40,
+            ),
+            first in 1..i64::MAX / 2, create: i64,
+        ) {
+            let entries: Vec<Entry> = records
+                .into_iter()
+                .zip(0..)
+                .map(|((tombstone, prev, seal, len), at)| {
+                    let encoded = [&[0x0a, len][..], &vec![b'k'; usize::from(len)], b"rest"].concat();
+                    let seal = seal.map(|(key_id, len, crc32c)| SealMark {
+                        key_id: KeyId(key_id), plain: PlainDigest { len, crc32c },
+                    });
+                    let change = Change {
+                        revision: Revision { main: first + at / 3, sub: at % 3 },
+                        kind: if tombstone { ChangeKind::Delete } else { ChangeKind::Put },
+                        key: vec![b'k'; usize::from(len)].into(),
+                        created: !tombstone && len % 2 == 0,
+                        record: Record { encoded: encoded.into(), tombstone, seal },
+                        prev: prev.map(|(main, sub)| Revision { main, sub }),
+                    };
+                    Entry { change, create }
+                })
+                .filter(|entry| !entry.change.key.is_empty() && entry.change.key.len() < 128)
+                .collect();
+            let mut builder = BlockBuilder::default();
+            entries.iter().for_each(|entry| builder.push(entry));
+            prop_assume!(!builder.is_empty());
+            let len = builder.len();
+            let bytes = builder.finish();
+            prop_assert_eq!(bytes.len(), len);
+            let block = Block::parse(bytes).unwrap();
+            prop_assert_eq!(block.count(), entries.len());
+            for (position, entry) in entries.iter().enumerate() {
+                prop_assert_eq!(block.find(entry.change.revision), Some(position));
+                prop_assert_eq!(block.entry(position), Some(entry.clone()));
+                prop_assert_eq!(block.record(position), Some(entry.change.record.clone()));
+            }
+            prop_assert_eq!(block.find(Revision::first(first - 1)), None);
+        }
+
+        #[test]
+        fn hostile_blocks_never_panic(bytes: Vec<u8>, count in 0..9_u32) {
+            let bytes = [bytes, count.to_le_bytes().to_vec()].concat();
+            if let Some(block) = Block::parse(bytes) {
+                for position in 0..block.count() {
+                    let _ = block.entry(position);
+                }
+                let _ = block.find(Revision::first(7));
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! searches: in the list, then in the segment's table of blocks. The key index stores no offsets,
 //! and rewriting a segment never touches it.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ use crate::revlog::format::{BlockRef, FrameRef, Origin, Table, frame_kind};
 
 /// The most that one read of neighbouring blocks fetches.
 const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// The most that one read of a list fetches: it may be wanted in part only.
+const GATHER_BYTES_MAX: u64 = 256 << 10;
 
 /// A segment file as readers see it; immutable, replaced by a longer one when a flush appends.
 #[derive(Debug)]
@@ -142,6 +146,58 @@ impl Segment {
         blocks.iter().take_while(|at| at.frame.end() <= limit).count().max(1)
     }
 
+    /// The neighbouring blocks from `first` on that hold `wanted`, which is sorted.
+    fn wanted_run(&self, first: usize, wanted: &[(Revision, usize)]) -> Range<usize> {
+        let blocks = &self.table.blocks;
+        let limit = blocks[first].frame.offset.saturating_add(GATHER_BYTES_MAX);
+        let mut end = first + 1;
+        for (revision, _) in wanted {
+            let Some(next) = blocks.get(end).filter(|_| *revision <= self.table.last) else {
+                break;
+            };
+            if *revision < next.first {
+                continue;
+            }
+            let is_in_next = blocks.get(end + 1).is_none_or(|behind| *revision < behind.first);
+            if !is_in_next || next.frame.end() > limit {
+                break;
+            }
+            end += 1;
+        }
+        first..end
+    }
+
+    /// The blocks of `run`, through the cache; what is missing is read in as few goes as possible.
+    fn blocks(&self, cache: &BlockCache, run: Range<usize>) -> Result<Vec<Arc<Block>>, Error> {
+        let mut blocks = Vec::with_capacity(run.len());
+        let mut missing = run.start..run.start;
+        for position in run.clone() {
+            match cache.get((self.id, position)) {
+                None => missing.end = position + 1,
+                Some(block) => {
+                    self.fetch(cache, missing.clone(), &mut blocks)?;
+                    missing = position + 1..position + 1;
+                    blocks.push(block);
+                }
+            }
+        }
+        self.fetch(cache, missing, &mut blocks)?;
+        Ok(blocks)
+    }
+
+    fn fetch(
+        &self,
+        cache: &BlockCache,
+        missing: Range<usize>,
+        blocks: &mut Vec<Arc<Block>>,
+    ) -> Result<(), Error> {
+        for (position, block) in missing.clone().zip(self.read_run(missing.start, missing.end)?) {
+            cache.insert((self.id, position), &block);
+            blocks.push(block);
+        }
+        Ok(())
+    }
+
     /// The record at `position` of the block that begins at `offset`.
     pub(crate) fn entry(&self, block: usize, found: &Block, at: usize) -> Result<Entry, Error> {
         found.entry(at).ok_or_else(|| {
@@ -189,7 +245,8 @@ impl Segments {
         record_in(segment, position, &block, revision)
     }
 
-    /// Many records, given with their places in `out`: read in the order of the disk.
+    /// Many records, given with their places in `out`: read in the order of the disk, neighbouring
+    /// blocks in one go.
     pub(crate) fn load_many(
         &self,
         cache: &BlockCache,
@@ -197,20 +254,29 @@ impl Segments {
         out: &mut [Option<Record>],
     ) -> Result<(), Error> {
         wanted.sort_unstable();
-        let mut open: Option<(&Segment, usize, Arc<Block>)> = None;
         let mut rest: &[(Revision, usize)] = wanted;
-        while let [(revision, place), after @ ..] = rest {
-            let (segment, position) = self.locate(*revision)?;
-            let is_open = |(at, block, _): &(&Segment, usize, Arc<Block>)| {
-                at.id == segment.id && *block == position
-            };
-            if !open.as_ref().is_some_and(is_open) {
-                open = Some((segment, position, segment.block(cache, position)?));
+        while let Some((revision, _)) = rest.first() {
+            let (segment, first) = self.locate(*revision)?;
+            let run = segment.wanted_run(first, rest);
+            for (position, block) in run.clone().zip(segment.blocks(cache, run)?) {
+                let next = segment.table.blocks.get(position + 1).map(|next| next.first);
+                // Behind the last block the next segment's records begin.
+                let is_inside = |revision: Revision| match next {
+                    Some(next) => revision < next,
+                    None => revision <= segment.table.last,
+                };
+                let count = rest.iter().take_while(|(revision, _)| is_inside(*revision)).count();
+                let (found, after) = rest.split_at(count);
+                for (revision, place) in found {
+                    out[*place] = Some(record_in(segment, position, &block, *revision)?);
+                }
+                rest = after;
             }
-            if let Some((_, _, block)) = &open {
-                out[*place] = Some(record_in(segment, position, block, *revision)?);
+            if let Some((still, _)) = rest.first()
+                && still == revision
+            {
+                return Err(Error::NoRecord { revision: *revision });
             }
-            rest = after;
         }
         Ok(())
     }
