@@ -318,3 +318,6 @@ fn txn_puts(txn: &Txn) -> bool {
         Op::Range(_) | Op::DeleteRange(_) => false,
     })
 }
+
+#[cfg(test)]
+mod tests;

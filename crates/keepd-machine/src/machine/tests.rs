@@ -1,0 +1,246 @@
+//! The machine on a real store: etcd's rules for transactions, alarms and leases, and the rules
+//! that keep sealing out of apply.
+
+use std::path::Path;
+
+use keepd_crypto::FileKeys;
+use keepd_env::Env;
+use keepd_types::{KeyId, KeyRange, KeyValue, MemberId, PlainDigest, SealMark, StoredValue};
+
+use super::*;
+use crate::command::{Compare, DeleteRange, Put, Range, Relation, Target};
+use crate::outcome::{OpResponse, TxnResponse};
+
+struct Bench {
+    env: Env,
+    machine: Machine,
+    index: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (env, _, _) = Env::simulated(1);
+        env.disk.create_dir(Path::new("/store")).unwrap();
+        let machine = open(&env);
+        Self { env, machine, index: 1 }
+    }
+
+    fn apply(&mut self, command: Command) -> Result<Response, ApplyError> {
+        // As every member sees it: through the log.
+        let command = Command::decode(command.encode()).unwrap();
+        let outcome = self.machine.apply(&command).unwrap();
+        self.index += 1;
+        self.machine.publish(Applied { index: self.index, term: 1 });
+        outcome.result
+    }
+
+    fn put(&mut self, key: &'static str, value: &'static str) {
+        self.apply(Command::Put(put(key, value))).unwrap();
+    }
+
+    fn txn(&mut self, txn: Txn) -> Result<TxnResponse, ApplyError> {
+        match self.apply(Command::Txn(Box::new(txn)))? {
+            Response::Txn(response) => Ok(response),
+            other => panic!("a txn was answered with {other:?}"),
+        }
+    }
+
+    fn record(&self, key: &'static str) -> Option<(KeyValue, Option<SealMark>)> {
+        let view = self.machine.store().views().load();
+        let refs = view.range(&KeyRange::point(key.into()), 0, 1).unwrap();
+        let record = view.load(refs.keys.first()?.1).unwrap();
+        Some((KeyValue::decode(&record.encoded).unwrap(), record.seal))
+    }
+
+    fn restart(&mut self) {
+        while let Some(job) = self.machine.store_mut().take_flush() {
+            let done = job.run().unwrap();
+            self.machine.store_mut().finish_flush(done);
+        }
+        self.machine = open(&self.env);
+    }
+}
+
+fn open(env: &Env) -> Machine {
+    let options = keepd_mvcc::Options::default();
+    let store = Store::open(env.clone(), Path::new("/store"), FileKeys::plain(), options).unwrap();
+    Machine::new(store, Options::default()).unwrap()
+}
+
+fn put(key: &'static str, value: &'static str) -> Put {
+    Put { key: key.into(), value: StoredValue::plain(value.into()), ..Put::default() }
+}
+
+fn range(key: &'static str) -> Op {
+    Op::Range(Range { range: KeyRange::point(key.into()), revision: 0, fetch_limit: 0 })
+}
+
+fn version_is(key: &'static str, version: i64) -> Compare {
+    Compare::Number {
+        range: KeyRange::point(key.into()),
+        target: Target::Version,
+        relation: Relation::Equal,
+        operand: version,
+    }
+}
+
+fn when(compares: Vec<Compare>, success: Vec<Op>, failure: Vec<Op>) -> Txn {
+    Txn { compares, success, failure }
+}
+
+#[test]
+fn nested_comparisons_see_the_state_before_the_whole_txn() {
+    let mut bench = Bench::new();
+    let nested = when(vec![version_is("t1", 0)], vec![range("t2")], vec![]);
+    let delete = DeleteRange { range: KeyRange::point("nokey".into()), prev_kv: false };
+    let ops = vec![
+        Op::Put(put("t1", "x")),
+        range("t1"),
+        Op::Put(put("t2", "x")),
+        Op::DeleteRange(delete),
+        Op::Txn(Box::new(nested)),
+    ];
+    let response = bench.txn(when(vec![], ops, vec![])).unwrap();
+    let revision = bench.machine.store().revision();
+    let headers: Vec<i64> = response
+        .responses
+        .iter()
+        .filter_map(|response| match response {
+            OpResponse::Range { header_revision, .. }
+            | OpResponse::Put { header_revision, .. }
+            | OpResponse::DeleteRange { header_revision, .. } => Some(*header_revision),
+            OpResponse::Txn(_) => None,
+        })
+        .collect();
+    assert_eq!(headers, [revision; 4]);
+    let OpResponse::Txn(nested) = &response.responses[4] else { panic!("{response:?}") };
+    assert!(nested.succeeded, "t1 did not exist before");
+    assert!(matches!(&nested.responses[0], OpResponse::Range { count: 1, .. }));
+}
+
+#[test]
+fn a_txn_that_changes_nothing_makes_no_revision() {
+    let mut bench = Bench::new();
+    bench.put("a", "1");
+    let before = bench.machine.store().revision();
+    bench
+        .txn(when(vec![version_is("a", 7)], vec![Op::Put(put("a", "2"))], vec![range("a")]))
+        .unwrap();
+    let gone = DeleteRange { range: KeyRange::point("b".into()), prev_kv: false };
+    bench.apply(Command::DeleteRange(gone)).unwrap();
+    assert_eq!(bench.machine.store().revision(), before);
+}
+
+#[test]
+fn a_failed_check_leaves_nothing_behind() {
+    let mut bench = Bench::new();
+    let keep = Put { ignore_value: true, ..put("fresh", "") };
+    let ops = vec![Op::Put(put("fresh", "1")), Op::Put(Put { key: "other".into(), ..keep })];
+    let error = bench.txn(when(vec![], ops, vec![])).unwrap_err();
+    assert_eq!(error, ApplyError::KeyNotFound);
+    assert!(bench.record("fresh").is_none());
+    assert_eq!(bench.machine.store().revision(), 1);
+}
+
+/// Rule 9.3: apply never opens a value; a resolved comparison stands while its guard holds.
+#[test]
+fn a_resolved_comparison_whose_values_changed_is_refused_for_another_try() {
+    let mut bench = Bench::new();
+    bench.put("a", "1");
+    let resolved = |mod_revision| Compare::Resolved {
+        range: KeyRange::point("a".into()),
+        guard: vec![("a".into(), mod_revision)],
+        result: true,
+    };
+    let take = |compare| when(vec![compare], vec![Op::Put(put("a", "2"))], vec![]);
+    assert_eq!(bench.txn(take(resolved(9))), Err(ApplyError::GuardMissed));
+    assert_eq!(bench.record("a").unwrap().0.value, "1");
+    assert!(bench.txn(take(resolved(2))).unwrap().succeeded);
+    let absent =
+        Compare::Resolved { range: KeyRange::point("b".into()), guard: vec![], result: false };
+    bench.put("b", "1");
+    assert_eq!(bench.txn(take(absent)), Err(ApplyError::GuardMissed));
+}
+
+/// Rule 9.9: a value that is kept travels with its mark.
+#[test]
+fn a_kept_value_keeps_its_seal() {
+    let mut bench = Bench::new();
+    let seal = Some(SealMark { key_id: KeyId(7), plain: PlainDigest { len: 5, crc32c: 9 } });
+    let value = StoredValue { bytes: "ciphertext".into(), seal };
+    bench.apply(Command::Put(Put { key: "s".into(), value, ..Put::default() })).unwrap();
+    let keep = Put { key: "s".into(), ignore_value: true, ..Put::default() };
+    bench.apply(Command::Put(keep)).unwrap();
+    let (kv, kept) = bench.record("s").unwrap();
+    assert_eq!((kv.version, kv.value.as_ref(), kept), (2, b"ciphertext".as_ref(), seal));
+}
+
+#[test]
+fn alarms_refuse_what_they_must_and_survive_a_restart() {
+    let mut bench = Bench::new();
+    bench.put("a", "1");
+    let nospace = Alarm { member: MemberId(5), kind: ALARM_NOSPACE };
+    bench.apply(Command::AlarmActivate(nospace)).unwrap();
+    bench.restart();
+    assert_eq!(bench.machine.alarms(), [nospace]);
+    let refused = |bench: &mut Bench, command| bench.apply(command).unwrap_err();
+    assert_eq!(refused(&mut bench, Command::Put(put("a", "2"))), ApplyError::NoSpace);
+    let grant = Command::LeaseGrant { id: LeaseId(1), ttl: 5 };
+    assert_eq!(refused(&mut bench, grant), ApplyError::NoSpace);
+    // Also on the branch that is not taken.
+    let txn = when(vec![version_is("a", 1)], vec![], vec![Op::Put(put("a", "2"))]);
+    assert_eq!(bench.txn(txn), Err(ApplyError::NoSpace));
+    let delete = DeleteRange { range: KeyRange::point("a".into()), prev_kv: false };
+    bench.apply(Command::DeleteRange(delete.clone())).unwrap();
+    let corrupt = Alarm { member: MemberId(5), kind: ALARM_CORRUPT };
+    bench.apply(Command::AlarmActivate(corrupt)).unwrap();
+    assert_eq!(refused(&mut bench, Command::DeleteRange(delete)), ApplyError::Corrupt);
+    for alarm in [corrupt, nospace] {
+        assert_eq!(bench.apply(Command::AlarmDeactivate(alarm)), Ok(Response::Alarms(vec![alarm])));
+    }
+    bench.put("a", "3");
+}
+
+#[test]
+fn leases_follow_their_keys_through_restarts() {
+    let mut bench = Bench::new();
+    for id in [1, 2] {
+        let grant = Command::LeaseGrant { id: LeaseId(id), ttl: 60 };
+        assert_eq!(bench.apply(grant), Ok(Response::LeaseGrant { id: LeaseId(id), ttl: 60 }));
+    }
+    let leased = |key, lease| Command::Put(Put { lease: LeaseId(lease), ..put(key, "v") });
+    for (key, lease) in [("a", 1), ("b", 1), ("c", 1), ("b", 2), ("c", 0)] {
+        bench.apply(leased(key, lease)).unwrap();
+    }
+    assert_eq!(bench.apply(leased("d", 9)), Err(ApplyError::LeaseNotFound));
+    bench.restart();
+    let before = bench.machine.store().revision();
+    bench.apply(Command::LeaseRevoke { id: LeaseId(1) }).unwrap();
+    assert_eq!(bench.machine.store().revision(), before + 1);
+    let alive = ["a", "b", "c"].map(|key| bench.record(key).is_some());
+    assert_eq!(alive, [false, true, true], "b moved to another lease, c was detached");
+    assert_eq!(
+        bench.apply(Command::LeaseRevoke { id: LeaseId(1) }),
+        Err(ApplyError::LeaseNotFound)
+    );
+    bench.restart();
+    assert_eq!(bench.machine.lessor().len(), 1);
+}
+
+#[test]
+fn a_revision_inside_a_txn_has_bounds_of_its_own() {
+    let mut bench = Bench::new();
+    bench.put("a", "1");
+    let at = |revision| {
+        let range = Range { range: KeyRange::point("a".into()), revision, fetch_limit: 0 };
+        when(vec![], vec![Op::Range(range), Op::Put(put("z", "z"))], vec![])
+    };
+    assert!(bench.txn(at(-1)).is_ok());
+    assert_eq!(bench.txn(at(-2)), Err(ApplyError::Compacted));
+    // The revision that this very txn would make is in the future.
+    let next = bench.machine.store().revision() + 1;
+    assert_eq!(bench.txn(at(next)), Err(ApplyError::FutureRevision));
+    bench.apply(Command::Compact { revision: 2 }).unwrap();
+    assert_eq!(bench.txn(at(-1)), Err(ApplyError::Compacted));
+    assert_eq!(bench.apply(Command::Compact { revision: 2 }), Err(ApplyError::Compacted));
+}
