@@ -9,6 +9,7 @@
 
 mod alarm;
 pub(crate) mod answer;
+mod auth;
 mod child;
 mod client;
 pub(crate) mod command;
@@ -25,16 +26,19 @@ mod global;
 pub(crate) mod gostr;
 pub(crate) mod help;
 pub(crate) mod json;
+mod leadership;
 mod lease;
 mod lock;
 mod log;
 mod member;
 pub(crate) mod options;
 mod put;
+mod role;
 mod session;
 mod snapshot;
 pub(crate) mod table;
 mod txn;
+mod user;
 mod version;
 mod watch;
 mod words;
@@ -52,6 +56,7 @@ pub(crate) use self::global::plain_os_error;
 const GROUP_KV: &str = "Key-value commands";
 const GROUP_CLUSTER: &str = "Cluster maintenance commands";
 const GROUP_CONCURRENCY: &str = "Concurrency commands";
+const GROUP_AUTHENTICATION: &str = "Authentication commands";
 const GROUP_UTILITY: &str = "Utility commands";
 
 static ROOT: Command = Command {
@@ -67,6 +72,7 @@ static ROOT: Command = Command {
         &alarm::COMMAND,
         &defrag::COMMAND,
         &endpoint::COMMAND,
+        &leadership::MOVE_LEADER_COMMAND,
         &watch::COMMAND,
         &version::COMMAND,
         &lease::COMMAND,
@@ -74,7 +80,11 @@ static ROOT: Command = Command {
         &snapshot::COMMAND,
         &lock::COMMAND,
         &elect::COMMAND,
+        &auth::COMMAND,
+        &user::COMMAND,
+        &role::COMMAND,
         &completion::COMMAND,
+        &leadership::DOWNGRADE_COMMAND,
         &options::COMMAND,
         &options::HELP,
     ],
@@ -83,7 +93,7 @@ static ROOT: Command = Command {
 
 pub(crate) static PROGRAM: Program = Program {
     root: &ROOT,
-    groups: &[GROUP_KV, GROUP_CLUSTER, GROUP_CONCURRENCY, GROUP_UTILITY],
+    groups: &[GROUP_KV, GROUP_CLUSTER, GROUP_CONCURRENCY, GROUP_AUTHENTICATION, GROUP_UTILITY],
     describes: true,
     hides_global_flags: true,
     help_hint: "Use \"etcdctl options\" for a list of global command-line options \

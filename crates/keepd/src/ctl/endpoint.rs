@@ -20,7 +20,8 @@ use super::global::Options;
 use super::json::{self, Object};
 use super::{GROUP_CLUSTER, gostr, table};
 
-const STATUS: Method<StatusRequest, StatusResponse> =
+/// Asks a member how it is.
+pub(super) const STATUS: Method<StatusRequest, StatusResponse> =
     Method::new("/etcdserverpb.Maintenance/Status", Repeat::Allowed);
 const HASH_KV: Method<HashKvRequest, HashKvResponse> =
     Method::new("/etcdserverpb.Maintenance/HashKV", Repeat::Allowed);
