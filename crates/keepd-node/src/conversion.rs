@@ -62,6 +62,7 @@ pub(crate) struct Conversion {
     /// No value is sealed, as of the last count, and none will be.
     is_free: bool,
     retry_at: Duration,
+    barrier_at: Duration,
 }
 
 /// What a turn found to do.
@@ -84,6 +85,7 @@ impl Conversion {
             counting: false,
             is_free: false,
             retry_at: Duration::ZERO,
+            barrier_at: Duration::ZERO,
         }
     }
 
@@ -148,12 +150,11 @@ impl Conversion {
         }
         if store.is_rekeying() {
             // Only the last segment is left, which gives way with a flush.
-            return if now < self.retry_at {
-                Wish::Nothing
-            } else {
-                self.retry_at = now + RETRY_AFTER;
-                Wish::Barrier
-            };
+            let is_due = now >= self.barrier_at;
+            if is_due {
+                self.barrier_at = now + RETRY_AFTER;
+            }
+            return if is_due { Wish::Barrier } else { Wish::Nothing };
         }
         if store.has_stale_checkpoint() && !self.out.contains_key(&Writer::Checkpoint) {
             return Wish::Checkpoint;
@@ -184,7 +185,7 @@ impl Conversion {
         self.retry_at = now + RETRY_AFTER;
         match self.shared.encryption.retire_data_keys(&counts.keys().copied().collect()) {
             Ok(true) if active == DataKeyId::PLAIN => tracing::info!(
-                "plain files left: all; no value is sealed, the encryption configuration may go"
+                "sealed files left: 0; no value is sealed: the encryption configuration may go"
             ),
             Ok(true) => tracing::info!("plain files left: 0; files under older data keys left: 0"),
             Ok(false) => {}
@@ -208,6 +209,8 @@ impl Conversion {
         if *published != now {
             if active != DataKeyId::PLAIN && published.plain != now.plain {
                 tracing::info!("plain files left: {}", now.plain);
+            } else if active == DataKeyId::PLAIN && published.sealed != now.sealed {
+                tracing::info!("sealed files left: {}", now.sealed);
             }
             *published = now;
         }

@@ -8,6 +8,7 @@
 mod configuration;
 mod conversion;
 mod crash;
+mod encryption;
 mod leases;
 mod sealed;
 mod slow_watcher;
