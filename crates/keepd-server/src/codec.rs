@@ -10,7 +10,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// The first size of an answer's buffer.
+/// The first size of a message's buffer.
 const BUFFER_BYTES: usize = 512;
 /// Encoded bytes of a stream that are sent together.
 const YIELD_BYTES: usize = 32 * 1024;
@@ -89,6 +89,11 @@ pub(crate) struct RequestDecoder<Request>(PhantomData<Request>);
 impl<Request: Message + Default> Decoder for RequestDecoder<Request> {
     type Item = Request;
     type Error = Status;
+
+    /// Most requests are small; a large one grows the buffer once its length is known.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+    }
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
         Request::decode(bytes)

@@ -10,11 +10,14 @@ use keepd_api::mvccpb;
 use keepd_crypto::{Encryption, ValueSealer};
 use keepd_mvcc::{Record, View};
 use keepd_node::Handle;
+use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
+use parking_lot::Mutex;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::errors;
+use crate::listener::TrafficBytes;
 use crate::metrics::RpcMetrics;
 
 /// Limits of requests.
@@ -51,6 +54,10 @@ pub struct Context {
     pub limits: Limits,
     /// What the services count.
     pub(crate) rpc_metrics: RpcMetrics,
+    /// What goes over the client ports.
+    pub(crate) client_bytes: Arc<TrafficBytes>,
+    /// The certificates of the client ports.
+    pub(crate) certificates: Mutex<Vec<Arc<ServerTls>>>,
     lease_ids: AtomicU64,
 }
 
@@ -63,7 +70,15 @@ impl Context {
         let member = node.identity().member.0 << 48;
         let started = u64::try_from(node.env().clock.wall().as_millis()).unwrap_or(u64::MAX);
         let lease_ids = AtomicU64::new(member | ((started << 8) & 0xffff_ffff_ff00));
-        Arc::new(Self { node, encryption, limits, rpc_metrics: RpcMetrics::default(), lease_ids })
+        Arc::new(Self {
+            node,
+            encryption,
+            limits,
+            rpc_metrics: RpcMetrics::default(),
+            client_bytes: Arc::default(),
+            certificates: Mutex::default(),
+            lease_ids,
+        })
     }
 
     /// A header that shows `revision`.

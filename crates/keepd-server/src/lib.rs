@@ -26,5 +26,5 @@ mod wire;
 pub use compactor::{Compaction, compact_by_itself};
 pub use context::{Context, Limits};
 pub use http_edge::HttpScope;
-pub use listener::{Bind, BindError, ConnectionOptions, Listener};
+pub use listener::{Bind, BindError, ConnectionOptions, Listener, TrafficBytes};
 pub use server::Server;

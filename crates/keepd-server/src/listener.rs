@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -14,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keepd_tls::ServerTls;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -139,6 +141,11 @@ impl Listener {
         }
     }
 
+    /// What encrypts the connections.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.clone()
+    }
+
     /// Whether connections are encrypted.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
@@ -150,6 +157,7 @@ impl Listener {
         self,
         service: Arc<impl Service>,
         tasks: TaskTracker,
+        bytes: Arc<TrafficBytes>,
         mut stop: watch::Receiver<bool>,
     ) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -173,6 +181,7 @@ impl Listener {
                 }
             };
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
+            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes) });
             let stop = stop.clone();
             tasks.spawn(async move {
                 connection.run(stream, peer, service, permit, stop).await;
@@ -196,6 +205,74 @@ impl Listener {
                 Ok((Box::new(stream), "@".to_owned()))
             }
         }
+    }
+}
+
+/// Counts the bytes of a connection.
+struct Counted {
+    stream: BoxedStream,
+    bytes: Arc<TrafficBytes>,
+}
+
+/// Bytes that clients sent and were sent, as they go over the wire.
+#[derive(Debug, Default)]
+pub struct TrafficBytes {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
+        let read = buffer.filled().len() - before;
+        self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(task, bytes);
+        self.count_sent(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(task, slices);
+        self.count_sent(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
+
+impl Counted {
+    fn count_sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = &result {
+            self.bytes.sent.fetch_add(*sent as u64, Ordering::Relaxed);
+        }
+        result
     }
 }
 

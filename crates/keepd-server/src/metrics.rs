@@ -116,8 +116,6 @@ pub(crate) struct RpcMetrics {
     pub(crate) methods: BTreeMap<&'static str, Arc<Method>>,
     pub(crate) health_success: AtomicU64,
     pub(crate) health_failures: AtomicU64,
-    pub(crate) client_received_bytes: AtomicU64,
-    pub(crate) client_sent_bytes: AtomicU64,
 }
 
 impl Default for RpcMetrics {
@@ -129,13 +127,7 @@ impl Default for RpcMetrics {
             let method = Method { route: *route, grpc_type, service, name, started, handled };
             (*path, Arc::new(method))
         });
-        Self {
-            methods: methods.collect(),
-            health_success: zero(),
-            health_failures: zero(),
-            client_received_bytes: zero(),
-            client_sent_bytes: zero(),
-        }
+        Self { methods: methods.collect(), health_success: zero(), health_failures: zero() }
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use crate::context::Context;
 use crate::grpc::GrpcServices;
 use crate::http_edge::{self, HttpScope};
-use crate::listener::{Listener, Service};
+use crate::listener::{Listener, Service, TrafficBytes};
 
 /// Runs services on listeners.
 #[derive(Debug)]
@@ -36,23 +36,27 @@ impl Server {
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
     pub fn serve_clients(&self, listener: Listener) {
         let (context, grpc) = (Arc::clone(&self.context), self.grpc.clone());
-        let edge = ClientEdge { context, grpc };
-        self.serve(listener, edge);
+        let bytes = Arc::clone(&context.client_bytes);
+        if let Some(tls) = listener.tls() {
+            context.certificates.lock().push(tls);
+        }
+        self.serve(listener, bytes, ClientEdge { context, grpc });
     }
 
     /// Serves metrics and health, nothing else.
     pub fn serve_metrics(&self, listener: Listener) {
-        self.serve(listener, MetricsEdge { context: Arc::clone(&self.context) });
+        let edge = MetricsEdge { context: Arc::clone(&self.context) };
+        self.serve(listener, Arc::default(), edge);
     }
 
     /// Serves members: none are expected in a cluster of one, so every path is unknown.
     pub fn serve_peers(&self, listener: Listener) {
-        self.serve(listener, PeerEdge);
+        self.serve(listener, Arc::default(), PeerEdge);
     }
 
-    fn serve(&self, listener: Listener, edge: impl Service) {
+    fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
         let tasks = self.tasks.clone();
-        let serving = listener.serve(Arc::new(edge), tasks, self.stop.subscribe());
+        let serving = listener.serve(Arc::new(edge), tasks, bytes, self.stop.subscribe());
         self.tasks.spawn(serving);
     }
 

@@ -120,6 +120,13 @@ fn read_encryption_config(path: &Path) -> anyhow::Result<EncryptionConfig> {
     Ok(EncryptionConfig::parse(&name, &bytes)?)
 }
 
+/// Tells a person at a terminal what the log has said already, in plain words.
+fn complain_to_person(message: &str) {
+    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        complain(message);
+    }
+}
+
 /// Tells a person what went wrong.
 #[expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 fn complain(message: &str) {

@@ -46,7 +46,7 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
         }
         Err(error) => {
             tracing::error!(error = %error, "the server does not start");
-            crate::complain(&error.to_string());
+            crate::complain_to_person(&error.to_string());
             ExitCode::from(FAILED)
         }
     }
@@ -65,7 +65,7 @@ impl Ending {
         match self {
             Self::Signal(signal) => process::end_by_signal(signal),
             Self::Halted(reason) => {
-                crate::complain(&reason);
+                crate::complain_to_person(&reason);
                 ExitCode::from(FAILED)
             }
         }

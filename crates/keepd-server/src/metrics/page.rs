@@ -58,6 +58,7 @@ pub(crate) fn render(context: &Context) -> String {
     store(&mut page, context);
     disk(&mut page, context);
     rpc(&mut page, context);
+    tls(&mut page, context);
     encryption(&mut page, context);
     process::render(&mut page.out);
     page.out
@@ -232,12 +233,12 @@ fn rpc(page: &mut Page, context: &Context) {
     page.counter(
         "etcd_network_client_grpc_received_bytes_total",
         "The total number of bytes received from grpc clients.",
-        &rpc.client_received_bytes,
+        &context.client_bytes.received,
     );
     page.counter(
         "etcd_network_client_grpc_sent_bytes_total",
         "The total number of bytes sent to grpc clients.",
-        &rpc.client_sent_bytes,
+        &context.client_bytes.sent,
     );
     let name = "grpc_server_started_total";
     page.family(name, "counter", "Total number of RPCs started on the server.");
@@ -259,6 +260,21 @@ fn labels(method: &super::Method) -> String {
         "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
         method.name, method.service, method.grpc_type
     )
+}
+
+fn tls(page: &mut Page, context: &Context) {
+    let certificates = context.certificates.lock();
+    let not_after = "keepd_tls_certificate_not_after_seconds";
+    page.family(not_after, "gauge", "When the client port's certificate expires, unix time.");
+    for (port, tls) in certificates.iter().enumerate() {
+        page.sample(not_after, &format!("port=\"{port}\""), tls.leaf().not_after);
+    }
+    let problem = "keepd_tls_reload_problem";
+    page.family(problem, "gauge", "1 if the files changed and the new ones cannot be used.");
+    for (port, tls) in certificates.iter().enumerate() {
+        let stands = u8::from(tls.status().problem.is_some());
+        page.sample(problem, &format!("port=\"{port}\""), stands);
+    }
 }
 
 fn encryption(page: &mut Page, context: &Context) {
