@@ -1,5 +1,7 @@
 //! A lone voter's core, driven by hand.
 
+use std::collections::BTreeMap;
+
 use keepd_env::SeededRandom;
 
 use super::*;
@@ -65,6 +67,111 @@ fn a_read_before_the_first_commit_is_held_not_dropped() {
     let context = core.read_index().unwrap();
     let (_, reads) = drive(&mut core);
     assert_eq!(reads, [(context, core.status().commit)]);
+}
+
+/// Rule 9.15: what was handed out is in the log for raft at once, also while it is not yet synced.
+#[test]
+fn entries_in_flight_are_answered_for() {
+    let mut core = core(fresh()).unwrap();
+    core.campaign().unwrap();
+    drive(&mut core);
+    let (first, term) = core.propose(vec!["a".into()]).unwrap();
+    let of_a = core.actions().unwrap();
+    core.propose(vec!["b".into()]).unwrap();
+    let of_b = core.actions().unwrap();
+    assert!(of_a.committed.is_empty() && of_b.committed.is_empty());
+
+    let log = &core.raw.raft.raft_log;
+    assert_eq!((log.last_index(), log.term(first).unwrap()), (first + 1, term));
+    let context = raft::GetEntriesContext::empty(false);
+    let entries = log.slice(first, first + 2, None, context).unwrap();
+    let seen: Vec<_> = entries.iter().map(|entry| entry.data.as_ref()).collect();
+    assert_eq!(seen, [b"a", b"b"]);
+
+    // The confirmation of the later batch stands for the earlier one.
+    core.persisted(of_b.number);
+    let (committed, _) = drive(&mut core);
+    let seen: Vec<_> = committed.iter().map(|entry| entry.data.as_ref()).collect();
+    assert_eq!(seen, [b"a", b"b"]);
+}
+
+/// Rule 9.17: raft refuses a batch as a whole, so all of it may be proposed again.
+#[test]
+fn a_dropped_batch_leaves_nothing_in_the_log() {
+    let mut core = core(fresh()).unwrap();
+    core.campaign().unwrap();
+    drive(&mut core);
+    let most = Bytes::from(vec![0; usize::try_from(UNCOMMITTED_BYTES_MAX).unwrap() - 1]);
+    core.propose(vec![most]).unwrap();
+    let before = core.status().last_index;
+    let batch: Vec<Bytes> = vec!["small".into(), "too much".into()];
+    assert!(matches!(core.propose(batch.clone()), Err(Error::ProposalDropped)));
+    assert_eq!(core.status().last_index, before);
+
+    drive(&mut core);
+    let (first, _) = core.propose(batch).unwrap();
+    assert_eq!(first, before + 1);
+    let (committed, _) = drive(&mut core);
+    let seen: Vec<_> = committed.iter().map(|entry| entry.data.as_ref()).collect();
+    assert_eq!(seen, [b"small".as_ref(), b"too much".as_ref()]);
+}
+
+/// What three cores do with each other: who sends what, in which tick. The leader is cut off for
+/// a while, so that there is a second election.
+fn trace(seeds: [u64; 3]) -> Vec<String> {
+    let mut cores: BTreeMap<u64, Core> = (7_u64..)
+        .zip(seeds)
+        .map(|(id, seed)| {
+            let restored = Restored { voters: vec![7, 8, 9], ..fresh() };
+            let random = Arc::new(SeededRandom::new(seed));
+            (id, Core::new(Settings { id, ..settings() }, restored, random).unwrap())
+        })
+        .collect();
+    let mut trace = Vec::new();
+    let (mut first_leader, mut on_their_way) = (None, VecDeque::new());
+    for tick in 0..200 {
+        let leader = cores.values().find(|core| core.is_leader()).map(|core| core.settings.id);
+        first_leader = first_leader.or(leader);
+        let cut_off = first_leader.filter(|_| (60..120).contains(&tick));
+        for core in cores.values_mut() {
+            core.tick();
+        }
+        loop {
+            for (id, core) in &mut cores {
+                while let Some(actions) = core.actions() {
+                    trace.push(format!("{tick} {id} {actions:?}"));
+                    core.persisted(actions.number);
+                    if let Some(last) = actions.committed.last() {
+                        core.applied(last.index);
+                    }
+                    on_their_way.extend(actions.messages);
+                    on_their_way.extend(actions.messages_after_sync);
+                }
+            }
+            if on_their_way.is_empty() {
+                break;
+            }
+            for message in on_their_way.drain(..) {
+                if cut_off.is_none_or(|id| id != message.from && id != message.to) {
+                    cores.get_mut(&message.to).unwrap().step(message).unwrap();
+                }
+            }
+        }
+    }
+    let leaders: Vec<u64> = cores.values().map(|core| core.status().leader).collect();
+    assert!(leaders[0] != 0 && leaders.iter().all(|leader| *leader == leaders[0]), "{leaders:?}");
+    assert!(cores[&7].status().term > 2, "the leader that was cut off was replaced");
+    trace
+}
+
+/// Rule 9.18.
+#[test]
+fn the_same_seeds_give_the_same_actions() {
+    let first = trace([1, 2, 3]);
+    for _ in 0..5 {
+        assert_eq!(trace([1, 2, 3]), first);
+    }
+    assert_ne!(trace([4, 5, 6]), first);
 }
 
 /// Rule 9.2.

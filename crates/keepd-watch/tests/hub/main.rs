@@ -4,4 +4,5 @@
 
 mod golden;
 mod histories;
+mod readers;
 mod world;
