@@ -183,7 +183,7 @@ struct Watching<'a> {
     active: BTreeMap<i64, Watch>,
 }
 
-/// BOUND: requests wait here only until the stream takes them; nobody types faster.
+/// BOUND: requests typed wait here only until the stream takes them; nobody types faster.
 const REQUESTS_MAX: usize = 64;
 
 /// How long to wait before a broken stream is opened again.
@@ -214,16 +214,13 @@ impl<'a> Watching<'a> {
     }
 
     async fn open(&mut self) -> Result<(), Failure> {
-        let (requests_tx, requests_rx) = mpsc::channel(REQUESTS_MAX);
         let again = std::mem::take(&mut self.active).into_values();
         self.pending.extend(again);
+        let (requests_tx, requests_rx) = mpsc::channel(self.pending.len() + REQUESTS_MAX);
         for watch in &self.pending {
             let union = RequestUnion::CreateRequest(watch.create.clone());
             let request = WatchRequest { request_union: Some(union) };
-            // More than fit wait for the next round; the server confirms the others first.
-            if requests_tx.try_send(request).is_err() {
-                break;
-            }
+            requests_tx.try_send(request).expect("the channel has room for all that is pending");
         }
         let requests = ReceiverStream::new(requests_rx);
         let answers = self.client.duplex(&WATCH, requests, true).await?;
