@@ -46,7 +46,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, block_bytes: 8 << 10, cache_bytes: 256 << 20 }
+        Self { segment_bytes: 64 << 20, block_bytes: 4 << 10, cache_bytes: 256 << 20 }
     }
 }
 

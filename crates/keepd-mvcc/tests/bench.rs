@@ -1,4 +1,5 @@
 //! Figures, printed by `cargo test --release -p keepd-mvcc --test bench -- --ignored --nocapture`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,8 +97,8 @@ impl Bench {
     }
 }
 
-fn per_second(count: u64, took: Duration) -> u64 {
-    (count as f64 / took.as_secs_f64()) as u64
+fn per_second(count: u64, took: Duration) -> u128 {
+    u128::from(count) * 1_000_000_000 / took.as_nanos().max(1)
 }
 
 #[test]
@@ -136,7 +137,7 @@ fn lists_and_starts() {
             std::hint::black_box(records);
         }
     }
-    let (_, took) = bench.time(|_| random.iter().map(|it| view.load(*it).unwrap()).count());
+    let (_, took) = bench.time(|_| random.iter().for_each(|it| drop(view.load(*it).unwrap())));
     println!("10k loads, hot: {took:?}");
     let (_, took) = bench.time(|_| view.range(&KeyRange::all(), 0, 500).unwrap());
     println!("page of 500 of 1M keys: {took:?}");
@@ -161,6 +162,23 @@ fn lists_and_starts() {
         }
     }
     env.disk.remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn cold_lists() {
+    let mut bench = Bench::new("cold", Options { cache_bytes: 0, ..Options::default() });
+    bench.puts(1_000_000, 1000, |_, at| at.wrapping_mul(7_919) % 1_000_000);
+    bench.flush();
+    let view = bench.store.views().load();
+    let refs = view.range(&KeyRange::all(), 0, 10_000).unwrap();
+    let random: Vec<Revision> = refs.keys.iter().map(|(_, revision)| *revision).collect();
+    let rounds = 20;
+    let (_, took) = bench.time(|_| {
+        (0..rounds).for_each(|_| drop(std::hint::black_box(view.load_many(&random).unwrap())));
+    });
+    println!("load_many of 10k random, opened anew: {:?}", took / rounds);
+    bench.env.disk.remove_dir_all(&bench.dir).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The hashes that etcd 3.7.1 printed for a fixed sequence of writes.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::path::Path;
 use std::sync::Arc;

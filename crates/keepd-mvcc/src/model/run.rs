@@ -229,7 +229,7 @@ impl World {
         }
         assert_eq!(txn.changed(), sub > 0);
         let changes = txn.finish();
-        assert_eq!(changes.len() as i64, sub);
+        assert_eq!(i64::try_from(changes.len()).unwrap(), sub);
         assert_eq!(self.store.revision(), self.model.revision);
     }
 
@@ -240,7 +240,7 @@ impl World {
         let deleted = txn.delete_range(&range);
         txn.finish();
         let count = self.model.delete(main, 0, &range);
-        assert_eq!(deleted.len() as i64, count);
+        assert_eq!(i64::try_from(deleted.len()).unwrap(), count);
     }
 
     fn compact(&mut self, share: u8) {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use keepd_crypto::{FileSealer, Frame};
 use keepd_env::DiskFile;
 use keepd_types::Revision;
@@ -25,6 +26,9 @@ const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// The most that one read of a list fetches: it may be wanted in part only.
 const GATHER_BYTES_MAX: u64 = 256 << 10;
+
+/// Records of a list that are less than this part of their block do not keep it.
+const UNPIN_SHARE: usize = 4;
 
 /// A segment file as readers see it; immutable, replaced by a longer one when a flush appends.
 #[derive(Debug)]
@@ -171,7 +175,7 @@ impl Segment {
     fn blocks(&self, cache: &BlockCache, run: Range<usize>) -> Result<Vec<Arc<Block>>, Error> {
         let mut blocks = Vec::with_capacity(run.len());
         let mut missing = run.start..run.start;
-        for position in run.clone() {
+        for position in run {
             match cache.get((self.id, position)) {
                 None => missing.end = position + 1,
                 Some(block) => {
@@ -270,6 +274,7 @@ impl Segments {
                 for (revision, place) in found {
                     out[*place] = Some(record_in(segment, position, &block, *revision)?);
                 }
+                unpin(&block, found, out);
                 rest = after;
             }
             if let Some((still, _)) = rest.first()
@@ -279,6 +284,21 @@ impl Segments {
             }
         }
         Ok(())
+    }
+}
+
+/// Copies the records out of their block if they are a small part of it: a long list of scattered
+/// records would otherwise hold many times its size.
+fn unpin(block: &Block, found: &[(Revision, usize)], out: &mut [Option<Record>]) {
+    let len_of = |record: &Record| record.encoded.len();
+    let taken: usize = found.iter().filter_map(|(_, at)| out[*at].as_ref()).map(len_of).sum();
+    if taken * UNPIN_SHARE >= block.bytes() {
+        return;
+    }
+    for (_, place) in found {
+        if let Some(record) = &mut out[*place] {
+            record.encoded = Bytes::copy_from_slice(&record.encoded);
+        }
     }
 }
 
