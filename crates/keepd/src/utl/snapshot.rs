@@ -129,7 +129,8 @@ fn restore(call: Call<'_>) -> Result<(), Exit> {
         "" => format!("{name}.etcd"),
         dir => dir.to_owned(),
     };
-    let encryption = encryption(call.string("encryption-provider-config"))?;
+    let config_path = call.string("encryption-provider-config");
+    let encryption = encryption(config_path)?;
     let options = RestoreOptions {
         name,
         initial_cluster: call.string("initial-cluster").to_owned(),
@@ -152,17 +153,26 @@ fn restore(call: Call<'_>) -> Result<(), Exit> {
     bar.clear();
     let restored = restored.map_err(failed)?;
     // Scripts expect nothing on standard output; people are told what they got.
+    let config = match (config_path, restored.is_pending) {
+        ("", true) => " --encryption-provider-config=FILE",
+        ("", false) => "",
+        (path, _) => &format!(" --encryption-provider-config={path}"),
+    };
     complain(&if restored.is_pending {
-        format!(
-            "the snapshot holds sealed values: start keepd on {data_dir} with \
-             --encryption-provider-config and the keys they were sealed with"
-        )
+        "the snapshot holds sealed values: the first start needs the encryption configuration \
+         with the keys they were sealed with"
+            .to_owned()
     } else {
         format!(
             "restored revision {} with {} records into {data_dir}",
             restored.revision, restored.records
         )
     });
+    complain(&format!(
+        "start it with: keepd server --name={} --data-dir={data_dir} --initial-cluster={} \
+         --initial-advertise-peer-urls={}{config}, and the listen and certificate flags of before",
+        options.name, options.initial_cluster, options.initial_advertise_peer_urls
+    ));
     Ok(())
 }
 
