@@ -103,7 +103,7 @@ pub(crate) fn framed(status: &Status) -> String {
 
 /// An error of the connection rather than of the server: the member is unavailable, whatever the
 /// library calls it.
-fn unbroken(status: Status) -> Status {
+fn unavailable_if_broken(status: Status) -> Status {
     let mut cause = status.source();
     if cause.is_none() {
         return status;
@@ -115,6 +115,15 @@ fn unbroken(status: Status) -> Status {
     }
     text.push('"');
     Status::unavailable(text)
+}
+
+/// Whether a stream that ended so may go on with another member.
+pub(crate) fn may_go_on(status: Status) -> Result<(), Status> {
+    let status = unavailable_if_broken(status);
+    match status.code() {
+        Code::Unavailable | Code::Internal => Ok(()),
+        _ => Err(status),
+    }
 }
 
 /// Connections and requests of one command.
@@ -225,7 +234,7 @@ impl Client {
             let answer = grpc.unary(asked, path, ProstCodec::<Q, A>::default()).await;
             let status = match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => unbroken(status),
+                Err(status) => unavailable_if_broken(status),
             };
             let error = framed(&status);
             if error != reported {

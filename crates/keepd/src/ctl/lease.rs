@@ -13,11 +13,14 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::answer::{self, Answer, Format, Style, field_header, lease_hex, line, print};
-use super::client::{Client, Failure, Method, Repeat, with_client};
+use super::client::{Client, Failure, Method, Repeat, may_go_on, with_client};
 use super::command::{Call, Command, Flag};
 use super::exit::{BAD_CONNECTION, Exit, bad_arguments, failed};
 use super::json::{self, Object};
 use super::{GROUP_KV, gostr};
+
+/// How long to wait before a broken stream is opened again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Grants a lease.
 pub(super) const GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> =
@@ -149,8 +152,12 @@ fn keep_alive(call: Call<'_>) -> Result<(), Exit> {
             match ended {
                 Ok(Some(answer)) if answer.ttl > 0 => answer::show(&answer, style)?,
                 Ok(_) => break,
-                // The stream broke: another member can renew just as well.
-                Err(_) => client.turn(),
+                // When the stream broke, another member can renew just as well.
+                Err(Failure::Status(status)) if may_go_on(status.clone()).is_ok() => {
+                    client.turn();
+                    sleep(PAUSE).await;
+                }
+                Err(failure) => return Err(bad_connection(failure)),
             }
         }
         if style.format == Format::Simple {

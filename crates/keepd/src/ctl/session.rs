@@ -25,7 +25,7 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::client::{Client, Failure};
+use super::client::{Client, Failure, may_go_on};
 use super::get::{RANGE, prefix_end};
 use super::lease::{GRANT, renewals};
 use super::txn::TXN;
@@ -210,7 +210,10 @@ impl<'a> Changes<'a> {
                         self.create.start_revision = revision + 1;
                     }
                 }
-                Ok(None) | Err(_) => {
+                ended => {
+                    if let Err(status) = ended {
+                        may_go_on(status).map_err(Failure::Status)?;
+                    }
                     self.stream = None;
                     self.client.turn();
                     sleep(PAUSE).await;

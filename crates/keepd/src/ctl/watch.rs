@@ -23,11 +23,11 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::answer::simple_pair;
 use super::answer::{self, Answer, Style, complain, field_header, field_pair, line, print};
-use super::client::{Client, Failure, Method, Repeat, explain, with_client};
+use super::client::{Client, Failure, Method, Repeat, explain, may_go_on, with_client};
 use super::command::{self, Call, Command, Flag, Parsed, Program};
 use super::exit::{BAD_ARGUMENTS, Exit, INTERRUPTED, INVALID_INPUT, bad_arguments, failed};
 use super::get::prefix_end;
@@ -268,10 +268,10 @@ impl<'a> Watching<'a> {
     async fn broken(&mut self, status: Status) {
         self.stream = None;
         self.client.turn();
-        if matches!(status.code(), Code::Unavailable | Code::Internal) {
+        let Err(status) = may_go_on(status) else {
             sleep(PAUSE).await;
             return;
-        }
+        };
         complain(&format!("watch was canceled ({})", explain(&status)));
         self.pending.clear();
         self.active.clear();
