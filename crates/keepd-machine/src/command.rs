@@ -303,7 +303,7 @@ impl Command {
         Ok(command)
     }
 
-    /// By how much sealing has made the values longer: limits count plaintext.
+    /// By how much sealing has made the command longer: limits count plaintext.
     #[must_use]
     pub fn seal_overhead(&self) -> usize {
         match self {
@@ -331,7 +331,17 @@ impl Command {
 }
 
 fn put_overhead(put: &Put) -> usize {
-    put.value.bytes.len().saturating_sub(put.value.plain_len())
+    let Some(seal) = put.value.seal else { return 0 };
+    let lengths = |mark: Option<SealMark>, len: usize| {
+        let mut w = Writer::default();
+        if let Some(mark) = mark {
+            write_mark(&mut w, mark);
+        }
+        w.u64(len as u64);
+        w.finish().len() + len
+    };
+    let plain = lengths(None, put.value.plain_len());
+    lengths(Some(seal), put.value.bytes.len()).saturating_sub(plain)
 }
 
 fn txn_overhead(txn: &Txn) -> usize {
@@ -379,11 +389,15 @@ fn write_put(w: &mut Writer, put: &Put) {
     w.bytes(&put.key);
     w.i64(put.lease.0);
     if let Some(seal) = put.value.seal {
-        w.u64(seal.key_id.0);
-        w.u64(u64::from(seal.plain.len));
-        w.u64(u64::from(seal.plain.crc32c));
+        write_mark(w, seal);
     }
     w.bytes(&put.value.bytes);
+}
+
+fn write_mark(w: &mut Writer, seal: SealMark) {
+    w.u64(seal.key_id.0);
+    w.u64(u64::from(seal.plain.len));
+    w.u64(u64::from(seal.plain.crc32c));
 }
 
 fn read_put(r: &mut Reader) -> Result<Put, CommandError> {

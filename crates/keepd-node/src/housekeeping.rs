@@ -47,8 +47,9 @@ pub(crate) struct Housekeeping {
     rewriting: bool,
     expiry_due: Duration,
     space_due: Duration,
-    /// A NOSPACE command of ours is on its way until the alarms change.
-    clearing: bool,
+    /// A NOSPACE command of ours is on its way until the alarms change; one that raft dropped is
+    /// proposed again then.
+    clear_again: Option<Duration>,
     /// Who waits for a round of reclaiming.
     reclaimers: Vec<oneshot::Sender<()>>,
     /// Who waits for past compactions to be done with.
@@ -71,7 +72,7 @@ impl Housekeeping {
             rewriting: false,
             expiry_due: Duration::ZERO,
             space_due: Duration::ZERO,
-            clearing: false,
+            clear_again: None,
             reclaimers: Vec::new(),
             settlers: Vec::new(),
             hash_pending: false,
@@ -97,7 +98,7 @@ impl Housekeeping {
         }
         if now >= self.space_due {
             self.space_due = now + SPACE_INTERVAL;
-            self.look_after_space(machine);
+            self.look_after_space(machine, now);
             self.convert(machine, now);
         }
     }
@@ -200,9 +201,9 @@ impl Housekeeping {
         }
     }
 
-    fn look_after_space(&mut self, machine: &mut Machine) {
+    fn look_after_space(&mut self, machine: &mut Machine, now: Duration) {
         self.publish_space(machine);
-        self.clear_nospace(machine);
+        self.clear_nospace(machine, now);
         let store = machine.store_mut();
         if !self.checkpointing && store.stats().since_checkpoint_bytes > CHECKPOINT_BYTES {
             self.checkpoint(machine);
@@ -264,10 +265,10 @@ impl Housekeeping {
     }
 
     /// Rule 9.21: the alarm is cleared by a replicated command, with hysteresis.
-    fn clear_nospace(&mut self, machine: &Machine) {
+    fn clear_nospace(&mut self, machine: &Machine, now: Duration) {
         let own = Alarm { member: self.shared.identity.member, kind: ALARM_NOSPACE };
         if !machine.alarms().contains(&own) {
-            self.clearing = false;
+            self.clear_again = None;
             return;
         }
         let live = self.shared.live_bytes.load(Ordering::Relaxed);
@@ -276,13 +277,13 @@ impl Housekeeping {
             .options
             .quota_bytes
             .is_none_or(|quota| live < quota / 100 * QUOTA_CLEAR_PERCENT);
-        if roomy && !self.clearing && self.shared.leads_alone.load(Ordering::Relaxed) {
-            self.clearing = true;
+        let waits = self.clear_again.is_some_and(|again| now < again);
+        if roomy && !waits && self.shared.leads_alone.load(Ordering::Relaxed) {
+            self.clear_again = Some(now + self.shared.options.request_timeout());
             tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
             let command = Command::AlarmDeactivate(own);
             let encoded = command.encode();
-            let taken = self.shared.env.clock.monotonic();
-            let proposal = Proposal { command, encoded, waiter: None, taken };
+            let proposal = Proposal { command, encoded, waiter: None, taken: now };
             self.shared.raft.hand(RaftEvent::Propose(proposal));
         }
     }

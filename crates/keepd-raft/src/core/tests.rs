@@ -167,11 +167,11 @@ fn trace(seeds: [u64; 3]) -> Vec<String> {
 /// Rule 9.18.
 #[test]
 fn the_same_seeds_give_the_same_actions() {
-    let first = trace([1, 2, 3]);
+    let first = trace([2, 4, 6]);
     for _ in 0..5 {
-        assert_eq!(trace([1, 2, 3]), first);
+        assert_eq!(trace([2, 4, 6]), first);
     }
-    assert_ne!(trace([4, 5, 6]), first);
+    assert_ne!(trace([8, 10, 12]), first);
 }
 
 /// Rule 9.2.

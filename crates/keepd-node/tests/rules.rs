@@ -1,0 +1,233 @@
+//! Rules of a lone member that only a whole one can break: no nonce twice, the size of sealed
+//! values, the NOSPACE alarm, a directory that was rolled back.
+
+#![expect(clippy::panic, reason = "a failed check names the file")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use keepd_crypto::{EncryptionConfig, ValueSealer};
+use keepd_env::sim::{CrashMode, FaultPlan};
+use keepd_env::{Env, IoOp, SeededRandom, SimDisk, SystemClock};
+use keepd_machine::command::{ALARM_NOSPACE, Alarm, DeleteRange, Put};
+use keepd_machine::{ApplyError, Command};
+use keepd_node::{DataDir, Error, Handle, Node, Options};
+use keepd_types::{KeyRange, StoredValue};
+
+const CONFIG: &[u8] = b"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: ['*.*']
+  providers:
+  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
+";
+
+fn config() -> EncryptionConfig {
+    EncryptionConfig::parse("test", CONFIG).expect("the configuration is right")
+}
+
+fn options() -> Options {
+    let mut options = Options::new(PathBuf::from("/data"));
+    options.flush_interval = Duration::from_millis(2);
+    options
+}
+
+async fn start(disk: &SimDisk, seed: u64, options: Options) -> Node {
+    let env = Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SeededRandom::new(seed)),
+    };
+    let data_dir = DataDir::prepare(&env, &options, Some(config())).expect("the directory opens");
+    let node = Node::start(env, options, data_dir).expect("the member starts");
+    node.ready().await.expect("the member leads");
+    node
+}
+
+fn key(number: usize) -> Bytes {
+    Bytes::from(format!("/registry/pods/default/pod-{number:04}"))
+}
+
+/// Proposes a command; its outcome.
+async fn run(handle: &Handle, command: Command) -> Result<(), ApplyError> {
+    let done = handle.propose(command).await.expect("the member takes commands");
+    done.outcome.result.map(|_response| ())
+}
+
+async fn put(handle: &Handle, number: usize, value: Vec<u8>) -> Result<(), ApplyError> {
+    let value = StoredValue::plain(value.into());
+    run(handle, Command::Put(Put { key: key(number), value, ..Put::default() })).await
+}
+
+async fn delete(handle: &Handle, from: usize, to: usize) {
+    let range = KeyRange::from_request(key(from), key(to));
+    run(handle, Command::DeleteRange(DeleteRange { range, prev_kv: false }))
+        .await
+        .expect("deletes");
+    let revision = handle.view().revision();
+    run(handle, Command::Compact { revision }).await.expect("compacts");
+}
+
+/// The salt of a sealed file; `docs/formats/sealed-file.md`.
+fn salt(content: &[u8]) -> Option<&[u8]> {
+    content.starts_with(b"keepdfil").then(|| content.get(24..56))?
+}
+
+fn files(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
+    let content = |path: PathBuf| disk.peek(&path).map(|content| (path, content));
+    disk.files().into_iter().filter_map(content).collect()
+}
+
+/// Rule 9.5: no start, orderly or not, writes into a file that was there before it, and no two
+/// files share a salt, so no key and nonce come twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_start_writes_into_a_file_of_an_earlier_one() {
+    let mut disk = SimDisk::new();
+    let mut salts = BTreeSet::new();
+    let mut kinds = BTreeSet::new();
+    for round in 0..12_u64 {
+        let before = files(&disk);
+        let node = start(&disk, 2 * round, options()).await;
+        let handle = node.handle();
+        if round % 4 == 3 {
+            let after = 5 + round;
+            disk.fail(FaultPlan::once(Some(IoOp::Write), after, ErrorKind::StorageFull));
+        }
+        for number in 0..20 {
+            let value = StoredValue::plain(Bytes::from(vec![1; 300]));
+            let command = Command::Put(Put { key: key(number), value, ..Put::default() });
+            if handle.propose(command).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let torn = disk.crash(CrashMode::Torn { seed: round });
+        node.stop();
+        disk.heal();
+        for (path, content) in files(&disk) {
+            // A header of zeros never reached the disk.
+            let Some(salt) = salt(&content) else { continue };
+            kinds.insert(content[10]);
+            match before.get(&path) {
+                Some(old) => assert_eq!(*old, content, "{} was written to", path.display()),
+                None => assert!(salts.insert(salt.to_vec()), "{}: its salt", path.display()),
+            }
+        }
+        if round % 2 == 1 {
+            // The power was cut before the orderly end: what it wrote is forgotten.
+            disk = torn;
+            for content in files(&disk).values() {
+                salts.extend(salt(content).map(<[u8]>::to_vec));
+            }
+        }
+    }
+    assert_eq!(kinds, BTreeSet::from([1, 2, 3, 4]), "log, manifest, segment and checkpoint");
+}
+
+/// Rule 9.9: limits count plaintext, so sealing takes nothing from what a client may write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_value_is_measured_by_its_plaintext() {
+    let disk = SimDisk::new();
+    let node = start(&disk, 1, options()).await;
+    let sealer = ValueSealer::new(&config());
+    let random = SeededRandom::new(2);
+    let sized = |seal: bool, len: usize| {
+        let (key, plain) = (key(0), Bytes::from(vec![7; len]));
+        let value = if seal {
+            sealer.seal(&key, plain, &random).expect("the key seals")
+        } else {
+            StoredValue::plain(plain)
+        };
+        assert_eq!(value.seal.is_some(), seal);
+        Command::Put(Put { key, value, ..Put::default() })
+    };
+    let max = options().request_bytes_max;
+    let overhead = sized(false, max).encode().len() - max;
+    for seal in [false, true] {
+        let largest = sized(seal, max - overhead);
+        assert_eq!(largest.encode().len() > max, seal, "a sealed one is longer than the limit");
+        node.handle().propose(largest).await.expect("the largest value is taken");
+        let refused = node.handle().propose(sized(seal, max - overhead + 1)).await;
+        assert!(matches!(refused, Err(Error::TooLarge)), "sealed: {seal}");
+    }
+    node.stop();
+}
+
+/// Rule 9.21: the member clears its alarm by a command, once there is clearly room again; what is
+/// refused meanwhile depends on the alarm alone and not on the member's bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
+    const VALUE: usize = 8 * 1024;
+    let disk = SimDisk::new();
+    let options = Options { quota_bytes: Some(400_000), ..options() };
+    let node = start(&disk, 1, options.clone()).await;
+    let handle = node.handle();
+    let cost = i64::try_from(VALUE).expect("small");
+    let mut count = 0;
+    while handle.fits(cost) {
+        put(&handle, count, vec![1; VALUE]).await.expect("there is room");
+        count += 1;
+        assert!(count < 100, "the quota is reached");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let alarm = Alarm { member: handle.identity().member, kind: ALARM_NOSPACE };
+    run(&handle, Command::AlarmActivate(alarm)).await.expect("alarms are raised");
+    assert_eq!(put(&handle, count, vec![1]).await, Err(ApplyError::NoSpace));
+
+    // There is room for one more, but not clearly.
+    delete(&handle, 0, 2).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(handle.fits(cost), "{:?}", handle.space());
+    assert_eq!(handle.alarms().as_slice(), [alarm], "{:?}", handle.space());
+    assert_eq!(put(&handle, count, vec![1]).await, Err(ApplyError::NoSpace));
+
+    let before = handle.status().commit_index;
+    delete(&handle, 2, count / 2).await;
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !handle.alarms().is_empty() {
+        assert!(Instant::now() < patience, "the alarm stands: {:?}", handle.space());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The delete, the compaction and the end of the alarm.
+    assert_eq!(handle.status().commit_index, before + 3);
+    put(&handle, count, vec![1; VALUE]).await.expect("writes go on");
+    node.stop();
+
+    // It is in the log: a restart that replays it comes to the same.
+    let node = start(&disk, 2, options).await;
+    assert!(node.handle().alarms().is_empty());
+    node.stop();
+}
+
+/// Rule 9.23: nobody can tell a lone member that its directory was rolled back; it goes on from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_member_accepts_a_directory_that_was_rolled_back() {
+    let disk = SimDisk::new();
+    let node = start(&disk, 1, options()).await;
+    put(&node.handle(), 1, vec![1]).await.expect("puts");
+    let revision = node.handle().view().revision();
+    let identity = node.handle().identity();
+    node.stop();
+    let old = disk.crash(CrashMode::KeepUnsynced);
+
+    let node = start(&disk, 2, options()).await;
+    put(&node.handle(), 2, vec![2]).await.expect("puts");
+    let (later, term) = (node.handle().view().revision(), node.handle().term());
+    node.stop();
+    assert_eq!(later, revision + 1);
+
+    let node = start(&old, 3, options()).await;
+    assert_eq!(node.handle().identity(), identity);
+    assert_eq!(node.handle().view().revision(), revision);
+    assert_eq!(node.handle().term(), term, "the same term, elected anew");
+    put(&node.handle(), 3, vec![3]).await.expect("puts");
+    let view = node.handle().view();
+    assert_eq!(view.count(&KeyRange::point(key(2)), 0), Ok(0));
+    assert_eq!(view.count(&KeyRange::point(key(3)), 0), Ok(1));
+    node.stop();
+}
