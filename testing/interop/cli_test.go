@@ -210,23 +210,41 @@ lease grant
 lease keep-alive --once 1234
 snapshot save
 snapshot status
+move-leader
+downgrade validate
+lock name echo locked
+lock name false
+elect
+elect name
+auth
+user add
+role grant-permission r
 version
 `
 
-// clusterScript needs a store that can change its members.
+// clusterScript needs a store that can change its members, users and version.
 const clusterScript = `
 member remove 1234
 member promote 1234
-`
-
-// recipesScript needs commands that keepd's etcdctl may not have yet.
-const recipesScript = `
 move-leader 1234
-move-leader
 auth status
-downgrade validate
-lock name echo locked
-elect
+role add r
+role list
+role get r
+role grant-permission r read /foo /goo
+role get r
+role revoke-permission r /foo /goo
+user add u:secret
+user grant-role u r
+user get u
+user list
+user revoke-role u r
+user delete u
+role delete r
+role delete r
+user get nobody
+auth enable
+downgrade validate 3.6
 `
 
 // Commands that exist in one program only by design.
@@ -246,17 +264,15 @@ func TestEtcdctl(t *testing.T) {
 			combination{harness.Etcd, ownTool("etcdctl")},
 			combination{harness.Keepd, ownTool("etcdctl")})
 	}
-	script := steps(t, ctlScript+clusterScript+recipesScript)
+	script := steps(t, ctlScript+clusterScript)
 	needsCluster := len(steps(t, ctlScript))
-	needsRecipes := needsCluster + len(steps(t, clusterScript))
 	var reference []harness.Output
 	for _, c := range combinations {
 		t.Run(string(c.flavor)+" with "+c.ctl.name, func(t *testing.T) {
 			s := harness.Start(t, harness.Options{Flavor: c.flavor})
 			header := newAPI(t, s).status().Header
 			for i, step := range script {
-				if i >= needsCluster && !c.flavor.Has(harness.Clusters) ||
-					i >= needsRecipes && c.ctl.name == "keepd etcdctl" && !harness.Keepd.Has(harness.ClientRecipes) {
+				if i >= needsCluster && !c.flavor.Has(harness.Clusters) {
 					break
 				}
 				line := strings.Join(step.args, " ")
@@ -391,7 +407,7 @@ func TestEtcdctlMirrorsIntoKeepdAndBack(t *testing.T) {
 	mirror(etcd, keepd, harness.EtcdTool(t, "etcdctl"))
 	other := harness.Start(t, harness.Options{Flavor: harness.Etcd})
 	own := ownTool("etcdctl")
-	if harness.Keepd.Has(harness.ClientRecipes) {
+	if harness.Keepd.Has(harness.Mirror) {
 		mirror(keepd, other, own.path, own.args...)
 	} else {
 		mirror(keepd, other, harness.EtcdTool(t, "etcdctl"))

@@ -131,7 +131,14 @@ func TestRangeStream(t *testing.T) {
 		_, last, err = a.stream(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true})
 		equal(t, "error", err, nil)
 		equal(t, "count only", last.Count, 127)
-		kvs, _, err := a.stream(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), KeysOnly: true})
+		// A target without an order does not count as an order of one's own, and still sorts.
+		a.put("s1", "z")
+		a.put("s2", "y")
+		sorted := &pb.RangeRequest{Key: []byte("s"), RangeEnd: []byte("t"), SortTarget: pb.RangeRequest_VALUE}
+		kvs, _, err := a.stream(sorted)
+		equal(t, "error", err, nil)
+		equal(t, "sorted by value", keys(kvs), "s2 s1")
+		kvs, _, err = a.stream(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), KeysOnly: true})
 		equal(t, "error", err, nil)
 		equal(t, "keys only", len(kvs) == 127 && len(kvs[5].Value) == 0, true)
 

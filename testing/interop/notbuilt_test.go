@@ -43,9 +43,8 @@ func TestWhatIsNotBuiltIsRefused(t *testing.T) {
 				code, _ := a.http("POST", "/v3/kv/put", `{"key":"Zm9v"}`)
 				equal(t, "gateway", code, 404)
 			}
-			if !flavor.Has(harness.ClientRecipes) {
-				for _, command := range []string{"lock", "elect", "make-mirror", "move-leader", "downgrade",
-					"auth", "user", "role"} {
+			if !flavor.Has(harness.Mirror) {
+				for _, command := range []string{"make-mirror", "check"} {
 					out := ownTool("etcdctl").run(t, "", append(a.CtlArgs(), command, "x", "y")...)
 					equal(t, command+": exit code", out.Code, 1)
 					equal(t, command, lastError(out.Stderr), `Error: unknown command "`+command+`" for "etcdctl"`)

@@ -419,3 +419,42 @@ func TestWatchThroughTheOfficialClient(t *testing.T) {
 		}
 	})
 }
+
+// A member that is stopped in order breaks its streams in a way that clients take as a lost
+// connection: a watch goes on when the member is back, and a lease is still renewed.
+func TestWatchersOutliveACleanRestart(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		client := a.Client()
+		c, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		channel := client.Watch(c, "w")
+		lease := must(client.Grant(c, 60))(t)
+		renewals := must(client.KeepAlive(c, lease.ID))(t)
+		must(client.Put(c, "w", "before"))(t)
+		next := func() string {
+			t.Helper()
+			select {
+			case response, open := <-channel:
+				if !open || response.Err() != nil {
+					t.Fatalf("the watch ended: %v", response.Err())
+				}
+				return brief((*mvccpb.Event)(response.Events[0]))
+			case <-time.After(20 * time.Second):
+				t.Fatal("no event")
+			}
+			return ""
+		}
+		equal(t, "event", next(), "PUT:w=before@2")
+		a.Terminate(t)
+		a.Launch()
+		a.WaitReady()
+		must(client.Put(c, "w", "after"))(t)
+		equal(t, "event", next(), "PUT:w=after@3")
+		for len(renewals) > 0 {
+			if <-renewals == nil {
+				t.Fatal("the lease is no longer renewed")
+			}
+		}
+		must(client.KeepAliveOnce(c, lease.ID))(t)
+	})
+}

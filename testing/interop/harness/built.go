@@ -5,24 +5,24 @@ type Feature string
 
 // Features that some tests need. COMPAT.md tells users the same.
 const (
-	Clusters      Feature = "clusters of several members"
-	Users         Feature = "users and roles"
-	Gateway       Feature = "the JSON gateway"
-	Downgrade     Feature = "downgrade"
-	LockService   Feature = "the lock and election services"
-	ClientRecipes Feature = "etcdctl's lock, elect, make-mirror, move-leader, downgrade, auth, user, role"
+	Clusters    Feature = "clusters of several members"
+	Users       Feature = "users and roles"
+	Gateway     Feature = "the JSON gateway"
+	Downgrade   Feature = "downgrade"
+	LockService Feature = "the lock and election services"
+	Mirror      Feature = "etcdctl make-mirror"
 )
 
 // notBuilt is what this version of keepd does not have. What is listed here is tested to be
 // refused clearly (TestWhatIsNotBuiltIsRefused); the tests that need it run against etcd only.
 // Building a feature means taking it off this list.
 var notBuilt = map[Feature]bool{
-	Clusters:      true,
-	Users:         true,
-	Gateway:       true,
-	Downgrade:     true,
-	LockService:   true,
-	ClientRecipes: true,
+	Clusters:    true,
+	Users:       true,
+	Gateway:     true,
+	Downgrade:   true,
+	LockService: true,
+	Mirror:      true,
 }
 
 // Has tells whether a store has a feature.
