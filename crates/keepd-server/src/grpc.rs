@@ -203,7 +203,7 @@ struct RangeStream(KvService);
 
 impl ServerStreamingService<RangeRequest> for RangeStream {
     type Response = Payload;
-    type ResponseStream = tokio_stream::wrappers::ReceiverStream<Result<Payload, Status>>;
+    type ResponseStream = crate::answers::Reading<Payload>;
     type Future = BoxFuture<Self::ResponseStream>;
 
     fn call(&mut self, request: tonic::Request<RangeRequest>) -> Self::Future {

@@ -14,10 +14,9 @@ use keepd_api::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, Response as Outcome};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::answers::{self, Reading};
 use crate::codec::Payload;
 use crate::context::Context;
 use crate::errors;
@@ -53,7 +52,7 @@ impl KvService {
     pub(crate) async fn range_stream(
         self,
         request: Request<RangeRequest>,
-    ) -> Result<Response<ReceiverStream<Result<Payload, Status>>>, Status> {
+    ) -> Result<Response<Reading<Payload>>, Status> {
         let context = self.context;
         context.admit(request.metadata())?;
         let request = request.into_inner();
@@ -70,9 +69,9 @@ impl KvService {
             context.node.linearizable_view().await.map_err(errors::node)?
         };
         let header = context.header(view.revision());
-        let (chunks, receiver) = mpsc::channel(stream::CHUNKS_AHEAD_MAX);
+        let (chunks, reading) = answers::queue(stream::CHUNKS_AHEAD_MAX);
         tokio::spawn(stream::run(context, view, header, request, chunks));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(reading))
     }
 
     pub(crate) async fn put(self, request: Request<PutRequest>) -> Answer {

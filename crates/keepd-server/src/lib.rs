@@ -3,6 +3,7 @@
 //! Receives connections, hands commands and reads to `keepd-node`, and is the only place that opens
 //! sealed values for clients and that knows etcd's codes and texts.
 
+mod answers;
 mod cluster;
 mod codec;
 mod compactor;

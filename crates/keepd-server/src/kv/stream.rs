@@ -9,10 +9,10 @@ use bytes::Bytes;
 use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
 use keepd_mvcc::View;
 use keepd_types::{KeyRange, RangeEnd};
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::range::{self, Pieces};
+use crate::answers::Answers;
 use crate::codec::Payload;
 use crate::context::Context;
 use crate::errors;
@@ -24,7 +24,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 pub(crate) const CHUNKS_AHEAD_MAX: usize = 2;
 
 /// Where the chunks go.
-pub(crate) type Chunks = mpsc::Sender<Result<Payload, Status>>;
+pub(crate) type Chunks = Answers<Payload>;
 
 /// A stream under way.
 struct Streaming {

@@ -1,0 +1,135 @@
+//! The queue between a client and the task that makes a streamed answer for it.
+//!
+//! That task pins a view of the store, and with it the space of records that are dead since. Both
+//! are bounded (rule 9.20): the queue by its length, the view by how long a client may read nothing
+//! at all. One that reads slowly is waited for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+/// How long a client may read nothing while there is something to read, as long as a watcher may.
+const STALL_MAX: Duration = Duration::from_secs(300);
+
+/// The client went away or was given up: there is nobody to make an answer for.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// The maker's end.
+#[derive(Debug)]
+pub(crate) struct Answers<T> {
+    sender: mpsc::Sender<Result<T, Status>>,
+    stalled: Arc<AtomicBool>,
+    stall_max: Duration,
+}
+
+/// The client's end.
+#[derive(Debug)]
+pub(crate) struct Reading<T> {
+    receiver: mpsc::Receiver<Result<T, Status>>,
+    stalled: Arc<AtomicBool>,
+}
+
+/// A queue of at most `ahead` answers.
+pub(crate) fn queue<T>(ahead: usize) -> (Answers<T>, Reading<T>) {
+    patient_queue(ahead, STALL_MAX)
+}
+
+fn patient_queue<T>(ahead: usize, stall_max: Duration) -> (Answers<T>, Reading<T>) {
+    let (sender, receiver) = mpsc::channel(ahead);
+    let stalled = Arc::new(AtomicBool::new(false));
+    let answers = Answers { sender, stalled: Arc::clone(&stalled), stall_max };
+    (answers, Reading { receiver, stalled })
+}
+
+impl<T> Answers<T> {
+    /// Waits until the queue has room.
+    pub(crate) async fn room(&self) -> Result<mpsc::Permit<'_, Result<T, Status>>, Gone> {
+        match tokio::time::timeout(self.stall_max, self.sender.reserve()).await {
+            Ok(room) => room.map_err(|_closed| Gone),
+            Err(_elapsed) => {
+                tracing::warn!("a streamed answer is given up: its client reads nothing");
+                self.stalled.store(true, Ordering::Release);
+                Err(Gone)
+            }
+        }
+    }
+
+    /// Queues an answer once there is room.
+    pub(crate) async fn send(&self, answer: Result<T, Status>) -> Result<(), Gone> {
+        self.room().await?.send(answer);
+        Ok(())
+    }
+}
+
+impl<T> Stream for Reading<T> {
+    type Item = Result<T, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let answer = ready!(self.receiver.poll_recv(task));
+        if answer.is_none() && self.stalled.swap(false, Ordering::AcqRel) {
+            // What was queued must not look like the whole.
+            let text = "keepd: the answer was not read for too long and was given up";
+            return Poll::Ready(Some(Err(Status::aborted(text))));
+        }
+        Poll::Ready(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    const AHEAD: usize = 2;
+
+    /// Sends `count` numbers for as long as somebody wants them, with something pinned.
+    async fn make(answers: Answers<u32>, count: u32, _pinned: Arc<()>) {
+        for number in 0..count {
+            if answers.send(Ok(number)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Rule 9.20.
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_pins_nothing_for_long_and_is_told() {
+        let (answers, mut reading) = patient_queue(AHEAD, Duration::from_millis(50));
+        let pinned = Arc::new(());
+        let maker = tokio::spawn(make(answers, 10, Arc::clone(&pinned)));
+        maker.await.unwrap();
+        assert_eq!(Arc::strong_count(&pinned), 1, "the maker has let go");
+        assert_eq!(reading.next().await.unwrap().unwrap(), 0);
+        assert_eq!(reading.next().await.unwrap().unwrap(), 1);
+        let given_up = reading.next().await.unwrap().unwrap_err();
+        assert_eq!(given_up.code(), tonic::Code::Aborted);
+        assert!(reading.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_gets_everything() {
+        let (answers, mut reading) = patient_queue(AHEAD, Duration::from_secs(5));
+        let maker = tokio::spawn(make(answers, 10, Arc::new(())));
+        for number in 0..10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            assert_eq!(reading.next().await.unwrap().unwrap(), number);
+        }
+        assert!(reading.next().await.is_none());
+        maker.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_the_work() {
+        let (answers, reading) = queue(AHEAD);
+        drop(reading);
+        make(answers, u32::MAX, Arc::new(())).await;
+    }
+}
