@@ -83,6 +83,8 @@ impl Handle {
         if readable.is_empty() && current.is_none() {
             return Ok(());
         }
+        // Until the next look at the files nobody shall read that everything is done.
+        self.shared.file_counts.lock().is_settled = false;
         let mut keys = current.unwrap_or_default();
         // A cluster of one: what this member can read, every member can.
         if keys.keys != readable {
@@ -102,6 +104,7 @@ impl Handle {
         let rotated = tokio::task::spawn_blocking(move || encryption.rotate_data_key()).await;
         match rotated {
             Ok(Ok(_)) => {
+                self.shared.file_counts.lock().is_settled = false;
                 let value = fingerprint.into();
                 self.propose(Command::SetCluster { name, value }).await?;
             }

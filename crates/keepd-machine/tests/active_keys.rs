@@ -1,0 +1,33 @@
+//! Which keys the cluster writes under changes forward only.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use bytes::Bytes;
+use keepd_crypto::FileKeys;
+use keepd_env::Env;
+use keepd_machine::tables::{ACTIVE_KEYS_KEY, ActiveKeys, CLUSTER};
+use keepd_machine::{Command, Machine, Options};
+use keepd_mvcc::Store;
+use keepd_types::KeyId;
+
+#[test]
+fn an_older_epoch_never_replaces_a_newer_one() {
+    let (env, _, _) = Env::simulated(1);
+    let options = keepd_mvcc::Options::default();
+    let store = Store::open(env, Path::new("/s"), FileKeys::plain(), options).unwrap();
+    let mut machine = Machine::new(store, Options::default()).unwrap();
+    let mut set = |epoch: u64, key: u64| {
+        let keys = ActiveKeys { epoch, keys: BTreeSet::from([KeyId(key)]) };
+        let name = Bytes::from_static(ACTIVE_KEYS_KEY);
+        let command = Command::SetCluster { name, value: keys.encode() };
+        machine.apply(&command).unwrap().result.unwrap();
+        let stored = machine.store().meta(CLUSTER).get(ACTIVE_KEYS_KEY).unwrap();
+        let stored = ActiveKeys::decode(stored).unwrap();
+        (stored.epoch, stored.keys.first().unwrap().0)
+    };
+    assert_eq!(set(2, 20), (2, 20));
+    assert_eq!(set(1, 10), (2, 20));
+    assert_eq!(set(2, 21), (2, 20));
+    assert_eq!(set(3, 30), (3, 30));
+}

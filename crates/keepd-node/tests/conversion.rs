@@ -1,0 +1,196 @@
+//! A member whose encryption goes on, whose key changes and whose encryption goes off, with the
+//! power cut on the way: whatever was cut, the next start has every value and ends the conversion.
+
+#![expect(clippy::panic, reason = "a failed check says at which call the power was cut")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepd_crypto::EncryptionConfig;
+use keepd_env::sim::CrashMode;
+use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
+use keepd_machine::Command;
+use keepd_machine::command::Put;
+use keepd_node::{BootError, DataDir, Error, Node, Options};
+use keepd_types::{KeyRange, KeyValue, StoredValue};
+
+const KEYS: u32 = 30;
+const CANARY: &str = "canary";
+/// How long a conversion of some kilobytes may take.
+const CONVERSION_MAX: Duration = Duration::from_secs(30);
+
+const ONE: &str = "{name: one, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
+const TWO: &str = "{name: two, secret: ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=}";
+
+/// What the member is started with, one stage after the other.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Plain,
+    On,
+    Changed,
+    Off,
+}
+
+fn config(stage: Stage) -> Option<EncryptionConfig> {
+    let providers = match stage {
+        Stage::Plain => return None,
+        Stage::On => format!("[{{aesgcm: {{keys: [{ONE}]}}}}]"),
+        Stage::Changed => format!("[{{aesgcm: {{keys: [{TWO}, {ONE}]}}}}]"),
+        Stage::Off => format!("[{{identity: {{}}}}, {{aesgcm: {{keys: [{TWO}, {ONE}]}}}}]"),
+    };
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n\
+         resources: [{{resources: ['*.*', 'prefix:c'], providers: {providers}}}]"
+    );
+    Some(EncryptionConfig::parse("test", text.as_bytes()).expect("the configuration is right"))
+}
+
+fn start(disk: &SimDisk, seed: u64, stage: Stage) -> Result<Node, BootError> {
+    let env = Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SeededRandom::new(seed)),
+    };
+    let mut options = Options::new(PathBuf::from("/data"));
+    options.flush_interval = Duration::from_millis(2);
+    let data_dir = DataDir::prepare(&env, &options, config(stage))?;
+    Node::start(env, options, data_dir)
+}
+
+async fn put(node: &Node, number: u32) -> Result<(), Error> {
+    let handle = node.handle();
+    let key = Bytes::from(format!("{CANARY}-{number}"));
+    let plain = Bytes::from(format!("{CANARY} value {number}"));
+    let random = &*handle.env().random;
+    let sealer = handle.encryption().sealer();
+    let value: StoredValue = sealer.seal(&key, plain, random).expect("it can be sealed");
+    handle.propose(Command::Put(Put { key, value, ..Put::default() })).await?;
+    Ok(())
+}
+
+/// Runs until every file has followed the configuration.
+async fn convert(node: &Node) -> Result<(), Error> {
+    node.ready().await?;
+    let handle = node.handle();
+    handle.follow_encryption().await?;
+    let mut waited = Duration::ZERO;
+    while !handle.file_counts().is_settled {
+        if handle.halted().borrow().is_some() || waited > CONVERSION_MAX {
+            return Err(Error::Stopped);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += Duration::from_millis(20);
+    }
+    Ok(())
+}
+
+fn check(node: &Node, context: &str) {
+    let handle = node.handle();
+    let (view, sealer) = (handle.view(), handle.encryption().sealer());
+    for number in 0..KEYS {
+        let key = Bytes::from(format!("{CANARY}-{number}"));
+        let refs = view.range(&KeyRange::point(key.clone()), 0, 1).expect("it is readable");
+        let Some((_, revision)) = refs.keys.first() else { panic!("{context}: no {number}") };
+        let record = view.load(*revision).expect("a live record is readable");
+        let kv = KeyValue::decode(&record.encoded).expect("a stored record decodes");
+        let stored = StoredValue { bytes: kv.value, seal: record.seal };
+        let plain = sealer.open(&key, &stored);
+        let plain = plain.unwrap_or_else(|error| panic!("{context}: {number}: {error}"));
+        assert_eq!(plain, format!("{CANARY} value {number}"), "{context}");
+    }
+}
+
+/// A disk with a member that has come through all stages before `stage`, and what it then takes to
+/// come through that one.
+async fn before(stage: Stage) -> (SimDisk, u64) {
+    let disk = SimDisk::new();
+    let mut seed = 1;
+    for earlier in [Stage::Plain, Stage::On, Stage::Changed, Stage::Off] {
+        let is_last = std::mem::discriminant(&earlier) == std::mem::discriminant(&stage);
+        let copy = disk.crash(CrashMode::KeepUnsynced);
+        let on = if is_last { &copy } else { &disk };
+        let node = start(on, seed, earlier).expect("the disk works");
+        convert(&node).await.unwrap_or_else(|error| panic!("{earlier:?}: {error}"));
+        if matches!(earlier, Stage::Plain) {
+            for number in 0..KEYS {
+                put(&node, number).await.expect("it can be written");
+            }
+        }
+        check(&node, &format!("{earlier:?}"));
+        node.stop();
+        if is_last {
+            return (disk, copy.mutations());
+        }
+        seed += 1;
+    }
+    panic!("{stage:?} is one of the stages");
+}
+
+async fn cut_power_during(stage: Stage) {
+    let (base, calls) = before(stage).await;
+    assert!(calls > 15, "{stage:?} changes the disk only {calls} times");
+    for n in (0..calls).step_by(usize::try_from(calls / 8).expect("few calls")) {
+        let disk = base.crash(CrashMode::KeepUnsynced);
+        disk.crash_at(n);
+        if let Ok(node) = start(&disk, 100 + n, stage) {
+            let _cut = convert(&node).await;
+            node.stop();
+        }
+        let modes = [CrashMode::LoseUnsynced, CrashMode::Random { seed: n }];
+        let image = disk.crash(modes[usize::from(n % 2 == 0)]);
+        let context = format!("{stage:?} cut at call {n} of {calls}");
+        let node = start(&image, 900 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
+        convert(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
+        check(&node, &context);
+        node.stop();
+        let lies_open = image.find(CANARY.as_bytes());
+        assert_eq!(lies_open.is_some(), matches!(stage, Stage::Off), "{context}: {lies_open:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cuts_while_encryption_goes_on_lose_nothing() {
+    cut_power_during(Stage::On).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cuts_while_the_key_changes_lose_nothing() {
+    cut_power_during(Stage::Changed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_cuts_while_encryption_goes_off_lose_nothing() {
+    cut_power_during(Stage::Off).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_the_new_key_alone_is_refused_until_the_values_have_followed() {
+    let (disk, _) = before(Stage::Changed).await;
+    let text = "apiVersion: v1\nkind: EncryptionConfig\n\
+                resources: [{resources: ['*.*', 'prefix:c'], providers: [{aesgcm: {keys: [TWO]}}]}]";
+    let alone = EncryptionConfig::parse("test", text.replace("TWO", TWO).as_bytes());
+    let alone = alone.expect("the configuration is right");
+    let env = Env { disk: Arc::new(disk.clone()), ..Env::simulated(5).0 };
+    let options = Options::new(PathBuf::from("/data"));
+    // Nothing of it is known to the keyring yet.
+    let refused = DataDir::prepare(&env, &options, Some(alone.clone()));
+    assert!(matches!(refused, Err(BootError::Keyring(_))), "{refused:?}");
+
+    // Both keys, but cut before anything is rewritten.
+    let both = config(Stage::Changed);
+    drop(DataDir::prepare(&env, &options, both).expect("both keys open it"));
+    let content =
+        || -> Vec<_> { disk.files().into_iter().map(|path| (disk.peek(&path), path)).collect() };
+    let before = content();
+    let refused = DataDir::prepare(&env, &options, Some(alone.clone()));
+    let Err(BootError::KeysInUse { keys }) = refused else { panic!("{refused:?}") };
+    assert!(keys.starts_with("aesgcm:one (id ") && keys.ends_with(") by 30 values"), "{keys}");
+    assert!(content() == before, "a refused start changes no file");
+
+    let node = start(&disk, 9, Stage::Changed).expect("both keys open it");
+    convert(&node).await.expect("the values follow");
+    node.stop();
+    DataDir::prepare(&env, &options, Some(alone)).expect("no value needs the old key");
+}
