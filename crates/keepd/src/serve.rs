@@ -20,6 +20,9 @@ use crate::flags::{AutoCompaction, Parsed, ServerOptions, Url};
 /// Exit code of a server that cannot start or had to stop.
 const FAILED: u8 = 1;
 
+/// How long connections may take to end after the member has stopped by itself.
+const HALTED_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Runs a server until it is told to stop; returns the exit code.
 pub(crate) fn run(parsed: Parsed) -> ExitCode {
     let Parsed { options, notices } = parsed;
@@ -134,7 +137,12 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     }
     keepd_server::compact_by_itself(&context, compaction(options.auto_compaction));
     let ending = wait_for_end(&node).await?;
-    server.stop(node.handle().options().request_timeout()).await;
+    let patience = match &ending {
+        Ending::Signal(_) => node.handle().options().request_timeout(),
+        // Nothing is acknowledged any more: whoever watches the process should know soon.
+        Ending::Halted(_) => HALTED_PATIENCE,
+    };
+    server.stop(patience).await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
     Ok(ending)

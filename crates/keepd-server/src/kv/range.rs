@@ -51,6 +51,11 @@ pub(crate) fn has_default_order(request: &RangeRequest) -> bool {
         || (request.sort_target() == SortTarget::Key && request.sort_order() == SortOrder::Ascend)
 }
 
+/// Whether the answer is in the order of keys.
+pub(crate) fn has_key_order(request: &RangeRequest) -> bool {
+    request.sort_target() == SortTarget::Key
+}
+
 /// Whether revisions are bounded.
 pub(crate) const fn has_filters(request: &RangeRequest) -> bool {
     request.min_mod_revision != 0

@@ -49,6 +49,12 @@ pub(crate) async fn run(
     request: RangeRequest,
     chunks: Chunks,
 ) {
+    if !range::has_key_order(&request) {
+        // Order NONE with another target is sorted after the cut, which takes the whole answer.
+        let whole = range::answer(&context, &view, header, request).await;
+        let _ = chunks.send(whole.map(as_chunk)).await;
+        return;
+    }
     let at = request.revision.max(0);
     let range = range::key_range(&request);
     if request.count_only {
@@ -166,7 +172,11 @@ fn assemble(records: Vec<Bytes>, last: Option<(&ResponseHeader, bool, u64)>) -> 
         wire::int_field(3, i64::from(more), &mut inner.open);
         wire::int_field(4, range::to_i64(count), &mut inner.open);
     }
-    let mut payload = inner.finish();
+    as_chunk(inner.finish())
+}
+
+/// Wraps an encoded `RangeResponse` as a message of the stream.
+fn as_chunk(mut payload: Payload) -> Payload {
     let mut outer = Vec::with_capacity(12);
     wire::len_field(1, payload.len(), &mut outer);
     payload.pieces.insert(0, outer.into());
