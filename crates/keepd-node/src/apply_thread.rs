@@ -83,6 +83,8 @@ pub(crate) struct ApplyThread {
     waiting: VecDeque<(u64, Vec<Reader>)>,
     /// The term this member leads in; leases are taken over with its first own entry.
     leads: Option<u64>,
+    /// Its first own entry is in the batch at hand.
+    takes_over: bool,
     housekeeping: Housekeeping,
     /// What the cluster writes under, as it was last told to the sealer.
     active_keys: Option<Bytes>,
@@ -99,6 +101,7 @@ impl ApplyThread {
             applied,
             waiting: VecDeque::new(),
             leads: None,
+            takes_over: false,
             housekeeping,
             active_keys: None,
             outcomes: Vec::new(),
@@ -112,7 +115,11 @@ impl ApplyThread {
             self.shared.apply.drain(&mut events, PATIENCE);
             match self.handle(&mut events) {
                 Ok(stop) => stopping = stop,
-                Err(halt) => self.shared.halt(halt),
+                Err(halt) => {
+                    // What is half applied must not reach the store's files.
+                    self.shared.halt(halt);
+                    break;
+                }
             }
             let now = self.shared.env.clock.monotonic();
             self.expire(now);
@@ -195,6 +202,11 @@ impl ApplyThread {
         let AppliedBatch { view, changes } = self.machine.publish(self.applied);
         let shared = &self.shared;
         shared.applied_index.store(self.applied.index, Ordering::Release);
+        if std::mem::take(&mut self.takes_over) && self.leads.is_some() {
+            // ORDER: after the view is published, which holds what was acknowledged before a
+            // restart; who reads without a round must find it.
+            shared.leads_alone.store(true, Ordering::SeqCst);
+        }
         self.machine.lessor_mut().arm(shared.env.clock.monotonic());
         if shared.alarms.load().as_slice() != self.machine.alarms() {
             shared.alarms.store(Arc::new(self.machine.alarms().to_vec()));
@@ -246,7 +258,7 @@ impl ApplyThread {
         if self.leads == Some(term) {
             let now = self.shared.env.clock.monotonic();
             self.machine.lessor_mut().promote(now, self.shared.options.election_timeout);
-            self.shared.leads_alone.store(true, Ordering::SeqCst);
+            self.takes_over = true;
         }
     }
 

@@ -1,7 +1,7 @@
 //! The way into a running member, for the tasks that serve clients. Cheap to clone.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use keepd_env::Env;
@@ -83,6 +83,22 @@ pub struct Space {
     pub quota_bytes: Option<i64>,
 }
 
+/// Counts a proposal as pending until dropped, also when its client goes away.
+struct Pending<'a>(&'a AtomicU64);
+
+impl<'a> Pending<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A running member.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -115,11 +131,10 @@ impl Handle {
             Err(Refused::Full) => return Err(Error::TooManyRequests),
             Err(Refused::Closed) => return Err(Error::Stopped),
         }
-        let pending = &shared.metrics.proposals_pending;
-        pending.fetch_add(1, Ordering::Relaxed);
+        let pending = Pending::new(&shared.metrics.proposals_pending);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
         let result = outcome.await.unwrap_or(Err(Error::Stopped));
-        pending.fetch_sub(1, Ordering::Relaxed);
+        drop(pending);
         if result.is_err() {
             shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }

@@ -27,7 +27,7 @@ pub(crate) enum HubEvent {
     /// Applied changes.
     Publish(Batch),
     /// A new stream.
-    Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<StreamId> },
+    Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<Opened> },
     /// A stream has ended.
     Close(StreamId),
     /// A new watcher.
@@ -51,6 +51,20 @@ impl std::fmt::Debug for HubEvent {
     }
 }
 
+/// A stream that is closed again unless its opener takes it: the opener's task may end at any time.
+pub(crate) struct Opened {
+    stream: Option<StreamId>,
+    hub: HubHandle,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.hub.close_stream(stream);
+        }
+    }
+}
+
 /// The way into the watch hub.
 #[derive(Clone, Debug)]
 pub struct HubHandle {
@@ -69,7 +83,19 @@ impl HubHandle {
     ) -> Result<StreamId, Error> {
         let (reply, id) = oneshot::channel();
         self.offer(HubEvent::Open { sink, progress_interval, reply })?;
-        id.await.map_err(|_closed| Error::Stopped)
+        let mut opened = id.await.map_err(|_closed| Error::Stopped)?;
+        Ok(opened.stream.take().expect("it is taken once"))
+    }
+
+    /// Ends all streams, and takes no new ones.
+    pub fn close(&self) {
+        self.shared.hub.close();
+    }
+
+    /// Whether all streams have been ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.hub.is_closed()
     }
 
     /// Ends a stream.
@@ -146,7 +172,7 @@ fn resync_if_missed(shared: &Shared, hub: &mut Hub) {
     }
 }
 
-fn handle(shared: &Shared, hub: &mut Hub, event: HubEvent) {
+fn handle(shared: &Arc<Shared>, hub: &mut Hub, event: HubEvent) {
     match event {
         HubEvent::Publish(batch) => {
             // ORDER: a dropped batch sets the flag before a later batch is queued.
@@ -155,10 +181,9 @@ fn handle(shared: &Shared, hub: &mut Hub, event: HubEvent) {
         }
         HubEvent::Open { sink, progress_interval, reply } => {
             let now = shared.env.clock.monotonic();
-            let stream = hub.open_stream(sink, now, progress_interval);
-            if reply.send(stream).is_err() {
-                hub.close_stream(stream);
-            }
+            let stream = Some(hub.open_stream(sink, now, progress_interval));
+            // Nobody may wait any more: then it is closed by being dropped.
+            let _ = reply.send(Opened { stream, hub: HubHandle { shared: Arc::clone(shared) } });
         }
         HubEvent::Close(stream) => hub.close_stream(stream),
         HubEvent::Create(stream, spec) => {

@@ -19,6 +19,11 @@ use crate::handle::Completion;
 use crate::shared::Shared;
 use crate::wal_thread::WalEvent;
 
+/// Bytes of commands proposed at once.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of commands that may wait here until Raft takes them.
+const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// The task that waits for a command's outcome.
 pub(crate) type Waiter = oneshot::Sender<Result<Completion, Error>>;
 /// The task that waits to read.
@@ -64,6 +69,9 @@ struct Pending {
 pub(crate) struct RaftThread {
     shared: Arc<Shared>,
     core: Core,
+    /// Proposals that wait because as much is uncommitted as may be.
+    held: VecDeque<Proposal>,
+    held_bytes: usize,
     /// Proposals by log index, ascending.
     pending: VecDeque<Pending>,
     /// Reads by context.
@@ -80,6 +88,8 @@ impl RaftThread {
         Self {
             shared,
             core,
+            held: VecDeque::new(),
+            held_bytes: 0,
             pending: VecDeque::new(),
             reading: VecDeque::new(),
             unconfirmed: 0,
@@ -108,12 +118,12 @@ impl RaftThread {
         self.shared.wal.hand(WalEvent::Stop);
     }
 
-    /// One turn: all proposals become one batch, all reads one read index.
+    /// One turn: all proposals wait for [`Self::propose`], all reads become one read index.
     fn handle(&mut self, events: &mut Vec<RaftEvent>) -> bool {
-        let (mut proposals, mut readers, mut stop) = (Vec::new(), Vec::new(), false);
+        let (mut readers, mut stop) = (Vec::new(), false);
         for event in events.drain(..) {
             match event {
-                RaftEvent::Propose(proposal) => proposals.push(proposal),
+                RaftEvent::Propose(proposal) => self.hold(proposal),
                 RaftEvent::Read(reader) => readers.push(reader),
                 RaftEvent::Persisted(number) => {
                     self.unconfirmed -= 1;
@@ -123,36 +133,54 @@ impl RaftThread {
                 RaftEvent::Stop => stop = true,
             }
         }
-        self.propose(proposals);
         self.read(readers);
         stop
     }
 
-    fn propose(&mut self, proposals: Vec<Proposal>) {
-        if proposals.is_empty() {
-            return;
+    fn hold(&mut self, proposal: Proposal) {
+        let bytes = self.held_bytes + proposal.encoded.len();
+        if bytes <= HELD_BYTES_MAX || proposal.waiter.is_none() {
+            self.held_bytes = bytes;
+            self.held.push_back(proposal);
+        } else if let Some(waiter) = proposal.waiter {
+            // The task may have given up waiting.
+            let _ = waiter.send(Err(Error::TooManyRequests));
         }
-        let commands = proposals.iter().map(|proposal| proposal.encoded.clone()).collect();
-        match self.core.propose(commands) {
+    }
+
+    /// Proposes one batch of what is held; whether Raft took it. What it does not take because too
+    /// much is uncommitted stays held: the next commit makes room.
+    fn propose(&mut self) -> bool {
+        let mut bytes = 0;
+        let batch = self.held.iter().map(|proposal| proposal.encoded.clone());
+        let batch = batch.take_while(|encoded| {
+            let is_first = bytes == 0;
+            bytes += encoded.len();
+            is_first || bytes <= BATCH_BYTES_MAX
+        });
+        let batch: Vec<Bytes> = batch.collect();
+        let count = batch.len();
+        if count == 0 {
+            return false;
+        }
+        let error = match self.core.propose(batch) {
             Ok((first, term)) => {
-                for (index, proposal) in (first..).zip(proposals) {
-                    let Proposal { command, waiter, taken, .. } = proposal;
+                for (index, proposal) in (first..).zip(self.held.drain(..count)) {
+                    let Proposal { command, encoded, waiter, taken } = proposal;
+                    self.held_bytes -= encoded.len();
                     self.pending.push_back(Pending { index, term, command, waiter, taken });
                 }
+                return true;
             }
-            Err(error) => {
-                let metrics = &self.shared.metrics;
-                metrics.proposals_failed.fetch_add(proposals.len() as u64, Ordering::Relaxed);
-                let error = match error {
-                    keepd_raft::Error::NoLeader => Error::NoLeader,
-                    _ => Error::ProposalDropped,
-                };
-                for waiter in proposals.into_iter().filter_map(|proposal| proposal.waiter) {
-                    // The task may have given up waiting.
-                    let _ = waiter.send(Err(error.clone()));
-                }
-            }
+            Err(keepd_raft::Error::ProposalDropped) => return false,
+            Err(keepd_raft::Error::NoLeader) => Error::NoLeader,
+            Err(_) => Error::ProposalDropped,
+        };
+        self.held_bytes = 0;
+        for waiter in self.held.drain(..).filter_map(|proposal| proposal.waiter) {
+            let _ = waiter.send(Err(error.clone()));
         }
+        false
     }
 
     fn read(&mut self, readers: Vec<Reader>) {
@@ -182,8 +210,16 @@ impl RaftThread {
     /// Tells those who have waited too long; their commands may still be committed.
     fn give_up(&mut self, now: Duration) {
         let timeout = self.shared.options.request_timeout();
+        let is_over = |taken: Duration| now.saturating_sub(taken) >= timeout;
+        while self.held.front().is_some_and(|proposal| is_over(proposal.taken)) {
+            let proposal = self.held.pop_front().expect("it was just looked at");
+            self.held_bytes -= proposal.encoded.len();
+            if let Some(waiter) = proposal.waiter {
+                let _ = waiter.send(Err(Error::TimedOut));
+            }
+        }
         for pending in &mut self.pending {
-            if now.saturating_sub(pending.taken) < timeout {
+            if !is_over(pending.taken) {
                 return;
             }
             if let Some(waiter) = pending.waiter.take() {
@@ -193,8 +229,13 @@ impl RaftThread {
     }
 
     fn act(&mut self) {
-        while let Some(actions) = self.core.actions() {
-            self.take(actions);
+        loop {
+            while let Some(actions) = self.core.actions() {
+                self.take(actions);
+            }
+            if !self.propose() {
+                break;
+            }
         }
         self.publish_status();
     }
@@ -273,6 +314,73 @@ impl RaftThread {
                 shared.leads_alone.store(false, Ordering::SeqCst);
             }
             shared.apply.hand(ApplyEvent::Leading(leads.then_some(status.term)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
+    use keepd_machine::command::Put;
+    use keepd_types::StoredValue;
+
+    use super::*;
+    use crate::boot::DataDir;
+    use crate::options::Options;
+
+    fn raft_thread() -> RaftThread {
+        let env = Env {
+            disk: Arc::new(SimDisk::new()),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        let options = Options::new("/data".into());
+        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
+        let opened = data_dir.open(&env, &options).unwrap();
+        let views = opened.machine.store().views();
+        let shared = Shared::new(env, options, opened.identity, views, opened.encryption);
+        RaftThread::new(shared, opened.core)
+    }
+
+    /// What the WAL thread does, without a log.
+    fn confirm(raft: &mut RaftThread) {
+        let (mut appended, mut events) = (Vec::new(), Vec::new());
+        raft.shared.wal.drain(&mut appended, Duration::ZERO);
+        for event in appended {
+            if let WalEvent::Append(actions) = event {
+                events.push(RaftEvent::Persisted(actions.number));
+            }
+        }
+        raft.handle(&mut events);
+        raft.act();
+    }
+
+    #[test]
+    fn what_raft_does_not_take_waits_for_a_commit() {
+        let mut raft = raft_thread();
+        raft.core.campaign().unwrap();
+        raft.act();
+        confirm(&mut raft);
+        let mut replies = Vec::new();
+        for _ in 0..100 {
+            let value = StoredValue::plain(vec![7; 1 << 20].into());
+            let command = Command::Put(Put { key: "k".into(), value, ..Put::default() });
+            let (waiter, reply) = oneshot::channel();
+            let (encoded, taken) = (command.encode(), Duration::MAX);
+            raft.hold(Proposal { command, encoded, waiter: Some(waiter), taken });
+            replies.push(reply);
+        }
+        raft.act();
+        assert!(!raft.held.is_empty(), "more is uncommitted than may be");
+        assert!(raft.pending.len() > 50, "what fits is proposed");
+        confirm(&mut raft);
+        assert!(raft.held.is_empty(), "the commit has made room");
+        assert_eq!(raft.held_bytes, 0);
+        confirm(&mut raft);
+        assert!(raft.pending.is_empty(), "everything is committed");
+        for mut reply in replies {
+            let answer = reply.try_recv();
+            assert!(matches!(answer, Err(oneshot::error::TryRecvError::Empty)), "{answer:?}");
         }
     }
 }
