@@ -1,4 +1,16 @@
 //! The revision store: key index, revlog, views, transactions, history, compaction, hashes.
+//!
+//! One writer, the apply thread, holds the [`Store`]. A [`WriteTxn`] changes the key index at once
+//! and appends records to the tail in memory; [`Store::publish`] makes a batch visible as a new
+//! [`View`], which any thread reads without a lock and which never changes. What is published
+//! becomes durable with the next flush, together with the applied index: the Raft log above it is
+//! the only other place where it lies. Flushes, checkpoints and rewrites are jobs that the store
+//! hands out and other threads run.
+//!
+//! Values are opaque here: a sealed one is ciphertext with a mark beside it, and nothing in this
+//! crate opens it. No call reads a clock; nothing depends on the order of a hash map; equal commands
+//! give equal records, hashes and revisions on every member. What differs between members is only
+//! when things become durable and what space is reclaimed.
 
 mod checkpoint;
 mod error;

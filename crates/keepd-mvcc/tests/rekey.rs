@@ -1,4 +1,5 @@
 //! Encryption goes on over a plain store, its data key changes, and it goes off again.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

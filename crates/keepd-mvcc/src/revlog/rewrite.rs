@@ -122,9 +122,10 @@ impl RewriteJob {
         };
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
         self.files.manifest.lock().edit(dir, &[edit])?;
-        for id in &removed {
-            // The rewrite counts already; a file that cannot go now goes at the next start.
-            let _is_gone = dir.remove(Name::Segment(*id)).is_ok();
+        // The rewrite counts already; a file that cannot go now goes at the next start.
+        let mut is_gone = removed.iter().map(|id| dir.remove(Name::Segment(*id)).is_ok());
+        if is_gone.all(|it| it) && dir.env.disk.sync_dir(&dir.path).is_ok() {
+            self.files.manifest.lock().forget(&removed);
         }
         let dead_before = self.dead_before;
         Ok(RewriteDone { removed, added, dead_before, pinned, _token: self.token })
