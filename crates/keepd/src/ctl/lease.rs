@@ -151,14 +151,14 @@ fn keep_alive(call: Call<'_>) -> Result<(), Exit> {
             .await;
             match ended {
                 Ok(Some(answer)) if answer.ttl > 0 => answer::show(&answer, style)?,
-                Ok(_) => break,
-                // When the stream broke, another member can renew just as well.
-                Err(Failure::Status(status)) if may_go_on(status.clone()).is_ok() => {
-                    client.turn();
-                    sleep(PAUSE).await;
-                }
+                Ok(Some(_)) => break,
+                Ok(None) => {}
+                Err(Failure::Status(status)) if may_go_on(status.clone()).is_ok() => {}
                 Err(failure) => return Err(bad_connection(failure)),
             }
+            // The stream broke: another member can renew just as well.
+            client.turn();
+            sleep(PAUSE).await;
         }
         if style.format == Format::Simple {
             print(format!("lease {} expired or revoked.\n", lease_hex(id)).as_bytes());
