@@ -106,8 +106,8 @@ fn check(node: &Node, context: &str) {
 /// come through that one.
 async fn before(stage: Stage) -> (SimDisk, u64) {
     let disk = SimDisk::new();
-    let mut seed = 1;
-    for earlier in [Stage::Plain, Stage::On, Stage::Changed, Stage::Off] {
+    let stages = [Stage::Plain, Stage::On, Stage::Changed, Stage::Off];
+    for (seed, earlier) in (1..).zip(stages) {
         let is_last = std::mem::discriminant(&earlier) == std::mem::discriminant(&stage);
         let copy = disk.crash(CrashMode::KeepUnsynced);
         let on = if is_last { &copy } else { &disk };
@@ -123,7 +123,6 @@ async fn before(stage: Stage) -> (SimDisk, u64) {
         if is_last {
             return (disk, copy.mutations());
         }
-        seed += 1;
     }
     panic!("{stage:?} is one of the stages");
 }
