@@ -2,8 +2,8 @@
 //!
 //! Whatever is written anew lies under the active data key; what lies under another one, or plain
 //! beside sealed files, is rewritten in the background, and values get the form that they would be
-//! stored in today on the same way. When nothing lies under a data key any more, the keyring forgets
-//! it, and a keyring without keys goes.
+//! stored in today on the same way. When nothing lies under a data key any more, the keyring
+//! forgets it, and a keyring without keys goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
