@@ -112,6 +112,7 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         .env("KEEPD_BIN", keepd_binary())
         .env("KEEPD_INTEROP_ETCD", &tools.etcd)
         .env("KEEPD_INTEROP_KUBE", &tools.kube)
+        .env("KEEPD_INTEROP_SUITE", &tools.suite)
         .lines(|line| {
             if let Some(report) = events.take(line) {
                 println!("{report}");

@@ -19,6 +19,8 @@ struct ToolSet {
     module: &'static str,
     /// Name of the binary, package that it is built from.
     binaries: &'static [(&'static str, &'static str)],
+    /// Name of the binary, package whose tests it holds.
+    tests: &'static [(&'static str, &'static str)],
     linker_flags: &'static str,
 }
 
@@ -31,6 +33,7 @@ const ETCD: ToolSet = ToolSet {
         ("etcdutl", "go.etcd.io/etcd/etcdutl/v3"),
         ("benchmark", "go.etcd.io/etcd/v3/tools/benchmark"),
     ],
+    tests: &[],
     linker_flags: "-s -w",
 };
 
@@ -43,8 +46,18 @@ const KUBE: ToolSet = ToolSet {
         ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ],
+    tests: &[],
     linker_flags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 \
         -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37",
+};
+
+/// etcd's own end-to-end tests.
+const SUITE: ToolSet = ToolSet {
+    name: "suite",
+    module: "testing/interop/suite",
+    binaries: &[],
+    tests: &[("common.test", "go.etcd.io/etcd/tests/v3/common")],
+    linker_flags: "-s -w",
 };
 
 /// The folders that hold the built programs.
@@ -52,6 +65,7 @@ const KUBE: ToolSet = ToolSet {
 pub(crate) struct Tools {
     pub(crate) etcd: PathBuf,
     pub(crate) kube: PathBuf,
+    pub(crate) suite: PathBuf,
 }
 
 /// The version of the installed Go toolchain, if there is one.
@@ -64,23 +78,27 @@ pub(crate) fn build_all() -> Result<Tools> {
     if go_version().is_none() {
         bail!("building the tools needs Go 1.26 or newer (`go` is not in the PATH)");
     }
-    Ok(Tools { etcd: build(&ETCD)?, kube: build(&KUBE)? })
+    Ok(Tools { etcd: build(&ETCD)?, kube: build(&KUBE)?, suite: build(&SUITE)? })
 }
 
 fn build(set: &ToolSet) -> Result<PathBuf> {
     let module = root().join(set.module);
     let folder = cache()?.join(format!("{}-{}", set.name, sum_hash(&module)?));
-    if set.binaries.iter().all(|(name, _)| folder.join(name).is_file()) {
+    let mut wanted = set.binaries.iter().chain(set.tests);
+    if wanted.all(|(name, _)| folder.join(name).is_file()) {
         println!("{} tools: {}", set.name, folder.display());
         return Ok(folder);
     }
     let partial = folder.with_extension(format!("partial-{}", std::process::id()));
-    for (name, package) in set.binaries {
-        let output = partial.join(name);
-        let output = output.to_str().context("the cache folder's name is not UTF-8")?;
-        let flags = format!("-ldflags={}", set.linker_flags);
-        let build = ["go", "build", "-buildvcs=false", &flags, "-o", output, package];
-        Call::new(&module, &build).run()?;
+    let flags = format!("-ldflags={}", set.linker_flags);
+    let compile = [&["go", "build", "-buildvcs=false"][..], &["go", "test", "-c", "-tags=e2e"][..]];
+    for (list, compile) in [set.binaries, set.tests].into_iter().zip(compile) {
+        for (name, package) in list {
+            let output = partial.join(name);
+            let output = output.to_str().context("the cache folder's name is not UTF-8")?;
+            let call = [compile, &[&flags, "-o", output, package]].concat();
+            Call::new(&module, &call).run()?;
+        }
     }
     if folder.exists() {
         std::fs::remove_dir_all(&folder).context("remove an incomplete tools folder")?;

@@ -6,6 +6,7 @@
 //	KEEPD_BIN            the keepd binary; without it only real etcd is tested
 //	KEEPD_INTEROP_ETCD   folder of etcd, etcdctl, etcdutl, benchmark
 //	KEEPD_INTEROP_KUBE   folder of kube-apiserver, kubectl
+//	KEEPD_INTEROP_SUITE  folder of etcd's own end-to-end tests
 //
 // The folders default to where `cargo xtask tools` puts them. Real etcd always takes part: it
 // proves that a test asks for what etcd does, not for what keepd happens to do.

@@ -16,8 +16,8 @@ import (
 )
 
 // Ports are taken from below the range from which the system numbers outgoing connections, which
-// otherwise take a port between its choice and its use.
-const firstPort, ports = 15_000, 17_000
+// otherwise take a port between its choice and its use. etcd's own suite uses those from 20000.
+const firstPort, ports = 21_000, 11_000
 
 var nextPort atomic.Uint32
 
@@ -92,6 +92,12 @@ type Process struct {
 // if the test failed.
 func StartProcess(t testing.TB, log string, env []string, program string, args ...string) *Process {
 	t.Helper()
+	return StartProcessIn(t, filepath.Dir(log), log, env, program, args...)
+}
+
+// StartProcessIn is StartProcess with a working folder.
+func StartProcessIn(t testing.TB, dir, log string, env []string, program string, args ...string) *Process {
+	t.Helper()
 	file, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +105,7 @@ func StartProcess(t testing.TB, log string, env []string, program string, args .
 	defer file.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Dir = filepath.Dir(log)
+	cmd.Dir = dir
 	cmd.Stdout, cmd.Stderr = file, file
 	// A test binary that dies takes what it started with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

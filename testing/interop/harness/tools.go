@@ -4,9 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
+	"time"
 )
 
 // EtcdTool is the path of one of the programs of etcd.
@@ -19,10 +22,31 @@ func KubeTool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_KUBE", "kube", "kube/go.sum", name)
 }
 
+// SuiteTool is one of the test programs of etcd's own end-to-end suite.
+func SuiteTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_SUITE", "suite", "suite/go.sum", name)
+}
+
 // KeepdBin is the keepd binary under test, or empty.
 func KeepdBin() string {
 	return os.Getenv("KEEPD_BIN")
 }
+
+// ModuleDir is where the sources of a dependency of one of the test modules lie.
+func ModuleDir(t testing.TB, module, path string) string {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", path)
+	cmd.Dir = filepath.Join(filepath.Dir(here), "..", module)
+	output, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list -m %s: %v", path, err)
+	}
+	return strings.TrimSpace(string(output))
+}
+
+// SuiteLimit bounds a run of etcd's own suite.
+const SuiteLimit = 9 * time.Minute
 
 // NeedKeepd skips a test that has nothing to do without keepd.
 func NeedKeepd(t testing.TB) string {
