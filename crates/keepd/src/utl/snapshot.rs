@@ -1,6 +1,7 @@
 //! `snapshot status` and `snapshot restore`: what a snapshot file holds, and a data directory
 //! made from it.
 
+use std::env;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -16,6 +17,9 @@ use crate::ctl::command::{Call, Command, Flag, Kind};
 use crate::ctl::exit::{Exit, bad_arguments, failed};
 use crate::ctl::json::Object;
 use crate::ctl::{gostr, plain_os_error, table};
+
+/// Names the encryption configuration where the flag does not, to the server too.
+const CONFIG_VARIABLE: &str = "ETCD_ENCRYPTION_PROVIDER_CONFIG";
 
 /// The group of commands.
 pub(super) static COMMAND: Command = Command {
@@ -87,7 +91,8 @@ pub(crate) static RESTORE: Command = Command {
         Flag::text(
             "encryption-provider-config",
             "",
-            "EncryptionConfiguration file with the keys of sealed values (keepd only)",
+            "EncryptionConfiguration file with the keys of sealed values; also in \
+             ETCD_ENCRYPTION_PROVIDER_CONFIG, as for the server (keepd only)",
         ),
         Flag::bool(
             "without-authentication",
@@ -107,8 +112,8 @@ fn status(call: Call<'_>) -> Result<(), Exit> {
     file::check(&path)?;
     let style = style(&call)?;
     let bar = Bar::new();
-    let env = Env::real();
-    let status = keepd_backup::status(&*env.disk, Path::new(&*path), &mut |p| bar.show(p));
+    let real = Env::real();
+    let status = keepd_backup::status(&*real.disk, Path::new(&*path), &mut |p| bar.show(p));
     bar.clear();
     answer::show(&status.map_err(failed)?, style)
 }
@@ -129,7 +134,11 @@ fn restore(call: Call<'_>) -> Result<(), Exit> {
         "" => format!("{name}.etcd"),
         dir => dir.to_owned(),
     };
-    let config_path = call.string("encryption-provider-config");
+    let from_environment = env::var(CONFIG_VARIABLE).unwrap_or_default();
+    let config_path = match call.string("encryption-provider-config") {
+        "" => &from_environment,
+        path => path,
+    };
     let encryption = encryption(config_path)?;
     let options = RestoreOptions {
         name,
