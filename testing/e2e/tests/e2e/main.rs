@@ -10,6 +10,7 @@ mod conversion;
 mod crash;
 mod encryption;
 mod leases;
+mod restore;
 mod sealed;
 mod slow_watcher;
 mod start;
