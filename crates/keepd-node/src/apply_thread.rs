@@ -26,6 +26,8 @@ use crate::shared::Shared;
 
 /// The longest sleep: housekeeping is due at this pace.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// The sleep while a compaction is under way: somebody may wait for it.
+const BRIEF: Duration = Duration::from_micros(200);
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
@@ -111,8 +113,9 @@ impl ApplyThread {
     pub(crate) fn run(mut self) {
         let mut events = Vec::new();
         let mut stopping = false;
+        let mut busy = false;
         while !stopping && !self.shared.is_halted() {
-            self.shared.apply.drain(&mut events, PATIENCE);
+            self.shared.apply.drain(&mut events, if busy { BRIEF } else { PATIENCE });
             match self.handle(&mut events) {
                 Ok(stop) => stopping = stop,
                 Err(halt) => {
@@ -123,7 +126,7 @@ impl ApplyThread {
             }
             let now = self.shared.env.clock.monotonic();
             self.expire(now);
-            self.housekeeping.turn(&mut self.machine, now);
+            busy = self.housekeeping.turn(&mut self.machine, now);
         }
         if stopping {
             self.housekeeping.finish(&mut self.machine);

@@ -81,8 +81,8 @@ impl Housekeeping {
         }
     }
 
-    /// One turn between batches.
-    pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) {
+    /// One turn between batches; whether the next one should come at once.
+    pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) -> bool {
         self.flush(machine, now);
         let trimming = machine.store_mut().trim(TRIM_LEAVES);
         if !self.hash_pending
@@ -101,6 +101,7 @@ impl Housekeeping {
             self.look_after_space(machine, now);
             self.convert(machine, now);
         }
+        trimming
     }
 
     pub(crate) fn expiry_is_due(&mut self, now: Duration) -> bool {

@@ -171,3 +171,48 @@ pub(crate) fn to_proto(kv: KeyValue) -> mvccpb::KeyValue {
         lease: kv.lease.0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keepd_crypto::EncryptionConfig;
+    use keepd_env::SeededRandom;
+    use tonic::Code;
+
+    use super::*;
+
+    const CONFIG: &[u8] = b"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
+";
+
+    /// Rule 9.3: whatever was committed stays; the answer is an error that tells neither the
+    /// ciphertext nor nothing, and never an empty or sealed value.
+    #[test]
+    fn a_record_that_cannot_be_opened_is_an_error_and_never_ciphertext() {
+        let config = EncryptionConfig::parse("test", CONFIG).unwrap();
+        let sealer = ValueSealer::new(&config);
+        let key = Bytes::from_static(b"/registry/secrets/default/db");
+        let stored = sealer.seal(&key, "plain".into(), &SeededRandom::new(1)).unwrap();
+        let record = |change: fn(&mut Vec<u8>)| {
+            let mut value = stored.bytes.to_vec();
+            change(&mut value);
+            let kv = KeyValue { key: key.clone(), value: value.into(), ..KeyValue::default() };
+            let mut encoded = Vec::new();
+            kv.encode(&mut encoded);
+            Record { encoded: encoded.into(), tombstone: false, seal: stored.seal }
+        };
+        assert_eq!(open_record(&sealer, record(|_| ())).unwrap().value, "plain");
+
+        let damaged = open_record(&sealer, record(|value| value[40] ^= 1)).unwrap_err();
+        let keyless = open_record(&ValueSealer::none(), record(|_| ())).unwrap_err();
+        for status in [damaged, keyless] {
+            assert_eq!(status.code(), Code::Internal);
+            assert!(status.message().contains("could not be opened"), "{status}");
+            assert!(!status.message().contains("k8s:enc:"), "{status}");
+        }
+    }
+}

@@ -64,6 +64,8 @@ impl Server {
     pub async fn stop(self, patience: Duration) {
         self.stop.send_replace(true);
         self.tasks.close();
+        // Watches never finish by themselves; their clients go on elsewhere.
+        self.context.node.hub().close();
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::info!("some client connections did not finish in time and are cut");
         }

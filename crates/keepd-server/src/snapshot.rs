@@ -5,10 +5,9 @@ use std::sync::Arc;
 use futures_util::Stream;
 use keepd_api::etcdserverpb::SnapshotResponse;
 use keepd_backup::Export;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::answers::{self, Answers};
 use crate::context::Context;
 
 /// Blobs made ahead of a slow client.
@@ -19,34 +18,51 @@ pub(crate) fn stream(
     context: &Arc<Context>,
 ) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<> {
     let view = context.node.view();
-    let (blobs, receiver) = mpsc::channel(BLOBS_AHEAD_MAX);
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = send(view, &blobs) {
-            tracing::error!(%error, "a snapshot could not be made");
-            let status = Status::internal(format!("keepd: the snapshot failed: {error}"));
+    let (blobs, reading) = answers::queue(BLOBS_AHEAD_MAX);
+    tokio::spawn(async move {
+        if let Err(status) = send(view, &blobs).await {
             // The client may have gone away.
-            let _ = blobs.blocking_send(Err(status));
+            let _ = blobs.send(Err(status)).await;
         }
     });
-    ReceiverStream::new(receiver)
+    reading
 }
 
-fn send(
+/// Makes one blob after the other; no thread is held while the client takes its time.
+async fn send(
     view: Arc<keepd_mvcc::View>,
-    blobs: &mpsc::Sender<Result<SnapshotResponse, Status>>,
-) -> Result<(), keepd_backup::Error> {
-    let mut export = Export::new(view)?;
-    while let Some(blob) = export.next_blob()? {
-        let response = SnapshotResponse {
+    blobs: &Answers<SnapshotResponse>,
+) -> Result<(), Status> {
+    let mut export = blocking(move || Export::new(view)).await?;
+    while let Ok(room) = blobs.room().await {
+        let blob;
+        (export, blob) = blocking(move || {
+            let blob = export.next_blob()?;
+            Ok((export, blob))
+        })
+        .await?;
+        let Some(blob) = blob else { return Ok(()) };
+        room.send(Ok(SnapshotResponse {
             header: None,
             // What is left of the image, the digest not counted.
             remaining_bytes: export.remaining_bytes().saturating_sub(32),
             blob,
             version: export.version().to_owned(),
-        };
-        if blobs.blocking_send(Ok(response)).is_err() {
-            return Ok(());
-        }
+        }));
     }
     Ok(())
+}
+
+/// Works where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, keepd_backup::Error> + Send + 'static,
+) -> Result<T, Status> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a snapshot could not be made");
+        Status::internal(format!("keepd: the snapshot failed: {error}"))
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
 }

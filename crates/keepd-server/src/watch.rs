@@ -22,7 +22,7 @@ use keepd_types::{KeyRange, KeyValue, limits};
 use keepd_watch::{
     CloseReason, Events, Filters, Sink, StreamId, StreamMessage, WatchId, WatchSpec,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -60,10 +60,13 @@ impl WatchService {
         let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
         let room = sender.downgrade();
         drop(sender);
-        let requests = read_requests(request.into_inner(), hub.clone(), stream, room);
+        let (refuse, unreadable) = oneshot::channel();
+        let requests = read_requests(request.into_inner(), hub.clone(), stream, room, refuse);
         let reader = tokio::spawn(requests).abort_handle();
         let ready = VecDeque::new();
-        Ok(Response::new(Responses { context, hub, stream, messages, queued, ready, reader }))
+        let responses =
+            Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
+        Ok(Response::new(responses))
     }
 }
 
@@ -81,8 +84,21 @@ async fn read_requests(
     hub: HubHandle,
     stream: StreamId,
     room: mpsc::WeakSender<StreamMessage>,
+    unreadable: oneshot::Sender<Status>,
 ) {
-    while let Ok(Some(request)) = requests.message().await {
+    loop {
+        let request = match requests.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(error) => {
+                // Too large or malformed: what comes behind it cannot be read.
+                tracing::debug!(%error, "a watch request cannot be read: ending its stream");
+                // The client may have gone away.
+                let _ = unreadable.send(error);
+                hub.close_stream(stream);
+                return;
+            }
+        };
         // A client that does not read its answers is not asked for more questions.
         while room.upgrade().is_some_and(|sender| sender.capacity() == 0) {
             tokio::time::sleep(REQUEST_PAUSE).await;
@@ -169,12 +185,28 @@ pub(crate) struct Responses {
     /// Fragments of the message at hand.
     ready: VecDeque<Payload>,
     reader: AbortHandle,
+    /// What was wrong with a request that ended the stream.
+    unreadable: oneshot::Receiver<Status>,
 }
 
 impl Drop for Responses {
     fn drop(&mut self) {
         self.reader.abort();
         self.hub.close_stream(self.stream);
+    }
+}
+
+impl Responses {
+    /// Why the hub has ended the stream. Clients of etcd take up their watches again elsewhere
+    /// after UNAVAILABLE, and after no other code.
+    fn ended(&mut self) -> Status {
+        if let Ok(unreadable) = self.unreadable.try_recv() {
+            unreadable
+        } else if self.hub.is_closed() {
+            Api::Stopped.into()
+        } else {
+            Status::unavailable("keepd: the watch stream was ended, it was too far behind")
+        }
     }
 }
 
@@ -187,7 +219,7 @@ impl Stream for Responses {
                 return Poll::Ready(Some(Ok(payload)));
             }
             let Some(message) = ready!(self.messages.poll_recv(task)) else {
-                return Poll::Ready(Some(Err(Api::WatchCanceled.into())));
+                return Poll::Ready(Some(Err(self.ended())));
             };
             self.queued.fetch_sub(weight(&message), Ordering::AcqRel);
             match encode(&self.context, message) {

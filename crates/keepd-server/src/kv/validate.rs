@@ -1,5 +1,7 @@
 //! What etcd refuses before a request enters the log, in etcd's order.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -70,8 +72,10 @@ fn check_ops(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
 /// taken literally here, as etcd does: such an interval is inverted and meets nothing.
 #[derive(Default)]
 struct Writes {
-    puts: std::collections::BTreeSet<Bytes>,
-    deletes: Vec<(Bytes, Option<Bytes>)>,
+    puts: BTreeSet<Bytes>,
+    /// Start and end of intervals that neither meet nor touch: a hostile transaction can hold a
+    /// hundred thousand of them.
+    deletes: BTreeMap<Bytes, Bytes>,
 }
 
 impl Writes {
@@ -80,23 +84,44 @@ impl Writes {
     }
 
     fn is_deleted(&self, key: &Bytes) -> bool {
-        self.deletes.iter().any(|(start, end)| match end {
-            None => start == key,
-            Some(end) => start <= key && key < end,
-        })
+        self.deletes.range(..=key.clone()).next_back().is_some_and(|(_, end)| key < end)
     }
 
-    fn delete(&mut self, request: &DeleteRangeRequest) {
-        let end = (!request.range_end.is_empty()).then(|| request.range_end.clone());
-        self.deletes.push((request.key.clone(), end));
+    fn delete(&mut self, start: Bytes, mut end: Bytes) {
+        if start >= end {
+            return;
+        }
+        let mut first = start.clone();
+        // From behind, whatever begins in or before the new interval and reaches into it.
+        while let Some((other, until)) = self.deletes.range(..=end.clone()).next_back() {
+            if *until < start {
+                break;
+            }
+            let (other, until) = (other.clone(), until.clone());
+            self.deletes.remove(&other);
+            first = first.min(other);
+            end = end.max(until);
+        }
+        self.deletes.insert(first, end);
     }
+}
+
+/// The interval that a delete names.
+fn interval(request: &DeleteRangeRequest) -> (Bytes, Bytes) {
+    let start = request.key.clone();
+    if request.range_end.is_empty() {
+        let end = [&start, &[0][..]].concat().into();
+        return (start, end);
+    }
+    (start, request.range_end.clone())
 }
 
 fn check_duplicates(ops: &[RequestOp]) -> Result<Writes, Api> {
     let mut writes = Writes::default();
     for op in ops {
         if let Some(Request::RequestDeleteRange(request)) = &op.request {
-            writes.delete(request);
+            let (start, end) = interval(request);
+            writes.delete(start, end);
         }
     }
     for op in ops {
@@ -117,8 +142,9 @@ fn check_duplicates(ops: &[RequestOp]) -> Result<Writes, Api> {
             }
             writes.puts.insert(key.clone());
         }
-        writes.deletes.extend(then.deletes);
-        writes.deletes.extend(otherwise.deletes);
+        for (start, end) in then.deletes.into_iter().chain(otherwise.deletes) {
+            writes.delete(start, end);
+        }
     }
     for op in ops {
         let Some(Request::RequestPut(request)) = &op.request else { continue };

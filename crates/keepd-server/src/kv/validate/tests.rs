@@ -73,3 +73,26 @@ fn empty_operations_and_keys_are_refused() {
     let sort = RangeRequest { key: "k".into(), sort_target: 9, ..Default::default() };
     assert_eq!(range(&sort), Err(Api::InvalidSortOption));
 }
+
+#[test]
+fn deleted_intervals_are_joined() {
+    let deletes = |list: &[(&'static str, &'static str)]| {
+        let mut writes = Writes::default();
+        for (start, end) in list {
+            let request = DeleteRangeRequest {
+                key: (*start).into(),
+                range_end: (*end).into(),
+                prev_kv: false,
+            };
+            let (start, end) = interval(&request);
+            writes.delete(start, end);
+        }
+        writes
+    };
+    let writes = deletes(&[("a", "c"), ("x", "z"), ("f", ""), ("b", "g"), ("z", "b"), ("m", "\0")]);
+    assert_eq!(writes.deletes.len(), 2, "{:?}", writes.deletes);
+    let hit = |key: &'static str| writes.is_deleted(&key.into());
+    assert!(["a", "b", "f", "fz", "x", "y"].into_iter().all(hit));
+    assert!(!["A", "g", "m", "n", "z"].into_iter().any(hit));
+    assert!(!deletes(&[("f", "")]).is_deleted(&"f\0".into()));
+}
