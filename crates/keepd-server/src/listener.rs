@@ -19,6 +19,7 @@ use keepd_tls::ServerTls;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -31,6 +32,8 @@ const HANDSHAKES_MAX: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the headers of a plain HTTP request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a new connection may say nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Receive windows of one HTTP/2 stream and connection: room for the largest request.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
@@ -181,7 +184,8 @@ impl Listener {
                 }
             };
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
-            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes) });
+            let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
+            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes), silence });
             let stop = stop.clone();
             tasks.spawn(async move {
                 connection.run(stream, peer, service, permit, stop).await;
@@ -198,6 +202,8 @@ impl Listener {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                // A client whose machine is gone is noticed some day.
+                socket2::SockRef::from(&stream).set_keepalive(true)?;
                 Ok((Box::new(stream), peer.to_string()))
             }
             Socket::Unix(listener, _) => {
@@ -208,10 +214,12 @@ impl Listener {
     }
 }
 
-/// Counts the bytes of a connection.
+/// Counts the bytes of a connection, and gives one up that says nothing.
 struct Counted {
     stream: BoxedStream,
     bytes: Arc<TrafficBytes>,
+    /// Runs until the first byte has come.
+    silence: Option<Pin<Box<Sleep>>>,
 }
 
 /// Bytes that clients sent and were sent, as they go over the wire.
@@ -231,6 +239,14 @@ impl AsyncRead for Counted {
         let result = Pin::new(&mut self.stream).poll_read(task, buffer);
         let read = buffer.filled().len() - before;
         self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
+        if read > 0 {
+            self.silence = None;
+        } else if result.is_pending()
+            && let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(task).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         result
     }
 }
