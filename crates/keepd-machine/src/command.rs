@@ -101,6 +101,18 @@ pub struct Alarm {
     pub kind: u8,
 }
 
+impl Alarm {
+    /// The kind's name in the protocol.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.kind {
+            ALARM_NOSPACE => "NOSPACE",
+            ALARM_CORRUPT => "CORRUPT",
+            _ => "UNKNOWN",
+        }
+    }
+}
+
 /// NOSPACE, as the protocol numbers it.
 pub const ALARM_NOSPACE: u8 = 1;
 /// CORRUPT, as the protocol numbers it.
@@ -180,6 +192,19 @@ pub enum Relation {
     NotEqual,
     /// An unknown operator: etcd takes it as true.
     Any,
+}
+
+impl Relation {
+    /// Whether the stored operand relates so to the given one.
+    pub fn holds<T: Ord + ?Sized>(self, stored: &T, operand: &T) -> bool {
+        match self {
+            Self::Equal => stored == operand,
+            Self::Greater => stored > operand,
+            Self::Less => stored < operand,
+            Self::NotEqual => stored != operand,
+            Self::Any => true,
+        }
+    }
 }
 
 /// Which number of a record is compared.

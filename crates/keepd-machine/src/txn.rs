@@ -9,7 +9,7 @@ use keepd_lease::Lessor;
 use keepd_mvcc::{KeyState, WriteTxn};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue};
 
-use crate::command::{Compare, DeleteRange, Op, Put, Range, Relation, Target, Txn};
+use crate::command::{Compare, DeleteRange, Op, Put, Range, Target, Txn};
 use crate::machine::Halt;
 use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
 
@@ -89,7 +89,7 @@ impl Execution<'_, '_> {
         match compare {
             Compare::Number { range, target, relation, operand } => {
                 let holds = |key: &[u8], state: Option<&KeyState>| {
-                    relates(self.number(key, state, *target, *operand), *relation, *operand)
+                    relation.holds(&self.number(key, state, *target, *operand), operand)
                 };
                 if range.is_point() {
                     let state = self.txn.get(&range.start);
@@ -265,14 +265,4 @@ impl From<Halt> for Failure {
 
 fn branch(txn: &Txn, holds: bool) -> &[Op] {
     if holds { &txn.success } else { &txn.failure }
-}
-
-fn relates(stored: i64, relation: Relation, operand: i64) -> bool {
-    match relation {
-        Relation::Equal => stored == operand,
-        Relation::Greater => stored > operand,
-        Relation::Less => stored < operand,
-        Relation::NotEqual => stored != operand,
-        Relation::Any => true,
-    }
 }

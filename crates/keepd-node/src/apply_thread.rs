@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::handle::{Completion, LeaseTimeToLive, Renewal};
 use crate::housekeeping::Housekeeping;
 use crate::hub_thread::HubEvent;
-use crate::raft_thread::{Proposal, RaftEvent, Reader, Waiter};
+use crate::raft_thread::{RaftEvent, Reader, Waiter};
 use crate::shared::Shared;
 
 /// The longest sleep: housekeeping is due at this pace.
@@ -272,7 +272,7 @@ impl ApplyThread {
                 self.shared.metrics.lease_renewed.fetch_add(1, Ordering::Relaxed);
                 if renewed.checkpoint_stale {
                     // Or the next primary would take the old, shorter time for the truth.
-                    self.propose(Command::LeaseCheckpoint { id, remaining_ttl: 0 }, now);
+                    self.shared.propose_own(Command::LeaseCheckpoint { id, remaining_ttl: 0 }, now);
                 }
                 Renewal::Renewed { ttl: renewed.ttl }
             }
@@ -300,15 +300,8 @@ impl ApplyThread {
         }
         for id in self.machine.lessor_mut().expired(now, crate::housekeeping::EXPIRED_MAX) {
             self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            self.propose(Command::LeaseRevoke { id }, now);
+            self.shared.propose_own(Command::LeaseRevoke { id }, now);
         }
-    }
-
-    /// Proposes a command of the node's own.
-    fn propose(&self, command: Command, now: Duration) {
-        let encoded = command.encode();
-        let proposal = Proposal { command, encoded, waiter: None, taken: now };
-        self.shared.raft.hand(RaftEvent::Propose(proposal));
     }
 
     fn time_apply(&self, started: Duration) {

@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use crate::background::{Background, Done, Job};
 use crate::conversion::{Conversion, Wish, Writer};
 use crate::encryption::active_keys;
-use crate::raft_thread::{Proposal, RaftEvent};
 use crate::shared::Shared;
 use crate::wal_thread::WalEvent;
 
@@ -241,9 +240,7 @@ impl Housekeeping {
                 let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
                 let name = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
                 let command = Command::SetCluster { name, value: keys.encode() };
-                let (encoded, taken) = (command.encode(), now);
-                let proposal = Proposal { command, encoded, waiter: None, taken };
-                self.shared.raft.hand(RaftEvent::Propose(proposal));
+                self.shared.propose_own(command, now);
             }
         }
     }
@@ -282,10 +279,7 @@ impl Housekeeping {
         if roomy && !waits && self.shared.leads_alone.load(Ordering::Relaxed) {
             self.clear_again = Some(now + self.shared.options.request_timeout());
             tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
-            let command = Command::AlarmDeactivate(own);
-            let encoded = command.encode();
-            let proposal = Proposal { command, encoded, waiter: None, taken: now };
-            self.shared.raft.hand(RaftEvent::Propose(proposal));
+            self.shared.propose_own(Command::AlarmDeactivate(own), now);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
 use keepd_env::Env;
+use keepd_machine::Command;
 use keepd_machine::command::Alarm;
 use keepd_machine::layout::Identity;
 use keepd_mvcc::{HashKv, Views};
@@ -19,7 +21,7 @@ use crate::hub_thread::HubEvent;
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::raft_thread::RaftEvent;
+use crate::raft_thread::{Proposal, RaftEvent};
 use crate::wal_thread::WalEvent;
 
 /// Bytes of client requests that may wait for the Raft thread.
@@ -127,6 +129,13 @@ impl Shared {
         self.halted.send_replace(Some(HaltReason(reason)));
         self.leads_alone.store(false, Ordering::SeqCst);
         self.close();
+    }
+
+    /// Proposes a command of the node's own, for which nobody waits.
+    pub(crate) fn propose_own(&self, command: Command, now: Duration) {
+        let encoded = command.encode();
+        let proposal = Proposal { command, encoded, waiter: None, taken: now };
+        self.raft.hand(RaftEvent::Propose(proposal));
     }
 
     pub(crate) fn close(&self) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use keepd_machine::command::{ALARM_CORRUPT, ALARM_NOSPACE};
+use keepd_machine::command::ALARM_CORRUPT;
 use keepd_types::KeyRange;
 use tonic::body::Body;
 
@@ -130,11 +130,7 @@ async fn health(context: &Arc<Context>, query: Query<'_>) -> Response<Body> {
 /// Alarms, then the leader, then a read: the first that fails is the reason.
 async fn health_reason(context: &Arc<Context>, query: Query<'_>) -> Option<String> {
     for alarm in context.node.alarms().iter() {
-        let name = match alarm.kind {
-            ALARM_NOSPACE => "NOSPACE",
-            ALARM_CORRUPT => "CORRUPT",
-            _ => "UNKNOWN",
-        };
+        let name = alarm.name();
         if !query.values("exclude").any(|excluded| excluded == name) {
             return Some(format!("ALARM {name}"));
         }

@@ -13,7 +13,7 @@ use keepd_api::etcdserverpb::{
     HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse,
 };
-use keepd_machine::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm};
+use keepd_machine::command::Alarm;
 use keepd_machine::{Command, Response as Outcome};
 use keepd_types::MemberId;
 use tonic::{Request, Response, Status};
@@ -43,14 +43,6 @@ impl MaintenanceService {
 
 fn to_proto(alarm: Alarm) -> AlarmMember {
     AlarmMember { member_id: alarm.member.0, alarm: i32::from(alarm.kind) }
-}
-
-fn alarm_name(kind: u8) -> &'static str {
-    match kind {
-        ALARM_NOSPACE => "NOSPACE",
-        ALARM_CORRUPT => "CORRUPT",
-        _ => "UNKNOWN",
-    }
 }
 
 #[tonic::async_trait]
@@ -97,7 +89,7 @@ impl Maintenance for MaintenanceService {
             errors.push(Api::NoLeader.text().to_owned());
         }
         for alarm in node.alarms().iter() {
-            let (member, name) = (alarm.member.0, alarm_name(alarm.kind));
+            let (member, name) = (alarm.member.0, alarm.name());
             errors.push(format!("memberID:{member} alarm:{name}"));
         }
         Ok(Response::new(StatusResponse {

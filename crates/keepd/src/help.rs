@@ -27,6 +27,7 @@ Usage:
   keepd pki                      certificates: make, renew, inspect
   keepd encryption keygen        a key for an EncryptionConfiguration
   keepd encryption status        what is sealed, and under which keys
+  keepd encryption verify FILE   checks an EncryptionConfiguration
   keepd version                  versions
   keepd help                     this text
 

@@ -117,13 +117,7 @@ fn resolve(
         let record = view.load(revision).map_err(errors::store)?;
         let kv = context.client_kv(record)?;
         let stored: &[u8] = &kv.value;
-        result &= match relation(request) {
-            Relation::Equal => stored == operand,
-            Relation::Greater => stored > operand,
-            Relation::Less => stored < operand,
-            Relation::NotEqual => stored != operand,
-            Relation::Any => true,
-        };
+        result &= relation(request).holds(stored, operand);
         guard.push((key, revision.main));
     }
     Ok(Compare::Resolved { range, guard, result })
@@ -142,12 +136,12 @@ pub(crate) fn holds(
     let refs = view.range(&range, 0, 0).map_err(errors::range)?;
     if refs.keys.is_empty() {
         let zero = KeyValue::default();
-        return Ok(relates(number(&zero, target, operand), relation, operand));
+        return Ok(relation.holds(&number(&zero, target, operand), &operand));
     }
     for (_, revision) in refs.keys {
         let record = view.load(revision).map_err(errors::store)?;
         let kv = KeyValue::decode(&record.encoded).map_err(errors::record)?;
-        if !relates(number(&kv, target, operand), relation, operand) {
+        if !relation.holds(&number(&kv, target, operand), &operand) {
             return Ok(false);
         }
     }
@@ -161,15 +155,5 @@ const fn number(kv: &KeyValue, target: Target, operand: i64) -> i64 {
         Target::Mod => kv.mod_revision,
         Target::Lease => kv.lease.0,
         Target::Unknown => operand,
-    }
-}
-
-const fn relates(stored: i64, relation: Relation, operand: i64) -> bool {
-    match relation {
-        Relation::Equal => stored == operand,
-        Relation::Greater => stored > operand,
-        Relation::Less => stored < operand,
-        Relation::NotEqual => stored != operand,
-        Relation::Any => true,
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keepd_machine::command::ALARM_CORRUPT;
 use keepd_node::Histogram;
 
 use super::{CODES, process};
@@ -122,7 +121,7 @@ fn server(page: &mut Page, context: &Context) {
     page.counter("etcd_server_health_failures", "Failed health checks.", &rpc.health_failures);
     page.family("etcd_debugging_server_alarms", "gauge", "Alarms for every member.");
     for alarm in node.alarms().iter() {
-        let kind = if alarm.kind == ALARM_CORRUPT { "CORRUPT" } else { "NOSPACE" };
+        let kind = alarm.name();
         let labels = format!("alarm_type=\"{kind}\",server_id=\"{}\"", alarm.member);
         page.sample("etcd_debugging_server_alarms", &labels, 1);
     }
