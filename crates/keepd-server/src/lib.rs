@@ -19,6 +19,7 @@ mod listener;
 mod maintenance;
 mod metrics;
 mod proc_fs;
+mod requests;
 mod server;
 mod snapshot;
 mod watch;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keepd_tls::ServerTls;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +23,8 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
+
+use crate::requests::{Requests, WithRequests};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,7 +167,7 @@ impl Listener {
     ) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connection = Arc::new(Connection {
-            builder: builder(&self.options),
+            options: self.options,
             tls: self.tls.clone(),
             endpoint: self.endpoint,
         });
@@ -365,8 +367,8 @@ fn bind_unix(path: &PathBuf) -> io::Result<Socket> {
     Ok(Socket::Unix(UnixListener::bind(path)?, path.clone()))
 }
 
-fn builder(options: &ConnectionOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(options: &ConnectionOptions, requests: Requests) -> auto::Builder<Requests> {
+    let mut builder = auto::Builder::new(requests);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
@@ -381,7 +383,7 @@ fn builder(options: &ConnectionOptions) -> auto::Builder<TokioExecutor> {
 
 /// What all connections of a listener share.
 struct Connection {
-    builder: auto::Builder<TokioExecutor>,
+    options: ConnectionOptions,
     tls: Option<Arc<ServerTls>>,
     endpoint: &'static str,
 }
@@ -438,12 +440,14 @@ impl Connection {
             let answer = Arc::clone(&service).call(request);
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
+        let requests = Requests::default();
+        let builder = builder(&self.options, requests.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let mut connection = WithRequests::new(connection, requests);
         let result = tokio::select! {
-            result = connection.as_mut() => result,
+            result = &mut connection => result,
             _ = stop.changed() => {
-                connection.as_mut().graceful_shutdown();
+                connection.connection().graceful_shutdown();
                 connection.await
             }
         };

@@ -1,0 +1,60 @@
+//! Runs the requests of a connection inside the connection's own task.
+//!
+//! hyper hands each request of an HTTP/2 connection to an executor. A task of its own for each would
+//! cost a turn of the scheduler and wake the connection for every single answer: a system call per
+//! answer. Here the requests that can go on all do so in one turn, and the connection then sends
+//! their answers with one write. What would hold up the others (reading many records, making a
+//! stream) runs elsewhere: see `kv::range` and `answers`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+
+type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The requests that a connection has taken and that have not had a turn yet.
+#[derive(Clone, Default)]
+pub(crate) struct Requests {
+    fresh: Arc<Mutex<Vec<Request>>>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Requests {
+    fn execute(&self, request: F) {
+        self.fresh.lock().push(Box::pin(request));
+    }
+}
+
+/// A connection together with its requests; done when the connection is, which ends what is left.
+pub(crate) struct WithRequests<C> {
+    connection: Pin<Box<C>>,
+    requests: Requests,
+    running: FuturesUnordered<Request>,
+}
+
+impl<C> WithRequests<C> {
+    /// `requests` is the executor that the connection was built with.
+    pub(crate) fn new(connection: C, requests: Requests) -> Self {
+        Self { connection: Box::pin(connection), requests, running: FuturesUnordered::new() }
+    }
+
+    pub(crate) fn connection(&mut self) -> Pin<&mut C> {
+        self.connection.as_mut()
+    }
+}
+
+impl<C: Future> Future for WithRequests<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<C::Output> {
+        let this = &mut *self;
+        let connection = this.connection.as_mut().poll(task);
+        this.running.extend(this.requests.fresh.lock().drain(..));
+        // Each answer wakes the connection, which sends them all in its next turn.
+        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(task) {}
+        connection
+    }
+}
