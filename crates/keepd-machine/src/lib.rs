@@ -6,6 +6,8 @@
 //! Two exits and no third: an [`ApplyError`] is part of the answer on every member, a [`Halt`]
 //! stops this one.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod command;
 pub mod layout;
 pub mod machine;

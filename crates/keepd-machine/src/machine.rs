@@ -264,7 +264,9 @@ impl Machine {
         let lease = self.lessor.grant(id, ttl).map_err(|error| match error {
             keepd_lease::Error::Exists(_) => ApplyError::LeaseExists,
             keepd_lease::Error::TtlTooLarge(_) => ApplyError::LeaseTtlTooLarge,
-            _ => ApplyError::LeaseNotFound,
+            keepd_lease::Error::NotFound(_)
+            | keepd_lease::Error::Expired(_)
+            | keepd_lease::Error::NotPrimary => ApplyError::LeaseNotFound,
         })?;
         self.store_lease(&lease);
         Ok(Response::LeaseGrant { id, ttl: lease.ttl })

@@ -1,5 +1,6 @@
 //! Commands survive the log.
 
+use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,353 @@
+//! The bytes of a command: how it is written into the log and read from it.
+//!
+//! The layout is in `docs/formats/command.md`. The number of a variant is never used again for
+//! another one; what this version does not know is refused, never skipped.
+
+use bytes::Bytes;
+use keepd_types::{
+    KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
+};
+
+use super::{
+    Alarm, Command, CommandError, Compare, DeleteRange, Op, Put, Range, Relation, Target, Txn,
+};
+use crate::codec::{Reader, Writer};
+
+/// The first byte of every command: its format version.
+const FORMAT_VERSION: u8 = 1;
+/// How deep transactions may nest; request validation stops far earlier.
+const TXN_DEPTH_MAX: usize = 130;
+
+impl Command {
+    /// The encoding that enters the log.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::with_capacity(64 + self.size_hint());
+        w.u8(FORMAT_VERSION);
+        match self {
+            Self::Put(put) => {
+                w.u8(1);
+                write_put(&mut w, put);
+            }
+            Self::DeleteRange(delete) => {
+                w.u8(2);
+                write_delete(&mut w, delete);
+            }
+            Self::Txn(txn) => {
+                w.u8(3);
+                write_txn(&mut w, txn);
+            }
+            Self::Compact { revision } => {
+                w.u8(4);
+                w.i64(*revision);
+            }
+            Self::LeaseGrant { id, ttl } => {
+                w.u8(5);
+                w.i64(id.0);
+                w.i64(*ttl);
+            }
+            Self::LeaseRevoke { id } => {
+                w.u8(6);
+                w.i64(id.0);
+            }
+            Self::AlarmActivate(alarm) => write_alarm(&mut w, 7, *alarm),
+            Self::AlarmDeactivate(alarm) => write_alarm(&mut w, 8, *alarm),
+            Self::PublishMember { id, json } => {
+                w.u8(9);
+                w.u64(id.0);
+                w.bytes(json);
+            }
+            Self::SetCluster { name, value } => {
+                w.u8(10);
+                w.bytes(name);
+                w.bytes(value);
+            }
+            Self::LeaseCheckpoint { id, remaining_ttl } => {
+                w.u8(11);
+                w.i64(id.0);
+                w.i64(*remaining_ttl);
+            }
+        }
+        w.finish()
+    }
+
+    /// Reads an entry of the log.
+    ///
+    /// # Errors
+    /// If the bytes are not a command this version knows.
+    pub fn decode(bytes: Bytes) -> Result<Self, CommandError> {
+        let mut r = Reader::new(bytes);
+        let version = r.u8()?;
+        if version != FORMAT_VERSION {
+            return Err(CommandError::Unknown { what: "format version", value: version });
+        }
+        let command = match r.u8()? {
+            1 => Self::Put(read_put(&mut r)?),
+            2 => Self::DeleteRange(read_delete(&mut r)?),
+            3 => Self::Txn(Box::new(read_txn(&mut r, 0)?)),
+            4 => Self::Compact { revision: r.i64()? },
+            5 => Self::LeaseGrant { id: LeaseId(r.i64()?), ttl: r.i64()? },
+            6 => Self::LeaseRevoke { id: LeaseId(r.i64()?) },
+            7 => Self::AlarmActivate(read_alarm(&mut r)?),
+            8 => Self::AlarmDeactivate(read_alarm(&mut r)?),
+            9 => Self::PublishMember { id: MemberId(r.u64()?), json: r.bytes()? },
+            10 => Self::SetCluster { name: r.bytes()?, value: r.bytes()? },
+            11 => Self::LeaseCheckpoint { id: LeaseId(r.i64()?), remaining_ttl: r.i64()? },
+            value => return Err(CommandError::Unknown { what: "command", value }),
+        };
+        r.finish()?;
+        Ok(command)
+    }
+
+    fn size_hint(&self) -> usize {
+        let Self::Put(put) = self else { return 0 };
+        put.key.len() + put.value.bytes.len()
+    }
+}
+
+/// By how much its seal has made a put longer.
+pub(super) fn put_overhead(put: &Put) -> usize {
+    let Some(seal) = put.value.seal else { return 0 };
+    let lengths = |mark: Option<SealMark>, len: usize| {
+        let mut w = Writer::default();
+        if let Some(mark) = mark {
+            write_mark(&mut w, mark);
+        }
+        w.u64(len as u64);
+        w.finish().len() + len
+    };
+    let plain = lengths(None, put.value.plain_len());
+    lengths(Some(seal), put.value.bytes.len()).saturating_sub(plain)
+}
+
+fn write_alarm(w: &mut Writer, tag: u8, alarm: Alarm) {
+    w.u8(tag);
+    w.u64(alarm.member.0);
+    w.u8(alarm.kind);
+}
+
+fn read_alarm(r: &mut Reader) -> Result<Alarm, CommandError> {
+    Ok(Alarm { member: MemberId(r.u64()?), kind: r.u8()? })
+}
+
+const PREV_KV: u8 = 1;
+const IGNORE_VALUE: u8 = 2;
+const IGNORE_LEASE: u8 = 4;
+const SEALED: u8 = 8;
+const PUT_FLAGS: u8 = PREV_KV | IGNORE_VALUE | IGNORE_LEASE | SEALED;
+
+fn write_put(w: &mut Writer, put: &Put) {
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    w.u8(flag(put.prev_kv, PREV_KV)
+        | flag(put.ignore_value, IGNORE_VALUE)
+        | flag(put.ignore_lease, IGNORE_LEASE)
+        | flag(put.value.seal.is_some(), SEALED));
+    w.bytes(&put.key);
+    w.i64(put.lease.0);
+    if let Some(seal) = put.value.seal {
+        write_mark(w, seal);
+    }
+    w.bytes(&put.value.bytes);
+}
+
+fn write_mark(w: &mut Writer, seal: SealMark) {
+    w.u64(seal.key_id.0);
+    w.u64(u64::from(seal.plain.len));
+    w.u64(u64::from(seal.plain.crc32c));
+}
+
+fn read_put(r: &mut Reader) -> Result<Put, CommandError> {
+    let flags = r.u8()?;
+    if flags & !PUT_FLAGS != 0 {
+        return Err(CommandError::Unknown { what: "put flags", value: flags });
+    }
+    let key = r.bytes()?;
+    let lease = LeaseId(r.i64()?);
+    let seal = if flags & SEALED == 0 {
+        None
+    } else {
+        let key_id = KeyId(r.u64()?);
+        Some(SealMark { key_id, plain: PlainDigest { len: r.u32()?, crc32c: r.u32()? } })
+    };
+    Ok(Put {
+        key,
+        value: StoredValue { bytes: r.bytes()?, seal },
+        lease,
+        prev_kv: flags & PREV_KV != 0,
+        ignore_value: flags & IGNORE_VALUE != 0,
+        ignore_lease: flags & IGNORE_LEASE != 0,
+    })
+}
+
+fn write_range(w: &mut Writer, range: &KeyRange) {
+    w.bytes(&range.start);
+    match &range.end {
+        RangeEnd::Point => w.u8(0),
+        RangeEnd::Open => w.u8(1),
+        RangeEnd::Before(end) => {
+            w.u8(2);
+            w.bytes(end);
+        }
+    }
+}
+
+fn read_range(r: &mut Reader) -> Result<KeyRange, CommandError> {
+    let start = r.bytes()?;
+    let end = match r.u8()? {
+        0 => RangeEnd::Point,
+        1 => RangeEnd::Open,
+        2 => RangeEnd::Before(r.bytes()?),
+        value => return Err(CommandError::Unknown { what: "range end", value }),
+    };
+    Ok(KeyRange { start, end })
+}
+
+fn write_delete(w: &mut Writer, delete: &DeleteRange) {
+    w.u8(u8::from(delete.prev_kv));
+    write_range(w, &delete.range);
+}
+
+fn read_bool(r: &mut Reader, what: &'static str) -> Result<bool, CommandError> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        value => Err(CommandError::Unknown { what, value }),
+    }
+}
+
+fn read_delete(r: &mut Reader) -> Result<DeleteRange, CommandError> {
+    let prev_kv = read_bool(r, "delete flag")?;
+    Ok(DeleteRange { range: read_range(r)?, prev_kv })
+}
+
+fn write_txn(w: &mut Writer, txn: &Txn) {
+    w.u64(txn.compares.len() as u64);
+    for compare in &txn.compares {
+        write_compare(w, compare);
+    }
+    for ops in [&txn.success, &txn.failure] {
+        w.u64(ops.len() as u64);
+        for op in ops {
+            write_op(w, op);
+        }
+    }
+}
+
+fn read_txn(r: &mut Reader, depth: usize) -> Result<Txn, CommandError> {
+    if depth > TXN_DEPTH_MAX {
+        return Err(CommandError::NumberOutOfRange);
+    }
+    let mut txn = Txn::default();
+    for _ in 0..r.count()? {
+        txn.compares.push(read_compare(r)?);
+    }
+    for _ in 0..r.count()? {
+        txn.success.push(read_op(r, depth)?);
+    }
+    for _ in 0..r.count()? {
+        txn.failure.push(read_op(r, depth)?);
+    }
+    Ok(txn)
+}
+
+fn write_op(w: &mut Writer, op: &Op) {
+    match op {
+        Op::Range(range) => {
+            w.u8(1);
+            write_range(w, &range.range);
+            w.i64(range.revision);
+            w.u64(range.fetch_limit);
+        }
+        Op::Put(put) => {
+            w.u8(2);
+            write_put(w, put);
+        }
+        Op::DeleteRange(delete) => {
+            w.u8(3);
+            write_delete(w, delete);
+        }
+        Op::Txn(txn) => {
+            w.u8(4);
+            write_txn(w, txn);
+        }
+    }
+}
+
+fn read_op(r: &mut Reader, depth: usize) -> Result<Op, CommandError> {
+    Ok(match r.u8()? {
+        1 => Op::Range(Range { range: read_range(r)?, revision: r.i64()?, fetch_limit: r.u64()? }),
+        2 => Op::Put(read_put(r)?),
+        3 => Op::DeleteRange(read_delete(r)?),
+        4 => Op::Txn(Box::new(read_txn(r, depth + 1)?)),
+        value => return Err(CommandError::Unknown { what: "operation", value }),
+    })
+}
+
+fn write_compare(w: &mut Writer, compare: &Compare) {
+    match compare {
+        Compare::Number { range, target, relation, operand } => {
+            w.u8(1);
+            write_range(w, range);
+            w.u8(match target {
+                Target::Version => 0,
+                Target::Create => 1,
+                Target::Mod => 2,
+                Target::Lease => 3,
+                Target::Unknown => 4,
+            });
+            w.u8(match relation {
+                Relation::Equal => 0,
+                Relation::Greater => 1,
+                Relation::Less => 2,
+                Relation::NotEqual => 3,
+                Relation::Any => 4,
+            });
+            w.i64(*operand);
+        }
+        Compare::Resolved { range, guard, result } => {
+            w.u8(2);
+            write_range(w, range);
+            w.u8(u8::from(*result));
+            w.u64(guard.len() as u64);
+            for (key, mod_revision) in guard {
+                w.bytes(key);
+                w.i64(*mod_revision);
+            }
+        }
+    }
+}
+
+fn read_compare(r: &mut Reader) -> Result<Compare, CommandError> {
+    match r.u8()? {
+        1 => Ok(Compare::Number {
+            range: read_range(r)?,
+            target: match r.u8()? {
+                0 => Target::Version,
+                1 => Target::Create,
+                2 => Target::Mod,
+                3 => Target::Lease,
+                4 => Target::Unknown,
+                value => return Err(CommandError::Unknown { what: "compare target", value }),
+            },
+            relation: match r.u8()? {
+                0 => Relation::Equal,
+                1 => Relation::Greater,
+                2 => Relation::Less,
+                3 => Relation::NotEqual,
+                4 => Relation::Any,
+                value => return Err(CommandError::Unknown { what: "compare relation", value }),
+            },
+            operand: r.i64()?,
+        }),
+        2 => {
+            let range = read_range(r)?;
+            let result = read_bool(r, "compare result")?;
+            let mut guard = Vec::new();
+            for _ in 0..r.count()? {
+                guard.push((r.bytes()?, r.i64()?));
+            }
+            Ok(Compare::Resolved { range, guard, result })
+        }
+        value => Err(CommandError::Unknown { what: "comparison", value }),
+    }
+}
