@@ -39,10 +39,9 @@ impl Bench {
     }
 
     fn txn(&mut self, txn: Txn) -> Result<TxnResponse, ApplyError> {
-        match self.apply(Command::Txn(Box::new(txn)))? {
-            Response::Txn(response) => Ok(response),
-            other => panic!("a txn was answered with {other:?}"),
-        }
+        let response = self.apply(Command::Txn(Box::new(txn)))?;
+        let Response::Txn(response) = response else { panic!("a txn got {response:?}") };
+        Ok(response)
     }
 
     fn record(&self, key: &'static str) -> Option<(KeyValue, Option<SealMark>)> {
