@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb;
@@ -13,12 +15,13 @@ use keepd_node::Handle;
 use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
 use parking_lot::Mutex;
+use prost::Message;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::errors;
 use crate::listener::TrafficBytes;
 use crate::metrics::RpcMetrics;
+use crate::{call, errors};
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
@@ -107,9 +110,23 @@ impl Context {
         }
     }
 
+    /// Receives the message of a call that has one, and admits the call.
+    pub(crate) async fn receive<R: Message + Default>(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<R, Status> {
+        let wants_leader = wants_leader(request.headers());
+        let message = call::receive(request, self.limits.receive_bytes_max()).await?;
+        self.admit_if(wants_leader)?;
+        Ok(message)
+    }
+
     /// Refuses a request that wants a leader when none is known.
     pub(crate) fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let wants_leader = metadata.get("hasleader").is_some_and(|value| value == "true");
+        self.admit_if(wants_leader(metadata.as_ref()))
+    }
+
+    fn admit_if(&self, wants_leader: bool) -> Result<(), Status> {
         if wants_leader && self.node.status().leader == 0 {
             return Err(Api::NoLeader.into());
         }
@@ -149,6 +166,10 @@ impl Context {
         let record = view.load(revision).map_err(errors::store)?;
         Ok(to_proto(self.client_kv(record)?))
     }
+}
+
+fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
 fn open_record(sealer: &ValueSealer, record: Record) -> Result<KeyValue, Status> {

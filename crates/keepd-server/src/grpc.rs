@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use keepd_api::etcdserverpb::WatchRequest;
 use keepd_api::etcdserverpb::cluster_server::ClusterServer;
 use keepd_api::etcdserverpb::lease_server::LeaseServer;
 use keepd_api::etcdserverpb::maintenance_server::MaintenanceServer;
-use keepd_api::etcdserverpb::{RangeRequest, WatchRequest};
 use keepd_api::health::health_server::HealthServer;
 use prost::Message;
-use tonic::Status;
 use tonic::body::Body;
-use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService};
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Code, Status};
 use tower_service::Service;
 
+use crate::call;
 use crate::cluster::ClusterService;
 use crate::codec::{HotCodec, Payload};
 use crate::context::Context;
@@ -25,7 +26,7 @@ use crate::health::HealthService;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
-use crate::metrics::{Method, Route};
+use crate::metrics::{Counted, Route};
 use crate::watch::WatchService;
 
 /// An answer under way.
@@ -67,78 +68,77 @@ impl GrpcServices {
             let response = unimplemented(request.uri().path());
             return Box::pin(ready(response));
         };
-        method.start();
-        match method.route {
-            Route::Range => self.unary(method, |kv, request| kv.range(request), request),
-            Route::Put => self.unary(method, |kv, request| kv.put(request), request),
-            Route::Txn => self.unary(method, |kv, request| kv.txn(request), request),
-            Route::DeleteRange => {
-                self.unary(method, |kv, request| kv.delete_range(request), request)
-            }
-            Route::Compact => self.unary(method, |kv, request| kv.compact(request), request),
-            Route::RangeStream => {
-                let (mut grpc, kv) = (self.hot::<RangeRequest>(), self.kv.clone());
-                self.counted(method, async move {
-                    grpc.server_streaming(RangeStream(kv), request).await
-                })
-            }
-            Route::Watch => {
-                let (mut grpc, watch) = (self.hot::<WatchRequest>(), self.watch.clone());
-                self.counted(method, async move { grpc.streaming(Watch(watch), request).await })
-            }
-            Route::Lease => self.generated(method, self.lease.clone(), request),
-            Route::Maintenance => self.generated(method, self.maintenance.clone(), request),
-            Route::Cluster => self.generated(method, self.cluster.clone(), request),
-            Route::AuthStatus => {
-                let answer = |kv: KvService, request| ready(kv.auth_status(&request));
-                self.unary(method, answer, request)
-            }
-            Route::Health => self.generated(method, self.health.clone(), request),
+        let route = method.route;
+        let call = Counted::start(method);
+        match route {
+            Route::Range => self.unary(call, KvService::range, request),
+            Route::Put => self.unary(call, KvService::put, request),
+            Route::Txn => self.unary(call, KvService::txn, request),
+            Route::DeleteRange => self.unary(call, KvService::delete_range, request),
+            Route::Compact => self.unary(call, KvService::compact, request),
+            Route::AuthStatus => self.unary(call, KvService::auth_status, request),
+            Route::RangeStream => self.range_stream(call, request),
+            Route::Watch => self.watch(call, request),
+            Route::Lease => self.generated(call, self.lease.clone(), request),
+            Route::Maintenance => self.generated(call, self.maintenance.clone(), request),
+            Route::Cluster => self.generated(call, self.cluster.clone(), request),
+            Route::Health => self.generated(call, self.health.clone(), request),
         }
     }
 
-    fn hot<R: Message + Default + Send + 'static>(&self) -> Grpc<HotCodec<R>> {
-        Grpc::new(HotCodec::default())
-            .apply_max_message_size_config(Some(self.context.limits.receive_bytes_max()), None)
-    }
-
-    fn unary<R, F, Fut>(
-        &self,
-        counter: Arc<Method>,
-        method: F,
-        request: Request<Incoming>,
-    ) -> Answering
+    fn unary<R, F, Fut>(&self, call: Counted, method: F, request: Request<Incoming>) -> Answering
     where
         R: Message + Default + Send + 'static,
-        F: Fn(KvService, tonic::Request<R>) -> Fut + Send + 'static,
-        Fut: Future<Output = Result<tonic::Response<Payload>, Status>> + Send + 'static,
+        F: Fn(KvService, R) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Payload, Status>> + Send + 'static,
     {
-        let (mut grpc, kv) = (self.hot::<R>(), self.kv.clone());
-        self.counted(counter, async move { grpc.unary(Unary(kv, method), request).await })
+        let kv = self.kv.clone();
+        Box::pin(async move {
+            let result = match kv.context().receive(request).await {
+                Ok(message) => method(kv, message).await,
+                Err(status) => Err(status),
+            };
+            call.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
+            call::answer(result)
+        })
     }
 
-    fn generated<S>(
-        &self,
-        counter: Arc<Method>,
-        mut service: S,
-        request: Request<Incoming>,
-    ) -> Answering
+    fn range_stream(&self, call: Counted, request: Request<Incoming>) -> Answering {
+        let kv = self.kv.clone();
+        Box::pin(async move {
+            let result = match kv.context().receive(request).await {
+                Ok(message) => kv.range_stream(message).await,
+                Err(status) => Err(status),
+            };
+            match result {
+                Ok(messages) => call::answer_stream(messages, call),
+                Err(status) => {
+                    call.finish(status.code());
+                    status.into_http()
+                }
+            }
+        })
+    }
+
+    fn watch(&self, call: Counted, request: Request<Incoming>) -> Answering {
+        let limit = self.context.limits.receive_bytes_max();
+        let grpc = Grpc::new(HotCodec::<WatchRequest>::default());
+        let mut grpc = grpc.apply_max_message_size_config(Some(limit), None);
+        let watch = self.watch.clone();
+        Box::pin(async move { call::count(grpc.streaming(Watch(watch), request).await, call) })
+    }
+
+    fn generated<S>(&self, call: Counted, mut service: S, request: Request<Incoming>) -> Answering
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
         S::Future: Send + 'static,
     {
-        let answer = service.call(request);
-        self.counted(counter, async move { infallible(answer.await) })
-    }
-
-    /// Counts how a call ends.
-    fn counted(
-        &self,
-        counter: Arc<Method>,
-        answer: impl Future<Output = Response<Body>> + Send + 'static,
-    ) -> Answering {
         let limit = self.context.limits.receive_bytes_max();
-        Box::pin(async move { counter.finish(rewrite_oversize(answer.await, limit)) })
+        let answer = service.call(request);
+        Box::pin(async move {
+            let response = infallible(answer.await);
+            call::count(rewrite_oversize(response, limit), call)
+        })
     }
 }
 
@@ -183,33 +183,6 @@ fn rewrite_oversize(response: Response<Body>, limit: usize) -> Response<Body> {
 }
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
-
-struct Unary<F>(KvService, F);
-
-impl<R, F, Fut> UnaryService<R> for Unary<F>
-where
-    F: Fn(KvService, tonic::Request<R>) -> Fut,
-    Fut: Future<Output = Result<tonic::Response<Payload>, Status>>,
-{
-    type Response = Payload;
-    type Future = Fut;
-
-    fn call(&mut self, request: tonic::Request<R>) -> Fut {
-        self.1(self.0.clone(), request)
-    }
-}
-
-struct RangeStream(KvService);
-
-impl ServerStreamingService<RangeRequest> for RangeStream {
-    type Response = Payload;
-    type ResponseStream = crate::answers::Reading<Payload>;
-    type Future = BoxFuture<Self::ResponseStream>;
-
-    fn call(&mut self, request: tonic::Request<RangeRequest>) -> Self::Future {
-        Box::pin(self.0.clone().range_stream(request))
-    }
-}
 
 struct Watch(WatchService);
 

@@ -14,7 +14,7 @@ use keepd_api::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, Response as Outcome};
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use crate::answers::{self, Reading};
 use crate::codec::Payload;
@@ -28,17 +28,19 @@ pub(crate) struct KvService {
     context: Arc<Context>,
 }
 
-type Answer = Result<Response<Payload>, Status>;
+type Answer = Result<Payload, Status>;
 
 impl KvService {
     pub(crate) const fn new(context: Arc<Context>) -> Self {
         Self { context }
     }
 
-    pub(crate) async fn range(self, request: Request<RangeRequest>) -> Answer {
+    pub(crate) const fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(crate) async fn range(self, request: RangeRequest) -> Answer {
         let context = &self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         validate::range(&request)?;
         let view = if request.serializable {
             context.node.view()
@@ -46,16 +48,14 @@ impl KvService {
             context.node.linearizable_view().await.map_err(errors::node)?
         };
         let header = context.header(view.revision());
-        Ok(Response::new(range::answer(context, &view, header, request).await?))
+        range::answer(context, &view, header, request).await
     }
 
     pub(crate) async fn range_stream(
         self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<Reading<Payload>>, Status> {
+        request: RangeRequest,
+    ) -> Result<Reading<Payload>, Status> {
         let context = self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         validate::range(&request)?;
         if !range::has_default_order(&request) {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
@@ -71,13 +71,11 @@ impl KvService {
         let header = context.header(view.revision());
         let (chunks, reading) = answers::queue(stream::CHUNKS_AHEAD_MAX);
         tokio::spawn(stream::run(context, view, header, request, chunks));
-        Ok(Response::new(reading))
+        Ok(reading)
     }
 
-    pub(crate) async fn put(self, request: Request<PutRequest>) -> Answer {
+    pub(crate) async fn put(self, request: PutRequest) -> Answer {
         let context = &self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         quota::check(context, quota::put_cost(&request)).await?;
         validate::put(&request)?;
         let command = Command::Put(convert::put(context, request)?);
@@ -86,20 +84,18 @@ impl KvService {
         match done.outcome.result.map_err(errors::apply)? {
             Outcome::Put { prev: Some(prev) } => {
                 let prev_kv = Some(context.load(&done.view, prev.revision)?);
-                Ok(Response::new(Payload::of(&PutResponse { header: Some(header), prev_kv })))
+                Ok(Payload::of(&PutResponse { header: Some(header), prev_kv }))
             }
             _ => {
                 let mut out = Vec::with_capacity(48);
                 wire::header_field(&header, &mut out);
-                Ok(Response::new(out.into()))
+                Ok(out.into())
             }
         }
     }
 
-    pub(crate) async fn delete_range(self, request: Request<DeleteRangeRequest>) -> Answer {
+    pub(crate) async fn delete_range(self, request: DeleteRangeRequest) -> Answer {
         let context = &self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         validate::delete(&request)?;
         let command = Command::DeleteRange(convert::delete(request));
         let done = context.node.propose(command).await.map_err(errors::node)?;
@@ -113,23 +109,19 @@ impl KvService {
                 response.prev_kvs.push(context.load(&done.view, handle.revision)?);
             }
         }
-        Ok(Response::new(Payload::of(&response)))
+        Ok(Payload::of(&response))
     }
 
-    pub(crate) async fn txn(self, request: Request<TxnRequest>) -> Answer {
+    pub(crate) async fn txn(self, request: TxnRequest) -> Answer {
         let context = &self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         // etcd looks at the local quota before it validates.
         quota::check(context, quota::txn_cost(&request)).await?;
         validate::txn(&request, context.limits.txn_ops_max)?;
-        Ok(Response::new(Payload::of(&txn::run(context, request).await?)))
+        Ok(Payload::of(&txn::run(context, request).await?))
     }
 
-    pub(crate) async fn compact(self, request: Request<CompactionRequest>) -> Answer {
+    pub(crate) async fn compact(self, request: CompactionRequest) -> Answer {
         let context = &self.context;
-        context.admit(request.metadata())?;
-        let request = request.into_inner();
         let command = Command::Compact { revision: request.revision };
         let done = context.node.propose(command).await.map_err(errors::node)?;
         if request.physical {
@@ -138,14 +130,13 @@ impl KvService {
         }
         done.outcome.result.map_err(errors::apply)?;
         let header = Some(context.header(done.outcome.revision));
-        Ok(Response::new(Payload::of(&CompactionResponse { header })))
+        Ok(Payload::of(&CompactionResponse { header }))
     }
 
     /// Authentication comes later; until then it is off, at the revision of a new store.
-    pub(crate) fn auth_status(&self, request: &Request<AuthStatusRequest>) -> Answer {
-        self.context.admit(request.metadata())?;
+    pub(crate) async fn auth_status(self, _request: AuthStatusRequest) -> Answer {
         let header = Some(self.context.current_header());
         let response = AuthStatusResponse { header, enabled: false, auth_revision: 1 };
-        Ok(Response::new(Payload::of(&response)))
+        Ok(Payload::of(&response))
     }
 }

@@ -4,6 +4,7 @@
 //! sealed values for clients and that knows etcd's codes and texts.
 
 mod answers;
+mod call;
 mod cluster;
 mod codec;
 mod compactor;

@@ -9,9 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::Response;
 use tonic::Code;
-use tonic::body::Body;
 
 /// What answers a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,18 +92,34 @@ pub(crate) struct Method {
     pub(crate) handled: [AtomicU64; 17],
 }
 
-impl Method {
-    pub(crate) fn start(&self) {
-        self.started.fetch_add(1, Ordering::Relaxed);
+/// A call under way; counted as cancelled if its client goes before it is finished.
+#[derive(Debug)]
+pub(crate) struct Counted(Option<Arc<Method>>);
+
+impl Counted {
+    /// Counts the start of a call.
+    pub(crate) fn start(method: Arc<Method>) -> Self {
+        method.started.fetch_add(1, Ordering::Relaxed);
+        Self(Some(method))
     }
 
-    /// Counts how the call ended; a stream counts when its answer begins.
-    pub(crate) fn finish(&self, response: Response<Body>) -> Response<Body> {
-        let code = response.headers().get("grpc-status");
-        let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-        let code = usize::try_from(i32::from(code)).unwrap_or(2);
-        self.handled[code.min(16)].fetch_add(1, Ordering::Relaxed);
-        response
+    /// Counts how the call ended.
+    pub(crate) fn finish(mut self, code: Code) {
+        self.end(code);
+    }
+
+    fn end(&mut self, code: Code) {
+        if let Some(method) = self.0.take() {
+            let number = usize::try_from(i32::from(code)).unwrap_or(CODES.len());
+            let number = number.min(CODES.len() - 1);
+            method.handled[number].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.end(Code::Cancelled);
     }
 }
 
@@ -135,5 +149,22 @@ impl RpcMetrics {
     /// The method of a path, if it is served.
     pub(crate) fn method(&self, path: &str) -> Option<Arc<Method>> {
         self.methods.get(path).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_counts_once_however_it_ends() {
+        let metrics = RpcMetrics::default();
+        let put = metrics.method("/etcdserverpb.KV/Put").unwrap();
+        Counted::start(Arc::clone(&put)).finish(Code::Ok);
+        Counted::start(Arc::clone(&put)).finish(Code::Unavailable);
+        drop(Counted::start(Arc::clone(&put)));
+        let handled = |code: Code| put.handled[code as usize].load(Ordering::Relaxed);
+        assert_eq!(put.started.load(Ordering::Relaxed), 3);
+        assert_eq!([Code::Ok, Code::Unavailable, Code::Cancelled].map(handled), [1, 1, 1]);
     }
 }
