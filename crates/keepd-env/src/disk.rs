@@ -62,10 +62,13 @@ pub struct IoError {
 }
 
 impl IoError {
-    /// Whether the disk is full.
+    /// Whether the disk is full, and the same call may be made again once it is not. A failed sync
+    /// never is: the system may have dropped what it could not write.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        let kind = self.source.kind();
+        let is_full = matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        is_full && self.op != IoOp::Sync
     }
 
     /// Whether the file does not exist.
@@ -73,6 +76,15 @@ impl IoError {
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
+}
+
+/// How much a file system holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Its size.
+    pub total_bytes: u64,
+    /// What this process may still fill.
+    pub available_bytes: u64,
 }
 
 /// A file system.
@@ -95,6 +107,8 @@ pub trait Disk: Send + Sync + Debug {
     fn exists(&self, path: &Path) -> Result<bool, IoError>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
+    /// The space on the file system that a directory lies on.
+    fn space(&self, path: &Path) -> Result<DiskSpace, IoError>;
     /// Takes the exclusive lock of a directory (a lock file in it), so that two processes never
     /// share one.
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>, IoError>;
@@ -153,3 +167,19 @@ pub trait DiskFile: Send + Sync + Debug {
 
 /// A held directory lock; released when dropped.
 pub trait DirLock: Send + Sync + Debug {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_finds_no_space_is_not_to_be_tried_again() {
+        let is_retried = |op, kind: io::ErrorKind| {
+            IoError { op, path: PathBuf::new(), source: kind.into() }.is_out_of_space()
+        };
+        assert!(is_retried(IoOp::Write, io::ErrorKind::StorageFull));
+        assert!(is_retried(IoOp::Resize, io::ErrorKind::QuotaExceeded));
+        assert!(!is_retried(IoOp::Sync, io::ErrorKind::StorageFull));
+        assert!(!is_retried(IoOp::Write, io::ErrorKind::PermissionDenied));
+    }
+}

@@ -1,14 +1,17 @@
 //! The machine's file system.
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DirLock, Disk, DiskFile, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, IoError, IoOp};
 
 /// The lock file's name in a locked directory.
 const LOCK_NAME: &str = "LOCK";
+/// What is written at once where the file system cannot reserve space.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The machine's file system.
 #[derive(Debug, Default)]
@@ -88,6 +91,23 @@ impl Disk for RealDisk {
         File::open(path).and_then(|dir| dir.sync_all()).map_err(failed(IoOp::Sync, path))
     }
 
+    #[expect(unsafe_code, reason = "std cannot ask for a file system's space")]
+    fn space(&self, path: &Path) -> Result<DiskSpace, IoError> {
+        use std::os::unix::ffi::OsStrExt;
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|error| failed(IoOp::Stat, path)(io::Error::other(error)))?;
+        // SAFETY: all fields are integers, for which zero is a value.
+        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the name ends with a zero, and both pointers outlive the call.
+        if unsafe { libc::statvfs(name.as_ptr(), &raw mut stat) } != 0 {
+            return Err(failed(IoOp::Stat, path)(io::Error::last_os_error()));
+        }
+        Ok(DiskSpace {
+            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+            available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>, IoError> {
         let path = path.join(LOCK_NAME);
         let file = OpenOptions::new()
@@ -118,6 +138,20 @@ struct RealFile {
     path: PathBuf,
 }
 
+impl RealFile {
+    /// Reserves space where the file system cannot: by writing zeros behind the end.
+    fn fill(&self, len: u64) -> io::Result<()> {
+        let mut at = self.file.metadata()?.len();
+        while at < len {
+            let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
+            let zeros = &ZEROS[..rest.min(ZEROS.len())];
+            self.file.write_all_at(zeros, at)?;
+            at += zeros.len() as u64;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for RealFile {
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), IoError> {
         self.file.read_exact_at(bytes, offset).map_err(failed(IoOp::Read, &self.path))
@@ -142,17 +176,44 @@ impl DiskFile for RealFile {
     #[expect(unsafe_code, reason = "std has no fallocate")]
     fn allocate(&self, len: u64) -> Result<(), IoError> {
         use std::os::fd::AsRawFd;
-        let len = libc::off_t::try_from(len)
+        let wanted = libc::off_t::try_from(len)
             .map_err(|error| failed(IoOp::Resize, &self.path)(io::Error::other(error)))?;
         // SAFETY: the descriptor is open for writing and owned by `self` during the call.
-        let result = unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, len) };
-        if result == 0 {
-            return Ok(());
+        let result = unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, wanted) };
+        match result {
+            0 => Ok(()),
+            libc::EOPNOTSUPP => self.fill(len).map_err(failed(IoOp::Resize, &self.path)),
+            error => Err(failed(IoOp::Resize, &self.path)(io::Error::from_raw_os_error(error))),
         }
-        Err(failed(IoOp::Resize, &self.path)(io::Error::from_raw_os_error(result)))
     }
 
     fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_space_cannot_be_reserved_zeros_are_written_behind_the_end() {
+        let path = std::env::temp_dir().join(format!("keepd-fill-{}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        let file = RealFile { file, path: path.clone() };
+        file.write_all_at(b"abc", 0).unwrap();
+        file.fill(200_000).unwrap();
+        file.fill(10).unwrap();
+        let content = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!((content.len(), &content[..5]), (200_000, b"abc\0\0".as_slice()));
+    }
+
+    #[test]
+    fn a_file_system_has_space_and_a_missing_directory_does_not() {
+        let disk = RealDisk::new();
+        let space = disk.space(&std::env::temp_dir()).unwrap();
+        assert!(space.total_bytes > 0 && space.available_bytes <= space.total_bytes, "{space:?}");
+        assert!(disk.space(Path::new("/no/such/directory")).unwrap_err().is_not_found());
     }
 }

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
-use crate::disk::{DirLock, Disk, DiskFile, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, IoError, IoOp};
 use state::{Change, DirOp, State};
 
 /// The lock file's name in a locked directory.
@@ -70,6 +70,12 @@ impl SimDisk {
     /// Limits the sum of all files' lengths; beyond it writes fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().faults.capacity = bytes;
+    }
+
+    /// The sum of all files' lengths.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
     }
 
     /// How many calls there were.
@@ -203,6 +209,14 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {
         self.run(IoOp::Sync, path, |state| state.sync_dir(path))
+    }
+
+    fn space(&self, path: &Path) -> Result<DiskSpace, IoError> {
+        self.run(IoOp::Stat, path, |state| {
+            let total_bytes = state.faults.capacity.unwrap_or(u64::MAX);
+            let available_bytes = total_bytes.saturating_sub(state.used_bytes());
+            Ok(DiskSpace { total_bytes, available_bytes })
+        })
     }
 
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>, IoError> {

@@ -257,14 +257,27 @@ impl State {
     /// Fails if a change does not fit on the disk.
     pub(super) fn reserve(&self, inode: u64, change: &Change) -> io::Result<()> {
         let Some(capacity) = self.faults.capacity else { return Ok(()) };
-        let len_of = |inode: &u64| self.inodes.get(inode).map_or(0, |file| file.current.len());
-        let used: usize = self.entries.values().filter_map(Node::file).map(|i| len_of(&i)).sum();
-        let (before, after) = (len_of(&inode), change.len_after(len_of(&inode)));
+        let (before, used) = (self.len_of(inode), self.used());
+        let after = change.len_after(before);
         let wanted = u64::try_from((used - before.min(used)) + after).map_err(io::Error::other)?;
         if after > before && wanted > capacity {
             return Err(ErrorKind::StorageFull.into());
         }
         Ok(())
+    }
+
+    fn len_of(&self, inode: u64) -> usize {
+        self.inodes.get(&inode).map_or(0, |file| file.current.len())
+    }
+
+    fn used(&self) -> usize {
+        let files = self.entries.values().filter_map(Node::file);
+        files.map(|inode| self.len_of(inode)).sum()
+    }
+
+    /// The sum of all files' lengths.
+    pub(super) fn used_bytes(&self) -> u64 {
+        u64::try_from(self.used()).expect("a simulated disk fits into memory")
     }
 
     pub(super) fn poke(&mut self, path: &Path, bytes: &[u8]) {
