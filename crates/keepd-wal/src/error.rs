@@ -137,7 +137,8 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Whether the disk is full. The log is then as it was before the call and stays usable.
+    /// Whether the disk is full. The log is then as it was before the call, which may be made again;
+    /// a failed sync is not among this.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Self::Io(error) if error.is_out_of_space())

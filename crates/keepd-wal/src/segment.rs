@@ -122,11 +122,15 @@ impl SegmentWriter {
         let end = SegmentEnd::start().behind(1, frame);
 
         let file = env.disk.create(&temporary)?;
-        file.allocate(head.reserved)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync()?;
-        // ORDER: the name appears only when what it names is whole.
-        env.disk.rename(&temporary, &path)?;
+        let written = fill(&*file, &bytes, head.reserved)
+            // ORDER: the name appears only when what it names is whole.
+            .and_then(|()| env.disk.rename(&temporary, &path));
+        if let Err(error) = written {
+            // On a full disk it would take the space that others wait for; if it cannot go now, the
+            // next creation or start removes it.
+            let _is_gone = env.disk.remove(&temporary).is_ok();
+            return Err(error.into());
+        }
         env.disk.sync_dir(dir)?;
         let reserved = head.reserved.max(end.offset);
         let durable = Watermark { frames: end.frames, len: reserved };
@@ -198,6 +202,13 @@ impl SegmentWriter {
     fn named(&self, error: IoError) -> Error {
         Error::Io(IoError { path: self.path.clone(), ..error })
     }
+}
+
+/// Reserves space for a new segment and writes how it begins.
+fn fill(file: &dyn DiskFile, bytes: &[u8], reserved: u64) -> std::result::Result<(), IoError> {
+    file.allocate(reserved)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync()
 }
 
 /// Removes a file that may have gone already.

@@ -176,3 +176,30 @@ fn a_log_on_a_full_disk_goes_on_once_there_is_space() {
     let found = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
     assert_eq!(found.entries, entries(1, 1, stored + 1, 100));
 }
+
+#[test]
+fn a_sync_without_space_poisons_like_any_other() {
+    let (disk, keys) = (SimDisk::new(), FileKeys::plain());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 1, 100), hard_state: None }).unwrap();
+    disk.fail(FaultPlan::once(Some(IoOp::Sync), 0, ErrorKind::StorageFull));
+    let error = wal.sync().unwrap_err();
+    assert!(!error.is_out_of_space(), "{error}");
+    assert!(matches!(wal.sync(), Err(Error::Poisoned)));
+}
+
+#[test]
+fn a_segment_that_found_no_space_leaves_no_file() {
+    for op in [IoOp::Resize, IoOp::Write, IoOp::Rename] {
+        let (disk, keys) = (SimDisk::new(), sealing());
+        let mut wal = create(&disk, &keys).unwrap();
+        wal.append(&Batch { entries: &entries(1, 1, 1, 100), hard_state: None }).unwrap();
+        let before = disk.files();
+        disk.fail(FaultPlan::once(Some(op), 0, ErrorKind::StorageFull));
+        let error = wal.rotate().unwrap_err();
+        assert!(error.is_out_of_space(), "{error}");
+        assert_eq!(disk.files(), before, "{op}");
+        wal.rotate().unwrap();
+        assert_eq!(wal.segments().len(), 2);
+    }
+}
