@@ -82,3 +82,11 @@ pub enum Error {
         file: PathBuf,
     },
 }
+
+impl Error {
+    /// Whether the disk was full, so that the same work can be done once it is not.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io(error) if error.is_out_of_space())
+    }
+}

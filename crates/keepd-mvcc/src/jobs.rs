@@ -17,6 +17,7 @@ use crate::revlog::flush::{Active, Durable, FlushDone, FlushJob};
 use crate::revlog::format::Commit;
 use crate::revlog::recovery::Recovered;
 use crate::revlog::segment::Segments;
+use crate::room::RoomMaker;
 use crate::store::{Options, Stats, Store};
 
 /// What the store keeps for its jobs.
@@ -65,6 +66,11 @@ impl Jobs {
 }
 
 impl Store {
+    /// Who is asked from now on when a flush finds the disk full; the first one set stays.
+    pub fn set_room_maker(&self, maker: RoomMaker) {
+        let _is_first = self.jobs.files.dir.room_maker.set(maker).is_ok();
+    }
+
     /// What a restart would find: the Raft log may be truncated up to here.
     #[must_use]
     pub const fn durable(&self) -> Applied {

@@ -22,6 +22,7 @@ mod meta;
 mod reclaim;
 mod record;
 mod revlog;
+mod room;
 mod store;
 mod tail;
 mod txn;
@@ -41,6 +42,7 @@ pub use record::{
 pub use revlog::flush::{FlushDone, FlushJob};
 pub use revlog::recovery::inspect;
 pub use revlog::rewrite::{RewriteDone, RewriteJob, Urgency};
+pub use room::RoomMaker;
 pub use store::{Options, Stats, Store};
 pub use txn::{PreView, WriteTxn};
 pub use view::{CompactionHashJob, Records, View, Views};

@@ -2,16 +2,18 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use keepd_crypto::FileKeys;
-use keepd_env::SimDisk;
 use keepd_env::sim::{CrashMode, FaultPlan};
+use keepd_env::{IoOp, SimDisk};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
-use crate::{Error, Store};
+use crate::{Error, RoomMaker, Store};
 
 /// A fixed script of `len` steps, the same in every run.
 fn script(len: usize) -> Vec<Op> {
@@ -122,6 +124,53 @@ fn a_full_disk_loses_nothing() {
         world.reopen_on(image).unwrap();
         go_on(&mut world);
     }
+}
+
+/// The disk is full at each call in turn that may find it so: what flushes write is only late, and
+/// checkpoints and rewrites can be begun anew.
+#[test]
+fn a_disk_that_is_full_for_a_while_stops_no_flush() {
+    let script = script(250);
+    let (mut waits, mut failed_jobs) = (0, 0);
+    for op in [IoOp::Write, IoOp::Create, IoOp::Rename] {
+        for after in 0.. {
+            let mut world = World::new(after % 2 == 0);
+            let asked = Arc::new(AtomicU32::new(0));
+            let (count, disk) = (Arc::clone(&asked), world.disk.clone());
+            world.store.set_room_maker(RoomMaker::new(move |error| {
+                assert!(error.is_out_of_space(), "{error}");
+                // The first attempt to make room is in vain.
+                if count.fetch_add(1, Ordering::Relaxed) > 0 {
+                    disk.heal();
+                }
+                true
+            }));
+            let plan = FaultPlan::once(Some(op), after, ErrorKind::StorageFull);
+            world.disk.fail(FaultPlan { sticky: true, ..plan });
+            for op in &script {
+                match world.step(op) {
+                    Ok(()) => {}
+                    Err(error) if error.is_out_of_space() => {
+                        assert!(is_job_of_little_consequence(op), "{op:?}: {error}");
+                        let step = world.step(op);
+                        assert!(step.is_ok() || step.is_err_and(|it| it.is_out_of_space()));
+                        failed_jobs += 1;
+                    }
+                    Err(error) => panic!("{op:?}: {error}"),
+                }
+            }
+            waits += asked.load(Ordering::Relaxed);
+            let is_hit = asked.load(Ordering::Relaxed) > 0;
+            world.disk.heal();
+            go_on(&mut world);
+            world.reopen_on(world.disk.crash(CrashMode::LoseUnsynced)).unwrap();
+            go_on(&mut world);
+            if !is_hit {
+                break;
+            }
+        }
+    }
+    assert!(waits > 40 && failed_jobs > 10, "{waits} waits, {failed_jobs} failed jobs");
 }
 
 /// A store with everything in it: several segments, one of them rewritten, two checkpoints.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
-use keepd_env::{DiskFile, Env};
+use keepd_env::{DiskFile, Env, IoError};
 use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::jobs::rekey::Resealer;
 use crate::revlog::manifest::Manifest;
+use crate::room::{RoomMaker, with_room};
 
 /// The kinds of files in the directory, by the first part of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub(crate) struct Directory {
     pub(crate) env: Env,
     pub(crate) path: PathBuf,
     pub(crate) keys: FileKeys,
+    /// Who is asked when the disk is full; nobody while the store is opened.
+    pub(crate) room_maker: OnceLock<RoomMaker>,
 }
 
 /// An open file with its sealer.
@@ -68,6 +71,18 @@ pub(crate) struct Opened {
 }
 
 impl Directory {
+    pub(crate) const fn new(env: Env, path: PathBuf, keys: FileKeys) -> Self {
+        Self { env, path, keys, room_maker: OnceLock::new() }
+    }
+
+    /// Makes a call that must succeed once there is space.
+    pub(crate) fn with_room<T>(
+        &self,
+        call: impl FnMut() -> Result<T, IoError>,
+    ) -> Result<T, IoError> {
+        with_room(self.room_maker.get(), call)
+    }
+
     /// The path of a file.
     pub(crate) fn file(&self, name: Name) -> PathBuf {
         name.path(&self.path)

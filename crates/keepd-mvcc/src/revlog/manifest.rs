@@ -241,10 +241,10 @@ impl Manifest {
         let sealer = dir.keys.create(FileKind::Manifest, number, dir.env.random.as_ref());
         let mut bytes = sealer.header().to_vec();
         sealer.seal_frame(0, FRAME_STATE, &encode_edits(&state.edits()), &mut bytes);
-        let file: Arc<dyn DiskFile> = disk.create(&unfinished)?.into();
-        file.write_all_at(&bytes, 0)?;
+        let file: Arc<dyn DiskFile> = dir.with_room(|| disk.create(&unfinished))?.into();
+        dir.with_room(|| file.write_all_at(&bytes, 0))?;
         file.sync()?;
-        disk.rename(&unfinished, &path)?;
+        dir.with_room(|| disk.rename(&unfinished, &path))?;
         disk.sync_dir(&dir.path)?;
         let len = bytes.len() as u64;
         Ok(Self { number, path, file, sealer, len, next_ordinal: 1, state, is_poisoned: false })
@@ -268,7 +268,7 @@ impl Manifest {
         self.sealer.seal_frame(self.next_ordinal, FRAME_EDIT, &encode_edits(edits), &mut bytes);
         // A failure leaves the file in an unknown state until it is replaced.
         self.is_poisoned = true;
-        self.file.write_all_at(&bytes, self.len)?;
+        dir.with_room(|| self.file.write_all_at(&bytes, self.len))?;
         self.file.sync()?;
         self.is_poisoned = false;
         self.len += bytes.len() as u64;

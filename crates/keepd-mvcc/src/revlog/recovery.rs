@@ -46,7 +46,7 @@ pub(crate) struct Recovered {
 
 /// Opens or creates the store in `path`.
 pub(crate) fn open(env: Env, path: &Path, keys: FileKeys) -> Result<Recovered, Error> {
-    let dir = Directory { env, path: path.to_owned(), keys };
+    let dir = Directory::new(env, path.to_owned(), keys);
     dir.env.disk.create_dir(path)?;
     let names: Vec<Name> =
         dir.env.disk.list(path)?.iter().filter_map(|name| Name::parse(name)).collect();

@@ -106,20 +106,17 @@ impl RewriteJob {
         let mut writer =
             SegmentWriter::create(&self.files, Origin::Rewrite, self.options.block_bytes)?;
         let id = writer.id();
-        let copied = self.copy(&mut writer, pace);
-        let (kept, pinned) = match copied {
-            Ok(counts) => counts,
+        let copied = self.copy(&mut writer, pace).and_then(|(kept, pinned)| {
+            let closed = if kept > 0 { Some(writer.close()?) } else { None };
+            Ok((closed, pinned))
+        });
+        if !matches!(copied, Ok((Some(_), _))) {
             // Nothing names the file; if it cannot go now, the next start removes it.
-            Err(error) => return dir.remove(Name::Segment(id)).and(Err(error)),
-        };
+            let _is_gone = dir.remove(Name::Segment(id)).is_ok();
+        }
+        let (closed, pinned) = copied?;
+        let (added, closed) = closed.unzip();
         let removed: Vec<u64> = self.run.iter().map(|segment| segment.id).collect();
-        let (added, closed) = if kept > 0 {
-            let (segment, closed) = writer.close()?;
-            (Some(segment), Some(closed))
-        } else {
-            dir.remove(Name::Segment(id))?;
-            (None, None)
-        };
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
         self.files.manifest.lock().edit(dir, &[edit])?;
         // The rewrite counts already; a file that cannot go now goes at the next start.

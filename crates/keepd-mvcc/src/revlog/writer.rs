@@ -1,7 +1,8 @@
 //! Writing a segment: frames are collected and go out in one write with one sync.
 //!
 //! A file is only ever written by the writer that created it, under a sealer of its own, so no frame
-//! number is used twice (design rule 5). After a failure the writer is not used again.
+//! number is used twice (design rule 5). A write that found no space is made again as it was; after
+//! any other failure the writer is not used again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::revlog::files::{Files, Name};
 use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
 use crate::revlog::manifest::Closed;
 use crate::revlog::segment::Segment;
+use crate::room::{RoomMaker, with_room};
 
 /// Meta writes go into frames of about this size.
 const META_BYTES: usize = 64 * 1024;
@@ -31,6 +33,8 @@ pub(crate) struct SegmentWriter {
     sealer: Arc<FileSealer>,
     /// What records go through first.
     resealer: Option<Resealer>,
+    /// Who is asked when the disk is full; nobody for a rewrite, which can be begun anew.
+    room_maker: Option<RoomMaker>,
     block_bytes: usize,
     table: Table,
     block: BlockBuilder,
@@ -51,7 +55,9 @@ impl SegmentWriter {
         let (dir, id) = (&files.dir, files.new_id());
         let path = dir.file(Name::Segment(id));
         let sealer = dir.keys.create(FileKind::Segment, id, dir.env.random.as_ref());
-        let file: Arc<dyn DiskFile> = dir.env.disk.create(&path)?.into();
+        let room_maker = dir.room_maker.get().filter(|_| origin == Origin::Flush).cloned();
+        let file = with_room(room_maker.as_ref(), || dir.env.disk.create(&path))?;
+        let file: Arc<dyn DiskFile> = file.into();
         let mut writer = Self {
             id,
             path,
@@ -59,6 +65,7 @@ impl SegmentWriter {
             out: sealer.header().to_vec(),
             sealer: Arc::new(sealer),
             resealer: files.resealer.get().filter(|_| origin == Origin::Rewrite).cloned(),
+            room_maker,
             block_bytes,
             table: Table::new(origin),
             block: BlockBuilder::default(),
@@ -70,7 +77,11 @@ impl SegmentWriter {
         };
         writer.frame(frame_kind::HEAD, &origin.encode());
         writer.first_ordinal = writer.next_ordinal;
-        writer.sync()?;
+        if let Err(error) = writer.sync() {
+            // Nothing names the file; if it cannot go now, the next start removes it.
+            let _is_gone = dir.remove(Name::Segment(id)).is_ok();
+            return Err(error);
+        }
         dir.env.disk.sync_dir(&dir.path)?;
         Ok(writer)
     }
@@ -145,7 +156,8 @@ impl SegmentWriter {
 
     /// Hands frames over to the system, without a sync: for long writes.
     pub(crate) fn write(&mut self) -> Result<(), Error> {
-        self.file.write_all_at(&self.out, self.written)?;
+        let write = || self.file.write_all_at(&self.out, self.written);
+        with_room(self.room_maker.as_ref(), write)?;
         self.written += self.out.len() as u64;
         self.out.clear();
         Ok(())

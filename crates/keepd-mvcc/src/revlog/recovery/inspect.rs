@@ -25,7 +25,7 @@ const CACHE_BYTES: usize = 8 << 20;
 /// # Errors
 /// If the disk fails, a file is damaged or missing, or a key is.
 pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Error> {
-    let dir = Directory { env: env.clone(), path: path.to_owned(), keys: keys.clone() };
+    let dir = Directory::new(env.clone(), path.to_owned(), keys.clone());
     let names: Vec<Name> =
         dir.env.disk.list(path)?.iter().filter_map(|name| Name::parse(name)).collect();
     let manifests = names.iter().filter_map(|name| match name {
