@@ -19,6 +19,7 @@ pub mod keyring;
 pub mod provider;
 pub mod resource;
 mod secret;
+mod secretbox;
 pub mod value;
 
 pub use config::{AlreadySealed, ConfigError, ConfigOptions, EncryptionConfig, FieldError};

@@ -7,26 +7,25 @@
 use std::fmt;
 
 use aes::cipher::block_padding::{NoPadding, Pkcs7};
-use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
+use aes::cipher::typenum::U16;
+use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt};
+use aes::cipher::{BlockSizeUser, InnerIvInit, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use aws_lc_rs::aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM};
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
-use crypto_secretbox::XSalsa20Poly1305;
-use crypto_secretbox::aead::{AeadInPlace, KeyInit};
 use keepd_env::Random;
 use keepd_types::KeyId;
 use thiserror::Error;
 
 use crate::secret::Secret;
+use crate::secretbox::{NONCE_LEN as BOX_NONCE_LEN, SecretBox, TAG_LEN};
 
 /// What every sealed value begins with, whoever sealed it.
 pub(crate) const SEALED_PREFIX: &[u8] = b"k8s:enc:";
 
 const BLOCK_LEN: usize = 16;
 const GCM_NONCE_LEN: usize = 12;
-const BOX_NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
 const KEY_ID_LABEL: &[u8] = b"keepd key id v1:";
 
 /// A cipher of Kubernetes'.
@@ -125,11 +124,18 @@ pub(crate) struct ProviderKey {
     cipher: Cipher,
 }
 
-/// The ciphers' state; aescbc's key schedule is cheap enough to be made at each use.
+/// A cipher with its key schedule.
 enum Cipher {
-    Cbc,
+    Cbc(Box<Aes>),
     Gcm(LessSafeKey),
-    Box(Box<XSalsa20Poly1305>),
+    Box(SecretBox),
+}
+
+/// AES with a key of one of its lengths.
+enum Aes {
+    Aes128(Aes128),
+    Aes192(Aes192),
+    Aes256(Aes256),
 }
 
 impl ProviderKey {
@@ -140,7 +146,11 @@ impl ProviderKey {
             return None;
         }
         let cipher = match algorithm {
-            Algorithm::AesCbc => Cipher::Cbc,
+            Algorithm::AesCbc => Cipher::Cbc(Box::new(match bytes.len() {
+                16 => Aes::Aes128(Aes128::new_from_slice(bytes).ok()?),
+                24 => Aes::Aes192(Aes192::new_from_slice(bytes).ok()?),
+                _ => Aes::Aes256(Aes256::new_from_slice(bytes).ok()?),
+            })),
             Algorithm::AesGcm => {
                 let aes = match bytes.len() {
                     16 => &AES_128_GCM,
@@ -149,9 +159,7 @@ impl ProviderKey {
                 };
                 Cipher::Gcm(LessSafeKey::new(UnboundKey::new(aes, bytes).ok()?))
             }
-            Algorithm::SecretBox => {
-                Cipher::Box(Box::new(XSalsa20Poly1305::new_from_slice(bytes).ok()?))
-            }
+            Algorithm::SecretBox => Cipher::Box(SecretBox::new(bytes.first_chunk()?)),
         };
         let head = format!("{}{name}:", algorithm.prefix()).into_bytes();
         let name = KeyName { algorithm, name: name.to_owned(), id: key_id(algorithm, &secret) };
@@ -169,55 +177,58 @@ impl ProviderKey {
     }
 
     /// The stored form of `plain`; `key` is the record's key.
+    ///
+    /// It is written in place and fills its allocation, so that it becomes shared bytes as it is.
     pub(crate) fn seal(&self, key: &[u8], plain: &[u8], random: &dyn Random) -> Vec<u8> {
-        let overhead = BOX_NONCE_LEN + TAG_LEN;
-        let mut out = Vec::with_capacity(self.head.len() + plain.len() + overhead);
-        out.extend_from_slice(&self.head);
         match &self.cipher {
-            Cipher::Cbc => {
+            Cipher::Cbc(aes) => {
                 let iv: [u8; BLOCK_LEN] = drawn(random);
-                out.extend_from_slice(&iv);
-                out.extend_from_slice(&cbc_seal(self.secret.expose(), &iv, plain));
+                let sealed_len = (plain.len() / BLOCK_LEN + 1) * BLOCK_LEN;
+                let mut out = self.begun(&iv, sealed_len);
+                cbc_seal(aes, &iv, append(&mut out, plain, sealed_len), plain.len());
+                out
             }
             Cipher::Gcm(gcm) => {
                 let nonce: [u8; GCM_NONCE_LEN] = drawn(random);
-                out.extend_from_slice(&nonce);
-                let nonce = Nonce::assume_unique_for_key(nonce);
+                let mut out = self.begun(&nonce, plain.len() + TAG_LEN);
+                let text = append(&mut out, plain, plain.len());
                 let tag = gcm
-                    .seal_in_place_separate_tag(nonce, Aad::from(key), append(&mut out, plain))
+                    .seal_in_place_separate_tag(
+                        Nonce::assume_unique_for_key(nonce),
+                        Aad::from(key),
+                        text,
+                    )
                     .expect("values are far below AES-GCM's limit");
                 out.extend_from_slice(tag.as_ref());
+                out
             }
             Cipher::Box(secretbox) => {
                 let nonce: [u8; BOX_NONCE_LEN] = drawn(random);
-                out.extend_from_slice(&nonce);
+                let mut out = self.begun(&nonce, TAG_LEN + plain.len());
                 let tag_at = out.len();
                 out.extend_from_slice(&[0; TAG_LEN]);
-                let tag = secretbox
-                    .encrypt_in_place_detached(&nonce.into(), b"", append(&mut out, plain))
-                    .expect("without associated data nothing can fail");
-                for (place, byte) in out.iter_mut().skip(tag_at).zip(tag) {
-                    *place = byte;
-                }
+                let tag = secretbox.seal(&nonce, append(&mut out, plain, plain.len()));
+                let (_, behind) = out.split_at_mut(tag_at);
+                *behind.first_chunk_mut().expect("room was made for the tag") = tag;
+                out
             }
         }
-        out
     }
 
     /// Opens what follows the name; `key` is the record's key.
     pub(crate) fn open(&self, key: &[u8], payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
         match &self.cipher {
-            Cipher::Cbc => cbc_open(self.secret.expose(), payload),
+            Cipher::Cbc(aes) => cbc_open(aes, payload),
             Cipher::Gcm(gcm) => {
-                let (nonce, sealed) =
+                let (nonce, rest) =
                     payload.split_first_chunk::<GCM_NONCE_LEN>().ok_or(PayloadError::Short)?;
-                let mut plain = sealed.to_vec();
-                let len = gcm
-                    .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(key), &mut plain)
+                let (sealed, tag) =
+                    rest.split_last_chunk::<TAG_LEN>().ok_or(PayloadError::Authentication)?;
+                let nonce = Nonce::assume_unique_for_key(*nonce);
+                let mut plain = vec![0; sealed.len()];
+                gcm.open_separate_gather(nonce, Aad::from(key), sealed, tag, &mut plain)
                     .ok()
-                    .ok_or(PayloadError::Authentication)?
-                    .len();
-                plain.truncate(len);
+                    .ok_or(PayloadError::Authentication)?;
                 Ok(plain)
             }
             Cipher::Box(secretbox) => {
@@ -226,13 +237,20 @@ impl ProviderKey {
                 let (tag, sealed) =
                     rest.split_first_chunk::<TAG_LEN>().ok_or(PayloadError::Short)?;
                 let mut plain = sealed.to_vec();
-                secretbox
-                    .decrypt_in_place_detached(nonce.into(), b"", &mut plain, tag.into())
-                    .ok()
-                    .ok_or(PayloadError::Authentication)?;
+                if !secretbox.open(nonce, tag, &mut plain) {
+                    return Err(PayloadError::Authentication);
+                }
                 Ok(plain)
             }
         }
+    }
+
+    /// The head and a nonce, with room for exactly so much more.
+    fn begun(&self, nonce: &[u8], rest_len: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.head.len() + nonce.len() + rest_len);
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(nonce);
+        out
     }
 }
 
@@ -253,10 +271,11 @@ fn key_id(algorithm: Algorithm, secret: &Secret) -> KeyId {
     KeyId(u64::from_be_bytes(*first))
 }
 
-/// Appends `bytes` and gives the place where they now lie.
-fn append<'a>(out: &'a mut Vec<u8>, bytes: &[u8]) -> &'a mut [u8] {
+/// Appends `bytes`, and zeros up to `len`, and gives the place where they now lie.
+fn append<'a>(out: &'a mut Vec<u8>, bytes: &[u8], len: usize) -> &'a mut [u8] {
     let start = out.len();
     out.extend_from_slice(bytes);
+    out.resize(start + len, 0);
     out.split_at_mut(start).1
 }
 
@@ -266,42 +285,42 @@ fn drawn<const N: usize>(random: &dyn Random) -> [u8; N] {
     bytes
 }
 
-fn cbc_seal(secret: &[u8], iv: &[u8], plain: &[u8]) -> Vec<u8> {
-    const FITS: &str = "key and initialisation vector have been measured";
-    match secret.len() {
-        16 => cbc::Encryptor::<Aes128>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .encrypt_padded_vec::<Pkcs7>(plain),
-        24 => cbc::Encryptor::<Aes192>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .encrypt_padded_vec::<Pkcs7>(plain),
-        _ => cbc::Encryptor::<Aes256>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .encrypt_padded_vec::<Pkcs7>(plain),
+/// Encrypts the first `plain_len` bytes of `text`, the rest of which is for the padding.
+fn cbc_seal(aes: &Aes, iv: &[u8; BLOCK_LEN], text: &mut [u8], plain_len: usize) {
+    fn seal<C>(aes: &C, iv: &[u8; BLOCK_LEN], text: &mut [u8], plain_len: usize)
+    where
+        C: BlockCipherEncrypt + BlockSizeUser<BlockSize = U16>,
+    {
+        cbc::Encryptor::inner_iv_init(aes, iv.into())
+            .encrypt_padded::<Pkcs7>(text, plain_len)
+            .expect("there is room for the padding");
+    }
+    match aes {
+        Aes::Aes128(aes) => seal(aes, iv, text, plain_len),
+        Aes::Aes192(aes) => seal(aes, iv, text, plain_len),
+        Aes::Aes256(aes) => seal(aes, iv, text, plain_len),
     }
 }
 
-fn cbc_open(secret: &[u8], payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    const FITS: &str = "key and initialisation vector have been measured";
+fn cbc_open(aes: &Aes, payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
+    fn open<C>(aes: &C, iv: &[u8; BLOCK_LEN], text: &mut [u8]) -> Result<(), PayloadError>
+    where
+        C: BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
+    {
+        let opened =
+            cbc::Decryptor::inner_iv_init(aes, iv.into()).decrypt_padded::<NoPadding>(text);
+        opened.map(|_| ()).ok().ok_or(PayloadError::PartialBlock)
+    }
     let (iv, sealed) = payload.split_first_chunk::<BLOCK_LEN>().ok_or(PayloadError::Short)?;
     if sealed.is_empty() {
         return Err(PayloadError::Short);
     }
-    if sealed.len() % BLOCK_LEN != 0 {
-        return Err(PayloadError::PartialBlock);
+    let mut plain = sealed.to_vec();
+    match aes {
+        Aes::Aes128(aes) => open(aes, iv, &mut plain)?,
+        Aes::Aes192(aes) => open(aes, iv, &mut plain)?,
+        Aes::Aes256(aes) => open(aes, iv, &mut plain)?,
     }
-    let blocks = match secret.len() {
-        16 => cbc::Decryptor::<Aes128>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .decrypt_padded_vec::<NoPadding>(sealed),
-        24 => cbc::Decryptor::<Aes192>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .decrypt_padded_vec::<NoPadding>(sealed),
-        _ => cbc::Decryptor::<Aes256>::new_from_slices(secret, iv)
-            .expect(FITS)
-            .decrypt_padded_vec::<NoPadding>(sealed),
-    };
-    let mut plain = blocks.ok().ok_or(PayloadError::PartialBlock)?;
     let len = unpadded_len(&plain).ok_or(PayloadError::Padding)?;
     plain.truncate(len);
     Ok(plain)

@@ -1,6 +1,7 @@
 //! Values made by Kubernetes' own code, in both directions, and CBC's traps.
 #![expect(clippy::indexing_slicing, reason = "tests may panic")]
 
+use aes::cipher::KeyIvInit;
 use keepd_env::SeededRandom;
 use proptest::prelude::*;
 

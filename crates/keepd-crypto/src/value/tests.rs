@@ -1,5 +1,7 @@
 //! Which rule a key falls under, marks, renamed keys, and Kubernetes' walk over providers.
 
+mod speed;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keepd_env::SeededRandom;
