@@ -14,7 +14,6 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
@@ -28,10 +27,11 @@ const PREFIX_BYTES: usize = 5;
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// Receives the message of a call that has one.
-pub(crate) async fn receive<R: Message + Default>(
-    request: Request<Incoming>,
-    bytes_max: usize,
-) -> Result<R, Status> {
+pub(crate) async fn receive<R, B>(request: Request<B>, bytes_max: usize) -> Result<R, Status>
+where
+    R: Message + Default,
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
     let encoding = request.headers().get("grpc-encoding").filter(|it| *it != "identity");
     if let Some(encoding) = encoding {
         let encoding = encoding.to_str().unwrap_or_default();
@@ -66,7 +66,7 @@ pub(crate) async fn receive<R: Message + Default>(
     })
 }
 
-fn interrupted(_gone: hyper::Error) -> Status {
+fn interrupted<E>(_gone: E) -> Status {
     Status::cancelled("context canceled")
 }
 
@@ -249,5 +249,125 @@ impl http_body::Body for CountedBody {
 
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use futures_util::stream;
+    use http_body_util::{Full, StreamBody};
+    use keepd_api::etcdserverpb::PutRequest;
+    use tonic::Code;
+
+    use super::*;
+    use crate::metrics::RpcMetrics;
+
+    const BYTES_MAX: usize = 1000;
+
+    fn put() -> PutRequest {
+        PutRequest { key: "key".into(), value: "value".into(), ..PutRequest::default() }
+    }
+
+    fn encoded(message: &PutRequest) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
+        message.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    async fn receive_bytes(bytes: &[u8]) -> Result<PutRequest, Status> {
+        let body = Full::new(Bytes::copy_from_slice(bytes));
+        receive(Request::new(body), BYTES_MAX).await
+    }
+
+    #[tokio::test]
+    async fn a_message_may_come_in_any_pieces() {
+        let bytes = encoded(&put());
+        assert_eq!(receive_bytes(&bytes).await.unwrap(), put());
+        for cut in 0..=bytes.len() {
+            let (head, tail) = bytes.split_at(cut);
+            let pieces = [head, tail].map(|it| Frame::data(Bytes::copy_from_slice(it)));
+            let body = StreamBody::new(stream::iter(pieces.map(Ok::<_, Infallible>)));
+            let received: PutRequest = receive(Request::new(body), BYTES_MAX).await.unwrap();
+            assert_eq!(received, put(), "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_one_message_is_refused() {
+        let whole = encoded(&put());
+        let long = PutRequest { value: vec![0; BYTES_MAX].into(), ..put() };
+        let garbage = [0, 0, 0, 0, 1, 0xff];
+        let cases = [
+            (whole[..whole.len() - 1].to_vec(), Code::Internal),
+            (whole[..3].to_vec(), Code::Internal),
+            (Vec::new(), Code::Internal),
+            ([whole.clone(), whole.clone()].concat(), Code::Internal),
+            ([&[1], &whole[1..]].concat(), Code::Internal),
+            (garbage.to_vec(), Code::Internal),
+            (encoded(&long), Code::ResourceExhausted),
+            // Its length alone is enough to refuse it.
+            (encoded(&long)[..5].to_vec(), Code::ResourceExhausted),
+        ];
+        for (number, (bytes, code)) in cases.into_iter().enumerate() {
+            let status = receive_bytes(&bytes).await.unwrap_err();
+            assert_eq!(status.code(), code, "case {number}: {status}");
+        }
+        let body = Full::new(Bytes::from(whole));
+        let request = Request::builder().header("grpc-encoding", "gzip").body(body).unwrap();
+        let status = receive::<PutRequest, _>(request, BYTES_MAX).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented);
+    }
+
+    /// Data frames, and the status in the trailers.
+    async fn read(response: Response<Body>) -> (Vec<Bytes>, Code) {
+        let (mut body, mut data) = (response.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            match frame.unwrap().into_data() {
+                Ok(bytes) => data.push(bytes),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap();
+                    let status = Status::from_header_map(&trailers).unwrap();
+                    return (data, status.code());
+                }
+            }
+        }
+        panic!("no trailers");
+    }
+
+    #[tokio::test]
+    async fn small_answers_are_one_frame_and_large_ones_are_not_copied() {
+        let small = Payload { pieces: vec!["ab".into(), "c".into()] };
+        let (data, code) = read(answer(Ok(small))).await;
+        assert_eq!((data, code), (vec![Bytes::from_static(b"\0\0\0\0\x03abc")], Code::Ok));
+
+        let large = Bytes::from(vec![7; JOINED_BYTES_MAX + 1]);
+        let payload = Payload { pieces: vec![large.clone()] };
+        let (data, _) = read(answer(Ok(payload))).await;
+        assert_eq!(data[0].as_ref(), [0, 0, 0, 0x40, 1]);
+        assert_eq!(data[1].as_ptr(), large.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_stream_counts_when_it_ends() {
+        let metrics = RpcMetrics::default();
+        let method = metrics.method("/etcdserverpb.KV/RangeStream").unwrap();
+        let handled = |code: Code| method.handled[code as usize].load(Ordering::Relaxed);
+        let messages = || vec![Ok(Payload::default()), Err(Status::aborted("given up"))];
+
+        let call = Counted::start(Arc::clone(&method));
+        let response = answer_stream(stream::iter(messages()), call);
+        assert_eq!(handled(Code::Aborted), 0);
+        let (data, code) = read(response).await;
+        assert_eq!((data, code), (vec![Bytes::from_static(&[0; 5])], Code::Aborted));
+        assert_eq!(handled(Code::Aborted), 1);
+
+        let call = Counted::start(Arc::clone(&method));
+        drop(answer_stream(stream::iter(messages()), call));
+        assert_eq!(handled(Code::Cancelled), 1, "its client went away");
     }
 }

@@ -1,14 +1,14 @@
-//! The hot codec: requests decode as everywhere, answers are bytes that are encoded already.
+//! Messages of the hot methods: answers are bytes that are encoded already.
 //!
 //! A stored record is the encoded `mvccpb.KeyValue`, so a range's answer is a few header bytes and
 //! the records as they lie in the block cache; nothing is decoded or encoded again.
 
 use std::marker::PhantomData;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 
 /// The first size of a message's buffer.
 const BUFFER_BYTES: usize = 512;
@@ -37,54 +37,15 @@ impl From<Vec<u8>> for Payload {
     }
 }
 
-/// Decodes `Request`, sends [`Payload`]s.
+/// Decodes the messages of a stream.
 #[derive(Debug)]
-pub(crate) struct HotCodec<Request>(PhantomData<Request>);
+pub(crate) struct RequestDecoder<Request>(PhantomData<Request>);
 
-impl<Request> Default for HotCodec<Request> {
+impl<Request> Default for RequestDecoder<Request> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
-
-impl<Request: Message + Default + Send + 'static> Codec for HotCodec<Request> {
-    type Encode = Payload;
-    type Decode = Request;
-    type Encoder = PayloadEncoder;
-    type Decoder = RequestDecoder<Request>;
-
-    fn encoder(&mut self) -> Self::Encoder {
-        PayloadEncoder
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        RequestDecoder(PhantomData)
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct PayloadEncoder;
-
-impl Encoder for PayloadEncoder {
-    type Item = Payload;
-    type Error = Status;
-
-    /// Most answers are a header; a long one grows the buffer once.
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
-    }
-
-    fn encode(&mut self, item: Payload, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(item.len());
-        for piece in item.pieces {
-            out.put_slice(&piece);
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct RequestDecoder<Request>(PhantomData<Request>);
 
 impl<Request: Message + Default> Decoder for RequestDecoder<Request> {
     type Item = Request;

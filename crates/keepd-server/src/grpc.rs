@@ -14,13 +14,13 @@ use keepd_api::etcdserverpb::maintenance_server::MaintenanceServer;
 use keepd_api::health::health_server::HealthServer;
 use prost::Message;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService};
+use tonic::codec::Streaming;
 use tonic::{Code, Status};
 use tower_service::Service;
 
 use crate::call;
 use crate::cluster::ClusterService;
-use crate::codec::{HotCodec, Payload};
+use crate::codec::{Payload, RequestDecoder};
 use crate::context::Context;
 use crate::health::HealthService;
 use crate::kv::KvService;
@@ -122,10 +122,18 @@ impl GrpcServices {
 
     fn watch(&self, call: Counted, request: Request<Incoming>) -> Answering {
         let limit = self.context.limits.receive_bytes_max();
-        let grpc = Grpc::new(HotCodec::<WatchRequest>::default());
-        let mut grpc = grpc.apply_max_message_size_config(Some(limit), None);
-        let watch = self.watch.clone();
-        Box::pin(async move { call::count(grpc.streaming(Watch(watch), request).await, call) })
+        let (watch, decoder) = (self.watch.clone(), RequestDecoder::<WatchRequest>::default());
+        let messages = |body| Streaming::new_request(decoder, body, None, Some(limit));
+        let request = tonic::Request::from_http(request.map(messages));
+        Box::pin(async move {
+            match watch.watch(request).await {
+                Ok(response) => call::answer_stream(response.into_inner(), call),
+                Err(status) => {
+                    call.finish(status.code());
+                    status.into_http()
+                }
+            }
+        })
     }
 
     fn generated<S>(&self, call: Counted, mut service: S, request: Request<Incoming>) -> Answering
@@ -180,18 +188,4 @@ fn rewrite_oversize(response: Response<Body>, limit: usize) -> Response<Body> {
         "grpc: received message larger than max ({found} vs. {limit})"
     ))
     .into_http()
-}
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
-
-struct Watch(WatchService);
-
-impl StreamingService<WatchRequest> for Watch {
-    type Response = Payload;
-    type ResponseStream = crate::watch::Responses;
-    type Future = BoxFuture<Self::ResponseStream>;
-
-    fn call(&mut self, request: tonic::Request<tonic::Streaming<WatchRequest>>) -> Self::Future {
-        Box::pin(self.0.clone().watch(request))
-    }
 }

@@ -3,13 +3,14 @@
 //! Three ways, cheapest first: counts and keys come from the index alone; a plain range sends the
 //! stored records as they lie; filters and sorting decode.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use keepd_api::mvccpb;
-use keepd_mvcc::{RangeRefs, View};
+use keepd_mvcc::{RangeRefs, Record, View};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tonic::Status;
 
@@ -20,7 +21,10 @@ use crate::wire;
 
 /// Records read on the task itself; more go to a thread that may block on the disk.
 const INLINE_RECORDS_MAX: usize = 32;
-/// Answers up to this size are joined into one piece.
+/// A list is read in up to so many parts, each of at least so many records.
+const PARTS_MAX: usize = 4;
+const PART_RECORDS_MIN: usize = 1024;
+/// Smaller records are copied into a piece of about this size, larger ones are pieces themselves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
 
 /// The range of keys a request asks for.
@@ -129,12 +133,9 @@ async fn plain(
         refs.keys.truncate(limit);
     }
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
-    let records = load_encoded(context, view, revisions).await?;
     let mut pieces = Pieces::default();
     wire::header_field(&header, &mut pieces.open);
-    for record in records {
-        pieces.record(record);
-    }
+    let mut pieces = append_records(context, view, revisions, pieces).await?;
     wire::int_field(3, i64::from(more), &mut pieces.open);
     wire::int_field(4, to_i64(refs.count), &mut pieces.open);
     Ok(pieces.finish())
@@ -145,35 +146,98 @@ async fn plain(
 pub(crate) struct Pieces {
     pub(crate) open: Vec<u8>,
     done: Vec<Bytes>,
+    done_bytes: usize,
 }
 
 impl Pieces {
-    /// Adds a record as field 2 (`kvs`).
+    /// Adds a stored record as field 2 (`kvs`).
     pub(crate) fn record(&mut self, record: Bytes) {
         wire::len_field(2, record.len(), &mut self.open);
         if record.len() < JOINED_BYTES_MAX {
             self.open.extend_from_slice(&record);
+            self.close_when_full();
         } else {
-            self.done.push(std::mem::take(&mut self.open).into());
+            self.close();
+            self.done_bytes += record.len();
             self.done.push(record);
         }
     }
 
-    pub(crate) fn finish(mut self) -> Payload {
-        if !self.open.is_empty() {
-            self.done.push(self.open.into());
+    /// Adds a decoded one.
+    pub(crate) fn kv(&mut self, kv: &KeyValue) {
+        let len = kv.encoded_len();
+        wire::len_field(2, len, &mut self.open);
+        self.open.reserve(len);
+        kv.encode(&mut self.open);
+        self.close_when_full();
+    }
+
+    /// Adds loaded records, opening what is sealed.
+    fn records(&mut self, context: &Context, records: Vec<Record>) -> Result<(), Status> {
+        for record in records {
+            if record.seal.is_none() {
+                self.record(record.encoded);
+            } else {
+                self.kv(&context.client_kv(record)?);
+            }
         }
+        Ok(())
+    }
+
+    /// Adds what was made apart.
+    fn append(&mut self, mut part: Self) {
+        part.close();
+        self.close();
+        self.done_bytes += part.done_bytes;
+        self.done.append(&mut part.done);
+    }
+
+    /// The bytes so far.
+    pub(crate) const fn len(&self) -> usize {
+        self.done_bytes + self.open.len()
+    }
+
+    /// A long list is never one allocation, which would be copied each time it grows.
+    fn close_when_full(&mut self) {
+        if self.open.len() >= JOINED_BYTES_MAX {
+            self.close();
+            self.open.reserve(JOINED_BYTES_MAX + JOINED_BYTES_MAX / 8);
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.done_bytes += self.open.len();
+            self.done.push(std::mem::take(&mut self.open).into());
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Payload {
+        self.close();
         Payload { pieces: self.done }
     }
 }
 
-/// Loads records and opens what is sealed, encoded as clients see them.
-pub(crate) async fn load_encoded(
+/// Loads records and adds them to `pieces` as clients see them.
+pub(crate) async fn append_records(
     context: &Arc<Context>,
     view: &Arc<View>,
     revisions: Vec<Revision>,
-) -> Result<Vec<Bytes>, Status> {
-    off_task(context, view, revisions, Context::client_bytes).await
+    mut pieces: Pieces,
+) -> Result<Pieces, Status> {
+    if revisions.len() <= INLINE_RECORDS_MAX {
+        pieces.records(context, load(view, &revisions)?)?;
+        return Ok(pieces);
+    }
+    let each = |context: &Context, records: Vec<Record>| {
+        let mut part = Pieces::default();
+        part.records(context, records)?;
+        Ok(part)
+    };
+    for part in off_task(context, view, revisions, each).await? {
+        pieces.append(part);
+    }
+    Ok(pieces)
 }
 
 /// Loads records and opens what is sealed, decoded.
@@ -182,33 +246,46 @@ pub(crate) async fn load_kvs(
     view: &Arc<View>,
     revisions: Vec<Revision>,
 ) -> Result<Vec<KeyValue>, Status> {
-    off_task(context, view, revisions, Context::client_kv).await
+    let each = |context: &Context, records: Vec<Record>| -> Result<Vec<_>, Status> {
+        records.into_iter().map(|record| context.client_kv(record)).collect()
+    };
+    if revisions.len() <= INLINE_RECORDS_MAX {
+        return each(context, load(view, &revisions)?);
+    }
+    Ok(off_task(context, view, revisions, each).await?.into_iter().flatten().collect())
 }
 
-/// Few records are read where the request runs; many could block it on disk and decryption.
+fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
+    if let [revision] = revisions {
+        return Ok(vec![view.load(*revision).map_err(errors::store)?]);
+    }
+    view.load_many(revisions).map_err(errors::store)
+}
+
+/// Reads many records on threads that may block on the disk and on decryption; long lists in parts
+/// side by side, which come back in order.
 async fn off_task<T: Send + 'static>(
     context: &Arc<Context>,
     view: &Arc<View>,
-    revisions: Vec<Revision>,
-    each: fn(&Context, keepd_mvcc::Record) -> Result<T, Status>,
+    mut revisions: Vec<Revision>,
+    each: fn(&Context, Vec<Record>) -> Result<T, Status>,
 ) -> Result<Vec<T>, Status> {
-    let load = |context: &Context, view: &View| -> Result<Vec<T>, Status> {
-        if let [revision] = revisions.as_slice() {
-            let record = view.load(*revision).map_err(errors::store)?;
-            return Ok(vec![each(context, record)?]);
-        }
-        let records = view.load_many(&revisions).map_err(errors::store)?;
-        records.into_iter().map(|record| each(context, record)).collect()
-    };
-    if revisions.len() <= INLINE_RECORDS_MAX {
-        return load(context, view);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let parts = (revisions.len() / PART_RECORDS_MIN).clamp(1, threads.min(PARTS_MAX));
+    let part_records = revisions.len().div_ceil(parts);
+    let mut loading = VecDeque::new();
+    while !revisions.is_empty() {
+        let part = revisions.split_off(revisions.len().saturating_sub(part_records));
+        let (context, view) = (Arc::clone(context), Arc::clone(view));
+        loading
+            .push_front(tokio::task::spawn_blocking(move || each(&context, load(&view, &part)?)));
     }
-    let (context, view) = (Arc::clone(context), Arc::clone(view));
-    let loading = tokio::task::spawn_blocking(move || {
-        let records = view.load_many(&revisions).map_err(errors::store)?;
-        records.into_iter().map(|record| each(&context, record)).collect()
-    });
-    loading.await.map_err(|error| Status::internal(format!("keepd: a read failed: {error}")))?
+    let mut loaded = Vec::with_capacity(loading.len());
+    for part in loading {
+        let failed = |error| Status::internal(format!("keepd: a read failed: {error}"));
+        loaded.push(part.await.map_err(failed)??);
+    }
+    Ok(loaded)
 }
 
 /// Filters, sorts, cuts and strips fetched records.

@@ -38,7 +38,6 @@ struct Streaming {
     chunk_keys: usize,
     /// Keys of the whole range, known with the first chunk.
     count: Option<u64>,
-    sent: u64,
 }
 
 /// Sends the answer to `request` in chunks; ends when it is whole, failed or unwanted.
@@ -68,8 +67,7 @@ pub(crate) async fn run(
     }
     let left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
     let chunk_keys = if request.limit < 0 { 0 } else { FIRST_CHUNK_KEYS };
-    let mut streaming =
-        Streaming { context, view, at, range, left, chunk_keys, count: None, sent: 0 };
+    let mut streaming = Streaming { context, view, at, range, left, chunk_keys, count: None };
     loop {
         match streaming.next(&header, request.keys_only).await {
             Ok((payload, true)) => {
@@ -90,7 +88,8 @@ pub(crate) async fn run(
 }
 
 impl Streaming {
-    /// The next chunk, and whether it is the last.
+    /// The next chunk, and whether it is the last: `RangeResponse{1: header, 2: kvs, 3: more,
+    /// 4: count}` within a `RangeStreamResponse`.
     async fn next(
         &mut self,
         header: &ResponseHeader,
@@ -110,17 +109,27 @@ impl Streaming {
         }
         self.advance(&refs.keys);
         let last = !more || self.left == Some(0);
-        let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
-        let records = if keys_only {
-            let kvs = range::load_kvs(&self.context, &self.view, revisions).await?;
-            kvs.into_iter().map(without_value).collect()
+        let revisions: Vec<_> = refs.keys.into_iter().map(|(_, revision)| revision).collect();
+        let mut pieces = Pieces::default();
+        if last {
+            wire::header_field(header, &mut pieces.open);
+        }
+        let mut pieces = if keys_only {
+            let mut kvs = range::load_kvs(&self.context, &self.view, revisions).await?;
+            for kv in &mut kvs {
+                kv.value = Bytes::new();
+                pieces.kv(kv);
+            }
+            pieces
         } else {
-            range::load_encoded(&self.context, &self.view, revisions).await?
+            range::append_records(&self.context, &self.view, revisions, pieces).await?
         };
-        let bytes: usize = records.iter().map(Bytes::len).sum();
-        self.adapt(bytes);
-        self.sent += records.len() as u64;
-        Ok((assemble(records, last.then_some((header, more, count))), last))
+        self.adapt(pieces.len());
+        if last {
+            wire::int_field(3, i64::from(more), &mut pieces.open);
+            wire::int_field(4, range::to_i64(count), &mut pieces.open);
+        }
+        Ok((as_chunk(pieces.finish()), last))
     }
 
     fn advance(&mut self, keys: &[(Bytes, keepd_types::Revision)]) {
@@ -150,29 +159,6 @@ impl Streaming {
             self.chunk_keys = (self.chunk_keys / 2).max(1);
         }
     }
-}
-
-fn without_value(mut kv: keepd_types::KeyValue) -> Bytes {
-    kv.value = Bytes::new();
-    let mut out = Vec::with_capacity(kv.encoded_len());
-    kv.encode(&mut out);
-    out.into()
-}
-
-/// `RangeStreamResponse{1: RangeResponse{1: header, 2: kvs, 3: more, 4: count}}`.
-fn assemble(records: Vec<Bytes>, last: Option<(&ResponseHeader, bool, u64)>) -> Payload {
-    let mut inner = Pieces::default();
-    if let Some((header, _, _)) = last {
-        wire::header_field(header, &mut inner.open);
-    }
-    for record in records {
-        inner.record(record);
-    }
-    if let Some((_, more, count)) = last {
-        wire::int_field(3, i64::from(more), &mut inner.open);
-        wire::int_field(4, range::to_i64(count), &mut inner.open);
-    }
-    as_chunk(inner.finish())
 }
 
 /// Wraps an encoded `RangeResponse` as a message of the stream.
