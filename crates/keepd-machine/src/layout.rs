@@ -3,6 +3,7 @@
 //! ```text
 //! <data-dir>/
 //!   member/            one member's state; made as `member.partial` and renamed when whole
+//!     BALLAST          reserved space without content, given up when the disk is full
 //!     KEYRING          wrapped data keys (only with an encryption configuration)
 //!     wal/             write-ahead log segments
 //!     store/           manifest, segments, checkpoints
@@ -32,6 +33,12 @@ impl Layout {
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { member: data_dir.join("member"), partial: data_dir.join("member.partial") }
+    }
+
+    /// The reserved space of a member directory.
+    #[must_use]
+    pub fn ballast(member_dir: &Path) -> PathBuf {
+        member_dir.join("BALLAST")
     }
 
     /// The write-ahead log of a member directory.

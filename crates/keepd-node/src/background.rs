@@ -12,6 +12,7 @@ use keepd_mvcc::{
 };
 
 use crate::apply_thread::ApplyEvent;
+use crate::conversion::Writer;
 use crate::inbox::Inbox;
 use crate::shared::Shared;
 
@@ -29,16 +30,24 @@ pub(crate) enum Job {
     CompactionHash(CompactionHashJob),
     /// Counts the values that are sealed.
     CountSealed(Arc<View>),
+    /// Brings the ballast back.
+    RestoreBallast,
 }
 
 /// A finished job.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Flush { done: Box<FlushDone>, took: Duration },
+    Flush {
+        done: Box<FlushDone>,
+        took: Duration,
+    },
     Checkpoint(CheckpointDone),
     Rewrite(RewriteDone),
     CompactionHash(HashKv),
     CountSealed(u64),
+    RestoreBallast,
+    /// The disk was full: to be done anew later.
+    NoSpace(Writer),
 }
 
 /// The way to the background threads: one for flushes, one for the rest.
@@ -86,6 +95,8 @@ fn work(inbox: &Inbox<Job>, shared: &Shared) {
         for job in jobs.drain(..) {
             match run(job, shared) {
                 Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
+                // The log has what was not flushed.
+                Err(error) if error.is_out_of_space() => open = false,
                 Err(error) => shared.halt(error),
             }
         }
@@ -101,8 +112,14 @@ fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
             let done = job.run()?;
             Done::Flush { done: Box::new(done), took: clock.monotonic().saturating_sub(started) }
         }
-        Job::Checkpoint(job) => Done::Checkpoint(job.run()?),
-        Job::Rewrite(job) => Done::Rewrite(job.run(&mut pace)?),
+        Job::Checkpoint(job) => match job.run() {
+            Ok(done) => Done::Checkpoint(done),
+            Err(error) => later(shared, Writer::Checkpoint, error)?,
+        },
+        Job::Rewrite(job) => match job.run(&mut pace) {
+            Ok(done) => Done::Rewrite(done),
+            Err(error) => later(shared, Writer::Rewrite, error)?,
+        },
         Job::CompactionHash(job) => Done::CompactionHash(job.run()?),
         Job::CountSealed(view) => {
             let mut sealed = 0;
@@ -111,7 +128,27 @@ fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
             }
             Done::CountSealed(sealed)
         }
+        Job::RestoreBallast => {
+            shared.ballast.restore();
+            Done::RestoreBallast
+        }
     })
+}
+
+/// A job that found the disk full has changed nothing and is begun anew when there is space.
+fn later(
+    shared: &Shared,
+    writer: Writer,
+    error: keepd_mvcc::Error,
+) -> Result<Done, keepd_mvcc::Error> {
+    match error {
+        keepd_mvcc::Error::Io(error) if error.is_out_of_space() => {
+            tracing::warn!(%error, job = ?writer, "no space on the disk: trying again later");
+            shared.throw_off_ballast(&error);
+            Ok(Done::NoSpace(writer))
+        }
+        error => Err(error),
+    }
 }
 
 fn pace(bytes: u64) {

@@ -16,6 +16,7 @@ use keepd_raft::{Core, Restored, Settings};
 use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
 
+use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::options::Options;
 
@@ -27,6 +28,7 @@ const CLUSTER_VERSION: &[u8] = b"3.7.0";
 pub struct DataDir {
     member_dir: PathBuf,
     encryption: Arc<Encryption>,
+    ballast: Ballast,
     lock: Box<dyn DirLock>,
     is_new: bool,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Opened {
     pub(crate) core: Core,
     pub(crate) identity: Identity,
     pub(crate) encryption: Arc<Encryption>,
+    pub(crate) ballast: Ballast,
     pub(crate) lock: Box<dyn DirLock>,
 }
 
@@ -53,7 +56,8 @@ impl DataDir {
         config: Option<EncryptionConfig>,
     ) -> Result<Self, BootError> {
         let disk = &*env.disk;
-        disk.create_dir(&options.data_dir)?;
+        let explain = |error| ballast::explain(disk, &options.data_dir, error);
+        disk.create_dir(&options.data_dir).map_err(|error| explain(error.into()))?;
         let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
         let layout = Layout::new(&options.data_dir);
         let is_new = !disk.exists(&layout.member)?;
@@ -62,13 +66,16 @@ impl DataDir {
                 // Nothing was ever acknowledged from a directory that was not finished.
                 disk.remove_dir_all(&layout.partial)?;
             }
-            bootstrap(env, options, &layout.partial, config.clone())?;
+            bootstrap(env, options, &layout.partial, config.clone()).map_err(explain)?;
             disk.rename(&layout.partial, &layout.member)?;
             disk.sync_dir(&options.data_dir)?;
         }
         crate::key_check::check(env, &layout.member, config.as_ref())?;
-        let encryption = Arc::new(Encryption::open(env, &layout.member, config)?);
-        Ok(Self { member_dir: layout.member, encryption, lock, is_new })
+        let ballast = Ballast::find(env, &layout.member, options.ballast_bytes);
+        let encryption = ballast
+            .start_with_room(|| Ok(Encryption::open(env, &layout.member, config.clone())?))?;
+        let encryption = Arc::new(encryption);
+        Ok(Self { member_dir: layout.member, encryption, ballast, lock, is_new })
     }
 
     /// What seals values and files; reloads go through it.
@@ -85,9 +92,11 @@ impl DataDir {
 
     pub(crate) fn open(self, env: &Env, options: &Options) -> Result<Opened, BootError> {
         let keys = self.encryption.files();
-        let store = open_store(env, &self.member_dir, keys.clone())?;
         let wal_dir = Layout::wal(&self.member_dir);
-        let (wal, recovered) = Wal::open(env.clone(), &wal_dir, keys)?;
+        let (store, (wal, recovered)) = self.ballast.start_with_room(|| {
+            let store = open_store(env, &self.member_dir, keys.clone())?;
+            Ok((store, Wal::open(env.clone(), &wal_dir, keys.clone())?))
+        })?;
         if let Some(torn) = &recovered.torn_tail {
             tracing::warn!(
                 ?torn,
@@ -126,8 +135,8 @@ impl DataDir {
             self.encryption.set_writable(active.keys);
         }
         let machine = Machine::new(store, machine_options)?;
-        let encryption = self.encryption;
-        Ok(Opened { machine, wal, core, identity, encryption, lock: self.lock })
+        let Self { encryption, ballast, lock, .. } = self;
+        Ok(Opened { machine, wal, core, identity, encryption, ballast, lock })
     }
 }
 

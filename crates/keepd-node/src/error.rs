@@ -79,6 +79,19 @@ pub enum BootError {
         "the data directory belongs to a cluster of {0} voters; this version runs clusters of one"
     )]
     NotAlone(usize),
+    /// The disk is full, even without the ballast.
+    #[error(
+        "{}: the file system is full, {available_bytes} bytes are free; free space or enlarge it, \
+         then start again: {source}", dir.display()
+    )]
+    Full {
+        /// The member's directory.
+        dir: std::path::PathBuf,
+        /// What is left.
+        available_bytes: u64,
+        /// What was tried.
+        source: Box<Self>,
+    },
     /// A thread could not be started.
     #[error("cannot start the {name} thread: {source}")]
     Thread {
@@ -87,4 +100,18 @@ pub enum BootError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl BootError {
+    /// The call that found the disk full, if it was that.
+    pub(crate) fn out_of_space(&self) -> Option<&keepd_env::IoError> {
+        let (Self::Io(error)
+        | Self::Keyring(keepd_crypto::KeyringError::Io(error))
+        | Self::Wal(keepd_wal::Error::Io(error))
+        | Self::Store(keepd_mvcc::Error::Io(error))) = self
+        else {
+            return None;
+        };
+        if error.is_out_of_space() { Some(error) } else { None }
+    }
 }

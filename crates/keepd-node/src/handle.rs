@@ -81,6 +81,8 @@ pub struct Space {
     pub disk_bytes: i64,
     /// The limit on live bytes.
     pub quota_bytes: Option<i64>,
+    /// The file system has no space to spare.
+    pub is_disk_full: bool,
 }
 
 /// Counts a proposal as pending until dropped, also when its client goes away.
@@ -272,12 +274,16 @@ impl Handle {
             live_bytes: self.shared.live_bytes.load(Ordering::Relaxed),
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             quota_bytes: self.shared.options.quota_bytes,
+            is_disk_full: self.shared.ballast.is_short(),
         }
     }
 
-    /// Whether a request of this cost fits into the quota.
+    /// Whether a request of this cost fits into the quota and onto the disk.
     #[must_use]
     pub fn fits(&self, cost: i64) -> bool {
+        if cost > 0 && self.shared.ballast.is_short() {
+            return false;
+        }
         let live = self.shared.live_bytes.load(Ordering::Relaxed);
         let quota = self.shared.options.quota_bytes;
         cost == 0 || quota.is_none_or(|quota| live.saturating_add(cost) < quota)

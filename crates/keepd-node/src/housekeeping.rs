@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::{Command, Machine, tables};
 use keepd_mvcc::{Applied, Urgency};
 use tokio::sync::oneshot;
@@ -33,6 +32,10 @@ const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 const RELEASE_ENTRIES: u64 = 10_000;
 /// Index leaves trimmed of compacted history per turn.
 const TRIM_LEAVES: usize = 64;
+/// How long after a job found the disk full the next one is tried.
+const FULL_DISK_PAUSE: Duration = Duration::from_secs(5);
+/// How often a missing ballast is tried to be brought back.
+const BALLAST_INTERVAL: Duration = Duration::from_secs(1);
 /// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
 const QUOTA_CLEAR_PERCENT: i64 = 90;
 
@@ -48,7 +51,13 @@ pub(crate) struct Housekeeping {
     space_due: Duration,
     /// A NOSPACE command of ours is on its way until the alarms change; one that raft dropped is
     /// proposed again then.
-    clear_again: Option<Duration>,
+    nospace_again: Option<Duration>,
+    /// A checkpoint found the disk full and is still to be written.
+    owes_checkpoint: bool,
+    /// No checkpoint or rewrite before: one found the disk full.
+    jobs_due: Duration,
+    restoring_ballast: bool,
+    ballast_due: Duration,
     /// Who waits for a round of reclaiming.
     reclaimers: Vec<oneshot::Sender<()>>,
     /// Who waits for past compactions to be done with.
@@ -71,7 +80,11 @@ impl Housekeeping {
             rewriting: false,
             expiry_due: Duration::ZERO,
             space_due: Duration::ZERO,
-            clear_again: None,
+            nospace_again: None,
+            owes_checkpoint: false,
+            jobs_due: Duration::ZERO,
+            restoring_ballast: false,
+            ballast_due: Duration::ZERO,
             reclaimers: Vec::new(),
             settlers: Vec::new(),
             hash_pending: false,
@@ -143,8 +156,24 @@ impl Housekeeping {
                 self.shared.remember_hash(hash);
             }
             Done::CountSealed(sealed) => self.conversion.counted(store, sealed),
+            Done::RestoreBallast => self.restoring_ballast = false,
+            Done::NoSpace(writer) => self.no_space(writer),
         }
         self.publish_space(machine);
+    }
+
+    /// A job found the disk full.
+    fn no_space(&mut self, writer: Writer) {
+        self.conversion.finished(writer);
+        self.jobs_due = self.shared.env.clock.monotonic() + FULL_DISK_PAUSE;
+        match writer {
+            Writer::Checkpoint => {
+                self.checkpointing = false;
+                self.owes_checkpoint = true;
+            }
+            Writer::Rewrite => self.rewriting = false,
+            Writer::Flush => {}
+        }
     }
 
     /// Someone wants space back now.
@@ -203,9 +232,13 @@ impl Housekeeping {
 
     fn look_after_space(&mut self, machine: &mut Machine, now: Duration) {
         self.publish_space(machine);
-        self.clear_nospace(machine, now);
-        let store = machine.store_mut();
-        if !self.checkpointing && store.stats().since_checkpoint_bytes > CHECKPOINT_BYTES {
+        self.look_after_nospace(machine, now);
+        self.look_after_ballast(now);
+        if now < self.jobs_due {
+            return;
+        }
+        let is_due = machine.store().stats().since_checkpoint_bytes > CHECKPOINT_BYTES;
+        if !self.checkpointing && (is_due || self.owes_checkpoint) {
             self.checkpoint(machine);
         }
         if self.rewriting {
@@ -228,6 +261,9 @@ impl Housekeeping {
 
     /// Lets files and values follow the encryption configuration.
     fn convert(&mut self, machine: &mut Machine, now: Duration) {
+        if now < self.jobs_due {
+            return;
+        }
         match self.conversion.turn(machine.store_mut(), now) {
             Wish::Nothing => {}
             Wish::Run(job) => {
@@ -246,6 +282,7 @@ impl Housekeeping {
     }
 
     fn checkpoint(&mut self, machine: &mut Machine) {
+        self.owes_checkpoint = false;
         if let Some(job) = machine.store_mut().take_checkpoint() {
             self.checkpointing = true;
             self.conversion.taken(Writer::Checkpoint);
@@ -258,28 +295,48 @@ impl Housekeeping {
         let disk = self.shared.disk_bytes.load(Ordering::Relaxed);
         match self.shared.options.quota_bytes {
             Some(quota) if disk > quota => Urgency::High,
+            _ if self.shared.ballast.is_short() => Urgency::High,
             _ => Urgency::Normal,
         }
     }
 
-    /// Rule 9.21: the alarm is cleared by a replicated command, with hysteresis.
-    fn clear_nospace(&mut self, machine: &Machine, now: Duration) {
-        let own = Alarm { member: self.shared.identity.member, kind: ALARM_NOSPACE };
-        if !machine.alarms().contains(&own) {
-            self.clear_again = None;
+    /// Rule 9.21: the alarm is raised and cleared by replicated commands, with hysteresis.
+    fn look_after_nospace(&mut self, machine: &Machine, now: Duration) {
+        let nospace = self.shared.nospace();
+        let stands = machine.alarms().contains(&nospace);
+        let live = self.shared.live_bytes.load(Ordering::Relaxed);
+        let is_roomy = || {
+            let quota = self.shared.options.quota_bytes;
+            quota.is_none_or(|quota| live < quota / 100 * QUOTA_CLEAR_PERCENT)
+        };
+        // The quota raises it at the door, where the request is known that does not fit.
+        let is_short = self.shared.ballast.is_short();
+        let is_wanted = is_short || (stands && !is_roomy());
+        if stands == is_wanted {
+            self.nospace_again = None;
             return;
         }
-        let live = self.shared.live_bytes.load(Ordering::Relaxed);
-        let roomy = self
-            .shared
-            .options
-            .quota_bytes
-            .is_none_or(|quota| live < quota / 100 * QUOTA_CLEAR_PERCENT);
-        let waits = self.clear_again.is_some_and(|again| now < again);
-        if roomy && !waits && self.shared.leads_alone.load(Ordering::Relaxed) {
-            self.clear_again = Some(now + self.shared.options.request_timeout());
+        let waits = self.nospace_again.is_some_and(|again| now < again);
+        if waits || !self.shared.leads_alone.load(Ordering::Relaxed) {
+            return;
+        }
+        self.nospace_again = Some(now + self.shared.options.request_timeout());
+        let command = if is_wanted {
+            tracing::warn!("the file system has no space to spare: raising the NOSPACE alarm");
+            Command::AlarmActivate(nospace)
+        } else {
             tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
-            self.shared.propose_own(Command::AlarmDeactivate(own), now);
+            Command::AlarmDeactivate(nospace)
+        };
+        self.shared.propose_own(command, now);
+    }
+
+    fn look_after_ballast(&mut self, now: Duration) {
+        let is_due = now >= self.ballast_due && !self.restoring_ballast;
+        if is_due && self.shared.ballast.is_missing() {
+            self.ballast_due = now + BALLAST_INTERVAL;
+            self.restoring_ballast = true;
+            self.background.run(Job::RestoreBallast);
         }
     }
 }

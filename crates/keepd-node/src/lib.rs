@@ -14,6 +14,7 @@
 
 mod apply_thread;
 mod background;
+mod ballast;
 mod boot;
 mod conversion;
 mod encryption;
@@ -38,5 +39,5 @@ pub use handle::{Completion, Handle, LeaseTimeToLive, Renewal, Space, Status};
 pub use hub_thread::HubHandle;
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;
-pub use options::{FLUSH_INTERVAL, Options};
+pub use options::{BALLAST_BYTES, FLUSH_INTERVAL, Options};
 pub use shared::HaltReason;

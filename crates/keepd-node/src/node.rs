@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keepd_env::{DirLock, Env};
 use keepd_machine::Command;
+use keepd_mvcc::RoomMaker;
 
 use crate::apply_thread::{ApplyEvent, ApplyThread};
 use crate::background::Background;
@@ -38,10 +39,12 @@ impl Node {
     /// # Errors
     /// If log and store do not fit together, or a thread cannot be started.
     pub fn start(env: Env, options: Options, data_dir: DataDir) -> Result<Self, BootError> {
-        let Opened { machine, wal, core, identity, encryption, lock } =
+        let Opened { machine, wal, core, identity, encryption, ballast, lock } =
             data_dir.open(&env, &options)?;
         let views = machine.store().views();
-        let shared = Shared::new(env, options, identity, views, encryption);
+        let shared = Shared::new(env, options, identity, views, encryption, ballast);
+        let for_flushes = Arc::clone(&shared);
+        machine.store().set_room_maker(RoomMaker::new(move |full| for_flushes.make_room(full)));
         let background = Background::new();
         let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
         let raft_thread = RaftThread::new(Arc::clone(&shared), core);
@@ -104,14 +107,15 @@ impl Node {
         Ok(())
     }
 
-    /// Stops in order: what was acknowledged is durable anyway; this makes the next start short.
+    /// Stops in order: what was acknowledged is durable anyway; this makes the next start short. What
+    /// waits for space on a full disk was not acknowledged, and is not waited for.
     pub fn stop(mut self) {
         self.shared.raft.hand(RaftEvent::Stop);
         // The Raft thread stops the WAL thread; both end before apply does, so that apply sees
         // everything that was committed.
-        for name in ["raft", "wal"] {
-            self.join(name);
-        }
+        self.join("raft");
+        self.shared.ballast.give_up();
+        self.join("wal");
         self.shared.apply.hand(ApplyEvent::Stop);
         self.join("apply");
         self.background.close();

@@ -8,6 +8,10 @@ use keepd_types::limits;
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What a member keeps in reserve for the day when the disk is full: room for thousands of
+/// deletions and the rewrite of a whole segment.
+pub const BALLAST_BYTES: u64 = 64 * 1024 * 1024;
+
 /// A member's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -35,6 +39,8 @@ pub struct Options {
     pub progress_notify_interval: Duration,
     /// How often applied records become durable in the store at the latest.
     pub flush_interval: Duration,
+    /// The size of the ballast at most.
+    pub ballast_bytes: u64,
 }
 
 impl Options {
@@ -54,6 +60,7 @@ impl Options {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             progress_notify_interval: Duration::from_secs(600),
             flush_interval: FLUSH_INTERVAL,
+            ballast_bytes: BALLAST_BYTES,
         }
     }
 

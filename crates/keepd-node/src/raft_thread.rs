@@ -164,7 +164,11 @@ impl RaftThread {
 
     fn hold(&mut self, proposal: Proposal) {
         let bytes = self.held_bytes + proposal.encoded.len();
-        if bytes <= HELD_BYTES_MAX || proposal.waiter.is_none() {
+        if matches!(proposal.command, Command::AlarmActivate(_)) {
+            // It overtakes what it is to refuse.
+            self.held_bytes = bytes;
+            self.held.push_front(proposal);
+        } else if bytes <= HELD_BYTES_MAX || proposal.waiter.is_none() {
             self.held_bytes = bytes;
             self.held.push_back(proposal);
         } else if let Some(waiter) = proposal.waiter {
@@ -354,7 +358,7 @@ mod tests {
     use keepd_types::StoredValue;
 
     use super::*;
-    use crate::boot::DataDir;
+    use crate::boot::{DataDir, Opened};
     use crate::options::Options;
 
     fn raft_thread() -> RaftThread {
@@ -367,8 +371,9 @@ mod tests {
         let data_dir = DataDir::prepare(&env, &options, None).unwrap();
         let opened = data_dir.open(&env, &options).unwrap();
         let views = opened.machine.store().views();
-        let shared = Shared::new(env, options, opened.identity, views, opened.encryption);
-        RaftThread::new(shared, opened.core)
+        let Opened { identity, encryption, ballast, core, .. } = opened;
+        let shared = Shared::new(env, options, identity, views, encryption, ballast);
+        RaftThread::new(shared, core)
     }
 
     /// What the WAL thread does, without a log; how many entries each batch had.

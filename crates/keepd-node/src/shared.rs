@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
-use keepd_env::Env;
+use keepd_env::{Env, IoError};
 use keepd_machine::Command;
-use keepd_machine::command::Alarm;
+use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::layout::Identity;
 use keepd_mvcc::{HashKv, Views};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::apply_thread::ApplyEvent;
+use crate::ballast::Ballast;
 use crate::conversion::{FileCounts, WalFiles};
 use crate::encryption::Reloads;
 use crate::hub_thread::HubEvent;
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) hub_missed: AtomicBool,
     pub(crate) metrics: Metrics,
     pub(crate) encryption: Arc<Encryption>,
+    pub(crate) ballast: Ballast,
     pub(crate) wal_files: Mutex<WalFiles>,
     pub(crate) file_counts: Mutex<FileCounts>,
     pub(crate) reloads: Mutex<Reloads>,
@@ -87,6 +89,7 @@ impl Shared {
         identity: Identity,
         views: Views,
         encryption: Arc<Encryption>,
+        ballast: Ballast,
     ) -> Arc<Self> {
         Arc::new(Self {
             env,
@@ -109,6 +112,7 @@ impl Shared {
             hub_missed: AtomicBool::new(false),
             metrics: Metrics::default(),
             encryption,
+            ballast,
             wal_files: Mutex::default(),
             file_counts: Mutex::default(),
             reloads: Mutex::default(),
@@ -136,6 +140,26 @@ impl Shared {
         let encoded = command.encode();
         let proposal = Proposal { command, encoded, waiter: None, taken: now };
         self.raft.hand(RaftEvent::Propose(proposal));
+    }
+
+    /// Serves a write that found the disk full, on the thread of that write; whether to make it again.
+    pub(crate) fn make_room(&self, error: &IoError) -> bool {
+        self.throw_off_ballast(error) || (self.ballast.wait(error) && !self.is_halted())
+    }
+
+    /// Gives up the ballast and refuses whatever grows; whether there was one.
+    pub(crate) fn throw_off_ballast(&self, error: &IoError) -> bool {
+        let thrown_off = self.ballast.throw_off(error);
+        if thrown_off {
+            let alarm = Command::AlarmActivate(self.nospace());
+            self.propose_own(alarm, self.env.clock.monotonic());
+        }
+        thrown_off
+    }
+
+    /// This member's NOSPACE alarm.
+    pub(crate) fn nospace(&self) -> Alarm {
+        Alarm { member: self.identity.member, kind: ALARM_NOSPACE }
     }
 
     pub(crate) fn close(&self) {

@@ -1,7 +1,8 @@
 //! The WAL thread: one write and one sync for all that waits.
 //!
-//! Receives batches from the Raft thread; confirms them to it after the sync. A failed write or
-//! sync stops the member: the kernel may have dropped the pages, so trying again proves nothing.
+//! Receives batches from the Raft thread; confirms them to it after the sync. A failed sync or write
+//! stops the member: the kernel may have dropped the pages, so trying again proves nothing. A write
+//! that found the disk full has changed nothing: it is made again, for as long as it takes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,6 +63,10 @@ impl WalThread {
             self.shared.wal.drain(&mut events, PATIENCE);
             match self.handle(&mut events) {
                 Ok(stop) => stopping = stop,
+                Err(error) if error.is_out_of_space() => {
+                    tracing::warn!(%error, "stopping without what was not acknowledged");
+                    stopping = true;
+                }
                 Err(error) => self.shared.halt(error),
             }
         }
@@ -97,7 +102,7 @@ impl WalThread {
             self.shared.raft.hand(RaftEvent::Persisted(number));
         }
         if let Some((index, term)) = release {
-            self.wal.release(index, term)?;
+            self.with_room(|this| this.wal.release(index, term))?;
         }
         if rekey || release.is_some() {
             self.rekey()?;
@@ -110,7 +115,7 @@ impl WalThread {
         let active = self.shared.encryption.files().active();
         let of = |segment: &keepd_wal::SegmentSummary| DataKeyId(segment.data_key);
         if self.wal.segments().last().map(of) != Some(active) {
-            self.wal.rotate()?;
+            self.with_room(|this| this.wal.rotate())?;
         }
         let mut counts = BTreeMap::new();
         for segment in &self.wal.segments() {
@@ -130,15 +135,29 @@ impl WalThread {
         self.entries.extend(entries.into_iter().map(to_wal));
     }
 
+    /// Makes a call on the log, again for as long as it finds the disk full.
+    fn with_room(
+        &mut self,
+        call: impl Fn(&mut Self) -> Result<(), keepd_wal::Error>,
+    ) -> Result<(), keepd_wal::Error> {
+        loop {
+            match call(self) {
+                Err(keepd_wal::Error::Io(error))
+                    if error.is_out_of_space() && self.shared.make_room(&error) => {}
+                result => return result,
+            }
+        }
+    }
+
     fn write(&mut self) -> Result<(), keepd_wal::Error> {
         let hard_state = self.remembered.take().map(|state| keepd_wal::HardState {
             term: state.term,
             vote: state.vote,
             commit: state.commit,
         });
-        let clock = &self.shared.env.clock;
+        let clock = Arc::clone(&self.shared.env.clock);
         let started = clock.monotonic();
-        self.wal.append(&Batch { entries: &self.entries, hard_state })?;
+        self.with_room(|this| this.wal.append(&Batch { entries: &this.entries, hard_state }))?;
         let written = clock.monotonic();
         self.wal.sync()?;
         let synced = clock.monotonic().saturating_sub(written);

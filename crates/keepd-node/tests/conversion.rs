@@ -55,6 +55,7 @@ fn start(disk: &SimDisk, seed: u64, stage: Stage) -> Result<Node, BootError> {
     };
     let mut options = Options::new(PathBuf::from("/data"));
     options.flush_interval = Duration::from_millis(2);
+    options.ballast_bytes = 64 * 1024;
     let data_dir = DataDir::prepare(&env, &options, config(stage))?;
     Node::start(env, options, data_dir)
 }

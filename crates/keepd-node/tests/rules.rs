@@ -32,6 +32,7 @@ fn config() -> EncryptionConfig {
 fn options() -> Options {
     let mut options = Options::new(PathBuf::from("/data"));
     options.flush_interval = Duration::from_millis(2);
+    options.ballast_bytes = 64 * 1024;
     options
 }
 

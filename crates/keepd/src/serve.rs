@@ -236,6 +236,7 @@ fn node_options(options: &ServerOptions) -> keepd_node::Options {
         request_bytes_max: options.max_request_bytes,
         progress_notify_interval: options.watch_progress_notify_interval,
         flush_interval: keepd_node::FLUSH_INTERVAL,
+        ballast_bytes: keepd_node::BALLAST_BYTES,
     }
 }
 
