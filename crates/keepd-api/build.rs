@@ -1,7 +1,8 @@
 //! Generates the protocol's types, clients and servers from `proto/`, without protoc.
 //!
 //! Bytes fields become `bytes::Bytes`, so that keys and values are shared and never copied. The
-//! descriptors are kept beside the code, for whatever reads messages by field name.
+//! descriptors are kept beside the code, for whatever reads messages by field name. `TxnRequest` is
+//! written by hand: see `src/txn_request.rs`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -20,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .extern_path(".etcdserverpb.TxnRequest", "crate::txn_request::TxnRequest")
         .emit_rerun_if_changed(false)
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -1,9 +1,13 @@
 package interop
 
 import (
+	"context"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
@@ -345,5 +349,112 @@ func TestTxnContestedValueCompares(t *testing.T) {
 			equal(t, "no increment fails", <-failed, nil)
 		}
 		equal(t, "none is lost", string(a.one("n").Kvs[0].Value), strconv.Itoa(clients*each))
+	})
+}
+
+// Any number of keys may be compared at once, and later changes among them are seen.
+func TestTxnComparesTheValuesOfManyKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		const count = 10_000
+		long := strings.Repeat("k", 180)
+		for first := 0; first < count; first += 125 {
+			var list []*pb.RequestOp
+			for i := range 125 {
+				list = append(list, opPut(fmt.Sprintf("%s%05d", long, first+i), "v"))
+			}
+			a.txn(&pb.TxnRequest{Success: list})
+		}
+		take := func(operand string) *pb.TxnResponse {
+			all := compare(long, pb.Compare_VALUE, pb.Compare_EQUAL, operand)
+			all.RangeEnd = []byte("l")
+			return a.txn(&pb.TxnRequest{Compare: []*pb.Compare{all},
+				Success: ops(opPut("taken", operand)), Failure: ops(opPut("refused", operand))})
+		}
+		equal(t, "all are v", take("v").Succeeded, true)
+		equal(t, "none is w", take("w").Succeeded, false)
+		a.put(long+"05000", "w")
+		equal(t, "one is not v", take("v").Succeeded, false)
+		equal(t, "written once", a.one("taken").Kvs[0].Version, 1)
+		equal(t, "and twice", a.one("refused").Kvs[0].Version, 2)
+	})
+}
+
+// Writers that never stop do not keep a comparison of values from being decided.
+func TestTxnComparesValuesInAStormOfWrites(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		const writers, rounds = 32, 20
+		a.put("k", "same")
+		c, stop := context.WithCancel(ctx(t))
+		var writing sync.WaitGroup
+		for range writers {
+			writing.Go(func() {
+				for c.Err() == nil {
+					_, _ = a.kv.Put(c, &pb.PutRequest{Key: []byte("k"), Value: []byte("same")})
+				}
+			})
+		}
+		for i := range rounds {
+			same := compare("k", pb.Compare_VALUE, pb.Compare_EQUAL, "same")
+			begin := time.Now()
+			got := a.txn(&pb.TxnRequest{Compare: []*pb.Compare{same},
+				Success: ops(opPut("count", strconv.Itoa(i)))})
+			equal(t, "the value is always the same", got.Succeeded, true)
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("round %d took %s", i, took)
+			}
+		}
+		stop()
+		writing.Wait()
+		equal(t, "each round once", a.one("count").Kvs[0].Version, rounds)
+	})
+}
+
+func TestTxnNesting(t *testing.T) {
+	nested := func(depth int, innermost ...*pb.RequestOp) *pb.TxnRequest {
+		txn := &pb.TxnRequest{Success: innermost}
+		for range depth - 1 {
+			txn = &pb.TxnRequest{Success: ops(opTxn(txn))}
+		}
+		return txn
+	}
+	onEach(t, func(t *testing.T, a *api) {
+		for _, depth := range []int{2, 50, 51, 100, 128} {
+			got := a.txn(nested(depth, opPut("deep", strconv.Itoa(depth))))
+			for range depth - 1 {
+				got = got.Responses[0].GetResponseTxn()
+			}
+			equal(t, "the innermost answer", got.Responses[0].GetResponsePut() != nil, true)
+			equal(t, "the innermost write", string(a.one("deep").Kvs[0].Value), strconv.Itoa(depth))
+		}
+		equal(t, "the innermost may be empty", a.txn(nested(129)).Succeeded, true)
+		before := a.revision()
+		for _, depth := range []int{129, 130, 131, 200, 4000} {
+			_, err := a.kv.Txn(ctx(t), nested(depth, opPut("deep", "")))
+			wantError(t, err, codes.InvalidArgument, errTooManyOps)
+		}
+		// Go gives up at ten thousand messages; either way it is an error and nothing else.
+		for _, depth := range []int{6000, 100_000} {
+			_, err := a.kv.Txn(ctx(t), nested(depth))
+			equal(t, "far too deep", err != nil, true)
+		}
+		equal(t, "nothing was written", a.revision(), before)
+		a.Restart()
+		equal(t, "the log can be read again", string(a.one("deep").Kvs[0].Value), "128")
+	})
+}
+
+// A larger budget of operations allows etcd deeper nesting and keepd no deeper than it reads.
+func TestTxnNestingWithALargeBudget(t *testing.T) {
+	onEachWith(t, []string{"--max-txn-ops=3000"}, func(t *testing.T, a *api) {
+		txn := &pb.TxnRequest{Success: ops(opPut("deep", ""))}
+		for range 999 {
+			txn = &pb.TxnRequest{Success: ops(opTxn(txn))}
+		}
+		_, err := a.kv.Txn(ctx(t), txn)
+		if a.Flavor.IsKeepd() {
+			wantError(t, err, codes.InvalidArgument, errTooManyOps)
+		} else {
+			equal(t, "a thousand levels", err, nil)
+		}
 	})
 }

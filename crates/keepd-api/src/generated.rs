@@ -4,7 +4,7 @@
 //! `super::<package>`. Nothing here is written by hand; see `build.rs`.
 
 macro_rules! package {
-    ($(#[$doc:meta])* $module:ident, $package:literal) => {
+    ($(#[$doc:meta])* $module:ident, $package:literal $(, $by_hand:path)*) => {
         $(#[$doc])*
         #[allow(
             missing_docs,
@@ -29,6 +29,7 @@ macro_rules! package {
         )]
         pub mod $module {
             tonic::include_proto!($package);
+            $(pub use $by_hand;)*
         }
     };
 }
@@ -43,7 +44,7 @@ package!(
 );
 package!(
     /// The client services KV, Watch, Lease, Cluster, Maintenance and Auth.
-    etcdserverpb, "etcdserverpb"
+    etcdserverpb, "etcdserverpb", crate::txn_request::TxnRequest
 );
 package!(
     /// The lock service.

@@ -217,6 +217,19 @@ pub enum Target {
     Unknown,
 }
 
+/// The records that a proposer compared, told by how many there were and when.
+///
+/// Whatever happens to them afterwards shows: a write leaves a later revision, and a removal one
+/// key less, which only a later write makes up for. So it is as small for a wide range as for one
+/// key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Keys in the range.
+    pub keys: u64,
+    /// The store's revision when they were compared.
+    pub revision: i64,
+}
+
 /// One comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compare {
@@ -235,8 +248,8 @@ pub enum Compare {
     Resolved {
         /// The keys.
         range: KeyRange,
-        /// Key and mod revision of every record that was compared.
-        guard: Vec<(Bytes, i64)>,
+        /// What the proposer looked at.
+        guard: Guard,
         /// What came out.
         result: bool,
     },

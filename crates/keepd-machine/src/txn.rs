@@ -9,7 +9,7 @@ use keepd_lease::Lessor;
 use keepd_mvcc::{KeyState, WriteTxn};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue};
 
-use crate::command::{Compare, DeleteRange, Op, Put, Range, Target, Txn};
+use crate::command::{Compare, DeleteRange, Guard, Op, Put, Range, Target, Txn};
 use crate::machine::Halt;
 use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
 
@@ -102,7 +102,7 @@ impl Execution<'_, '_> {
                 Ok(keys.iter().all(|(key, _)| holds(key, self.txn.get(key).as_ref())))
             }
             Compare::Resolved { range, guard, result } => {
-                if self.guard_holds(range, guard) {
+                if self.guard_holds(range, *guard) {
                     Ok(*result)
                 } else {
                     Err(ApplyError::GuardMissed.into())
@@ -111,20 +111,17 @@ impl Execution<'_, '_> {
         }
     }
 
-    fn guard_holds(&self, range: &KeyRange, guard: &[(Bytes, i64)]) -> bool {
+    fn guard_holds(&self, range: &KeyRange, guard: Guard) -> bool {
         if range.is_point() {
             let state = self.txn.get(&range.start);
-            return match (state, guard) {
-                (None, []) => true,
-                (Some(state), [(_, mod_revision)]) => state.mod_revision.main == *mod_revision,
+            return match (state, guard.keys) {
+                (None, 0) => true,
+                (Some(state), 1) => state.mod_revision.main <= guard.revision,
                 _ => false,
             };
         }
-        let (keys, _) = self.txn.range(range, 0);
-        keys.len() == guard.len()
-            && keys.iter().zip(guard).all(|((key, revision), (guarded, mod_revision))| {
-                key == guarded && revision.main == *mod_revision
-            })
+        let (keys, count) = self.txn.range(range, 0);
+        count == guard.keys && keys.iter().all(|(_, revision)| revision.main <= guard.revision)
     }
 
     fn number(&self, key: &[u8], state: Option<&KeyState>, target: Target, operand: i64) -> i64 {

@@ -102,7 +102,11 @@ impl Lease for LeaseService {
         let service = self.clone();
         let replies = request.into_inner().then(move |request| {
             let service = service.clone();
-            async move { service.keep_alive(request?.id).await }
+            async move {
+                let bytes_max = service.context.limits.receive_bytes_max();
+                let request = request.map_err(|error| errors::unreadable(error, bytes_max))?;
+                service.keep_alive(request.id).await
+            }
         });
         Ok(Response::new(Box::pin(replies)))
     }

@@ -1,5 +1,7 @@
 //! The server: services on listeners, and their end.
 
+mod until_stop;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +42,8 @@ impl Server {
         if let Some(tls) = listener.tls() {
             context.certificates.lock().push(tls);
         }
-        self.serve(listener, bytes, ClientEdge { context, grpc });
+        let stop = self.stop.subscribe();
+        self.serve(listener, bytes, ClientEdge { context, grpc, stop });
     }
 
     /// Serves metrics and health, nothing else.
@@ -76,6 +79,7 @@ impl Server {
 struct ClientEdge {
     context: Arc<Context>,
     grpc: GrpcServices,
+    stop: watch::Receiver<bool>,
 }
 
 impl Service for ClientEdge {
@@ -84,7 +88,13 @@ impl Service for ClientEdge {
         request: Request<Incoming>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         if is_grpc(&request) {
-            return self.grpc.call(request);
+            let is_endless = until_stop::is_endless(request.uri().path());
+            let answering = self.grpc.call(request);
+            if !is_endless {
+                return answering;
+            }
+            let stop = self.stop.clone();
+            return Box::pin(async move { until_stop::end_with(answering.await, stop) });
         }
         Box::pin(async move { http_edge::answer(&self.context, HttpScope::Client, &request).await })
     }

@@ -61,12 +61,27 @@ impl WatchService {
         let room = sender.downgrade();
         drop(sender);
         let (refuse, unreadable) = oneshot::channel();
+        let bytes_max = context.limits.receive_bytes_max();
+        let refuse = Refuse { sender: refuse, bytes_max };
         let requests = read_requests(request.into_inner(), hub.clone(), stream, room, refuse);
         let reader = tokio::spawn(requests).abort_handle();
         let ready = VecDeque::new();
         let responses =
             Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
         Ok(Response::new(responses))
+    }
+}
+
+/// Where the reason goes when a request cannot be read.
+struct Refuse {
+    sender: oneshot::Sender<Status>,
+    bytes_max: usize,
+}
+
+impl Refuse {
+    fn send(self, error: Status) {
+        // The client may have gone away.
+        let _ = self.sender.send(errors::unreadable(error, self.bytes_max));
     }
 }
 
@@ -84,7 +99,7 @@ async fn read_requests(
     hub: HubHandle,
     stream: StreamId,
     room: mpsc::WeakSender<StreamMessage>,
-    unreadable: oneshot::Sender<Status>,
+    refuse: Refuse,
 ) {
     loop {
         let request = match requests.message().await {
@@ -93,8 +108,7 @@ async fn read_requests(
             Err(error) => {
                 // Too large or malformed: what comes behind it cannot be read.
                 tracing::debug!(%error, "a watch request cannot be read: ending its stream");
-                // The client may have gone away.
-                let _ = unreadable.send(error);
+                refuse.send(error);
                 hub.close_stream(stream);
                 return;
             }

@@ -9,7 +9,8 @@ use keepd_types::{
 };
 
 use super::{
-    Alarm, Command, CommandError, Compare, DeleteRange, Op, Put, Range, Relation, Target, Txn,
+    Alarm, Command, CommandError, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target,
+    Txn,
 };
 use crate::codec::{Reader, Writer};
 
@@ -305,14 +306,11 @@ fn write_compare(w: &mut Writer, compare: &Compare) {
             w.i64(*operand);
         }
         Compare::Resolved { range, guard, result } => {
-            w.u8(2);
+            w.u8(3);
             write_range(w, range);
             w.u8(u8::from(*result));
-            w.u64(guard.len() as u64);
-            for (key, mod_revision) in guard {
-                w.bytes(key);
-                w.i64(*mod_revision);
-            }
+            w.u64(guard.keys);
+            w.i64(guard.revision);
         }
     }
 }
@@ -339,13 +337,10 @@ fn read_compare(r: &mut Reader) -> Result<Compare, CommandError> {
             },
             operand: r.i64()?,
         }),
-        2 => {
+        3 => {
             let range = read_range(r)?;
             let result = read_bool(r, "compare result")?;
-            let mut guard = Vec::new();
-            for _ in 0..r.count()? {
-                guard.push((r.bytes()?, r.i64()?));
-            }
+            let guard = Guard { keys: r.u64()?, revision: r.i64()? };
             Ok(Compare::Resolved { range, guard, result })
         }
         value => Err(CommandError::Unknown { what: "comparison", value }),

@@ -41,8 +41,9 @@ fn compare() -> impl Strategy<Value = Compare> {
             relation: Relation::Less,
             operand
         }),
-        (key_range(), proptest::collection::vec((bytes(), any::<i64>()), 0..3), any::<bool>())
-            .prop_map(|(range, guard, result)| Compare::Resolved { range, guard, result }),
+        (key_range(), any::<(u64, i64, bool)>()).prop_map(|(range, (keys, revision, result))| {
+            Compare::Resolved { range, guard: Guard { keys, revision }, result }
+        }),
     ]
 }
 

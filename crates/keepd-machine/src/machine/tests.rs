@@ -8,7 +8,7 @@ use keepd_env::Env;
 use keepd_types::{KeyId, KeyRange, KeyValue, MemberId, PlainDigest, SealMark, StoredValue};
 
 use super::*;
-use crate::command::{Compare, DeleteRange, Put, Range, Relation, Target};
+use crate::command::{Compare, DeleteRange, Guard, Put, Range, Relation, Target};
 use crate::outcome::{OpResponse, TxnResponse};
 
 struct Bench {
@@ -141,24 +141,61 @@ fn a_failed_check_leaves_nothing_behind() {
     assert_eq!(bench.machine.store().revision(), 1);
 }
 
+fn resolved(range: KeyRange, keys: u64, revision: i64) -> Compare {
+    Compare::Resolved { range, guard: Guard { keys, revision }, result: true }
+}
+
 /// Rule 9.3: apply never opens a value; a resolved comparison stands while its guard holds.
 #[test]
 fn a_resolved_comparison_whose_values_changed_is_refused_for_another_try() {
     let mut bench = Bench::new();
     bench.put("a", "1");
-    let resolved = |mod_revision| Compare::Resolved {
-        range: KeyRange::point("a".into()),
-        guard: vec![("a".into(), mod_revision)],
-        result: true,
+    let seen = bench.machine.store().revision();
+    let take = |range: KeyRange, keys| {
+        when(vec![resolved(range, keys, seen)], vec![Op::Put(put("z", "1"))], vec![])
     };
-    let take = |compare| when(vec![compare], vec![Op::Put(put("a", "2"))], vec![]);
-    assert_eq!(bench.txn(take(resolved(9))), Err(ApplyError::GuardMissed));
-    assert_eq!(bench.record("a").unwrap().0.value, "1");
-    assert!(bench.txn(take(resolved(2))).unwrap().succeeded);
-    let absent =
-        Compare::Resolved { range: KeyRange::point("b".into()), guard: vec![], result: false };
+    let (a, b) = (KeyRange::point("a".into()), KeyRange::point("b".into()));
+    assert!(bench.txn(take(a.clone(), 1)).unwrap().succeeded);
+    assert_eq!(bench.txn(take(a.clone(), 0)), Err(ApplyError::GuardMissed));
+    assert!(bench.txn(take(b.clone(), 0)).unwrap().succeeded, "others have changed since");
+    bench.put("a", "1");
     bench.put("b", "1");
-    assert_eq!(bench.txn(take(absent)), Err(ApplyError::GuardMissed));
+    assert_eq!(bench.txn(take(a, 1)), Err(ApplyError::GuardMissed), "the same value, but newer");
+    assert_eq!(bench.txn(take(b, 0)), Err(ApplyError::GuardMissed));
+}
+
+/// Rule 9.3, for ranges: no change among the compared keys goes unseen.
+#[test]
+fn the_guard_of_a_range_sees_every_change_in_it() {
+    let range = || KeyRange::from_request("a".into(), "d".into());
+    let changes: [&[(&str, bool)]; 6] = [
+        &[("a", true)],
+        &[("c", true)],
+        &[("b", false)],
+        &[("b", false), ("b", true)],
+        &[("b", false), ("c", true)],
+        &[("c", true), ("b", false)],
+    ];
+    for change in changes {
+        let mut bench = Bench::new();
+        bench.put("a", "1");
+        bench.put("b", "1");
+        bench.put("d", "1");
+        let compare = resolved(range(), 2, bench.machine.store().revision());
+        let look = || when(vec![compare.clone()], vec![], vec![]);
+        bench.put("d", "2");
+        assert!(bench.txn(look()).unwrap().succeeded, "what lies outside does not matter");
+        for (key, is_put) in change {
+            if *is_put {
+                bench.put(key, "1");
+            } else {
+                let range = KeyRange::point((*key).to_owned().into());
+                let delete = DeleteRange { range, prev_kv: false };
+                bench.apply(Command::DeleteRange(delete)).unwrap();
+            }
+        }
+        assert_eq!(bench.txn(look()), Err(ApplyError::GuardMissed), "{change:?}");
+    }
 }
 
 /// Rule 9.9: a value that is kept travels with its mark.

@@ -1,18 +1,25 @@
 //! Requests to commands: seals values, resolves comparisons of values.
 
+use std::sync::Arc;
+
 use keepd_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{
     Compare as CompareRequest, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
 };
-use keepd_machine::command::{Compare, DeleteRange, Op, Put, Range, Relation, Target, Txn};
-use keepd_mvcc::View;
-use keepd_types::{KeyRange, KeyValue, LeaseId};
+use keepd_machine::command::{Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
+use keepd_mvcc::{RangeRefs, Record, View};
+use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tonic::Status;
 
 use super::range;
 use crate::context::Context;
 use crate::errors;
+
+/// Records compared on the task itself; more go to a thread that may block on the disk.
+const INLINE_RECORDS_MAX: u64 = 32;
+/// Records of a compared range that are loaded together.
+const COMPARED_AT_ONCE: usize = 256;
 
 /// A put with its value sealed.
 pub(crate) fn put(context: &Context, request: PutRequest) -> Result<Put, Status> {
@@ -39,8 +46,65 @@ pub(crate) fn delete(request: DeleteRangeRequest) -> DeleteRange {
     }
 }
 
+/// Whether values are compared; an unknown target is none.
+pub(crate) fn is_of_values(request: &CompareRequest) -> bool {
+    request.target == CompareTarget::Value as i32
+}
+
+/// Records that comparisons would read at most, of those that `counts` picks.
+fn compared_records(
+    view: &View,
+    compares: &[CompareRequest],
+    counts: fn(&CompareRequest) -> bool,
+) -> Result<u64, Status> {
+    let mut records = 0;
+    for compare in compares.iter().filter(|compare| counts(compare)) {
+        let range = KeyRange::from_request(compare.key.clone(), compare.range_end.clone());
+        records += match range.is_point() {
+            true => 1,
+            false => view.count(&range, 0).map_err(errors::range)?,
+        };
+    }
+    Ok(records)
+}
+
+/// Values that a transaction and those in it compare at most.
+fn compared_values(view: &View, request: &TxnRequest) -> Result<u64, Status> {
+    let mut records = compared_records(view, &request.compare, is_of_values)?;
+    for op in request.success.iter().chain(&request.failure) {
+        if let Some(Request::RequestTxn(nested)) = &op.request {
+            records += compared_values(view, nested)?;
+        }
+    }
+    Ok(records)
+}
+
+/// Few records are read where the request runs; many could block it on disk and decryption.
+async fn off_task<T: Send + 'static>(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    records: u64,
+    work: impl FnOnce(&Context, &View) -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    if records <= INLINE_RECORDS_MAX {
+        return work(context, view);
+    }
+    let (context, view) = (Arc::clone(context), Arc::clone(view));
+    let working = tokio::task::spawn_blocking(move || work(&context, &view));
+    working.await.map_err(|error| Status::internal(format!("keepd: a read failed: {error}")))?
+}
+
 /// A transaction whose value comparisons are resolved against `view`.
-pub(crate) fn txn(context: &Context, view: &View, request: TxnRequest) -> Result<Txn, Status> {
+pub(crate) async fn resolved(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    request: TxnRequest,
+) -> Result<Txn, Status> {
+    let records = compared_values(view, &request)?;
+    off_task(context, view, records, move |context, view| txn(context, view, request)).await
+}
+
+fn txn(context: &Context, view: &View, request: TxnRequest) -> Result<Txn, Status> {
     let compares = request.compare.iter().map(|compare| self::compare(context, view, compare));
     let compares = compares.collect::<Result<_, _>>()?;
     let ops = |list: Vec<RequestOp>| -> Result<Vec<Op>, Status> {
@@ -64,7 +128,7 @@ fn op(context: &Context, view: &View, request: Request) -> Result<Op, Status> {
 
 fn compare(context: &Context, view: &View, request: &CompareRequest) -> Result<Compare, Status> {
     let range = KeyRange::from_request(request.key.clone(), request.range_end.clone());
-    if request.target() == CompareTarget::Value && request.target == CompareTarget::Value as i32 {
+    if is_of_values(request) {
         return resolve(context, view, range, request);
     }
     let (target, operand) = number_target(request);
@@ -98,8 +162,8 @@ fn relation(request: &CompareRequest) -> Relation {
     }
 }
 
-/// Compares values here, where the keys to open them are, and guards the result by revisions.
-/// No key found is false, whatever the operator.
+/// Compares values here, where the keys to open them are, and guards the result by the revision
+/// it was found at. No key found is false, whatever the operator.
 fn resolve(
     context: &Context,
     view: &View,
@@ -111,24 +175,54 @@ fn resolve(
         _ => &[],
     };
     let refs = view.range(&range, 0, 0).map_err(errors::range)?;
-    let mut result = !refs.keys.is_empty();
-    let mut guard = Vec::with_capacity(refs.keys.len());
-    for (key, revision) in refs.keys {
-        let record = view.load(revision).map_err(errors::store)?;
-        let kv = context.client_kv(record)?;
-        let stored: &[u8] = &kv.value;
-        result &= relation(request).holds(stored, operand);
-        guard.push((key, revision.main));
-    }
+    let guard = Guard { keys: refs.keys.len() as u64, revision: view.revision() };
+    let relation = relation(request);
+    let result = guard.keys > 0
+        && all_records(view, &refs, |record| {
+            let kv = context.client_kv(record)?;
+            let stored: &[u8] = &kv.value;
+            Ok(relation.holds(stored, operand))
+        })?;
     Ok(Compare::Resolved { range, guard, result })
 }
 
-/// Evaluates a comparison on a view, for transactions that only read.
-pub(crate) fn holds(
-    context: &Context,
+/// Whether every record passes; reads on only while they do.
+fn all_records(
     view: &View,
-    request: &CompareRequest,
+    refs: &RangeRefs,
+    passes: impl Fn(Record) -> Result<bool, Status>,
 ) -> Result<bool, Status> {
+    for keys in refs.keys.chunks(COMPARED_AT_ONCE) {
+        let revisions: Vec<Revision> = keys.iter().map(|(_, revision)| *revision).collect();
+        for record in view.load_many(&revisions).map_err(errors::store)? {
+            if !passes(record)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether all comparisons hold on a view, for transactions that only read.
+pub(crate) async fn all_hold(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    compares: &[CompareRequest],
+) -> Result<bool, Status> {
+    let records = compared_records(view, compares, |_| true)?;
+    let compares = compares.to_vec();
+    off_task(context, view, records, move |context, view| {
+        for compare in &compares {
+            if !holds(context, view, compare)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+fn holds(context: &Context, view: &View, request: &CompareRequest) -> Result<bool, Status> {
     let (range, target, relation, operand) = match compare(context, view, request)? {
         Compare::Resolved { result, .. } => return Ok(result),
         Compare::Number { range, target, relation, operand } => (range, target, relation, operand),
@@ -138,14 +232,10 @@ pub(crate) fn holds(
         let zero = KeyValue::default();
         return Ok(relation.holds(&number(&zero, target, operand), &operand));
     }
-    for (_, revision) in refs.keys {
-        let record = view.load(revision).map_err(errors::store)?;
+    all_records(view, &refs, |record| {
         let kv = KeyValue::decode(&record.encoded).map_err(errors::record)?;
-        if !relation.holds(&number(&kv, target, operand), &operand) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        Ok(relation.holds(&number(&kv, target, operand), &operand))
+    })
 }
 
 const fn number(kv: &KeyValue, target: Target, operand: i64) -> i64 {

@@ -1,7 +1,14 @@
 //! Transactions: read-only ones on a view, all others through the log.
+//!
+//! Values are compared here, against a view, and the outcome is guarded in the log (rule 9.3). A
+//! transaction that finds other values when it is applied than it was made for tries again, in a
+//! turn: see `turns`.
+
+mod turns;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::response_op::Response as OpReply;
@@ -15,11 +22,13 @@ use keepd_mvcc::View;
 use tonic::Status;
 
 use super::{convert, range};
-use crate::context::Context;
+use crate::context::{Context, to_proto};
 use crate::errors;
 
-/// How often a transaction whose compared values changed under it is resolved again.
-const RESOLVE_ATTEMPTS_MAX: usize = 32;
+pub(super) use turns::give_way;
+
+/// Misses after which a transaction in its turn has other writes give way.
+const MISSES_MAX: usize = 3;
 
 /// Runs a validated transaction.
 pub(crate) async fn run(
@@ -27,25 +36,83 @@ pub(crate) async fn run(
     request: TxnRequest,
 ) -> Result<TxnResponse, Status> {
     if is_read_only(&request) {
-        return read_only(context, request).await;
-    }
-    for _ in 0..RESOLVE_ATTEMPTS_MAX {
-        let view = context.node.view();
-        let txn = convert::txn(context, &view, request.clone())?;
-        drop(view);
-        let done = context.node.propose(Command::Txn(Box::new(txn))).await.map_err(errors::node)?;
-        let mut response = match done.outcome.result {
-            Ok(Response::Txn(outcome)) => {
-                Replies { context, view: &done.view }.txn(&request, outcome).await?
-            }
-            Ok(other) => unreachable_response(&other)?,
-            Err(ApplyError::GuardMissed) => continue,
-            Err(error) => return Err(errors::apply(error)),
+        let view = if is_serializable(&request) {
+            context.node.view()
+        } else {
+            context.node.linearizable_view().await.map_err(errors::node)?
         };
-        response.header = Some(context.header(done.outcome.revision));
+        return read_only(context, &view, &request).await;
+    }
+    let compared = first_compared_value(&request).cloned().unwrap_or_default();
+    if !turns::is_contested(&compared)
+        && let Some(response) = attempt(context, &context.node.view(), &request).await?
+    {
         return Ok(response);
     }
-    Err(errors::apply(ApplyError::GuardMissed))
+    // BOUND: like any request that does not get through in time. It may have been applied.
+    let limit = context.node.options().request_timeout();
+    let in_turn = in_turn(context, &request, &compared);
+    tokio::time::timeout(limit, in_turn).await.map_err(|_elapsed| Api::TimedOut)?
+}
+
+/// The key of the first comparison of values, if there is any.
+fn first_compared_value(request: &TxnRequest) -> Option<&Bytes> {
+    let own = request.compare.iter().find(|compare| convert::is_of_values(compare));
+    own.map(|compare| &compare.key).or_else(|| {
+        ops(request).find_map(|op| match &op.request {
+            Some(Request::RequestTxn(nested)) => first_compared_value(nested),
+            _ => None,
+        })
+    })
+}
+
+/// Looks at the compared values and proposes what follows from them; `None` if they have changed
+/// before that was applied.
+async fn attempt(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    request: &TxnRequest,
+) -> Result<Option<TxnResponse>, Status> {
+    let txn = convert::resolved(context, view, request.clone()).await?;
+    let done = context.node.propose(Command::Txn(Box::new(txn))).await.map_err(errors::node)?;
+    let mut response = match done.outcome.result {
+        Ok(Response::Txn(outcome)) => {
+            Replies { context, view: &done.view }.txn(request, outcome).await?
+        }
+        Ok(other) => unreachable_response(&other)?,
+        Err(ApplyError::GuardMissed) => return Ok(None),
+        Err(error) => return Err(errors::apply(error)),
+    };
+    response.header = Some(context.header(done.outcome.revision));
+    Ok(Some(response))
+}
+
+/// Tries until the compared values hold still, or until they say that nothing is to be written:
+/// that needs no place in the log and so cannot be missed.
+async fn in_turn(
+    context: &Arc<Context>,
+    request: &TxnRequest,
+    compared: &[u8],
+) -> Result<TxnResponse, Status> {
+    let mut turn = turns::take(compared).await;
+    let mut misses = 0;
+    loop {
+        let view = context.node.linearizable_view().await.map_err(errors::node)?;
+        // An alarm refuses at apply what it would not refuse here.
+        if context.node.alarms().is_empty() {
+            let holds = convert::all_hold(context, &view, &request.compare).await?;
+            if branch(request, holds).iter().all(is_range) {
+                return answer_reads(context, &view, request, holds).await;
+            }
+        }
+        if let Some(response) = attempt(context, &view, request).await? {
+            return Ok(response);
+        }
+        misses += 1;
+        if misses == MISSES_MAX {
+            turn.hurry();
+        }
+    }
 }
 
 fn unreachable_response<T>(response: &Response) -> Result<T, Status> {
@@ -55,7 +122,11 @@ fn unreachable_response<T>(response: &Response) -> Result<T, Status> {
 
 /// Every operation of both branches is a range; a nested transaction makes it a write.
 fn is_read_only(request: &TxnRequest) -> bool {
-    ops(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
+    ops(request).all(is_range)
+}
+
+fn is_range(op: &RequestOp) -> bool {
+    matches!(op.request, Some(Request::RequestRange(_)))
 }
 
 /// A transaction without any operation counts as serializable, as in etcd.
@@ -68,40 +139,45 @@ fn ops(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }
 
-async fn read_only(context: &Arc<Context>, request: TxnRequest) -> Result<TxnResponse, Status> {
-    let view = if is_serializable(&request) {
-        context.node.view()
-    } else {
-        context.node.linearizable_view().await.map_err(errors::node)?
-    };
-    let mut succeeded = true;
-    for compare in &request.compare {
-        succeeded &= convert::holds(context, &view, compare)?;
-    }
-    let branch = if succeeded { request.success } else { request.failure };
-    let ranges: Vec<RangeRequest> = branch
-        .into_iter()
-        .filter_map(|op| match op.request {
+fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+    if succeeded { &request.success } else { &request.failure }
+}
+
+async fn read_only(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    request: &TxnRequest,
+) -> Result<TxnResponse, Status> {
+    let succeeded = convert::all_hold(context, view, &request.compare).await?;
+    answer_reads(context, view, request, succeeded).await
+}
+
+/// Answers from a view what the chosen branch, all ranges, asks for.
+async fn answer_reads(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    request: &TxnRequest,
+    succeeded: bool,
+) -> Result<TxnResponse, Status> {
+    let ranges: Vec<&RangeRequest> = branch(request, succeeded)
+        .iter()
+        .filter_map(|op| match &op.request {
             Some(Request::RequestRange(range)) => Some(range),
             _ => None,
         })
         .collect();
     for range in &ranges {
-        check_revision(&view, range.revision)?;
+        check_revision(view, range.revision)?;
     }
     let mut responses = Vec::with_capacity(ranges.len());
     for request in ranges {
         let refs = view
-            .range(
-                &range::key_range(&request),
-                request.revision.max(0),
-                range::fetch_limit(&request),
-            )
+            .range(&range::key_range(request), request.revision.max(0), range::fetch_limit(request))
             .map_err(errors::range)?;
         let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
-        let kvs = range::load_kvs(context, &view, revisions).await?;
+        let kvs = range::load_kvs(context, view, revisions).await?;
         let header = inner_header(view.revision());
-        let response = range::finish(&request, header, kvs, refs.count);
+        let response = range::finish(request, header, kvs, refs.count);
         responses.push(ResponseOp { response: Some(OpReply::ResponseRange(response)) });
     }
     Ok(TxnResponse { header: Some(context.header(view.revision())), succeeded, responses })
@@ -138,7 +214,7 @@ impl Replies<'_> {
         request: &TxnRequest,
         outcome: outcome::TxnResponse,
     ) -> Result<TxnResponse, Status> {
-        let branch = if outcome.succeeded { &request.success } else { &request.failure };
+        let branch = branch(request, outcome.succeeded);
         let mut responses = Vec::with_capacity(outcome.responses.len());
         for (op, response) in branch.iter().zip(outcome.responses) {
             responses.push(ResponseOp { response: Some(self.op(op, response).await?) });
@@ -166,8 +242,9 @@ impl Replies<'_> {
             }
             (OpResponse::DeleteRange { header_revision, deleted, prev }, _) => {
                 let header = Some(inner_header(header_revision));
-                let prev_kvs = prev.iter().map(|handle| self.load(handle));
-                let prev_kvs = prev_kvs.collect::<Result<_, _>>()?;
+                let revisions = prev.into_iter().map(|handle| handle.revision).collect();
+                let prev_kvs = range::load_kvs(self.context, self.view, revisions).await?;
+                let prev_kvs = prev_kvs.into_iter().map(to_proto).collect();
                 Ok(OpReply::ResponseDeleteRange(DeleteRangeResponse { header, deleted, prev_kvs }))
             }
             (OpResponse::Txn(outcome), Some(Request::RequestTxn(request))) => {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{
     DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
+use keepd_api::{Error as Api, TXN_DEPTH_MAX};
 
 /// A range needs a key and known sort options.
 pub(crate) fn range(request: &RangeRequest) -> Result<(), Api> {
@@ -41,15 +41,17 @@ pub(crate) fn delete(request: &DeleteRangeRequest) -> Result<(), Api> {
 
 /// A transaction: sizes, keys, operations, and no key written twice.
 pub(crate) fn txn(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
-    check_ops(request, ops_max)?;
+    check_ops(request, ops_max, 1)?;
     check_duplicates(&request.success)?;
     check_duplicates(&request.failure)?;
     Ok(())
 }
 
-fn check_ops(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
+/// BOUND: each level uses up part of the budget, which ends nesting as in etcd; a budget larger than
+/// etcd's default is ended by the depth to which transactions are read.
+fn check_ops(request: &TxnRequest, ops_max: usize, depth: usize) -> Result<(), Api> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
-    if ops > ops_max {
+    if ops > ops_max || depth > TXN_DEPTH_MAX {
         return Err(Api::TooManyOps);
     }
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -60,8 +62,7 @@ fn check_ops(request: &TxnRequest, ops_max: usize) -> Result<(), Api> {
             Some(Request::RequestRange(request)) => range(request)?,
             Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestDeleteRange(request)) => delete(request)?,
-            // BOUND: each level uses up part of the budget, so nesting ends.
-            Some(Request::RequestTxn(request)) => check_ops(request, ops_max - ops)?,
+            Some(Request::RequestTxn(request)) => check_ops(request, ops_max - ops, depth + 1)?,
             None => return Err(Api::KeyNotFound),
         }
     }
