@@ -303,23 +303,26 @@ fn cbc_seal(aes: &Aes, iv: &[u8; BLOCK_LEN], text: &mut [u8], plain_len: usize) 
 }
 
 fn cbc_open(aes: &Aes, payload: &[u8]) -> Result<Vec<u8>, PayloadError> {
-    fn open<C>(aes: &C, iv: &[u8; BLOCK_LEN], text: &mut [u8]) -> Result<(), PayloadError>
+    fn open<C>(aes: &C, iv: &[u8; BLOCK_LEN], sealed: &[u8], out: &mut [u8]) -> bool
     where
         C: BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>,
     {
-        let opened =
-            cbc::Decryptor::inner_iv_init(aes, iv.into()).decrypt_padded::<NoPadding>(text);
-        opened.map(|_| ()).ok().ok_or(PayloadError::PartialBlock)
+        cbc::Decryptor::inner_iv_init(aes, iv.into())
+            .decrypt_padded_b2b::<NoPadding>(sealed, out)
+            .is_ok()
     }
     let (iv, sealed) = payload.split_first_chunk::<BLOCK_LEN>().ok_or(PayloadError::Short)?;
     if sealed.is_empty() {
         return Err(PayloadError::Short);
     }
-    let mut plain = sealed.to_vec();
-    match aes {
-        Aes::Aes128(aes) => open(aes, iv, &mut plain)?,
-        Aes::Aes192(aes) => open(aes, iv, &mut plain)?,
-        Aes::Aes256(aes) => open(aes, iv, &mut plain)?,
+    let mut plain = vec![0; sealed.len()];
+    let is_whole = match aes {
+        Aes::Aes128(aes) => open(aes, iv, sealed, &mut plain),
+        Aes::Aes192(aes) => open(aes, iv, sealed, &mut plain),
+        Aes::Aes256(aes) => open(aes, iv, sealed, &mut plain),
+    };
+    if !is_whole {
+        return Err(PayloadError::PartialBlock);
     }
     let len = unpadded_len(&plain).ok_or(PayloadError::Padding)?;
     plain.truncate(len);
