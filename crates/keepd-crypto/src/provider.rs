@@ -19,7 +19,7 @@ use keepd_types::KeyId;
 use thiserror::Error;
 
 use crate::secret::Secret;
-use crate::secretbox::{NONCE_LEN as BOX_NONCE_LEN, SecretBox, TAG_LEN};
+use crate::secretbox::{self, KEY_LEN as BOX_KEY_LEN, NONCE_LEN as BOX_NONCE_LEN, TAG_LEN};
 
 /// What every sealed value begins with, whoever sealed it.
 pub(crate) const SEALED_PREFIX: &[u8] = b"k8s:enc:";
@@ -128,7 +128,8 @@ pub(crate) struct ProviderKey {
 enum Cipher {
     Cbc(Box<Aes>),
     Gcm(LessSafeKey),
-    Box(SecretBox),
+    /// It has none.
+    Box,
 }
 
 /// AES with a key of one of its lengths.
@@ -159,7 +160,7 @@ impl ProviderKey {
                 };
                 Cipher::Gcm(LessSafeKey::new(UnboundKey::new(aes, bytes).ok()?))
             }
-            Algorithm::SecretBox => Cipher::Box(SecretBox::new(bytes.first_chunk()?)),
+            Algorithm::SecretBox => Cipher::Box,
         };
         let head = format!("{}{name}:", algorithm.prefix()).into_bytes();
         let name = KeyName { algorithm, name: name.to_owned(), id: key_id(algorithm, &secret) };
@@ -202,12 +203,13 @@ impl ProviderKey {
                 out.extend_from_slice(tag.as_ref());
                 out
             }
-            Cipher::Box(secretbox) => {
+            Cipher::Box => {
                 let nonce: [u8; BOX_NONCE_LEN] = drawn(random);
                 let mut out = self.begun(&nonce, TAG_LEN + plain.len());
                 let tag_at = out.len();
                 out.extend_from_slice(&[0; TAG_LEN]);
-                let tag = secretbox.seal(&nonce, append(&mut out, plain, plain.len()));
+                let text = append(&mut out, plain, plain.len());
+                let tag = secretbox::seal(self.box_key(), &nonce, text);
                 let (_, behind) = out.split_at_mut(tag_at);
                 *behind.first_chunk_mut().expect("room was made for the tag") = tag;
                 out
@@ -231,18 +233,22 @@ impl ProviderKey {
                     .ok_or(PayloadError::Authentication)?;
                 Ok(plain)
             }
-            Cipher::Box(secretbox) => {
+            Cipher::Box => {
                 let (nonce, rest) =
                     payload.split_first_chunk::<BOX_NONCE_LEN>().ok_or(PayloadError::Short)?;
                 let (tag, sealed) =
                     rest.split_first_chunk::<TAG_LEN>().ok_or(PayloadError::Short)?;
                 let mut plain = sealed.to_vec();
-                if !secretbox.open(nonce, tag, &mut plain) {
+                if !secretbox::open(self.box_key(), nonce, tag, &mut plain) {
                     return Err(PayloadError::Authentication);
                 }
                 Ok(plain)
             }
         }
+    }
+
+    fn box_key(&self) -> &[u8; BOX_KEY_LEN] {
+        self.secret.expose().first_chunk().expect("the secret was measured")
     }
 
     /// The head and a nonce, with room for exactly so much more.

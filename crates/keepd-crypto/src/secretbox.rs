@@ -11,54 +11,49 @@ mod poly1305;
 mod salsa20;
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use poly1305::OneTimeKey;
 use salsa20::{Keystream, RUN_LEN};
 
+pub(crate) const KEY_LEN: usize = 32;
 pub(crate) const NONCE_LEN: usize = 24;
 pub(crate) const TAG_LEN: usize = 16;
 
 /// Proves that a text is the one that was sealed.
 pub(crate) type Tag = [u8; TAG_LEN];
 
-/// A key, ready for use.
-pub(crate) struct SecretBox(Zeroizing<[u32; 8]>);
+/// Encrypts `text` where it lies and gives its tag.
+pub(crate) fn seal(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], text: &mut [u8]) -> Tag {
+    crypt(key, nonce, text, None).expect("only a tag that was given can be refused")
+}
 
-impl SecretBox {
-    /// The key of these bytes.
-    pub(crate) fn new(key: &[u8; 32]) -> Self {
-        Self(Zeroizing::new(salsa20::words(key)))
-    }
+/// Decrypts `text` where it lies; if the tag is not its own, leaves it as it is and says false.
+#[must_use]
+pub(crate) fn open(
+    key: &[u8; KEY_LEN],
+    nonce: &[u8; NONCE_LEN],
+    tag: &Tag,
+    text: &mut [u8],
+) -> bool {
+    crypt(key, nonce, text, Some(tag)).is_some()
+}
 
-    /// Encrypts `text` where it lies and gives its tag.
-    pub(crate) fn seal(&self, nonce: &[u8; NONCE_LEN], text: &mut [u8]) -> Tag {
-        self.crypt(nonce, text, None).expect("only a tag that was given can be refused")
+/// Opens if there is a tag to compare with, seals otherwise; gives the tag.
+fn crypt(
+    key: &[u8; KEY_LEN],
+    nonce: &[u8; NONCE_LEN],
+    text: &mut [u8],
+    received: Option<&Tag>,
+) -> Option<Tag> {
+    // Blocks are counted in 32 bits.
+    assert!(u32::try_from(text.len()).is_ok(), "values are shorter than 4 GiB");
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        #[expect(unsafe_code, reason = "only the caller can know what the processor has")]
+        // SAFETY: the processor has just been asked for exactly these features.
+        return unsafe { crypt_avx2(key, nonce, text, received) };
     }
-
-    /// Decrypts `text` where it lies; if the tag is not its own, leaves it as it is and says false.
-    #[must_use]
-    pub(crate) fn open(&self, nonce: &[u8; NONCE_LEN], tag: &Tag, text: &mut [u8]) -> bool {
-        self.crypt(nonce, text, Some(tag)).is_some()
-    }
-
-    /// Opens if there is a tag to compare with, seals otherwise; gives the tag.
-    fn crypt(
-        &self,
-        nonce: &[u8; NONCE_LEN],
-        text: &mut [u8],
-        received: Option<&Tag>,
-    ) -> Option<Tag> {
-        // Blocks are counted in 32 bits.
-        assert!(u32::try_from(text.len()).is_ok(), "values are shorter than 4 GiB");
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
-            #[expect(unsafe_code, reason = "only the caller can know what the processor has")]
-            // SAFETY: the processor has just been asked for exactly these features.
-            return unsafe { crypt_avx2(&self.0, nonce, text, received) };
-        }
-        crypt_portable::<false>(&self.0, nonce, text, received)
-    }
+    crypt_portable::<false>(key, nonce, text, received)
 }
 
 /// Whether [`crypt_avx2`] can run; the answer is kept by the standard library.
@@ -71,7 +66,7 @@ fn has_avx2() -> bool {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi2")]
 fn crypt_avx2(
-    key: &[u32; 8],
+    key: &[u8; KEY_LEN],
     nonce: &[u8; NONCE_LEN],
     text: &mut [u8],
     received: Option<&Tag>,
@@ -85,7 +80,7 @@ fn crypt_avx2(
 /// closures of functions with features of their own would not be.
 #[inline(always)]
 fn crypt_portable<const WIDE: bool>(
-    key: &[u32; 8],
+    key: &[u8; KEY_LEN],
     nonce: &[u8; NONCE_LEN],
     text: &mut [u8],
     received: Option<&Tag>,

@@ -31,9 +31,9 @@ pub(super) struct Keystream {
 
 impl Keystream {
     #[inline(always)]
-    pub(super) fn new(key: &[u32; 8], nonce: &[u8; 24]) -> Self {
+    pub(super) fn new(key: &[u8; 32], nonce: &[u8; 24]) -> Self {
         let [n0, n1, n2, n3, n4, n5] = words(nonce);
-        let mut key_of_value = hsalsa20(key, [n0, n1, n2, n3]);
+        let mut key_of_value = hsalsa20(&words(key), [n0, n1, n2, n3]);
         let input = arranged(&key_of_value, [n4, n5, 0, 0]);
         key_of_value.as_mut_slice().zeroize();
         Self { input, run: [[0; BLOCK_LEN]; RUN_BLOCKS] }
@@ -69,7 +69,7 @@ impl Drop for Keystream {
 
 /// The key for the values whose nonces begin so.
 #[inline(always)]
-pub(super) fn hsalsa20(key: &[u32; 8], nonce: [u32; 4]) -> [u32; 8] {
+fn hsalsa20(key: &[u32; 8], nonce: [u32; 4]) -> [u32; 8] {
     let mut x = arranged(key, nonce);
     for _ in 0..DOUBLE_ROUNDS {
         double_round(&mut x);
@@ -80,7 +80,7 @@ pub(super) fn hsalsa20(key: &[u32; 8], nonce: [u32; 4]) -> [u32; 8] {
 
 /// Little-endian words; `bytes` has four times as many bytes.
 #[inline(always)]
-pub(super) fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u32; WORDS] {
+fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u32; WORDS] {
     const { assert!(BYTES == 4 * WORDS) };
     let mut words = [0; WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
