@@ -25,6 +25,8 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const COMPANY_MIN: usize = 8;
 /// With more, others would make it no cheaper.
 const COMPANY_MAX: usize = 1024;
+/// How long a batch may go on gathering: little beside what a busy machine adds anyway.
+const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Bytes of commands that may wait here until Raft takes them.
 const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -148,6 +150,8 @@ impl RaftThread {
     /// for a thousand. On a busy machine the tasks that bring more are waiting for this processor;
     /// on an idle one giving it away returns at once, so nobody waits for company that is not there.
     fn gather(&mut self, events: &mut Vec<RaftEvent>) -> bool {
+        let clock = Arc::clone(&self.shared.env.clock);
+        let started = clock.monotonic();
         while self.unconfirmed == 0 && (COMPANY_MIN..COMPANY_MAX).contains(&self.held.len()) {
             let before = self.held.len();
             std::thread::yield_now();
@@ -155,7 +159,8 @@ impl RaftThread {
             if self.handle(events) {
                 return true;
             }
-            if self.held.len() < before + before / 8 {
+            let grows = self.held.len() >= before + before / 8;
+            if !grows || clock.monotonic().saturating_sub(started) > GATHER_MAX {
                 break;
             }
         }
