@@ -77,6 +77,10 @@ impl CheckpointJob {
             // The new one counts already; a file that cannot go now goes at the next start.
             let _is_gone = dir.remove(Name::Checkpoint(*id)).is_ok();
         }
+        if !self.dropped.is_empty() {
+            // What is gone stays away, also over a power cut: it may have been the last plain file.
+            let _stays_away = dir.env.disk.sync_dir(&dir.path).is_ok();
+        }
         let mark = Mark { id, commit: self.durable.commit };
         Ok(CheckpointDone { mark, dropped: self.dropped, _token: self.token })
     }

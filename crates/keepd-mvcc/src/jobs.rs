@@ -8,7 +8,7 @@ pub(crate) mod rekey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use keepd_crypto::DataKeyId;
+use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
 
 use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
 use crate::record::Applied;
@@ -162,15 +162,19 @@ impl Store {
         self.pinned.clear();
     }
 
-    /// What the live records take, on disk or on the way there.
+    /// What the live records take, on disk or on the way there, with what the store itself needs: so
+    /// it is not zero while there is a file, and never more than [`Self::disk_bytes`].
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         let live = self.segments.list.iter().map(|segment| {
             let records = segment.table.commit.records;
             let dead = self.dead.get(&segment.id).copied().unwrap_or(0).min(records);
-            let share = u128::from(segment.len) * u128::from(records - dead);
-            let live = share.checked_div(u128::from(records)).unwrap_or_default();
-            u64::try_from(live).unwrap_or(segment.len)
+            let header = segment.len.min(FILE_HEADER_LEN as u64);
+            let share = u128::from(segment.len - header) * u128::from(records - dead);
+            // A segment without records holds what the store needs, and nothing that can die.
+            share.checked_div(u128::from(records)).map_or(segment.len, |live| {
+                header + u64::try_from(live).expect("a part is no longer than the whole")
+            })
         });
         live.sum::<u64>() + self.tail_bytes
     }

@@ -316,6 +316,21 @@ fn a_checkpoint_under_way_keeps_tombstones() {
 }
 
 #[test]
+fn a_store_without_a_live_record_needs_some_space() {
+    let mut world = World::new(false);
+    let used = |world: &World| (world.store.live_bytes(), world.store.disk_bytes());
+    [Op::MetaPut(0, 1), Op::Flush].iter().for_each(|op| world.step(op).unwrap());
+    let (live, disk) = used(&world);
+    assert!(live > 0 && live == disk, "live {live}, disk {disk}");
+
+    let put = Op::Put { key: 0, len: 200, is_sealed: false };
+    let steps = [put, Op::DeleteRange(0, 1), Op::Compact(255), Op::Flush, Op::Trim(99), Op::Flush];
+    steps.iter().for_each(|op| world.step(op).unwrap());
+    let (live, disk) = used(&world);
+    assert!(live > 0 && live < disk, "live {live}, disk {disk}");
+}
+
+#[test]
 fn space_is_reclaimed_online() {
     let mut world = World::new(false);
     for round in 0..40 {

@@ -279,7 +279,7 @@ impl Manifest {
             self.is_poisoned = true;
             *self = Self::create(dir, self.number + 1, self.state.clone())?;
             // The new one counts already; the old one goes at the next start if it cannot now.
-            let _is_gone = dir.remove(old).is_ok();
+            let _stays_away = dir.remove(old).is_ok() && dir.env.disk.sync_dir(&dir.path).is_ok();
         }
         Ok(())
     }
