@@ -319,6 +319,13 @@ impl Store {
         self.trim.pass.is_some() || self.trim.done < self.trim_target()
     }
 
+    /// Whether nothing of past compactions is left to do: their hashes are taken, they are durable, and
+    /// the index is trimmed to them.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.compactions.is_empty() && self.trim.done >= self.compact_revision
+    }
+
     /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
     /// and a restart finds the compaction that killed it.
     fn trim_target(&self) -> i64 {

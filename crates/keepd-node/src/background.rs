@@ -70,6 +70,16 @@ impl Background {
         };
     }
 
+    /// The jobs that wait, for a test that runs them by hand.
+    #[cfg(test)]
+    pub(crate) fn take_all(&self) -> Vec<Job> {
+        let (mut flushes, mut rest) = (Vec::new(), Vec::new());
+        self.flushes.drain(&mut flushes, Duration::ZERO);
+        self.rest.drain(&mut rest, Duration::ZERO);
+        flushes.append(&mut rest);
+        flushes
+    }
+
     pub(crate) fn close(&self) {
         self.flushes.close();
         self.rest.close();
@@ -104,7 +114,7 @@ fn work(inbox: &Inbox<Job>, shared: &Shared) {
     }
 }
 
-fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
+pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
     let clock = &shared.env.clock;
     Ok(match job {
         Job::Flush(job) => {

@@ -103,7 +103,7 @@ impl Housekeeping {
             self.hash_pending = true;
             self.background.run(Job::CompactionHash(job));
         }
-        if !trimming && !self.hash_pending {
+        if !self.hash_pending && machine.store().is_settled() {
             for reply in self.settlers.drain(..) {
                 let _ = reply.send(());
             }
@@ -219,7 +219,9 @@ impl Housekeeping {
 
     fn flush(&mut self, machine: &mut Machine, now: Duration) {
         let store = machine.store_mut();
-        if self.flushing || (now < self.flush_due && store.stats().tail_bytes < FLUSH_BYTES) {
+        // A compaction that somebody waits for must be durable first.
+        let is_due = now >= self.flush_due || !self.settlers.is_empty();
+        if self.flushing || !(is_due || store.stats().tail_bytes >= FLUSH_BYTES) {
             return;
         }
         if let Some(job) = store.take_flush() {
@@ -340,3 +342,6 @@ impl Housekeeping {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,3 +232,36 @@ async fn a_lone_member_accepts_a_directory_that_was_rolled_back() {
     assert_eq!(view.count(&KeyRange::point(key(3)), 0), Ok(1));
     node.stop();
 }
+
+/// A physical compaction is answered when its hash can be compared, however busy the member is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hash_of_a_physical_compaction_is_known_when_it_is_answered() {
+    const CLIENTS: usize = 4;
+    let disk = SimDisk::new();
+    let node = start(&disk, 1, options()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let handle = node.handle();
+        clients.spawn(async move {
+            let mut compacted = 0;
+            for round in 0..60 {
+                put(&handle, client, vec![1; 10 * round]).await.expect("puts");
+                let revision = handle.view().revision();
+                let result = run(&handle, Command::Compact { revision }).await;
+                handle.settle_compactions().await.expect("compactions end");
+                if result.is_ok() {
+                    // No more than the other clients' compactions came behind it.
+                    assert!(handle.compaction_hash(revision).is_some(), "none for {revision}");
+                    compacted += 1;
+                }
+            }
+            compacted
+        });
+    }
+    let mut compacted = 0;
+    while let Some(done) = clients.join_next().await {
+        compacted += done.expect("the client ends");
+    }
+    assert!(compacted > 60, "only {compacted} compactions were not overtaken");
+    node.stop();
+}

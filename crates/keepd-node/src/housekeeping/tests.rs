@@ -1,0 +1,98 @@
+//! Physical compactions, with the background jobs run by hand, in any order.
+
+use keepd_env::{Env, SimDisk};
+use keepd_machine::command::Put;
+use keepd_types::StoredValue;
+
+use super::*;
+use crate::boot::{DataDir, Opened};
+use crate::options::Options;
+
+/// A machine and its housekeeping without any thread.
+struct Bench {
+    machine: Machine,
+    shared: Arc<Shared>,
+    background: Background,
+    housekeeping: Housekeeping,
+    index: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let env = Env { disk: Arc::new(SimDisk::new()), ..Env::simulated(1).0 };
+        let options = Options::new("/data".into());
+        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
+        let opened = data_dir.open(&env, &options).unwrap();
+        let Opened { machine, identity, encryption, ballast, .. } = opened;
+        let views = machine.store().views();
+        let index = machine.store().applied().index;
+        let shared = Shared::new(env, options, identity, views, encryption, ballast);
+        let background = Background::new();
+        let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
+        Self { machine, shared, background, housekeeping, index }
+    }
+
+    fn apply(&mut self, command: &Command) {
+        self.machine.apply(command).unwrap().result.unwrap();
+        self.index += 1;
+        self.machine.publish(Applied { index: self.index, term: 1 });
+    }
+
+    /// Ten versions of a key, and a compaction to the last but one.
+    fn compact(&mut self) -> i64 {
+        for i in 0..10 {
+            let value = StoredValue::plain(vec![i; 100].into());
+            self.apply(&Command::Put(Put { key: "k".into(), value, ..Put::default() }));
+        }
+        let revision = self.machine.store().revision() - 1;
+        self.apply(&Command::Compact { revision });
+        revision
+    }
+
+    fn turn(&mut self) {
+        self.housekeeping.turn(&mut self.machine, Duration::ZERO);
+    }
+
+    /// Runs the jobs that are on their way, the last one first, each with a turn behind it.
+    fn run_jobs(&mut self, mut check: impl FnMut(&mut Self)) {
+        for job in self.background.take_all().into_iter().rev() {
+            let done = crate::background::run(job, &self.shared).unwrap();
+            self.housekeeping.done(&mut self.machine, done);
+            check(self);
+            self.turn();
+            check(self);
+        }
+    }
+}
+
+#[test]
+fn a_physical_compaction_is_over_when_its_hash_is_known_and_it_is_durable_and_trimmed() {
+    let mut bench = Bench::new();
+    for _ in 0..3 {
+        // One hash is still being computed when the next compaction comes.
+        bench.compact();
+        bench.turn();
+        let revision = bench.compact();
+        let (reply, mut settled) = oneshot::channel();
+        bench.housekeeping.settle(reply);
+        let mut is_over = false;
+        let mut rounds = 0;
+        while !is_over {
+            bench.turn();
+            bench.run_jobs(|bench| {
+                if !is_over && settled.try_recv().is_ok() {
+                    is_over = true;
+                    let store = bench.machine.store();
+                    assert!(bench.shared.compaction_hash(revision).is_some(), "no hash");
+                    assert_eq!(store.durable().index, bench.index, "it is not durable");
+                    assert!(store.is_settled());
+                    let (live, disk) = (store.live_bytes(), store.disk_bytes());
+                    assert!(live < disk / 2, "{live} of {disk} bytes live: it is not trimmed");
+                }
+            });
+            is_over |= settled.try_recv().is_ok();
+            rounds += 1;
+            assert!(rounds < 20, "it never ends");
+        }
+    }
+}
