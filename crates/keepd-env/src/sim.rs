@@ -1,9 +1,11 @@
 //! An in-memory disk that behaves as badly as a real one may.
 //!
 //! **Durability.** Writes reach the durable image only with [`DiskFile::sync`]; creations, renames
-//! and removals only with [`Disk::sync_dir`] of their directory. Syncing a directory also makes its
-//! own entry and its ancestors' durable, as journaling file systems do. [`SimDisk::crash`] gives
-//! the disk as it may look after a power cut.
+//! and removals only with [`Disk::sync_dir`] of their directory. Renaming a directory changes its
+//! parent alone: the new name is durable when the parent is synced, the names in the directory when
+//! it is itself, before or after. Syncing a directory also makes its own creation and its ancestors'
+//! durable, as journaling file systems do. [`SimDisk::crash`] gives the disk as it may look after a
+//! power cut.
 //!
 //! **Faults.** The Nth call (of any kind, or of one) fails, once or for ever; a failed sync drops
 //! the unsynced writes for good, as Linux does; a failed write leaves a part behind; space runs
@@ -13,6 +15,7 @@
 
 mod crash;
 mod faults;
+mod names;
 mod state;
 
 use std::io::{self, ErrorKind};
@@ -25,7 +28,7 @@ pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
 use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, IoError, IoOp};
-use state::{Change, DirOp, State};
+use state::{Change, State};
 
 /// The lock file's name in a locked directory.
 const LOCK_NAME: &str = "LOCK";
@@ -166,7 +169,7 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn create_dir(&self, path: &Path) -> Result<(), IoError> {
-        self.run(IoOp::Create, path, |state| state.create_dir(path))
+        self.run(IoOp::Create, path, |state| state.names.create_dir(path))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError> {
@@ -184,27 +187,23 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError> {
-        self.run(IoOp::Rename, from, |state| state.rename(from, to))
+        self.run(IoOp::Rename, from, |state| state.names.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> Result<(), IoError> {
-        self.run(IoOp::Remove, path, |state| {
-            state.file(path).ok_or(ErrorKind::NotFound)?;
-            state.change_dir(DirOp::Unlink { path: path.to_owned() });
-            Ok(())
-        })
+        self.run(IoOp::Remove, path, |state| state.names.remove_file(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> Result<(), IoError> {
-        self.run(IoOp::Remove, path, |state| state.remove_dir_all(path))
+        self.run(IoOp::Remove, path, |state| state.names.remove_dir_all(path))
     }
 
     fn list(&self, path: &Path) -> Result<Vec<String>, IoError> {
-        self.run(IoOp::Stat, path, |state| Ok(state.list(path)))
+        self.run(IoOp::Stat, path, |state| Ok(state.names.list(path)))
     }
 
     fn exists(&self, path: &Path) -> Result<bool, IoError> {
-        self.run(IoOp::Stat, path, |state| Ok(state.entries.contains_key(path)))
+        self.run(IoOp::Stat, path, |state| Ok(state.names.get(path).is_some()))
     }
 
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {

@@ -1,9 +1,8 @@
 //! What a simulated disk may look like after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use super::state::{Change, Inode, Node, State};
+use super::state::{Change, Inode, State};
 use crate::random::{Random, SeededRandom};
 
 /// The unit in which a device writes or does not write.
@@ -39,13 +38,7 @@ pub(super) fn image(state: &State, mode: CrashMode) -> State {
         CrashMode::KeepUnsynced | CrashMode::Torn { .. } => true,
         CrashMode::Random { .. } => coin(random),
     };
-    let mut entries = state.durable_entries.clone();
-    for op in &state.unsynced {
-        if keeps(&random) {
-            op.apply(&mut entries);
-        }
-    }
-    drop_orphans(&mut entries);
+    let names = state.names.crashed(|| keeps(&random));
     let mut inodes = BTreeMap::new();
     for (number, inode) in &state.inodes {
         let mut content = inode.durable.clone();
@@ -62,9 +55,7 @@ pub(super) fn image(state: &State, mode: CrashMode) -> State {
         inodes.insert(*number, inode);
     }
     let mut image = State {
-        durable_entries: entries.clone(),
-        entries,
-        unsynced: Vec::new(),
+        names,
         inodes,
         next_inode: state.next_inode,
         locks: BTreeSet::new(),
@@ -90,21 +81,6 @@ fn tear(change: &Change, random: &SeededRandom, content: &mut Vec<u8>) {
         }
         position = end;
     }
-}
-
-/// Removes names whose directory did not survive.
-fn drop_orphans(entries: &mut BTreeMap<PathBuf, Node>) {
-    let dirs: BTreeSet<PathBuf> = entries
-        .iter()
-        .filter(|(_, node)| **node == Node::Dir)
-        .map(|(path, _)| path.clone())
-        .collect();
-    entries.retain(|path, _| {
-        let parents = path.ancestors().skip(1);
-        parents
-            .filter(|dir| dir.parent().is_some() && !dir.as_os_str().is_empty())
-            .all(|dir| dirs.contains(dir))
-    });
 }
 
 fn coin(random: &SeededRandom) -> bool {

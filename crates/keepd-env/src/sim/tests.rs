@@ -192,3 +192,90 @@ fn a_removed_tree_is_gone_after_its_parents_sync() {
     let image = disk.crash(CrashMode::LoseUnsynced);
     assert!(image.files().is_empty() && !image.exists(&dir).unwrap());
 }
+
+/// A directory `new` with the file `f`, whose content is synced, made under another name and renamed.
+fn renamed_dir(sync_inside: bool) -> SimDisk {
+    let disk = disk();
+    let (partial, new) = (Path::new(DIR).join("partial"), Path::new(DIR).join("new"));
+    disk.create_dir(&partial).unwrap();
+    let f = disk.create(&partial.join("f")).unwrap();
+    f.write_all_at(b"content", 0).unwrap();
+    f.sync().unwrap();
+    if sync_inside {
+        disk.sync_dir(&partial).unwrap();
+    }
+    disk.rename(&partial, &new).unwrap();
+    assert_eq!(disk.files(), [new.join("f")]);
+    disk
+}
+
+#[test]
+fn a_renamed_directorys_name_needs_a_sync_of_its_parent() {
+    let disk = renamed_dir(true);
+    let files = |disk: &SimDisk| disk.crash(CrashMode::LoseUnsynced).files();
+    assert_eq!(files(&disk), [Path::new(DIR).join("partial/f")]);
+    // Its own sync does not make its name durable.
+    disk.sync_dir(&Path::new(DIR).join("new")).unwrap();
+    assert_eq!(files(&disk), [Path::new(DIR).join("partial/f")]);
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    assert_eq!(files(&disk), [Path::new(DIR).join("new/f")]);
+    assert_eq!(content(&disk.crash(CrashMode::LoseUnsynced), "new/f").unwrap(), b"content");
+}
+
+#[test]
+fn names_in_a_renamed_directory_need_its_own_sync() {
+    let disk = renamed_dir(false);
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let image = disk.crash(CrashMode::LoseUnsynced);
+    assert!(image.exists(&Path::new(DIR).join("new")).unwrap());
+    assert!(image.files().is_empty());
+    disk.sync_dir(&Path::new(DIR).join("new")).unwrap();
+    assert_eq!(content(&disk.crash(CrashMode::LoseUnsynced), "new/f").unwrap(), b"content");
+}
+
+#[test]
+fn a_crash_during_a_rename_leaves_the_directory_under_one_name_with_all_that_was_synced() {
+    let disk = renamed_dir(true);
+    let names: std::collections::BTreeSet<Vec<String>> = (0..32)
+        .map(|seed| {
+            let image = disk.crash(CrashMode::Random { seed });
+            let names = image.list(Path::new(DIR)).unwrap();
+            let file = Path::new(DIR).join(&names[0]).join("f");
+            assert_eq!(image.read(&file).unwrap(), b"content");
+            names
+        })
+        .collect();
+    let expected = [vec!["new".to_owned()], vec!["partial".to_owned()]];
+    assert!(names.iter().eq(&expected), "{names:?}");
+}
+
+#[test]
+fn a_directory_made_again_does_not_get_back_what_was_in_the_removed_one() {
+    let disk = renamed_dir(true);
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let new = Path::new(DIR).join("new");
+    disk.remove_dir_all(&new).unwrap();
+    disk.create_dir(&new).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let image = disk.crash(CrashMode::LoseUnsynced);
+    assert_eq!(image.list(Path::new(DIR)).unwrap(), ["new"]);
+    assert!(image.files().is_empty() && disk.find(b"content").is_none());
+}
+
+#[test]
+fn renames_are_refused_where_a_file_system_refuses_them() {
+    let disk = renamed_dir(true);
+    let path = |name: &str| Path::new(DIR).join(name);
+    file(&disk, "file");
+    let refused =
+        |from: &str, to: &str| disk.rename(&path(from), &path(to)).unwrap_err().source.kind();
+    assert_eq!(refused("new", "file"), ErrorKind::NotADirectory);
+    assert_eq!(refused("file", "new"), ErrorKind::IsADirectory);
+    assert_eq!(refused("new", "new/below"), ErrorKind::InvalidInput);
+    assert_eq!(refused("gone", "x"), ErrorKind::NotFound);
+    assert_eq!(refused("file", "nowhere/x"), ErrorKind::NotFound);
+    disk.create_dir(&path("other")).unwrap();
+    assert_eq!(refused("other", "new"), ErrorKind::DirectoryNotEmpty);
+    disk.rename(&path("new"), &path("other")).unwrap();
+    assert_eq!(disk.files(), [path("file"), path("other/f")]);
+}
