@@ -1,4 +1,5 @@
-//! The log frame by frame as it lies on the disk, for `keepd debug dump-log`.
+//! The log frame by frame as it lies on the disk: for tests and for whoever has to look into a
+//! damaged log. No command prints it.
 //!
 //! Unlike recovery it shows everything, overwritten and released entries too, and goes on with the
 //! next segment behind damage.
