@@ -111,7 +111,9 @@ func kubeOn(t *testing.T, store *harness.Store, extra ...string) *kube {
 		// The cache compares itself with the store and dies on a difference.
 		[]string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
 		harness.KubeTool(t, "kube-apiserver"), args...)
+	started := time.Now()
 	k.waitReady()
+	t.Logf("kube-apiserver was ready %.1f s after its start", time.Since(started).Seconds())
 	return k
 }
 
