@@ -262,3 +262,24 @@ func TestRequestSizes(t *testing.T) {
 		}
 	})
 }
+
+// A limit beyond what keepd's log takes in one piece: what fits goes through, what does not is
+// refused like anything too large.
+func TestVeryLargeRequests(t *testing.T) {
+	onEachWith(t, []string{"--max-request-bytes=104857600"}, func(t *testing.T, a *api) {
+		value := bytes.Repeat([]byte("x"), 70<<20)
+		put := func(size int) error {
+			_, err := a.kv.Put(ctx(t), &pb.PutRequest{Key: []byte("big"), Value: value[:size]})
+			return err
+		}
+		equal(t, "62 MiB", put(62<<20), nil)
+		if a.Flavor.IsKeepd() {
+			wantError(t, put(70<<20), codes.InvalidArgument, errTooLarge)
+		} else {
+			equal(t, "70 MiB", put(70<<20), nil)
+			equal(t, "62 MiB again", put(62<<20), nil)
+		}
+		a.Restart()
+		equal(t, "comes back whole", bytes.Equal(a.one("big").Kvs[0].Value, value[:62<<20]), true)
+	})
+}

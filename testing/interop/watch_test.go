@@ -9,6 +9,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // watchStream is one bare watch stream whose messages are read with a deadline.
@@ -456,5 +458,45 @@ func TestWatchersOutliveACleanRestart(t *testing.T) {
 			}
 		}
 		must(client.KeepAliveOnce(c, lease.ID))(t)
+	})
+}
+
+// Streams that never end by themselves do not hold up a stop; etcd waits seven seconds for them.
+func TestAStopDoesNotWaitForOpenStreams(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		if !a.Flavor.IsKeepd() {
+			t.Skip("etcd cuts them after its request timeout")
+		}
+		a.grant(5, 100)
+		renewals := must(a.lease.LeaseKeepAlive(ctx(t)))(t)
+		equal(t, "sent", renewals.Send(&pb.LeaseKeepAliveRequest{ID: 5}), nil)
+		equal(t, "renewed", must(renewals.Recv())(t).TTL, 100)
+		request := &grpc_health_v1.HealthCheckRequest{}
+		health := must(grpc_health_v1.NewHealthClient(a.conn).Watch(ctx(t), request))(t)
+		must(health.Recv())(t)
+		a.watchStream().create(&pb.WatchCreateRequest{Key: []byte("k")})
+
+		begin := time.Now()
+		a.Terminate(t)
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("the stop took %s", took)
+		}
+		_, err := renewals.Recv()
+		wantError(t, err, codes.Unavailable, "etcdserver: server stopped")
+		_, err = health.Recv()
+		wantError(t, err, codes.Unavailable, "etcdserver: server stopped")
+	})
+}
+
+func TestOversizeMessagesOfStreams(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		stream := must(a.watch.Watch(ctx(t)))(t)
+		create := &pb.WatchCreateRequest{Key: make([]byte, 3<<20)}
+		request := &pb.WatchRequest{
+			RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}
+		equal(t, "sent", stream.Send(request), nil)
+		_, err := stream.Recv()
+		wantError(t, err, codes.ResourceExhausted,
+			"grpc: received message larger than max (3145738 vs. 2097152)")
 	})
 }

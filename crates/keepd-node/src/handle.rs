@@ -120,8 +120,11 @@ impl Handle {
         if commit.saturating_sub(applied) > limits::APPLY_BACKLOG_MAX {
             return Err(Error::TooManyRequests);
         }
+        let room = shared.room.take(command.size_hint()).await?;
         let encoded = command.encode();
-        if encoded.len() - command.seal_overhead() > shared.options.request_bytes_max {
+        if encoded.len() - command.seal_overhead() > shared.options.request_bytes_max
+            || encoded.len() > limits::COMMAND_BYTES_MAX
+        {
             return Err(Error::TooLarge);
         }
         let (waiter, outcome) = oneshot::channel();
@@ -136,7 +139,7 @@ impl Handle {
         let pending = Pending::new(&shared.metrics.proposals_pending);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
         let result = outcome.await.unwrap_or(Err(Error::Stopped));
-        drop(pending);
+        drop((pending, room));
         if result.is_err() {
             shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }

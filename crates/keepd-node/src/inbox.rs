@@ -38,7 +38,8 @@ impl<T> Inbox<T> {
         Self { state: Mutex::new(state), filled: Condvar::new(), weight_max }
     }
 
-    /// Offers an item that a client asked for; refused when the queue is full.
+    /// Offers an item that a client asked for; refused when the queue is full. An empty queue takes
+    /// an item of any weight: larger ones could otherwise never pass.
     pub(crate) fn offer(&self, item: T, weight: usize) -> Result<(), Refused> {
         self.push(item, weight, self.weight_max)
     }
@@ -54,7 +55,7 @@ impl<T> Inbox<T> {
         if state.closed {
             return Err(Refused::Closed);
         }
-        if state.weight.saturating_add(weight) > weight_max {
+        if state.weight > 0 && state.weight.saturating_add(weight) > weight_max {
             return Err(Refused::Full);
         }
         state.weight += weight;
@@ -109,6 +110,18 @@ mod tests {
         inbox.drain(&mut batch, Duration::ZERO);
         assert_eq!(batch, ["a", "c"]);
         assert_eq!(inbox.offer("d", 6), Ok(()), "taking a batch frees its weight");
+    }
+
+    #[test]
+    fn an_item_heavier_than_the_queue_passes_alone() {
+        let inbox = Inbox::new(10);
+        assert_eq!(inbox.offer("a", 1), Ok(()));
+        assert_eq!(inbox.offer("heavy", 11), Err(Refused::Full));
+        let mut batch = Vec::new();
+        inbox.drain(&mut batch, Duration::ZERO);
+        assert!(inbox.hand("of the node"), "what weighs nothing is in nobody's way");
+        assert_eq!(inbox.offer("heavy", 11), Ok(()));
+        assert_eq!(inbox.offer("b", 1), Err(Refused::Full));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod metrics;
 mod node;
 mod options;
 mod raft_thread;
+mod room;
 mod shared;
 mod wal_thread;
 

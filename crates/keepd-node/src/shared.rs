@@ -23,6 +23,7 @@ use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::raft_thread::{Proposal, RaftEvent};
+use crate::room::Room;
 use crate::wal_thread::WalEvent;
 
 /// Bytes of client requests that may wait for the Raft thread.
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) views: Views,
     pub(crate) raft: Inbox<RaftEvent>,
+    /// What large requests on their way through the log take up.
+    pub(crate) room: Room,
     pub(crate) wal: Inbox<WalEvent>,
     pub(crate) apply: Inbox<ApplyEvent>,
     pub(crate) hub: Inbox<HubEvent>,
@@ -97,6 +100,7 @@ impl Shared {
             identity,
             views,
             raft: Inbox::new(PROPOSE_QUEUE_BYTES),
+            room: Room::default(),
             wal: Inbox::new(usize::MAX),
             apply: Inbox::new(APPLY_QUEUE_WEIGHT),
             hub: Inbox::new(HUB_QUEUE_BYTES),
@@ -164,6 +168,7 @@ impl Shared {
 
     pub(crate) fn close(&self) {
         self.raft.close();
+        self.room.close();
         self.wal.close();
         self.apply.close();
         self.hub.close();

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// `--max-request-bytes`: the largest command that may enter the log.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// The largest command, whatever `--max-request-bytes` says: the log and the store hold it in one
+/// frame of 64 MiB, with what stands beside it.
+pub const COMMAND_BYTES_MAX: usize = 63 * 1024 * 1024;
 /// What gRPC may receive beyond the request limit.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.

@@ -100,10 +100,37 @@ impl Command {
         Ok(command)
     }
 
-    fn size_hint(&self) -> usize {
-        let Self::Put(put) = self else { return 0 };
-        put.key.len() + put.value.bytes.len()
+    /// About how long the encoding is, as far as keys and values make it long.
+    #[must_use]
+    pub fn size_hint(&self) -> usize {
+        match self {
+            Self::Put(put) => put_size(put),
+            Self::Txn(txn) => txn_size(txn),
+            Self::DeleteRange(_)
+            | Self::Compact { .. }
+            | Self::LeaseGrant { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::LeaseCheckpoint { .. }
+            | Self::AlarmActivate(_)
+            | Self::AlarmDeactivate(_)
+            | Self::PublishMember { .. }
+            | Self::SetCluster { .. } => 0,
+        }
     }
+}
+
+const fn put_size(put: &Put) -> usize {
+    put.key.len() + put.value.bytes.len()
+}
+
+fn txn_size(txn: &Txn) -> usize {
+    let ops = txn.success.iter().chain(&txn.failure);
+    ops.map(|op| match op {
+        Op::Put(put) => put_size(put),
+        Op::Txn(nested) => txn_size(nested),
+        Op::Range(_) | Op::DeleteRange(_) => 0,
+    })
+    .sum()
 }
 
 /// By how much its seal has made a put longer.

@@ -1,10 +1,12 @@
 //! Following the encryption configuration while the server runs.
 
+mod rules;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{Encryption, ReloadError, ReloadReport};
+use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, ReloadError, ReloadReport};
 use keepd_node::{FileCounts, Handle};
 use keepd_types::KeyId;
 
@@ -41,17 +43,10 @@ pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Han
         if taken.as_ref() == Some(&content) || is_hopeless(refused.as_ref(), &content, &node) {
             continue;
         }
+        let before = encryption.status();
         match reload(&path, &content, &encryption, &node).await {
             Ok(report) => {
-                tracing::info!(
-                    file_hash = report.file_hash,
-                    keys_added = report.added.len(),
-                    keys_removed = report.removed.len(),
-                    "took a new encryption configuration"
-                );
-                for warning in report.warnings {
-                    tracing::warn!(file = %path.display(), "{warning}");
-                }
+                log_taken(&path, &report, &before, &encryption);
                 node.note_reload(Ok(()));
                 (taken, refused) = (Some(content), None);
             }
@@ -65,6 +60,47 @@ pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Han
             Err(Failure::Node(error)) => refuse(&path, &node, &error),
         }
     }
+}
+
+/// Says what is written how from now on. Keys are named; nothing here can print a secret.
+fn log_taken(
+    path: &Path,
+    report: &ReloadReport,
+    before: &EncryptionStatus,
+    encryption: &Encryption,
+) {
+    let (after, file) = (encryption.status(), path.display());
+    tracing::info!(
+        file_hash = report.file_hash,
+        keys_added = names(&report.added),
+        keys_removed = names(&report.removed),
+        writes = rules::describe(&after.rules),
+        "took a new encryption configuration"
+    );
+    for warning in &report.warnings {
+        tracing::warn!(%file, "{warning}");
+    }
+    let plain = rules::no_longer_sealed(&before.rules, &after.rules);
+    if !plain.is_empty() {
+        tracing::warn!(
+            %file,
+            resources = plain.join(", "),
+            "values of these resources were sealed and are written PLAIN from now on; what is \
+             stored of them is rewritten plain too"
+        );
+    }
+    let was_sealing = before.active_data_key != DataKeyId::PLAIN;
+    if was_sealing && !encryption.files().is_sealing() {
+        tracing::warn!(
+            %file,
+            "encryption at rest is OFF from now on: every file of the data directory is rewritten \
+             plain"
+        );
+    }
+}
+
+fn names(keys: &[KeyName]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a content was refused and nothing has changed that could help it.

@@ -1,0 +1,93 @@
+//! Room for large requests on their way into the log: who finds none waits, in the order of coming.
+//!
+//! A burst of them is thus taken at the pace of the disk instead of being refused half way. Small
+//! requests are not counted: as many as fill the queue to the Raft thread come from nobody.
+
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::error::Error;
+
+/// Requests from this size on are counted.
+const LARGE_BYTES: usize = 16 * 1024;
+/// Room is counted in units of so many bytes.
+const UNIT_BYTES: usize = 1024;
+/// BOUND: three quarters of the queue to the Raft thread; the rest is for small requests. Batches
+/// take up to 8 MiB, so there is always the next one at hand.
+const UNITS: u32 = 48 * 1024;
+/// BOUND: how long one waits for room at most. Clients' own deadlines are mostly shorter.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Room {
+    units: Semaphore,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { units: Semaphore::new(UNITS as usize) }
+    }
+}
+
+/// Room taken until dropped; small requests take none.
+pub(crate) type Taken<'a> = Option<SemaphorePermit<'a>>;
+
+impl Room {
+    /// Waits for room. A request larger than all of it takes all.
+    pub(crate) async fn take(&self, bytes: usize) -> Result<Taken<'_>, Error> {
+        if bytes < LARGE_BYTES {
+            return Ok(None);
+        }
+        let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(UNITS).min(UNITS);
+        match tokio::time::timeout(PATIENCE, self.units.acquire_many(units)).await {
+            Ok(Ok(taken)) => Ok(Some(taken)),
+            Ok(Err(_closed)) => Err(Error::Stopped),
+            Err(_elapsed) => Err(Error::TooManyRequests),
+        }
+    }
+
+    /// Wakes those who wait: there will be no room.
+    pub(crate) fn close(&self) {
+        self.units.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    const ALL: usize = UNITS as usize * UNIT_BYTES;
+
+    fn is_waiting(waiting: std::pin::Pin<&mut impl Future>) -> bool {
+        matches!(waiting.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
+    }
+
+    #[tokio::test]
+    async fn large_requests_wait_in_order_and_small_ones_pass() {
+        let room = Room::default();
+        let first = room.take(2 * ALL).await.unwrap();
+        let (mut second, mut third) = (pin!(room.take(ALL / 2)), pin!(room.take(ALL / 2 + 1024)));
+        assert!(is_waiting(second.as_mut()) && is_waiting(third.as_mut()));
+        assert!(room.take(LARGE_BYTES - 1).await.unwrap().is_none());
+        drop(first);
+        let second = second.await.unwrap();
+        assert!(is_waiting(third.as_mut()), "half of the room is too little");
+        drop(second);
+        assert!(third.await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_member_that_stops() {
+        let room = Room::default();
+        let _all = room.take(ALL).await.unwrap();
+        let mut waiting = pin!(room.take(ALL));
+        assert!(is_waiting(waiting.as_mut()));
+        room.close();
+        assert_eq!(waiting.await.unwrap_err(), Error::Stopped);
+    }
+}
