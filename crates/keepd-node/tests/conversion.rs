@@ -15,6 +15,7 @@ use keepd_machine::Command;
 use keepd_machine::command::Put;
 use keepd_node::{BootError, DataDir, Error, Node, Options};
 use keepd_types::{KeyRange, KeyValue, StoredValue};
+use tokio::task::JoinSet;
 
 const KEYS: u32 = 30;
 const CANARY: &str = "canary";
@@ -128,26 +129,44 @@ async fn before(stage: Stage) -> (SimDisk, u64) {
     panic!("{stage:?} is one of the stages");
 }
 
+/// A conversion mostly waits for the next turn of a member, so those of all cuts run at once.
 async fn cut_power_during(stage: Stage) {
     let (base, calls) = before(stage).await;
     assert!(calls > 15, "{stage:?} changes the disk only {calls} times");
+    let mut cuts = JoinSet::new();
     for n in (0..calls).step_by(usize::try_from(calls / 8).expect("few calls")) {
         let disk = base.crash(CrashMode::KeepUnsynced);
         disk.crash_at(n);
-        if let Ok(node) = start(&disk, 100 + n, stage) {
-            let _cut = convert(&node).await;
-            node.stop();
-        }
-        let modes = [CrashMode::LoseUnsynced, CrashMode::Random { seed: n }];
-        let image = disk.crash(modes[usize::from(n % 2 == 0)]);
-        let context = format!("{stage:?} cut at call {n} of {calls}");
-        let node = start(&image, 900 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
-        convert(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
-        check(&node, &context);
-        node.stop();
-        let lies_open = image.find(CANARY.as_bytes());
-        assert_eq!(lies_open.is_some(), matches!(stage, Stage::Off), "{context}: {lies_open:?}");
+        cuts.spawn(survive_a_cut(disk, stage, n, format!("{stage:?} cut at call {n} of {calls}")));
     }
+    while let Some(done) = cuts.join_next().await {
+        done.expect("it survives");
+    }
+}
+
+async fn power_is_cut(disk: &SimDisk, n: u64) {
+    while disk.mutations() <= n {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn survive_a_cut(disk: SimDisk, stage: Stage, n: u64, context: String) {
+    if let Ok(node) = start(&disk, 100 + n, stage) {
+        // A member that only failed to write its keyring would try for ever.
+        tokio::select! {
+            _ended = convert(&node) => {}
+            () = power_is_cut(&disk, n) => {}
+        }
+        node.stop();
+    }
+    let modes = [CrashMode::LoseUnsynced, CrashMode::Random { seed: n }];
+    let image = disk.crash(modes[usize::from(n.is_multiple_of(2))]);
+    let node = start(&image, 900 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
+    convert(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
+    check(&node, &context);
+    node.stop();
+    let lies_open = image.find(CANARY.as_bytes());
+    assert_eq!(lies_open.is_some(), matches!(stage, Stage::Off), "{context}: {lies_open:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
