@@ -48,6 +48,10 @@ func save(t *testing.T, ctl program, s *harness.Store) string {
 	return file
 }
 
+// keepRevision is for tests that compare revisions before and after: keepd's restore bumps them
+// unless told not to, etcd's only if told to.
+const keepRevision = "--bump-revision=0"
+
 // restore makes a store of a flavor from a snapshot and starts it.
 func restore(t *testing.T, utl program, file string, flavor harness.Flavor, encryption string, extra ...string) *api {
 	t.Helper()
@@ -110,7 +114,7 @@ func TestSnapshotsBetweenStores(t *testing.T) {
 			}
 			for _, to := range harness.Flavors() {
 				t.Run("to "+string(to), func(t *testing.T) {
-					utl, encryption, extra := realUtl, "", []string(nil)
+					utl, encryption, extra := realUtl, "", []string{keepRevision}
 					if to.IsKeepd() {
 						utl = ownTool("etcdutl")
 					}
@@ -175,6 +179,80 @@ func TestRestoreBumpsRevisions(t *testing.T) {
 	}
 }
 
+// Rule 9.11: a restore under etcd's names bumps by a billion unless told not to, and what a client
+// reads is as it was.
+func TestRestoreBumpsRevisionsByDefault(t *testing.T) {
+	harness.NeedKeepd(t)
+	t.Parallel()
+	a := newAPI(t, harness.Start(t, harness.Options{Flavor: harness.Etcd}))
+	a.fill()
+	want := a.contents()
+	file := save(t, realTool(t, "etcdctl"), a.Store)
+	for _, tool := range []string{"etcdutl", "etcdctl"} {
+		t.Run(tool, func(t *testing.T) {
+			t.Parallel()
+			b := restore(t, ownTool(tool), file, harness.Keepd, "")
+			bumped := want.revision + 1_000_000_000
+			equal(t, "revision", b.revision(), bumped)
+			equal(t, "contents", fmt.Sprint(b.everything(0)) == fmt.Sprint(want.kvs), true)
+			_, err := b.kv.Range(ctx(t), &pb.RangeRequest{Key: []byte("history"), Revision: want.revision + 1})
+			wantError(t, err, 11, errCompacted)
+			w := b.watchStream()
+			w.create(&pb.WatchCreateRequest{Key: []byte("history"), StartRevision: want.revision + 1})
+			equal(t, "a watcher from before is told", w.next().CompactRevision, bumped)
+			equal(t, "the next revision", b.put("after", "1").Header.Revision, bumped+1)
+			b.Restart()
+			equal(t, "after a restart", b.one("after").Kvs[0].ModRevision, bumped+1)
+			again := save(t, ownTool("etcdctl"), b.Store)
+			c := restore(t, realTool(t, "etcdutl"), again, harness.Etcd, "")
+			equal(t, "etcd takes it over", c.one("after").Header.Revision, bumped+1)
+		})
+	}
+}
+
+// What is printed beside the file: etcd's log lines, what was done, and a line to start with.
+func TestRestoreTellsWhatItDid(t *testing.T) {
+	harness.NeedKeepd(t)
+	t.Parallel()
+	a := newAPI(t, harness.Start(t, harness.Options{Flavor: harness.Etcd}))
+	a.put("a", "1") // 2
+	file := save(t, realTool(t, "etcdctl"), a.Store)
+	own, realUtl := ownTool("etcdutl"), realTool(t, "etcdutl")
+	for _, bump := range [][]string{nil, {keepRevision}, {"--bump-revision=5", "--mark-compacted"}} {
+		args := append([]string{"snapshot", "restore", file}, bump...)
+		dir := filepath.Join(t.TempDir(), "d")
+		got := own.run(t, "", append(args, "--data-dir="+dir)...)
+		equal(t, "exit code", got.Code, 0)
+		if bump == nil {
+			args = append(args, "--bump-revision=1000000000", "--mark-compacted")
+		}
+		want := realUtl.run(t, "", append(args, "--data-dir="+filepath.Join(t.TempDir(), "d"))...)
+		// The members, the cluster and the bump are told in the very words.
+		for _, message := range []string{"added member", "bumping latest revision", "marking revision compacted"} {
+			equal(t, message, logFields(got.Stderr, message), logFields(want.Stderr, message))
+		}
+		for _, message := range []string{"\trestoring snapshot\t", "\trestored snapshot\t"} {
+			equal(t, message, strings.Count(got.Stderr, message), 1)
+		}
+		words := "revision bumped by"
+		if len(bump) == 1 {
+			words = "revision kept at 2"
+		}
+		equal(t, words, strings.Contains(got.Stderr, words), true)
+	}
+}
+
+// logFields is what follows a message in etcdutl's log, one line for each time.
+func logFields(log, message string) string {
+	var fields strings.Builder
+	for line := range strings.Lines(log) {
+		if _, found, ok := strings.Cut(line, "\t"+message+"\t"); ok {
+			fields.WriteString(found)
+		}
+	}
+	return fields.String()
+}
+
 // Real etcdutl and keepd's must say the same about the same file.
 func TestEtcdutlOnTheSameFiles(t *testing.T) {
 	harness.NeedKeepd(t)
@@ -206,7 +284,11 @@ func TestEtcdutlOnTheSameFiles(t *testing.T) {
 				{"snapshot", "restore", "/nonexistent", fresh()},
 				{"snapshot", "restore", file, "--data-dir=" + busy},
 				{"snapshot", "restore", file, fresh(), "--bump-revision=5"},
+				{"snapshot", "restore", file, fresh(), "--bump-revision=0", "--mark-compacted"},
 				{"snapshot", "restore", file, fresh(), "--name=foo"},
+				{"snapshot", "restore", file, fresh(), "--initial-advertise-peer-urls="},
+				{"snapshot", "restore", file, fresh(), "--initial-advertise-peer-urls=http://127.0.0.1:1"},
+				{"snapshot", "restore", file, fresh(), "--initial-advertise-peer-urls=http://localhost:1,http://localhost:2"},
 				{"snapshot", "restore", garbage, fresh()},
 				{"version"},
 			} {
@@ -248,5 +330,5 @@ func TestOwnEtcdctlStillRestores(t *testing.T) {
 	own := ownTool("etcdctl")
 	equal(t, "status", own.must(t, "snapshot", "status", file),
 		realTool(t, "etcdutl").must(t, "snapshot", "status", file))
-	wantSame(t, restore(t, own, file, harness.Keepd, ""), want)
+	wantSame(t, restore(t, own, file, harness.Keepd, "", keepRevision), want)
 }

@@ -41,7 +41,10 @@ pub(crate) struct Import<'a> {
 pub(crate) struct Imported {
     pub(crate) records: u64,
     pub(crate) sealed: u64,
+    /// The current revision, after the bump.
     pub(crate) revision: i64,
+    /// The current revision before the bump.
+    pub(crate) file_revision: i64,
 }
 
 impl Import<'_> {
@@ -161,6 +164,7 @@ impl Import<'_> {
             store.compact(scheduled).map_err(keepd_mvcc::Error::from)?;
         }
         imported.revision = current;
+        imported.file_revision = current;
         if self.bump > 0 {
             let bumped = i64::try_from(self.bump)
                 .ok()

@@ -14,7 +14,7 @@ pub enum ClusterError {
     /// A URL of the cluster is not advertised.
     #[error(
         "--initial-cluster has {name}={url} but missing from \
-         --initial-advertise-peer-urls={advertised} (resolved urls: {url:?} != {instead:?})"
+         --initial-advertise-peer-urls={advertised} ({difference})"
     )]
     NotAdvertised {
         /// The local member.
@@ -23,8 +23,8 @@ pub enum ClusterError {
         url: String,
         /// What is advertised.
         advertised: String,
-        /// The advertised URL at its place.
-        instead: String,
+        /// Where the two lists part.
+        difference: String,
     },
     /// An advertised URL is not in the cluster.
     #[error("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={cluster}")]
@@ -43,9 +43,6 @@ pub enum ClusterError {
     /// The local member is not in the cluster.
     #[error("couldn't find local name {0:?} in the initial cluster configuration")]
     NoLocalName(String),
-    /// A list without any URL.
-    #[error("no valid URLs given")]
-    NoUrls,
     /// A URL without host and port.
     #[error("URL address does not have the form \"host:port\": {0}")]
     UrlAddress(String),
@@ -116,18 +113,8 @@ impl InitialCluster {
 }
 
 /// Reads a comma-separated list of URLs; sorted, each once.
-///
-/// # Errors
-/// If one is not a URL that members or clients can be reached at.
-pub fn parse_urls(list: &str) -> Result<Vec<String>, ClusterError> {
-    let mut urls = list
-        .split(',')
-        .filter(|url| !url.is_empty())
-        .map(parse_url)
-        .collect::<Result<Vec<_>, _>>()?;
-    if urls.is_empty() {
-        return Err(ClusterError::NoUrls);
-    }
+fn parse_urls(list: &str) -> Result<Vec<String>, ClusterError> {
+    let mut urls = list.split(',').map(parse_url).collect::<Result<Vec<_>, _>>()?;
     urls.sort_unstable();
     urls.dedup();
     Ok(urls)
@@ -176,22 +163,33 @@ fn check_advertised(
     in_cluster: &[String],
     advertised: &[String],
 ) -> Result<(), ClusterError> {
-    for (position, url) in in_cluster.iter().enumerate() {
-        if !advertised.contains(url) {
-            let instead = advertised.get(position).or_else(|| advertised.last());
-            return Err(ClusterError::NotAdvertised {
-                name: name.to_owned(),
-                url: url.clone(),
-                advertised: advertised.join(","),
-                instead: instead.cloned().unwrap_or_default(),
-            });
-        }
+    if let Some(url) = in_cluster.iter().find(|url| !advertised.contains(url)) {
+        return Err(ClusterError::NotAdvertised {
+            name: name.to_owned(),
+            url: url.clone(),
+            advertised: advertised.join(","),
+            difference: difference(advertised, in_cluster),
+        });
     }
     if let Some(url) = advertised.iter().find(|url| !in_cluster.contains(url)) {
         let cluster = advertised.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>();
         return Err(ClusterError::NotInCluster { url: url.clone(), cluster: cluster.join(",") });
     }
     Ok(())
+}
+
+/// Where two lists that differ part, in the words of etcd's comparison.
+fn difference(advertised: &[String], in_cluster: &[String]) -> String {
+    if advertised.len() != in_cluster.len() {
+        let list = |urls: &[String]| {
+            let quoted: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
+            quoted.join(" ")
+        };
+        return format!("len([{}]) != len([{}])", list(advertised), list(in_cluster));
+    }
+    let mut pairs = advertised.iter().zip(in_cluster);
+    let (one, other) = pairs.find(|(one, other)| one != other).expect("the lists differ");
+    format!("resolved urls: {one:?} != {other:?}")
 }
 
 fn check_distinct(urls_by_name: &BTreeMap<String, Vec<String>>) -> Result<(), ClusterError> {
@@ -252,7 +250,15 @@ mod tests {
             "http://b:1",
             "--initial-cluster has m1=http://a:1 but missing from \
              --initial-advertise-peer-urls=http://b:1 \
-             (resolved urls: \"http://a:1\" != \"http://b:1\")",
+             (resolved urls: \"http://b:1\" != \"http://a:1\")",
+        );
+        refused(
+            "m1",
+            "m1=http://a:1,m1=http://a:2",
+            "http://a:1",
+            "--initial-cluster has m1=http://a:2 but missing from \
+             --initial-advertise-peer-urls=http://a:1 \
+             (len([\"http://a:1\"]) != len([\"http://a:1\" \"http://a:2\"]))",
         );
         refused(
             "m1",
@@ -275,7 +281,10 @@ mod tests {
             "URL address does not have the form \"host:port\": http://a",
         );
         refused("a", "a=http://a:1/x", "http://a:1", "URL must not contain a path: http://a:1/x");
-        refused("a", "a=http://a:1", "", "no valid URLs given");
+        for list in ["", "http://a:1,"] {
+            let text = "URL scheme must be http, https, unix, or unixs: ";
+            refused("a", "a=http://a:1", list, text);
+        }
     }
 
     #[test]

@@ -31,11 +31,11 @@ mod tests;
 
 pub use error::Error;
 pub use export::Export;
-pub use initial_cluster::{ClusterError, InitialCluster, InitialMember, parse_urls};
+pub use initial_cluster::{ClusterError, InitialCluster, InitialMember};
 pub use pending::{complete_pending, is_pending};
 pub use progress::{Progress, Stage};
-pub use restore::{RestoreOptions, Restored, restore};
-pub use status::{Status, status};
+pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore};
+pub use status::{Status, sealed_values, status};
 
 pub(crate) use format::VERSION;
 pub(crate) use progress::Meter;

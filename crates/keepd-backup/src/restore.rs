@@ -20,6 +20,11 @@ use crate::import::{Import, Imported, flush};
 use crate::source::{SnapshotFile, check_structure};
 use crate::{Error, InitialCluster, Progress, pending};
 
+/// By how much a restore raises the revision unless told otherwise: as much as etcd's documents
+/// advise. Whoever saw a revision that the file does not have yet, a watcher or a controller with a
+/// cache, would otherwise wait for revisions that come again and mean something else.
+pub const DEFAULT_BUMP: u64 = 1_000_000_000;
+
 /// How to restore; the fields are `etcdutl snapshot restore`'s flags.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOptions {
@@ -49,8 +54,8 @@ impl Default for RestoreOptions {
             initial_cluster_token: "etcd-cluster".to_owned(),
             initial_advertise_peer_urls: "http://localhost:2380".to_owned(),
             skip_hash_check: false,
-            bump_revision: 0,
-            mark_compacted: false,
+            bump_revision: DEFAULT_BUMP,
+            mark_compacted: true,
             without_authentication: false,
         }
     }
@@ -63,8 +68,10 @@ pub struct Restored {
     pub member: MemberId,
     /// The cluster's id.
     pub cluster: ClusterId,
-    /// The current revision.
+    /// The current revision, bumped if that was asked for.
     pub revision: i64,
+    /// The last revision of the file.
+    pub file_revision: i64,
     /// How many records there are.
     pub records: u64,
     /// How many of their values are sealed.
@@ -109,7 +116,11 @@ pub fn restore(
 }
 
 impl RestoreOptions {
-    pub(crate) fn cluster(&self) -> Result<InitialCluster, Error> {
+    /// The cluster that the restored member is of.
+    ///
+    /// # Errors
+    /// If the fields contradict each other.
+    pub fn cluster(&self) -> Result<InitialCluster, Error> {
         if (self.bump_revision > 0) != self.mark_compacted {
             return Err(Error::MarkCompactedRequired);
         }
@@ -128,6 +139,7 @@ impl InitialCluster {
             member: self.local,
             cluster: self.id,
             revision: imported.revision,
+            file_revision: imported.file_revision,
             records: imported.records,
             sealed: imported.sealed,
             is_pending,

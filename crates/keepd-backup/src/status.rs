@@ -73,6 +73,21 @@ pub fn status(
     Ok(status)
 }
 
+/// How many values of the file at `path` keepd marks as ciphertext; reads only the marks.
+///
+/// # Errors
+/// If it cannot be read or is no bbolt file.
+pub fn sealed_values(disk: &dyn Disk, path: &Path) -> Result<u64, Error> {
+    let reader = Reader::open(SnapshotFile::open(disk, path, "open")?)?;
+    let Some(marks) = reader.bucket(format::SEALED)? else { return Ok(0) };
+    let mut count = 0;
+    for mark in reader.entries(&marks) {
+        mark?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Which keys live, by digests: a key may be 1.5 MiB long.
 #[derive(Debug, Default)]
 struct LiveKeys(HashSet<[u8; 16]>);

@@ -96,6 +96,11 @@ fn records(view: &Arc<View>) -> Vec<(Revision, KeyValue, bool)> {
     view.records().map(record).collect()
 }
 
+/// Revisions as they are in the file, to compare a restored store with its source.
+fn unbumped() -> RestoreOptions {
+    RestoreOptions { bump_revision: 0, mark_compacted: false, ..RestoreOptions::default() }
+}
+
 fn restore_plain(env: &Env, options: &RestoreOptions) -> Result<Restored, Error> {
     restore(env, Path::new(FILE), Path::new(DATA), options, None, &mut |_| {})
 }

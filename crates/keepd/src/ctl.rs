@@ -29,7 +29,7 @@ pub(crate) mod json;
 mod leadership;
 mod lease;
 mod lock;
-mod log;
+pub(crate) mod log;
 mod member;
 pub(crate) mod options;
 mod put;

@@ -15,6 +15,7 @@ mod logging;
 mod pki;
 mod quickstart;
 mod serve;
+mod shell;
 mod utl;
 
 #[global_allocator]

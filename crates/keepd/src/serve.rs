@@ -215,8 +215,14 @@ async fn complete_import(
     let importing = tokio::task::spawn_blocking(move || {
         keepd_backup::complete_pending(&env, &data_dir, config.as_ref(), &mut |_| {})
     });
-    if importing.await??.is_some() {
-        tracing::info!("finished the import of a restored snapshot");
+    if let Some(restored) = importing.await?? {
+        tracing::info!(
+            file_revision = restored.file_revision,
+            revision = restored.revision,
+            records = restored.records,
+            sealed = restored.sealed,
+            "finished the import of a restored snapshot"
+        );
     }
     Ok(())
 }

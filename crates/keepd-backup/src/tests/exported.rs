@@ -124,7 +124,7 @@ fn an_empty_store_makes_a_file() {
     let status = status_of(&env, &disk, &file).unwrap();
     assert_eq!((status.revision, status.total_keys, status.sealed_values), (0, 0, 0));
     assert_eq!(status.total_size, file.len() as u64 - 32);
-    let restored = restored_store(&env, &disk, &file, &RestoreOptions::default());
+    let restored = restored_store(&env, &disk, &file, &unbumped());
     assert_eq!(restored.revision(), 1);
 }
 

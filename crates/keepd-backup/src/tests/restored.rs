@@ -12,7 +12,7 @@ fn three() -> RestoreOptions {
         name: "b".to_owned(),
         initial_cluster: "a=http://a:2380,b=http://b:2380,c=http://c:2380".to_owned(),
         initial_advertise_peer_urls: "http://b:2380".to_owned(),
-        ..RestoreOptions::default()
+        ..unbumped()
     }
 }
 
@@ -73,11 +73,11 @@ fn a_bump_raises_the_revision_and_compacts_the_rest() {
     let (env, disk) = env();
     let source = example(&env);
     let file = export(source.views().load());
-    let options = RestoreOptions { bump_revision: 1_000_000_000, mark_compacted: true, ..three() };
+    let options = RestoreOptions { bump_revision: 1000, mark_compacted: true, ..three() };
     let mut restored = restored_store(&env, &disk, &file, &options);
-    assert_eq!((restored.revision(), restored.compact_revision()), (1_000_000_007, 1_000_000_007));
+    assert_eq!((restored.revision(), restored.compact_revision()), (1007, 1007));
     put(&mut restored, "x", "y", 0);
-    assert_eq!(restored.revision(), 1_000_000_008);
+    assert_eq!(restored.revision(), 1008);
     let view = restored.publish(Applied { index: 2, term: 2 });
     assert_eq!(view.count(&KeyRange::all(), 0).unwrap(), 4);
 
@@ -85,6 +85,45 @@ fn a_bump_raises_the_revision_and_compacts_the_rest() {
     assert!(matches!(restore_plain(&env, &half), Err(Error::MarkCompactedRequired)));
     let half = RestoreOptions { bump_revision: 0, ..options };
     assert!(matches!(restore_plain(&env, &half), Err(Error::MarkCompactedRequired)));
+}
+
+/// Rule 9.11.
+#[test]
+fn a_restore_bumps_by_a_billion_unless_told_not_to() {
+    let (env, disk) = env();
+    let source = example(&env);
+    let view = source.views().load();
+    disk.poke(Path::new(FILE), &export(Arc::clone(&view)));
+    let restored = restore_plain(&env, &RestoreOptions::default()).unwrap();
+    assert_eq!((restored.file_revision, restored.revision), (7, 1_000_000_007));
+    let found = open_store(&env, plain_keys()).views().load();
+    assert_eq!((found.revision(), found.compact_revision()), (1_000_000_007, 1_000_000_007));
+    // Records keep the revisions they were written at, and nothing that lives is lost.
+    for key in ["a", "b", "/registry/secrets/default/s"] {
+        let range = KeyRange::point(Bytes::from_static(key.as_bytes()));
+        let mod_revision = |view: &View| {
+            let keys = view.range(&range, 0, 0).unwrap().keys;
+            assert_eq!(keys.len(), 1, "{key}");
+            keys[0].1
+        };
+        assert_eq!(mod_revision(&found), mod_revision(&view), "{key}");
+    }
+
+    env.disk.remove_dir_all(Path::new(DATA)).unwrap();
+    let restored = restore_plain(&env, &unbumped()).unwrap();
+    assert_eq!((restored.file_revision, restored.revision), (7, 7));
+    assert_eq!(open_store(&env, plain_keys()).compact_revision(), 4);
+}
+
+#[test]
+fn a_bump_beyond_the_last_revision_there_can_be_is_refused() {
+    let (env, disk) = env();
+    let near_the_end = i64::MAX - 5;
+    let item = record_item(near_the_end, &kv("k", near_the_end, "v"));
+    disk.poke(Path::new(FILE), &crafted(&[("key", vec![item])]));
+    let error = restore_plain(&env, &RestoreOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::RevisionOverflow { revision, .. } if revision == near_the_end));
+    assert!(!env.disk.exists(Path::new(DATA)).unwrap());
 }
 
 #[test]
@@ -95,7 +134,7 @@ fn a_record_left_by_etcds_own_bump_only_raises_the_revision() {
         ("key", vec![record_item(2, &kv("k", 2, "v")), (revision(1002), Bytes::new())]),
         ("meta", vec![(Bytes::from_static(b"scheduledCompactRev"), revision(1002))]),
     ]);
-    let restored = restored_store(&env, &disk, &file, &RestoreOptions::default());
+    let restored = restored_store(&env, &disk, &file, &unbumped());
     assert_eq!((restored.revision(), restored.compact_revision()), (1002, 1002));
     assert_eq!(records(&restored.views().load()).len(), 1);
 }
@@ -287,7 +326,7 @@ proptest! {
         }
         let view = store.publish(Applied { index: 9, term: 1 });
         let file = export(Arc::clone(&view));
-        let restored = restored_store(&env, &disk, &file, &RestoreOptions::default());
+        let restored = restored_store(&env, &disk, &file, &unbumped());
         let found = restored.views().load();
         prop_assert_eq!(records(&found), records(&view));
         prop_assert_eq!(found.hash_kv(0).unwrap(), view.hash_kv(0).unwrap());

@@ -6,7 +6,7 @@ use keepd_types::PlainDigest;
 
 use super::*;
 use crate::format::{SEALED, SealEntry};
-use crate::{complete_pending, is_pending};
+use crate::{complete_pending, is_pending, sealed_values};
 
 const SECRET: &str = "canary-of-the-plaintext";
 
@@ -53,7 +53,7 @@ fn sealed_file(env: &Env) -> (Vec<u8>, Arc<View>) {
 }
 
 fn restore_with(env: &Env, config: Option<&EncryptionConfig>) -> Result<Restored, Error> {
-    let options = RestoreOptions::default();
+    let options = unbumped();
     restore(env, Path::new(FILE), Path::new(DATA), &options, config, &mut |_| {})
 }
 
@@ -89,6 +89,7 @@ fn sealed_values_stay_sealed_in_the_file_and_come_back_sealed() {
     assert!(!contains(&file, SECRET));
     assert!(contains(&file, "k8s:enc:aesgcm:v1:key1:"));
     assert_eq!(status_of(&env, &disk, &file).unwrap().sealed_values, 2);
+    assert_eq!(sealed_values(&*env.disk, Path::new(FILE)).unwrap(), 2);
     let restored = restore_with(&env, Some(&config(1))).unwrap();
     assert_eq!((restored.sealed, restored.records, restored.is_pending), (2, 3, false));
     check_restored(&reopened(&env, &config(1)), &source);

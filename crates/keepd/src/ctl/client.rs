@@ -216,6 +216,10 @@ impl Client {
         limit: Duration,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        // The timer is coarser than a quick answer.
+        if limit.is_zero() {
+            return Err(Failure::DeadlineExceeded);
+        }
         timeout(limit, work).await.unwrap_or(Err(Failure::DeadlineExceeded))
     }
 

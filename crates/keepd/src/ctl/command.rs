@@ -372,7 +372,7 @@ pub(crate) fn topic(program: &Program, words: &[Bytes]) -> Result<Vec<&'static C
             None if path.len() == 1 => {
                 let topic = String::from_utf8_lossy(word);
                 let usage = help::usage_after_mistake(program, &path);
-                let text = format!("Unknown help topic [`{topic}`]\n{usage}");
+                let text = format!("Unknown help topic [`{topic}`]\n{}", usage.trim_end());
                 return Err(Exit::silent(0).followed_by(text));
             }
             None => break,

@@ -7,13 +7,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use keepd_api::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use keepd_env::Env;
 use sha2::{Digest as _, Sha256};
 
-use super::answer::print;
+use super::answer::{complain, print};
 use super::client::{Client, Failure, Method, Repeat, framed, run};
 use super::command::{Call, Command};
 use super::exit::{Exit, INTERRUPTED, bad_arguments};
@@ -94,12 +95,28 @@ fn save(mut call: Call<'_>) -> Result<(), Exit> {
             None => received.await,
         }?;
         part.finish(&path)?;
+        complain(&what_is_plain(&path));
         print(format!("Snapshot saved at {path}\n").as_bytes());
         if !version.is_empty() {
             print(format!("Server version {version}\n").as_bytes());
         }
         Ok(())
     })
+}
+
+/// What anyone who has the file can read (rule 9.12). On standard error and before the lines that
+/// scripts read.
+fn what_is_plain(path: &str) -> String {
+    match keepd_backup::sealed_values(&*Env::real().disk, Path::new(path)) {
+        Ok(0) => format!(
+            "{path} is not encrypted: it shows every key, and every value as clients wrote it"
+        ),
+        Ok(sealed) => format!(
+            "{path} shows every key, and the values that no encryption rule covers; {sealed} \
+             sealed values stay sealed, and a restore needs the encryption configuration"
+        ),
+        Err(error) => format!("{path} is saved, but what is sealed in it cannot be told: {error}"),
+    }
 }
 
 fn inform(message: &str, fields: &Object) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Made, Place};
+use crate::shell::quoted;
 
 /// The whole text.
 pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> String {
@@ -65,26 +66,4 @@ The same server with etcd's flags:
         apiserver = path("pki/apiserver.crt"),
         apiserver_key = path("pki/apiserver.key"),
     )
-}
-
-/// A word for a shell, quoted if it must be.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn words_with_spaces_and_quotes_are_quoted_for_a_shell() {
-        assert_eq!(quoted("/a/b-c.d"), "/a/b-c.d");
-        assert_eq!(quoted("/a b"), "'/a b'");
-        assert_eq!(quoted("it's"), "'it'\\''s'");
-        assert_eq!(quoted(""), "''");
-    }
 }

@@ -1,7 +1,8 @@
 //! `snapshot save` and `snapshot restore` under etcd's names: rule 9.10.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use e2e::Client;
 use testkit::{Keepd, TempDir};
@@ -65,8 +66,9 @@ async fn restore_fills_empty_directories_only_and_says_how_to_start() {
         let arguments = [&restore[..], &NEW, &[&data_dir], &flags].concat();
         let (done, text) = tool(&arguments, &environment);
         assert!(done, "{name}: {text}");
-        let line = text.lines().find(|line| line.starts_with("start it with: keepd server "));
-        let line = line.unwrap_or_else(|| panic!("{name}: no start line in {text}"));
+        let mut lines = text.lines().skip_while(|line| !line.starts_with("start it with"));
+        let line = lines.nth(1).unwrap_or_else(|| panic!("{name}: no start line in {text}"));
+        assert!(line.contains(" server --name=one "), "{name}: {line}");
         assert!(line.contains(&data_dir), "{name}: {line}");
         assert!(line.contains("--encryption-provider-config="), "{name}: {line}");
         assert_eq!(text.contains("first start needs"), name == "pending", "{name}: {text}");
@@ -74,5 +76,73 @@ async fn restore_fills_empty_directories_only_and_says_how_to_start() {
         let client = Client::ready(&mut server).await;
         let value = client.get(key).await.unwrap();
         assert_eq!(value.as_deref(), Some("canary-of-restore"), "{name}");
+        server.stop();
+        if name == "flag" {
+            start_by_pasting(&restored, line, key).await;
+        }
+    }
+}
+
+/// Runs the printed line in a shell. Tests run beside each other, so they listen elsewhere: of a
+/// flag given twice the server takes the last.
+async fn start_by_pasting(keepd: &Keepd, line: &str, key: &str) {
+    let elsewhere = format!(
+        "exec {line} --listen-client-urls={} --listen-peer-urls=http://127.0.0.1:0",
+        keepd.endpoint()
+    );
+    let shell = Command::new("sh").args(["-c", &elsewhere]).stderr(Stdio::null()).spawn();
+    let mut server = Pasted(shell.unwrap());
+    let value = loop {
+        assert_eq!(server.0.try_wait().unwrap(), None, "{line}");
+        let connected = Client::connect(keepd.endpoint()).await;
+        if let Ok(client) = connected
+            && let Ok(value) = client.get(key).await
+        {
+            break value;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(value.as_deref(), Some("canary-of-restore"));
+}
+
+/// Ends the server with the test, also if that fails.
+struct Pasted(Child);
+
+impl Drop for Pasted {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Rule 9.12.
+#[tokio::test(flavor = "multi_thread")]
+async fn save_says_what_is_plain_beside_what_scripts_read() {
+    let dir = TempDir::new("e2e-save");
+    let config = dir.join("encryption.yaml");
+    std::fs::write(&config, sealing("key1", FIRST)).unwrap();
+    for is_sealed in [false, true] {
+        let work = dir.join(if is_sealed { "sealed" } else { "plain" });
+        std::fs::create_dir(&work).unwrap();
+        let keepd = Keepd::new(&work);
+        let keepd = if is_sealed { keepd.encryption(&config) } else { keepd };
+        let mut server = keepd.start();
+        let client = Client::ready(&mut server).await;
+        client.put("/registry/secrets/default/db", "s", 0).await.unwrap();
+        client.put("outside of every rule", "c", 0).await.unwrap();
+        let file = work.join("backup.db");
+        let output = Command::new(Keepd::binary())
+            .args(["etcdctl", "--endpoints", &keepd.endpoint(), "snapshot", "save", unicode(&file)])
+            .output()
+            .unwrap();
+        let (stdout, stderr) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+        let file = unicode(&file);
+        let expected = format!("Snapshot saved at {file}\nServer version 3.7.0\n");
+        assert_eq!(String::from_utf8(stdout).unwrap(), expected);
+        let said = if is_sealed {
+            format!("{file} shows every key, and the values that no encryption rule covers; 1 ")
+        } else {
+            format!("{file} is not encrypted: it shows every key, and every value")
+        };
+        assert!(stderr.contains(&said), "{stderr}");
     }
 }
