@@ -110,14 +110,10 @@ impl DataDir {
             return Err(BootError::NotAlone(voters.len()));
         }
         let restored = Restored {
-            hard_state: keepd_raft::HardState {
-                term: recovered.hard_state.term,
-                vote: recovered.hard_state.vote,
-                commit: recovered.hard_state.commit,
-            },
+            hard_state: recovered.hard_state,
             mark_index: recovered.mark.index,
             mark_term: recovered.mark.term,
-            entries: recovered.entries.into_iter().map(to_raft).collect(),
+            entries: recovered.entries,
             applied_index: store.applied().index,
             voters,
             learners: Vec::new(),
@@ -233,13 +229,4 @@ fn voters(store: &Store) -> Vec<u64> {
 fn election_ticks(options: &Options) -> usize {
     let heartbeat = options.heartbeat_interval.as_millis().max(1);
     usize::try_from(options.election_timeout.as_millis() / heartbeat).unwrap_or(usize::MAX).max(2)
-}
-
-fn to_raft(entry: keepd_wal::Entry) -> keepd_raft::Entry {
-    let kind = match entry.kind {
-        keepd_wal::EntryKind::Normal => keepd_raft::EntryKind::Normal,
-        keepd_wal::EntryKind::ConfChange => keepd_raft::EntryKind::ConfChange,
-        keepd_wal::EntryKind::ConfChangeV2 => keepd_raft::EntryKind::ConfChangeV2,
-    };
-    keepd_raft::Entry { index: entry.index, term: entry.term, kind, data: entry.data }
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_crypto::DataKeyId;
-use keepd_raft::{Actions, HardState};
-use keepd_wal::{Batch, Entry, EntryKind, Wal};
+use keepd_raft::Actions;
+use keepd_types::{Entry, HardState};
+use keepd_wal::{Batch, Wal};
 
 use crate::conversion::WalFiles;
 use crate::raft_thread::RaftEvent;
@@ -126,13 +127,13 @@ impl WalThread {
     }
 
     /// Adds to the batch; an index already in it was rewritten by a newer leader.
-    fn gather(&mut self, entries: Vec<keepd_raft::Entry>) {
+    fn gather(&mut self, entries: Vec<Entry>) {
         if let Some(first) = entries.first() {
             while self.entries.last().is_some_and(|last| last.index >= first.index) {
                 self.entries.pop();
             }
         }
-        self.entries.extend(entries.into_iter().map(to_wal));
+        self.entries.extend(entries);
     }
 
     /// Makes a call on the log, again for as long as it finds the disk full.
@@ -150,11 +151,7 @@ impl WalThread {
     }
 
     fn write(&mut self) -> Result<(), keepd_wal::Error> {
-        let hard_state = self.remembered.take().map(|state| keepd_wal::HardState {
-            term: state.term,
-            vote: state.vote,
-            commit: state.commit,
-        });
+        let hard_state = self.remembered.take();
         let clock = Arc::clone(&self.shared.env.clock);
         let started = clock.monotonic();
         self.with_room(|this| this.wal.append(&Batch { entries: &this.entries, hard_state }))?;
@@ -171,13 +168,4 @@ impl WalThread {
         }
         Ok(())
     }
-}
-
-fn to_wal(entry: keepd_raft::Entry) -> Entry {
-    let kind = match entry.kind {
-        keepd_raft::EntryKind::Normal => EntryKind::Normal,
-        keepd_raft::EntryKind::ConfChange => EntryKind::ConfChange,
-        keepd_raft::EntryKind::ConfChangeV2 => EntryKind::ConfChangeV2,
-    };
-    Entry { index: entry.index, term: entry.term, kind, data: entry.data }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_env::Random;
+use keepd_types::{Entry, EntryKind, HardState};
 use raft::eraftpb::{self, ConfState, EntryType, Message, MessageType};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
@@ -32,41 +33,6 @@ const CATCH_UP_ENTRIES: usize = 5000;
 const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
 /// Read contexts that may wait for a leader's first commit.
 const HELD_READS_MAX: usize = 1024;
-
-/// What an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A command, or empty: a new leader's first.
-    Normal,
-    /// A change of membership.
-    ConfChange,
-    /// A joint change of membership.
-    ConfChangeV2,
-}
-
-/// One entry of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place.
-    pub index: u64,
-    /// The term it was proposed in.
-    pub term: u64,
-    /// What it is.
-    pub kind: EntryKind,
-    /// Its content.
-    pub data: Bytes,
-}
-
-/// What a member must never forget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HardState {
-    /// The current term.
-    pub term: u64,
-    /// The member voted for in this term; 0 is none.
-    pub vote: u64,
-    /// The highest index known to be committed.
-    pub commit: u64,
-}
 
 /// A member's part in its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,5 +7,7 @@
 mod core;
 mod log_store;
 
-pub use crate::core::{Actions, Core, Entry, EntryKind, Error, HardState, Role, Settings, Status};
+pub use keepd_types::{Entry, EntryKind, HardState};
+
+pub use crate::core::{Actions, Core, Error, Role, Settings, Status};
 pub use crate::log_store::Restored;

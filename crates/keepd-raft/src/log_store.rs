@@ -12,13 +12,13 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// Term and vote, and the commit index as far as it was synced.
-    pub hard_state: crate::core::HardState,
+    pub hard_state: keepd_types::HardState,
     /// The log starts behind this index.
     pub mark_index: u64,
     /// The term at the mark.
     pub mark_term: u64,
     /// The entries behind the mark.
-    pub entries: Vec<crate::core::Entry>,
+    pub entries: Vec<keepd_types::Entry>,
     /// The last entry that the store has applied and made durable.
     pub applied_index: u64,
     /// Voting members.

@@ -24,11 +24,11 @@ mod segment_reader;
 mod types;
 mod wal;
 
+pub use keepd_types::{Entry, EntryKind, HardState};
+
 pub use dump::{Dump, DumpedFrame};
 pub use error::{Error, Result};
 pub use record::{BatchRecord, Head, Link, MarkRecord, Record, RecordError, Watermark};
 pub use segment::SegmentEnd;
-pub use types::{
-    Batch, Entry, EntryKind, HardState, Options, Recovered, SegmentSummary, SnapshotMark, TornTail,
-};
+pub use types::{Batch, Options, Recovered, SegmentSummary, SnapshotMark, TornTail};
 pub use wal::Wal;

@@ -2,7 +2,9 @@
 //!
 //! The writer keeps it to check what callers append and to write each segment's head.
 
-use crate::types::{Entry, HardState, SnapshotMark};
+use keepd_types::{Entry, HardState};
+
+use crate::types::SnapshotMark;
 
 /// The log without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]

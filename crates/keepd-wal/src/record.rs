@@ -7,10 +7,11 @@
 use bytes::Bytes;
 use keepd_crypto::FILE_HEADER_LEN;
 use keepd_types::varint::{read_u64, write_u64};
+use keepd_types::{Entry, EntryKind, HardState};
 use thiserror::Error;
 
 use crate::segment::SegmentEnd;
-use crate::types::{Entry, EntryKind, HardState, SnapshotMark};
+use crate::types::SnapshotMark;
 
 /// The version of the payloads, in each segment's head.
 const FORMAT_VERSION: u8 = 1;

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
+use keepd_types::{Entry, HardState};
 
 use crate::error::{Error, Result};
 use crate::record::{BatchRecord, Link, MarkRecord, Record, RecordError};
 use crate::segment::{SegmentEnd, SegmentName};
 use crate::segment_reader::{PlacedRecord, SegmentRecords, read_segment};
-use crate::types::{Entry, HardState, Recovered, SegmentSummary, SnapshotMark};
+use crate::types::{Recovered, SegmentSummary, SnapshotMark};
 
 /// A log that was read.
 pub(crate) struct RecoveredLog {

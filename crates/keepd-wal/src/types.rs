@@ -3,65 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-
-/// What an entry's data is; the numbers are Raft's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum EntryKind {
-    /// A command for the machine, or nothing.
-    #[default]
-    Normal,
-    /// A change of one member.
-    ConfChange,
-    /// A change of several members.
-    ConfChangeV2,
-}
-
-impl EntryKind {
-    /// The number in files.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Normal => 0,
-            Self::ConfChange => 1,
-            Self::ConfChangeV2 => 2,
-        }
-    }
-
-    /// The kind with that number.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Normal),
-            1 => Some(Self::ConfChange),
-            2 => Some(Self::ConfChangeV2),
-            _ => None,
-        }
-    }
-}
-
-/// One entry of the Raft log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place in the log; the first one is 1.
-    pub index: u64,
-    /// The term of the leader that proposed it.
-    pub term: u64,
-    /// What the data is.
-    pub kind: EntryKind,
-    /// The command.
-    pub data: Bytes,
-}
-
-/// What Raft must remember besides the entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HardState {
-    /// The latest term seen.
-    pub term: u64,
-    /// Who got this member's vote in it; 0 is nobody.
-    pub vote: u64,
-    /// The highest index known to be committed.
-    pub commit: u64,
-}
+use keepd_types::{Entry, HardState};
 
 /// The place behind which the log starts: a state image covers everything up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keepd_crypto::{FRAME_PLAIN_MAX, FileKeys};
 use keepd_env::Env;
+use keepd_types::{Entry, HardState};
 
 use crate::error::{Error, Result};
 use crate::log::LogShape;
@@ -19,7 +20,7 @@ use crate::record::{
 };
 use crate::recovery::{RecoveredLog, list_segments, recover};
 use crate::segment::{NewSegment, SegmentWriter, remove_if_present};
-use crate::types::{Batch, Entry, HardState, Options, Recovered, SegmentSummary, SnapshotMark};
+use crate::types::{Batch, Options, Recovered, SegmentSummary, SnapshotMark};
 
 /// The largest data of an entry that fits into a frame of its own.
 const ENTRY_BYTES_MAX: usize = FRAME_PLAIN_MAX - BATCH_OVERHEAD - ENTRY_OVERHEAD;
