@@ -40,9 +40,10 @@ pub(crate) async fn check(context: &Context, cost: i64) -> Result<(), Status> {
     if context.node.fits(cost) {
         return Ok(());
     }
+    let space = context.node.space();
     let alarm = Alarm { member: context.node.identity().member, kind: ALARM_NOSPACE };
-    if !context.node.alarms().contains(&alarm) {
-        let space = context.node.space();
+    // When the disk is full the node raises the alarm, and has said why.
+    if !space.is_disk_full && !context.node.alarms().contains(&alarm) {
         tracing::warn!(
             live_bytes = space.live_bytes,
             quota_bytes = space.quota_bytes,
