@@ -225,11 +225,12 @@ impl Execution<'_, '_> {
     }
 
     fn put(&mut self, put: &Put) -> Result<Option<Handle>, Failure> {
-        let value = if put.ignore_value {
-            let state = self.txn.get(&put.key).expect("check_put found the key");
-            self.stored_value(state.mod_revision)?
-        } else {
-            put.value.clone()
+        let value = match self.txn.get(&put.key) {
+            Some(state) if put.ignore_value => self.stored_value(state.mod_revision)?,
+            // The key was there before the transaction, and an earlier operation of it has removed
+            // it: only a delete without an end gets past the edge like that. etcd crashes here.
+            None if put.ignore_value => StoredValue::default(),
+            Some(_) | None => put.value.clone(),
         };
         let old_lease = self.lessor.lease_of(&put.key);
         let lease = if put.ignore_lease { old_lease } else { put.lease };

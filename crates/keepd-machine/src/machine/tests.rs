@@ -198,6 +198,20 @@ fn the_guard_of_a_range_sees_every_change_in_it() {
     }
 }
 
+/// What is checked before a transaction need not hold in it any more.
+#[test]
+fn keeping_what_the_same_transaction_has_deleted_keeps_nothing() {
+    let mut bench = Bench::new();
+    bench.put("k", "1");
+    let all = KeyRange::from_request("a".into(), "\0".into());
+    let delete = Op::DeleteRange(DeleteRange { range: all, prev_kv: false });
+    let keep =
+        Op::Put(Put { key: "k".into(), ignore_value: true, ignore_lease: true, ..Put::default() });
+    assert!(bench.txn(when(vec![], vec![delete, keep], vec![])).unwrap().succeeded);
+    let (kv, _) = bench.record("k").unwrap();
+    assert_eq!((kv.value.as_ref(), kv.version), (b"".as_ref(), 1));
+}
+
 /// Rule 9.9: a value that is kept travels with its mark.
 #[test]
 fn a_kept_value_keeps_its_seal() {
