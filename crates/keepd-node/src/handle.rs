@@ -130,7 +130,7 @@ impl Handle {
         let (waiter, outcome) = oneshot::channel();
         let weight = encoded.len() + 256;
         let taken = shared.env.clock.monotonic();
-        let proposal = Proposal { command, encoded, waiter: Some(waiter), taken };
+        let proposal = Proposal { command, encoded, waiter: Some(waiter), taken, room };
         match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(Error::TooManyRequests),
@@ -139,7 +139,7 @@ impl Handle {
         let pending = Pending::new(&shared.metrics.proposals_pending);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
         let result = outcome.await.unwrap_or(Err(Error::Stopped));
-        drop((pending, room));
+        drop(pending);
         if result.is_err() {
             shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }

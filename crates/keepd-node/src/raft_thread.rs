@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::Command;
-use keepd_raft::{Actions, Core, Role};
+use keepd_raft::{Actions, Core, HardState, Role};
 use tokio::sync::oneshot;
 
 use crate::apply_thread::{ApplyEvent, Committed};
 use crate::error::Error;
 use crate::handle::Completion;
+use crate::room::Taken;
 use crate::shared::Shared;
 use crate::wal_thread::WalEvent;
 
@@ -25,6 +26,8 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const COMPANY_MIN: usize = 8;
 /// With more, others would make it no cheaper.
 const COMPANY_MAX: usize = 1024;
+/// BOUND: proposals in one batch, well below the backlog of the apply thread that refuses new ones.
+const BATCH_PROPOSALS_MAX: usize = 2048;
 /// How long a batch may go on gathering: little beside what a busy machine adds anyway.
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Bytes of commands that may wait here until Raft takes them.
@@ -59,6 +62,8 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Option<Waiter>,
     /// When it was taken.
     pub(crate) taken: Duration,
+    /// Its room, kept until it is committed, also if its client goes away.
+    pub(crate) room: Taken,
 }
 
 /// A proposal that has a place in the log.
@@ -69,13 +74,14 @@ struct Pending {
     command: Command,
     waiter: Option<Waiter>,
     taken: Duration,
+    _room: Taken,
 }
 
 #[derive(Debug)]
 pub(crate) struct RaftThread {
     shared: Arc<Shared>,
     core: Core,
-    /// Proposals that wait because as much is uncommitted as may be.
+    /// Proposals that wait for company, for the end of a sync, or for what is uncommitted.
     held: VecDeque<Proposal>,
     held_bytes: usize,
     /// Proposals by log index, ascending.
@@ -84,6 +90,8 @@ pub(crate) struct RaftThread {
     reading: VecDeque<(u64, Vec<Reader>)>,
     /// Batches the WAL thread has not confirmed yet.
     unconfirmed: u64,
+    /// A hard state that the log has not been told yet.
+    remembered: Option<HardState>,
     next_tick: Duration,
     leads: bool,
 }
@@ -99,6 +107,7 @@ impl RaftThread {
             pending: VecDeque::new(),
             reading: VecDeque::new(),
             unconfirmed: 0,
+            remembered: None,
             next_tick,
             leads: false,
         }
@@ -122,6 +131,9 @@ impl RaftThread {
         self.act();
         self.shared.raft.close();
         self.shared.leads_alone.store(false, Ordering::SeqCst);
+        if let Some(hard_state) = self.remembered {
+            self.shared.wal.hand(WalEvent::Remember(hard_state));
+        }
         self.shared.wal.hand(WalEvent::Stop);
     }
 
@@ -190,7 +202,8 @@ impl RaftThread {
             return false;
         }
         let mut bytes = 0;
-        let batch = self.held.iter().map(|proposal| proposal.encoded.clone());
+        let held = self.held.iter().take(BATCH_PROPOSALS_MAX);
+        let batch = held.map(|proposal| proposal.encoded.clone());
         let batch = batch.take_while(|encoded| {
             let is_first = bytes == 0;
             bytes += encoded.len();
@@ -204,9 +217,16 @@ impl RaftThread {
         let error = match self.core.propose(batch) {
             Ok((first, term)) => {
                 for (index, proposal) in (first..).zip(self.held.drain(..count)) {
-                    let Proposal { command, encoded, waiter, taken } = proposal;
+                    let Proposal { command, encoded, waiter, taken, room } = proposal;
                     self.held_bytes -= encoded.len();
-                    self.pending.push_back(Pending { index, term, command, waiter, taken });
+                    self.pending.push_back(Pending {
+                        index,
+                        term,
+                        command,
+                        waiter,
+                        taken,
+                        _room: room,
+                    });
                 }
                 return true;
             }
@@ -249,17 +269,18 @@ impl RaftThread {
     fn give_up(&mut self, now: Duration) {
         let timeout = self.shared.options.request_timeout();
         let is_over = |taken: Duration| now.saturating_sub(taken) >= timeout;
-        while self.held.front().is_some_and(|proposal| is_over(proposal.taken)) {
-            let proposal = self.held.pop_front().expect("it was just looked at");
-            self.held_bytes -= proposal.encoded.len();
-            if let Some(waiter) = proposal.waiter {
+        let held_bytes = &mut self.held_bytes;
+        self.held.retain_mut(|proposal| {
+            if !is_over(proposal.taken) {
+                return true;
+            }
+            *held_bytes -= proposal.encoded.len();
+            if let Some(waiter) = proposal.waiter.take() {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
-        }
-        for pending in &mut self.pending {
-            if !is_over(pending.taken) {
-                return;
-            }
+            false
+        });
+        for pending in self.pending.iter_mut().filter(|pending| is_over(pending.taken)) {
             if let Some(waiter) = pending.waiter.take() {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
@@ -283,13 +304,13 @@ impl RaftThread {
         let reads = std::mem::take(&mut actions.reads);
         if !actions.entries.is_empty() || actions.must_sync {
             self.unconfirmed += 1;
+            let remembered = self.remembered.take();
+            actions.hard_state = actions.hard_state.or(remembered);
             self.shared.wal.hand(WalEvent::Append(actions));
         } else {
-            // A commit index alone need not be synced (rule 9.2); the WAL writes it with its next
-            // batch. Confirming is only sound while nothing older is on its way.
-            if let Some(hard_state) = actions.hard_state {
-                self.shared.wal.hand(WalEvent::Remember(hard_state));
-            }
+            // A commit index alone need not be synced (rule 9.2); it goes along with the next batch.
+            // Confirming is only sound while nothing older is on its way.
+            self.remembered = actions.hard_state.or(self.remembered);
             if self.unconfirmed == 0 {
                 self.core.persisted(actions.number);
             }
@@ -401,7 +422,7 @@ mod tests {
         let command = Command::Put(Put { key: "k".into(), value, ..Put::default() });
         let (waiter, reply) = oneshot::channel();
         let (encoded, taken) = (command.encode(), Duration::MAX);
-        (Proposal { command, encoded, waiter: Some(waiter), taken }, reply)
+        (Proposal { command, encoded, waiter: Some(waiter), taken, room: None }, reply)
     }
 
     #[test]

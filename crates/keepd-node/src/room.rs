@@ -3,9 +3,11 @@
 //! A burst of them is thus taken at the pace of the disk instead of being refused half way. Small
 //! requests are not counted: as many as fill the queue to the Raft thread come from nobody.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 
@@ -16,31 +18,56 @@ const UNIT_BYTES: usize = 1024;
 /// BOUND: three quarters of the queue to the Raft thread; the rest is for small requests. Batches
 /// take up to 8 MiB, so there is always the next one at hand.
 const UNITS: u32 = 48 * 1024;
+/// BOUND: what may wait for room, beside what has it: requests are held in memory meanwhile.
+const WAITING_UNITS_MAX: usize = 128 * 1024;
 /// BOUND: how long one waits for room at most. Clients' own deadlines are mostly shorter.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Room {
-    units: Semaphore,
+    units: Arc<Semaphore>,
+    waiting: AtomicUsize,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { units: Semaphore::new(UNITS as usize) }
+        Self { units: Arc::new(Semaphore::new(UNITS as usize)), waiting: AtomicUsize::new(0) }
     }
 }
 
 /// Room taken until dropped; small requests take none.
-pub(crate) type Taken<'a> = Option<SemaphorePermit<'a>>;
+pub(crate) type Taken = Option<OwnedSemaphorePermit>;
+
+/// Units that wait, until dropped.
+struct Waiting<'a>(&'a AtomicUsize, usize);
+
+impl<'a> Waiting<'a> {
+    /// `None` if as much waits as may.
+    fn new(waiting: &'a AtomicUsize, units: usize) -> Option<Self> {
+        let before = waiting.fetch_add(units, Ordering::Relaxed);
+        let counted = Self(waiting, units);
+        (before <= WAITING_UNITS_MAX).then_some(counted)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
 
 impl Room {
     /// Waits for room. A request larger than all of it takes all.
-    pub(crate) async fn take(&self, bytes: usize) -> Result<Taken<'_>, Error> {
+    pub(crate) async fn take(&self, bytes: usize) -> Result<Taken, Error> {
         if bytes < LARGE_BYTES {
             return Ok(None);
         }
         let units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(UNITS).min(UNITS);
-        match tokio::time::timeout(PATIENCE, self.units.acquire_many(units)).await {
+        let Some(_waiting) = Waiting::new(&self.waiting, bytes / UNIT_BYTES) else {
+            return Err(Error::TooManyRequests);
+        };
+        let room = Arc::clone(&self.units).acquire_many_owned(units);
+        match tokio::time::timeout(PATIENCE, room).await {
             Ok(Ok(taken)) => Ok(Some(taken)),
             Ok(Err(_closed)) => Err(Error::Stopped),
             Err(_elapsed) => Err(Error::TooManyRequests),
@@ -79,6 +106,24 @@ mod tests {
         assert!(is_waiting(third.as_mut()), "half of the room is too little");
         drop(second);
         assert!(third.await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded() {
+        let room = Room::default();
+        let all = room.take(ALL).await.unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..=WAITING_UNITS_MAX * UNIT_BYTES / ALL {
+            waiting.push(Box::pin(room.take(ALL)));
+            assert!(is_waiting(waiting.last_mut().unwrap().as_mut()));
+        }
+        assert_eq!(room.take(ALL).await.unwrap_err(), Error::TooManyRequests);
+        // Clients that give up make place for others.
+        waiting.clear();
+        let mut next = pin!(room.take(ALL));
+        assert!(is_waiting(next.as_mut()));
+        drop(all);
+        assert!(next.await.unwrap().is_some());
     }
 
     #[tokio::test]

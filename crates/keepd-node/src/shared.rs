@@ -142,7 +142,7 @@ impl Shared {
     /// Proposes a command of the node's own, for which nobody waits.
     pub(crate) fn propose_own(&self, command: Command, now: Duration) {
         let encoded = command.encode();
-        let proposal = Proposal { command, encoded, waiter: None, taken: now };
+        let proposal = Proposal { command, encoded, waiter: None, taken: now, room: None };
         self.raft.hand(RaftEvent::Propose(proposal));
     }
 

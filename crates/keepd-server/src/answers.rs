@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -46,6 +46,40 @@ fn patient_queue<T>(ahead: usize, stall_max: Duration) -> (Answers<T>, Reading<T
     let stalled = Arc::new(AtomicBool::new(false));
     let answers = Answers { sender, stalled: Arc::clone(&stalled), stall_max };
     (answers, Reading { receiver, stalled })
+}
+
+/// Makes the answers of a stream in a task of its own, at most one ahead of the client: opening the
+/// values of a thousand events must not hold up the other calls of a connection.
+pub(crate) fn apart<S>(mut stream: S) -> Apart<S::Item>
+where
+    S: Stream<Item: Send> + Unpin + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let answer = tokio::select! {
+                answer = stream.next() => answer,
+                () = sender.closed() => return,
+            };
+            let Some(answer) = answer else { return };
+            if sender.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    Apart(receiver)
+}
+
+/// The client's end of a stream that is made apart.
+#[derive(Debug)]
+pub(crate) struct Apart<T>(mpsc::Receiver<T>);
+
+impl<T> Stream for Apart<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<T>> {
+        self.0.poll_recv(task)
+    }
 }
 
 impl<T> Answers<T> {
@@ -84,8 +118,6 @@ impl<T> Stream for Reading<T> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-
     use super::*;
 
     const AHEAD: usize = 2;
@@ -124,6 +156,19 @@ mod tests {
         }
         assert!(reading.next().await.is_none());
         maker.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stream_made_apart_is_whole_and_ends_with_its_client() {
+        let answers: Vec<_> = apart(futures_util::stream::iter(0..10)).collect().await;
+        assert_eq!(answers, (0..10).collect::<Vec<_>>());
+        let pinned = Arc::new(());
+        let held = Arc::clone(&pinned);
+        let silent = futures_util::stream::pending::<()>().inspect(move |()| drop(held.clone()));
+        drop(apart(silent));
+        while Arc::strong_count(&pinned) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -88,6 +88,17 @@ fn message_len(prefix: &[u8], bytes_max: usize) -> Result<usize, Status> {
     Ok(length)
 }
 
+/// Refuses what no client of gRPC takes, in grpc-go's words.
+pub(crate) fn sendable(payload: Payload) -> Result<Payload, Status> {
+    let (bytes, bytes_max) = (payload.len(), i32::MAX as usize);
+    if bytes > bytes_max {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: trying to send message larger than max ({bytes} vs. {bytes_max})"
+        )));
+    }
+    Ok(payload)
+}
+
 /// Answers a unary call.
 pub(crate) fn answer(result: Result<Payload, Status>) -> Response<Body> {
     match result {
@@ -123,8 +134,7 @@ fn frame(payload: Payload, frames: &mut VecDeque<Bytes>) {
     let joined = if length <= JOINED_BYTES_MAX { length } else { 0 };
     let mut first = BytesMut::with_capacity(PREFIX_BYTES + joined);
     first.put_u8(0);
-    // BOUND: an answer is made of records in memory; 4 GiB of them are refused by every client.
-    first.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    first.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
     if joined > 0 {
         payload.pieces.iter().for_each(|piece| first.put_slice(piece));
         frames.push_back(first.freeze());

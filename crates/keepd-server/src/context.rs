@@ -16,12 +16,16 @@ use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::listener::TrafficBytes;
 use crate::metrics::RpcMetrics;
 use crate::{call, errors};
+
+/// Large reads at once, by threads that may wait for the disk.
+const LARGE_READS_MAX: usize = 16;
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,8 @@ pub struct Context {
     pub encryption: Arc<Encryption>,
     /// Limits of requests.
     pub limits: Limits,
+    /// Turns of reads of many records: more at once would only share the same disk and processors.
+    pub(crate) large_reads: Arc<Semaphore>,
     /// What the services count.
     pub(crate) rpc_metrics: RpcMetrics,
     /// What goes over the client ports.
@@ -77,6 +83,7 @@ impl Context {
             node,
             encryption,
             limits,
+            large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),

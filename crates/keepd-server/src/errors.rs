@@ -68,6 +68,11 @@ pub(crate) fn store(error: keepd_mvcc::Error) -> Status {
     Status::data_loss("keepd: the store could not be read; see the server's log")
 }
 
+/// Work that ran apart from its request and did not come to its end.
+pub(crate) fn task(error: tokio::task::JoinError) -> Status {
+    Status::internal(format!("keepd: a read failed: {error}"))
+}
+
 /// A value that could not be opened: never answered with ciphertext, never skipped.
 pub(crate) fn open(key: &[u8], error: &keepd_crypto::OpenError) -> Status {
     tracing::error!(key = %key.escape_ascii(), %error, "a sealed value could not be opened");

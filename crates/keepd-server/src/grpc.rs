@@ -18,7 +18,6 @@ use tonic::codec::Streaming;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::call;
 use crate::cluster::ClusterService;
 use crate::codec::{Payload, RequestDecoder};
 use crate::context::Context;
@@ -28,6 +27,7 @@ use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::{Counted, Route};
 use crate::watch::WatchService;
+use crate::{answers, call, errors};
 
 /// An answer under way.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -98,6 +98,7 @@ impl GrpcServices {
                 Ok(message) => method(kv, message).await,
                 Err(status) => Err(status),
             };
+            let result = result.and_then(call::sendable);
             call.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
             call::answer(result)
         })
@@ -127,7 +128,7 @@ impl GrpcServices {
         let request = tonic::Request::from_http(request.map(messages));
         Box::pin(async move {
             match watch.watch(request).await {
-                Ok(response) => call::answer_stream(response.into_inner(), call),
+                Ok(response) => call::answer_stream(answers::apart(response.into_inner()), call),
                 Err(status) => {
                     call.finish(status.code());
                     status.into_http()
@@ -179,13 +180,5 @@ fn rewrite_oversize(response: Response<Body>, limit: usize) -> Response<Body> {
         return response;
     }
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
-    let mut words = status.message().split(' ');
-    if !status.message().starts_with("Error, decoded message length too large") {
-        return response;
-    }
-    let found = words.find_map(|word| word.parse::<u64>().ok()).unwrap_or_default();
-    Status::resource_exhausted(format!(
-        "grpc: received message larger than max ({found} vs. {limit})"
-    ))
-    .into_http()
+    errors::unreadable(status, limit).into_http()
 }

@@ -14,11 +14,12 @@ use keepd_api::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, Response as Outcome};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::answers::{self, Reading};
 use crate::codec::Payload;
-use crate::context::Context;
+use crate::context::{Context, to_proto};
 use crate::errors;
 use crate::wire;
 
@@ -48,7 +49,12 @@ impl KvService {
             context.node.linearizable_view().await.map_err(errors::node)?
         };
         let header = context.header(view.revision());
-        range::answer(context, &view, header, request).await
+        if !range::is_large(&request) {
+            return range::answer(context, &view, header, request).await;
+        }
+        let context = Arc::clone(context);
+        let answer = async move { range::answer(&context, &view, header, request).await };
+        AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)?
     }
 
     pub(crate) async fn range_stream(
@@ -105,9 +111,9 @@ impl KvService {
             done.outcome.result.map_err(errors::apply)?
         {
             response.deleted = deleted;
-            for handle in prev {
-                response.prev_kvs.push(context.load(&done.view, handle.revision)?);
-            }
+            let revisions = prev.into_iter().map(|handle| handle.revision).collect();
+            let kvs = range::load_kvs(context, &done.view, revisions).await?;
+            response.prev_kvs = kvs.into_iter().map(to_proto).collect();
         }
         Ok(Payload::of(&response))
     }
@@ -117,7 +123,12 @@ impl KvService {
         // etcd looks at the local quota before it validates.
         quota::check(context, quota::txn_cost(&request)).await?;
         validate::txn(&request, context.limits.txn_ops_max)?;
-        Ok(Payload::of(&txn::run(context, request).await?))
+        if !range::has_large(&request) {
+            return Ok(Payload::of(&txn::run(context, request).await?));
+        }
+        let context = Arc::clone(context);
+        let answer = async move { Ok(Payload::of(&txn::run(&context, request).await?)) };
+        AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)?
     }
 
     pub(crate) async fn compact(self, request: CompactionRequest) -> Answer {

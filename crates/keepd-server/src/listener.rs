@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
@@ -34,8 +35,9 @@ const HANDSHAKES_MAX: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the headers of a plain HTTP request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a new connection may say nothing.
+/// How long a new connection may take to say what it speaks, and how many bytes that are at most.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+const PREFACE_BYTES: usize = 24;
 /// Receive windows of one HTTP/2 stream and connection: room for the largest request.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
@@ -157,13 +159,14 @@ impl Listener {
         self.tls.is_some()
     }
 
-    /// Accepts until `stop` says so; connections then finish what they are doing.
+    /// Accepts until `stop` says so; connections then finish what they are doing, until `cut`.
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,
         tasks: TaskTracker,
         bytes: Arc<TrafficBytes>,
         mut stop: watch::Receiver<bool>,
+        cut: CancellationToken,
     ) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connection = Arc::new(Connection {
@@ -172,9 +175,12 @@ impl Listener {
             endpoint: self.endpoint,
         });
         loop {
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { break };
-            let accepted = tokio::select! {
-                accepted = self.accept() => accepted,
+            let accepted = async {
+                let permit = Arc::clone(&handshakes).acquire_owned().await;
+                (permit.expect("nobody closes it"), self.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                accepted = accepted => accepted,
                 _ = stop.changed() => break,
             };
             let (stream, peer) = match accepted {
@@ -186,11 +192,11 @@ impl Listener {
                 }
             };
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
-            let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
-            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes), silence });
-            let stop = stop.clone();
+            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes) });
+            let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
-                connection.run(stream, peer, service, permit, stop).await;
+                let served = connection.run(stream, peer, service, permit, stop);
+                cut.run_until_cancelled(served).await;
             });
         }
         if let Socket::Unix(_, path) = &self.socket {
@@ -216,12 +222,10 @@ impl Listener {
     }
 }
 
-/// Counts the bytes of a connection, and gives one up that says nothing.
+/// Counts the bytes of a connection.
 struct Counted {
     stream: BoxedStream,
     bytes: Arc<TrafficBytes>,
-    /// Runs until the first byte has come.
-    silence: Option<Pin<Box<Sleep>>>,
 }
 
 /// Bytes that clients sent and were sent, as they go over the wire.
@@ -241,14 +245,6 @@ impl AsyncRead for Counted {
         let result = Pin::new(&mut self.stream).poll_read(task, buffer);
         let read = buffer.filled().len() - before;
         self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
-        if read > 0 {
-            self.silence = None;
-        } else if result.is_pending()
-            && let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(task).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         result
     }
 }
@@ -291,6 +287,75 @@ impl Counted {
             self.bytes.sent.fetch_add(*sent as u64, Ordering::Relaxed);
         }
         result
+    }
+}
+
+/// Gives a connection up that does not even say which protocol it speaks.
+struct Patient {
+    stream: BoxedStream,
+    /// Bytes that may be missing still.
+    unread: usize,
+    /// Runs until they have come, or something was answered.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+fn silence() -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(SILENCE_MAX))
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
+        if self.silence.is_none() {
+            return result;
+        }
+        self.unread = self.unread.saturating_sub(buffer.filled().len() - before);
+        if self.unread == 0 {
+            self.silence = None;
+        } else if result.is_pending()
+            && let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(task).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.silence = None;
+        Pin::new(&mut self.stream).poll_write(task, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.silence = None;
+        Pin::new(&mut self.stream).poll_write_vectored(task, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
     }
 }
 
@@ -442,6 +507,7 @@ impl Connection {
         });
         let requests = Requests::default();
         let builder = builder(&self.options, requests.clone());
+        let stream = Patient { stream, unread: PREFACE_BYTES, silence: Some(silence()) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = WithRequests::new(connection, requests);
         let result = tokio::select! {

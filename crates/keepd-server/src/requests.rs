@@ -3,16 +3,18 @@
 //! hyper hands each request of an HTTP/2 connection to an executor. A task of its own for each would
 //! cost a turn of the scheduler and wake the connection for every single answer: a system call per
 //! answer. Here the requests that can go on all do so in one turn, and the connection then sends
-//! their answers with one write. What would hold up the others (reading many records, making a
-//! stream) runs elsewhere: see `kv::range` and `answers`.
+//! their answers with one write. What would hold up the others runs in tasks of its own: ranges of
+//! many keys (`kv::range`), streams (`answers`).
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use tokio::task::coop::unconstrained;
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -53,8 +55,11 @@ impl<C: Future> Future for WithRequests<C> {
         let this = &mut *self;
         let connection = this.connection.as_mut().poll(task);
         this.running.extend(this.requests.fresh.lock().drain(..));
-        // Each answer wakes the connection, which sends them all in its next turn.
-        while let Poll::Ready(Some(())) = this.running.poll_next_unpin(task) {}
+        // Each answer wakes the connection, which sends them all in its next turn. Tokio's budget
+        // for a task is the connection's; requests that find it used up would be asked in vain.
+        let running = poll_fn(|task| this.running.poll_next_unpin(task));
+        let mut running = pin!(unconstrained(running));
+        while let Poll::Ready(Some(())) = running.as_mut().poll(task) {}
         connection
     }
 }

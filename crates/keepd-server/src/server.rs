@@ -10,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
@@ -25,6 +26,8 @@ pub struct Server {
     grpc: GrpcServices,
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
+    /// Ends the connections that are still there after their time.
+    cut: CancellationToken,
 }
 
 impl Server {
@@ -32,7 +35,8 @@ impl Server {
     #[must_use]
     pub fn new(context: Arc<Context>) -> Self {
         let grpc = GrpcServices::new(&context);
-        Self { context, grpc, tasks: TaskTracker::new(), stop: watch::Sender::new(false) }
+        let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
+        Self { context, grpc, tasks, stop, cut: CancellationToken::new() }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
@@ -59,7 +63,8 @@ impl Server {
 
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
         let tasks = self.tasks.clone();
-        let serving = listener.serve(Arc::new(edge), tasks, bytes, self.stop.subscribe());
+        let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
+        let serving = listener.serve(Arc::new(edge), tasks, bytes, stop, cut);
         self.tasks.spawn(serving);
     }
 
@@ -71,6 +76,7 @@ impl Server {
         self.context.node.hub().close();
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::info!("some client connections did not finish in time and are cut");
+            self.cut.cancel();
         }
     }
 }

@@ -7,11 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
-use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
+use keepd_api::etcdserverpb::request_op::Request as Op;
+use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest};
 use keepd_api::mvccpb;
 use keepd_mvcc::{RangeRefs, Record, View};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::codec::Payload;
@@ -19,6 +22,8 @@ use crate::context::{Context, to_proto};
 use crate::errors;
 use crate::wire;
 
+/// Ranges with at most so many keys are answered where the request runs.
+const SHORT_KEYS_MAX: i64 = 32;
 /// Records read on the task itself; more go to a thread that may block on the disk.
 const INLINE_RECORDS_MAX: usize = 32;
 /// A list is read in up to so many parts, each of at least so many records.
@@ -26,6 +31,18 @@ const PARTS_MAX: usize = 4;
 const PART_RECORDS_MIN: usize = 1024;
 /// Smaller records are copied into a piece of about this size, larger ones are pieces themselves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether answering may take so long that nothing else should wait for it.
+pub(crate) fn is_large(request: &RangeRequest) -> bool {
+    let is_short = 0 < request.limit && request.limit <= SHORT_KEYS_MAX;
+    !(request.range_end.is_empty() || is_short || request.count_only)
+}
+
+/// Whether the operations of a transaction itself have such a range; nested ones are not looked for.
+pub(crate) fn has_large(txn: &TxnRequest) -> bool {
+    let mut ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
+    ops.any(|op| matches!(op, Op::RequestRange(range) if is_large(range)))
+}
 
 /// The range of keys a request asks for.
 pub(crate) fn key_range(request: &RangeRequest) -> KeyRange {
@@ -277,13 +294,18 @@ async fn off_task<T: Send + 'static>(
     while !revisions.is_empty() {
         let part = revisions.split_off(revisions.len().saturating_sub(part_records));
         let (context, view) = (Arc::clone(context), Arc::clone(view));
-        loading
-            .push_front(tokio::task::spawn_blocking(move || each(&context, load(&view, &part)?)));
+        let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
+            return Err(Api::Stopped.into());
+        };
+        // A client that leaves takes along what has not begun.
+        loading.push_front(AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            each(&context, load(&view, &part)?)
+        })));
     }
     let mut loaded = Vec::with_capacity(loading.len());
     for part in loading {
-        let failed = |error| Status::internal(format!("keepd: a read failed: {error}"));
-        loaded.push(part.await.map_err(failed)??);
+        loaded.push(part.await.map_err(errors::task)??);
     }
     Ok(loaded)
 }
@@ -355,4 +377,31 @@ fn sort(request: &RangeRequest, kvs: &mut [KeyValue]) {
 
 pub(crate) fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use keepd_api::etcdserverpb::RequestOp;
+
+    use super::*;
+
+    fn range(limit: i64) -> RangeRequest {
+        RangeRequest { key: "a".into(), range_end: "b".into(), limit, ..RangeRequest::default() }
+    }
+
+    #[test]
+    fn ranges_that_may_be_long_are_large() {
+        assert!(is_large(&range(0)) && is_large(&range(-1)) && is_large(&range(500)));
+        assert!(!is_large(&range(SHORT_KEYS_MAX)));
+        assert!(!is_large(&RangeRequest { count_only: true, ..range(0) }));
+        assert!(!is_large(&RangeRequest { range_end: Bytes::new(), ..range(0) }));
+    }
+
+    #[test]
+    fn a_transaction_is_as_large_as_its_ranges() {
+        let op = |limit| RequestOp { request: Some(Op::RequestRange(range(limit))) };
+        let txn = |success, failure| TxnRequest { success, failure, ..TxnRequest::default() };
+        assert!(!has_large(&txn(vec![op(1)], vec![op(2)])));
+        assert!(has_large(&txn(vec![op(1)], vec![op(0)])));
+    }
 }
