@@ -25,12 +25,8 @@ pub(super) enum Config<'a> {
 /// A sentence and, on a line of its own, the command.
 pub(super) fn of(options: &RestoreOptions, data_dir: &str, config: Config<'_>) -> String {
     let words: Vec<String> = words(options, data_dir, config).iter().map(|w| quoted(w)).collect();
-    let hint = if options.initial_advertise_peer_urls.contains("https://") {
-        " (and the certificate flags and client URLs of before)"
-    } else {
-        " (and other client URLs, if clients of other machines are to reach it)"
-    };
-    format!("start it with{hint}:\n{} {}", this_program(), words.join(" "))
+    let hint = "start it with (and the client URLs and certificate flags of before, if it had any)";
+    format!("{hint}:\n{} {}", this_program(), words.join(" "))
 }
 
 fn words(options: &RestoreOptions, data_dir: &str, config: Config<'_>) -> Vec<String> {
