@@ -36,7 +36,11 @@ impl MaintenanceService {
         let done = self.context.node.propose(command).await.map_err(errors::node)?;
         match done.outcome.result.map_err(errors::apply)? {
             Outcome::Alarms(alarms) => Ok(alarms),
-            _ => Ok(Vec::new()),
+            Outcome::Put { .. }
+            | Outcome::DeleteRange { .. }
+            | Outcome::Txn(_)
+            | Outcome::LeaseGrant { .. }
+            | Outcome::Done => Ok(Vec::new()),
         }
     }
 }

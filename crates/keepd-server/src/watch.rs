@@ -160,7 +160,11 @@ struct StreamSink {
 fn weight(message: &StreamMessage) -> usize {
     match message {
         StreamMessage::Events(events) => events.bytes(),
-        _ => 0,
+        StreamMessage::Created { .. }
+        | StreamMessage::Refused { .. }
+        | StreamMessage::Canceled { .. }
+        | StreamMessage::Compacted { .. }
+        | StreamMessage::Progress { .. } => 0,
     }
 }
 

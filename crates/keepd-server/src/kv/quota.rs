@@ -26,7 +26,7 @@ pub(crate) fn txn_cost(request: &TxnRequest) -> i64 {
             .map(|op| match &op.request {
                 Some(Request::RequestPut(request)) => put_cost(request),
                 Some(Request::RequestTxn(request)) => txn_cost(request),
-                _ => 0,
+                Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => 0,
             })
             .fold(0, i64::saturating_add)
     };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
-use keepd_mvcc::View;
-use keepd_types::{KeyRange, RangeEnd};
+use keepd_mvcc::{KeyState, View};
+use keepd_types::{KeyRange, KeyValue, RangeEnd};
 use tonic::Status;
 
 use super::range::{self, Pieces};
@@ -101,29 +101,29 @@ impl Streaming {
             (chunk, Some(left)) => chunk.min(left),
         };
         let fetch = if want == 0 { 0 } else { want + 1 };
-        let mut refs = self.view.range(&self.range, self.at, fetch).map_err(errors::range)?;
-        let count = *self.count.get_or_insert(refs.count);
-        let more = want > 0 && refs.keys.len() > want;
-        if more {
-            refs.keys.truncate(want);
-        }
-        self.advance(&refs.keys);
-        let last = !more || self.left == Some(0);
-        let revisions: Vec<_> = refs.keys.into_iter().map(|(_, revision)| revision).collect();
         let mut pieces = Pieces::default();
-        if last {
-            wire::header_field(header, &mut pieces.open);
-        }
-        let mut pieces = if keys_only {
-            let mut kvs = range::load_kvs(&self.context, &self.view, revisions).await?;
-            for kv in &mut kvs {
-                kv.value = Bytes::new();
-                pieces.kv(kv);
+        let (mut pieces, more, count) = if keys_only {
+            // Only the index: the lease shows as zero, as in etcd 3.7.
+            let states = self.view.states(&self.range, self.at, fetch).map_err(errors::range)?;
+            let mut keys = states.keys;
+            let more = self.cut(&mut keys, want);
+            self.open_last(&mut pieces, header, more);
+            for (key, state) in keys {
+                pieces.kv(&without_value(key, &state));
             }
-            pieces
+            (pieces, more, states.count)
         } else {
-            range::append_records(&self.context, &self.view, revisions, pieces).await?
+            let refs = self.view.range(&self.range, self.at, fetch).map_err(errors::range)?;
+            let mut keys = refs.keys;
+            let more = self.cut(&mut keys, want);
+            self.open_last(&mut pieces, header, more);
+            let revisions: Vec<_> = keys.into_iter().map(|(_, revision)| revision).collect();
+            let pieces =
+                range::append_records(&self.context, &self.view, revisions, pieces).await?;
+            (pieces, more, refs.count)
         };
+        let count = *self.count.get_or_insert(count);
+        let last = self.is_last(more);
         self.adapt(pieces.len());
         if last {
             wire::int_field(3, i64::from(more), &mut pieces.open);
@@ -132,7 +132,29 @@ impl Streaming {
         Ok((as_chunk(pieces.finish()), last))
     }
 
-    fn advance(&mut self, keys: &[(Bytes, keepd_types::Revision)]) {
+    /// Keeps as many keys as are wanted now and goes on behind them; whether there are more.
+    fn cut<T>(&mut self, keys: &mut Vec<(Bytes, T)>, want: usize) -> bool {
+        let more = want > 0 && keys.len() > want;
+        if more {
+            keys.truncate(want);
+        }
+        self.advance(keys);
+        more
+    }
+
+    /// Whether the chunk behind which [`Self::cut`] went on is the last.
+    fn is_last(&self, more: bool) -> bool {
+        !more || self.left == Some(0)
+    }
+
+    /// The last chunk carries the header.
+    fn open_last(&self, pieces: &mut Pieces, header: &ResponseHeader, more: bool) {
+        if self.is_last(more) {
+            wire::header_field(header, &mut pieces.open);
+        }
+    }
+
+    fn advance<T>(&mut self, keys: &[(Bytes, T)]) {
         if let Some(left) = &mut self.left {
             *left -= keys.len();
         }
@@ -158,6 +180,16 @@ impl Streaming {
         } else if bytes > target * 2 {
             self.chunk_keys = (self.chunk_keys / 2).max(1);
         }
+    }
+}
+
+fn without_value(key: Bytes, state: &KeyState) -> KeyValue {
+    KeyValue {
+        key,
+        create_revision: state.create_revision,
+        mod_revision: state.mod_revision.main,
+        version: state.version,
+        ..KeyValue::default()
     }
 }
 

@@ -10,15 +10,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_api::Error as Api;
+use keepd_api::etcdserverpb::range_request::SortTarget;
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::response_op::Response as OpReply;
 use keepd_api::etcdserverpb::{
-    DeleteRangeResponse, PutResponse, RangeRequest, RequestOp, ResponseHeader, ResponseOp,
-    TxnRequest, TxnResponse,
+    DeleteRangeResponse, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
+    ResponseOp, TxnRequest, TxnResponse,
 };
 use keepd_machine::outcome::{self, Handle, OpResponse};
 use keepd_machine::{ApplyError, Command, Response};
 use keepd_mvcc::View;
+use keepd_types::{LeaseId, Revision};
 use tonic::Status;
 
 use super::{convert, range};
@@ -43,15 +45,18 @@ pub(crate) async fn run(
         };
         return read_only(context, &view, &request).await;
     }
-    let compared = first_compared_value(&request).cloned().unwrap_or_default();
-    if !turns::is_contested(&compared)
+    let Some(compared) = first_compared_value(&request) else {
+        let applied = attempt(context, &context.node.view(), &request).await?;
+        return applied.ok_or_else(|| errors::apply(ApplyError::GuardMissed));
+    };
+    if !turns::is_contested(compared)
         && let Some(response) = attempt(context, &context.node.view(), &request).await?
     {
         return Ok(response);
     }
     // BOUND: like any request that does not get through in time. It may have been applied.
     let limit = context.node.options().request_timeout();
-    let in_turn = in_turn(context, &request, &compared);
+    let in_turn = in_turn(context, &request, compared);
     tokio::time::timeout(limit, in_turn).await.map_err(|_elapsed| Api::TimedOut)?
 }
 
@@ -175,12 +180,29 @@ async fn answer_reads(
             .range(&range::key_range(request), request.revision.max(0), range::fetch_limit(request))
             .map_err(errors::range)?;
         let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
-        let kvs = range::load_kvs(context, view, revisions).await?;
         let header = inner_header(view.revision());
-        let response = range::finish(request, header, kvs, refs.count);
+        let response = answer_range(context, view, request, header, revisions, refs.count).await?;
         responses.push(ResponseOp { response: Some(OpReply::ResponseRange(response)) });
     }
     Ok(TxnResponse { header: Some(context.header(view.revision())), succeeded, responses })
+}
+
+/// Answers a range from the records that it found.
+async fn answer_range(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    request: &RangeRequest,
+    header: ResponseHeader,
+    revisions: Vec<Revision>,
+    count: u64,
+) -> Result<RangeResponse, Status> {
+    let revisions = if request.count_only { Vec::new() } else { revisions };
+    let mut kvs = range::load_kvs(context, view, revisions).await?;
+    if request.keys_only && request.sort_target() != SortTarget::Value {
+        // etcd takes keys from its index, which knows no leases: its clients see none.
+        kvs.iter_mut().for_each(|kv| kv.lease = LeaseId::NONE);
+    }
+    Ok(range::finish(request, header, kvs, count))
 }
 
 /// The bounds of revisions inside a transaction differ from those of a range of its own: etcd's
@@ -231,9 +253,10 @@ impl Replies<'_> {
                 Some(Request::RequestRange(request)),
             ) => {
                 let revisions = handles.into_iter().map(|handle| handle.revision).collect();
-                let kvs = range::load_kvs(self.context, self.view, revisions).await?;
                 let header = inner_header(header_revision);
-                Ok(OpReply::ResponseRange(range::finish(request, header, kvs, count)))
+                let (context, view) = (self.context, self.view);
+                let response = answer_range(context, view, request, header, revisions, count);
+                Ok(OpReply::ResponseRange(response.await?))
             }
             (OpResponse::Put { header_revision, prev }, _) => {
                 let header = Some(inner_header(header_revision));
