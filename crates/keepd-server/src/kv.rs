@@ -7,6 +7,7 @@ mod stream;
 mod txn;
 mod validate;
 
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use keepd_api::etcdserverpb::{
@@ -145,9 +146,9 @@ impl KvService {
     }
 
     /// Authentication comes later; until then it is off, at the revision of a new store.
-    pub(crate) async fn auth_status(self, _request: AuthStatusRequest) -> Answer {
+    pub(crate) fn auth_status(self, _request: AuthStatusRequest) -> Ready<Answer> {
         let header = Some(self.context.current_header());
         let response = AuthStatusResponse { header, enabled: false, auth_revision: 1 };
-        Ok(Payload::of(&response))
+        ready(Ok(Payload::of(&response)))
     }
 }
