@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::BootError;
 
 /// The ballast takes at most one part in so many of its file system.
-const FILE_SYSTEM_PARTS: u64 = 32;
+const FILE_SYSTEM_PARTS: u64 = 16;
 /// What must be free beside the ballast before it is brought back, at least: more than the log
 /// reserves at once, or the alarm would come and go.
 const MARGIN_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn on_a_small_file_system_the_ballast_is_small() {
         let disk = SimDisk::new();
-        disk.set_capacity(Some(32 * BYTES / 2));
+        disk.set_capacity(Some(FILE_SYSTEM_PARTS * BYTES / 2));
         let ballast = ballast(&disk);
         disk.set_capacity(None);
         ballast.restore();

@@ -134,11 +134,7 @@ impl Housekeeping {
                 self.shared.metrics.backend_commit_seconds.observe(took);
                 store.finish_flush(*done);
                 let durable = store.durable();
-                if durable.index >= self.released + RELEASE_ENTRIES {
-                    self.released = durable.index;
-                    let Applied { index, term } = durable;
-                    self.shared.wal.hand(WalEvent::Release { index, term });
-                }
+                self.release_log(durable, RELEASE_ENTRIES);
             }
             Done::Checkpoint(done) => {
                 self.checkpointing = false;
@@ -160,6 +156,16 @@ impl Housekeeping {
             Done::NoSpace(writer) => self.no_space(writer),
         }
         self.publish_space(machine);
+    }
+
+    /// Lets the log go up to what is durable in the store, if that is so many entries more than last
+    /// time.
+    fn release_log(&mut self, durable: Applied, entries: u64) {
+        let Applied { index, term } = durable;
+        if index >= self.released + entries {
+            self.released = index;
+            self.shared.wal.hand(WalEvent::Release { index, term });
+        }
     }
 
     /// A job found the disk full.
@@ -236,6 +242,9 @@ impl Housekeeping {
         self.publish_space(machine);
         self.look_after_nospace(machine, now);
         self.look_after_ballast(now);
+        if self.shared.ballast.is_short() {
+            self.release_log(machine.store().durable(), 1);
+        }
         if now < self.jobs_due {
             return;
         }
