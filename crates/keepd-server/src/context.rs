@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::kv::txn::Turns;
 use crate::listener::TrafficBytes;
 use crate::metrics::RpcMetrics;
 use crate::{call, errors};
@@ -59,6 +60,8 @@ pub struct Context {
     pub encryption: Arc<Encryption>,
     /// Limits of requests.
     pub limits: Limits,
+    /// Transactions whose compared values keep changing.
+    pub(crate) turns: Turns,
     /// Turns of reads of many records: more at once would only share the same disk and processors.
     pub(crate) large_reads: Arc<Semaphore>,
     /// What the services count.
@@ -83,6 +86,7 @@ impl Context {
             node,
             encryption,
             limits,
+            turns: Turns::default(),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),

@@ -4,7 +4,7 @@ mod convert;
 pub(crate) mod quota;
 mod range;
 mod stream;
-mod txn;
+pub(crate) mod txn;
 mod validate;
 
 use std::future::{Ready, ready};
@@ -88,17 +88,14 @@ impl KvService {
         let command = Command::Put(convert::put(context, request)?);
         let done = context.node.propose(command).await.map_err(errors::node)?;
         let header = context.header(done.outcome.revision);
-        match done.outcome.result.map_err(errors::apply)? {
-            Outcome::Put { prev: Some(prev) } => {
-                let prev_kv = Some(context.load(&done.view, prev.revision)?);
-                Ok(Payload::of(&PutResponse { header: Some(header), prev_kv }))
-            }
-            _ => {
-                let mut out = Vec::with_capacity(48);
-                wire::header_field(&header, &mut out);
-                Ok(out.into())
-            }
+        let outcome = done.outcome.result.map_err(errors::apply)?;
+        if let Outcome::Put { prev: Some(prev) } = outcome {
+            let prev_kv = Some(context.load(&done.view, prev.revision)?);
+            return Ok(Payload::of(&PutResponse { header: Some(header), prev_kv }));
         }
+        let mut out = Vec::with_capacity(48);
+        wire::header_field(&header, &mut out);
+        Ok(out.into())
     }
 
     pub(crate) async fn delete_range(self, request: DeleteRangeRequest) -> Answer {

@@ -2,6 +2,7 @@
 //!
 //! Receives connections, hands commands and reads to `keepd-node`, and is the only place that opens
 //! sealed values for clients and that knows etcd's codes and texts.
+#![deny(clippy::wildcard_enum_match_arm)]
 
 mod answers;
 mod call;

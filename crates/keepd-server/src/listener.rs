@@ -381,12 +381,13 @@ impl BindError {
 }
 
 fn describe(bind: &Bind, error: &io::Error) -> String {
-    let reason = match error.kind() {
-        io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
-        io::ErrorKind::PermissionDenied => "bind: permission denied".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "bind: cannot assign requested address".to_owned(),
-        _ => error.to_string(),
-    };
+    let known = [
+        (io::ErrorKind::AddrInUse, "bind: address already in use"),
+        (io::ErrorKind::PermissionDenied, "bind: permission denied"),
+        (io::ErrorKind::AddrNotAvailable, "bind: cannot assign requested address"),
+    ];
+    let reason = known.iter().find(|(kind, _)| *kind == error.kind());
+    let reason = reason.map_or_else(|| error.to_string(), |(_, words)| (*words).to_owned());
     match bind {
         Bind::Tcp(address) => format!("listen tcp {address}: {reason}"),
         Bind::Unix(path) => format!("listen unix {}: {reason}", path.display()),

@@ -27,7 +27,7 @@ use super::{convert, range};
 use crate::context::{Context, to_proto};
 use crate::errors;
 
-pub(super) use turns::give_way;
+pub(crate) use turns::Turns;
 
 /// Misses after which a transaction in its turn has other writes give way.
 const MISSES_MAX: usize = 3;
@@ -49,7 +49,7 @@ pub(crate) async fn run(
         let applied = attempt(context, &context.node.view(), &request).await?;
         return applied.ok_or_else(|| errors::apply(ApplyError::GuardMissed));
     };
-    if !turns::is_contested(compared)
+    if !context.turns.is_contested(compared)
         && let Some(response) = attempt(context, &context.node.view(), &request).await?
     {
         return Ok(response);
@@ -99,7 +99,7 @@ async fn in_turn(
     request: &TxnRequest,
     compared: &[u8],
 ) -> Result<TxnResponse, Status> {
-    let mut turn = turns::take(compared).await;
+    let mut turn = context.turns.take(compared).await;
     let mut misses = 0;
     loop {
         let view = context.node.linearizable_view().await.map_err(errors::node)?;
