@@ -26,9 +26,10 @@ use crate::wire;
 const SHORT_KEYS_MAX: i64 = 32;
 /// Records read on the task itself; more go to a thread that may block on the disk.
 const INLINE_RECORDS_MAX: usize = 32;
-/// A list is read in up to so many parts, each of at least so many records.
+/// A list is read in up to so many parts, each of at least so many records: while one waits for the
+/// disk, another decrypts.
 const PARTS_MAX: usize = 4;
-const PART_RECORDS_MIN: usize = 1024;
+const PART_RECORDS_MIN: usize = 256;
 /// Smaller records are copied into a piece of about this size, larger ones are pieces themselves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
 
@@ -287,8 +288,7 @@ async fn off_task<T: Send + 'static>(
     mut revisions: Vec<Revision>,
     each: fn(&Context, Vec<Record>) -> Result<T, Status>,
 ) -> Result<Vec<T>, Status> {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let parts = (revisions.len() / PART_RECORDS_MIN).clamp(1, threads.min(PARTS_MAX));
+    let parts = (revisions.len() / PART_RECORDS_MIN).clamp(1, PARTS_MAX);
     let part_records = revisions.len().div_ceil(parts);
     let mut loading = VecDeque::new();
     while !revisions.is_empty() {
