@@ -1,8 +1,8 @@
 //! The records and facts of a snapshot file into an empty store.
 //!
 //! Records keep their revisions. Values that the file marks as sealed stay as they are, once they
-//! have been opened to learn what hashes and limits must know; other values are sealed if the
-//! configuration wants their keys sealed. A mark without its record is ignored (etcd keeps the
+//! have been opened to learn what hashes and limits must know, unless the configuration wants them
+//! plain; other values are sealed if the configuration wants their keys sealed. A mark without its record is ignored (etcd keeps the
 //! bucket of marks and compacts the records away), a mark on another record is refused.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use keepd_crypto::ValueSealer;
 use keepd_env::Random;
 use keepd_machine::tables;
 use keepd_mvcc::{Applied, Record, Store};
-use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
+use keepd_types::{KeyId, KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 use sha2::{Digest, Sha256};
 
 use crate::buckets::{conf_state_of, member_json};
@@ -123,7 +123,16 @@ impl Import<'_> {
             if mark.record_sha256[..] != Sha256::digest(encoded)[..] {
                 return Err(Error::SealMismatch { revision });
             }
-            return Ok(as_it_is(Some(self.open(revision, &kv, mark)?)));
+            let (sealer, plain) = self.open(revision, &kv, mark.key_id)?;
+            if sealer.writes_under(&kv.key).is_none() {
+                // ORDER: now and not by the rewrites after the first start: a configuration that
+                // seals nothing makes no keyring, which alone would demand the key at that start.
+                let mut encoded = Vec::new();
+                KeyValue { value: plain, ..kv }.encode(&mut encoded);
+                return Ok(Record { encoded: encoded.into(), tombstone: false, seal: None });
+            }
+            let plain = PlainDigest::of(&plain);
+            return Ok(as_it_is(Some(SealMark { key_id: mark.key_id, plain })));
         }
         let Some(sealer) = self.sealer else { return Ok(as_it_is(None)) };
         let stored = sealer
@@ -137,9 +146,13 @@ impl Import<'_> {
         Ok(Record { encoded: encoded.into(), tombstone: false, seal: stored.seal })
     }
 
-    /// Opens a sealed value to learn its plaintext's length and checksum, which the file hides.
-    fn open(&self, revision: Revision, kv: &KeyValue, mark: SealEntry) -> Result<SealMark, Error> {
-        let key_id = mark.key_id;
+    /// Opens a sealed value: the file hides its plaintext's length and checksum.
+    fn open(
+        &self,
+        revision: Revision,
+        kv: &KeyValue,
+        key_id: KeyId,
+    ) -> Result<(&ValueSealer, Bytes), Error> {
         let sealer = match self.sealer {
             Some(sealer) if sealer.key_ids().iter().any(|(id, _)| *id == key_id) => sealer,
             _ => return Err(Error::KeyMissing { revision, key_id }),
@@ -150,7 +163,7 @@ impl Import<'_> {
         if opened.key_id != Some(key_id) {
             return Err(Error::SealMismatch { revision });
         }
-        Ok(SealMark { key_id, plain: PlainDigest::of(&opened.plain) })
+        Ok((sealer, opened.plain))
     }
 
     /// Sets the current and the compact revision as etcd has them after its first start.

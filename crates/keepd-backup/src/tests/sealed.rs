@@ -1,7 +1,7 @@
 //! Files with sealed values.
 
 use keepd_bolt::Reader;
-use keepd_crypto::{EncryptionConfig, Keyring, ValueSealer};
+use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_types::PlainDigest;
 
 use super::*;
@@ -11,6 +11,11 @@ use crate::{complete_pending, is_pending, sealed_values};
 const SECRET: &str = "canary-of-the-plaintext";
 
 fn config(secret_byte: u8) -> EncryptionConfig {
+    config_with(secret_byte, "")
+}
+
+/// With other providers before the key.
+fn config_with(secret_byte: u8, first: &str) -> EncryptionConfig {
     use std::fmt::Write;
     let secret = match secret_byte {
         1 => "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
@@ -23,7 +28,7 @@ fn config(secret_byte: u8) -> EncryptionConfig {
          kind: EncryptionConfiguration\n\
          resources:\n\
          - resources: [secrets]\n\
-         \x20 providers:\n\
+         \x20 providers:\n{first}\
          \x20 - aesgcm:\n\
          \x20     keys:\n\
          \x20     - name: key1\n\
@@ -124,6 +129,22 @@ fn the_plaintexts_length_and_checksum_stay_out_of_the_file() {
     for bytes in [crc.to_le_bytes(), crc.to_be_bytes()] {
         assert!(!file.windows(4).any(|window| window == bytes));
     }
+}
+
+/// Nothing would ask for the key at the next start: with nothing to seal there is no keyring.
+#[test]
+fn values_that_the_configuration_wants_plain_come_back_plain() {
+    let (env, disk) = env();
+    let (file, source) = sealed_file(&env);
+    disk.poke(Path::new(FILE), &file);
+    let off = config_with(1, "  - identity: {}\n");
+    assert_eq!(restore_with(&env, Some(&off)).unwrap().sealed, 0);
+    let view = open_store(&env, FileKeys::plain()).views().load();
+    for entry in view.records() {
+        assert!(entry.unwrap().1.seal.is_none());
+    }
+    let hash = |view: &View| view.hash_kv(0).unwrap().hash;
+    assert_eq!(hash(&view), hash(&source), "clients see the same");
 }
 
 #[test]
