@@ -126,7 +126,7 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             Ok(done) => Done::Checkpoint(done),
             Err(error) => later(shared, Writer::Checkpoint, error)?,
         },
-        Job::Rewrite(job) => match job.run(&mut pace) {
+        Job::Rewrite(job) => match job.run(&mut |bytes| pace(shared, bytes)) {
             Ok(done) => Done::Rewrite(done),
             Err(error) => later(shared, Writer::Rewrite, error)?,
         },
@@ -154,14 +154,21 @@ fn later(
     match error {
         keepd_mvcc::Error::Io(error) if error.is_out_of_space() => {
             tracing::warn!(%error, job = ?writer, "no space on the disk: trying again later");
-            shared.throw_off_ballast(&error);
+            // A rewrite can wait until something that cannot has thrown it off.
+            if writer != Writer::Rewrite {
+                shared.throw_off_ballast(&error);
+            }
             Ok(Done::NoSpace(writer))
         }
         error => Err(error),
     }
 }
 
-fn pace(bytes: u64) {
+/// Leaves the disk to others, unless space is urgent or the member is about to stop.
+fn pace(shared: &Shared, bytes: u64) {
+    if shared.ballast.is_short() || shared.raft.is_closed() {
+        return;
+    }
     std::thread::sleep(Duration::from_nanos(
         bytes.saturating_mul(1_000_000_000) / REWRITE_BYTES_PER_SECOND,
     ));

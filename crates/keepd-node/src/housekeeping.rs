@@ -30,6 +30,8 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 /// Entries that become durable in the store between two releases of the log.
 const RELEASE_ENTRIES: u64 = 10_000;
+/// Bytes of entries written between two releases of the log: few large entries fill a disk too.
+const RELEASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Index leaves trimmed of compacted history per turn.
 const TRIM_LEAVES: usize = 64;
 /// How long after a job found the disk full the next one is tried.
@@ -65,6 +67,9 @@ pub(crate) struct Housekeeping {
     hash_pending: bool,
     /// The log was last told that it may go up to here.
     released: u64,
+    /// Of the bytes written into the log, how many make the next release due. Nothing is known of
+    /// what a start found in it, so the first flush is followed by one.
+    release_at: u64,
     conversion: Conversion,
 }
 
@@ -89,12 +94,16 @@ impl Housekeeping {
             settlers: Vec::new(),
             hash_pending: false,
             released: 0,
+            release_at: 0,
             conversion,
         }
     }
 
     /// One turn between batches; whether the next one should come at once.
     pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) -> bool {
+        // Who has given up waiting is not hurried for.
+        self.settlers.retain(|reply| !reply.is_closed());
+        self.reclaimers.retain(|reply| !reply.is_closed());
         self.flush(machine, now);
         let trimming = machine.store_mut().trim(TRIM_LEAVES);
         if !self.hash_pending
@@ -134,7 +143,9 @@ impl Housekeeping {
                 self.shared.metrics.backend_commit_seconds.observe(took);
                 store.finish_flush(*done);
                 let durable = store.durable();
-                self.release_log(durable, RELEASE_ENTRIES);
+                let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
+                let is_due = written >= self.release_at || self.shared.ballast.is_short();
+                self.release_log(durable, if is_due { 1 } else { RELEASE_ENTRIES });
             }
             Done::Checkpoint(done) => {
                 self.checkpointing = false;
@@ -164,6 +175,8 @@ impl Housekeeping {
         let Applied { index, term } = durable;
         if index >= self.released + entries {
             self.released = index;
+            let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
+            self.release_at = written + RELEASE_BYTES;
             self.shared.wal.hand(WalEvent::Release { index, term });
         }
     }
@@ -201,10 +214,10 @@ impl Housekeeping {
         shared.disk_bytes.store(signed(store.disk_bytes()), Ordering::Relaxed);
     }
 
-    /// The last flush and a checkpoint, so that the next start is short. Runs on this thread: the
-    /// background thread has ended by now or ends with its current job.
+    /// The last flush and a checkpoint, so that the next start is short. Runs on this thread, beside
+    /// the background threads' last jobs.
     pub(crate) fn finish(&self, machine: &mut Machine) {
-        if self.flushing || self.checkpointing || self.rewriting {
+        if self.flushing {
             // What is not flushed is in the log.
             return;
         }
@@ -213,7 +226,8 @@ impl Housekeeping {
             if let Some(job) = store.take_flush() {
                 store.finish_flush(job.run()?);
             }
-            if let Some(job) = store.take_checkpoint() {
+            let is_free = !(self.checkpointing || self.rewriting);
+            if let Some(job) = is_free.then(|| store.take_checkpoint()).flatten() {
                 store.finish_checkpoint(job.run()?);
             }
             Ok(())
@@ -241,10 +255,17 @@ impl Housekeeping {
     fn look_after_space(&mut self, machine: &mut Machine, now: Duration) {
         self.publish_space(machine);
         self.look_after_nospace(machine, now);
-        self.look_after_ballast(now);
         if self.shared.ballast.is_short() {
             self.release_log(machine.store().durable(), 1);
         }
+        self.run_jobs(machine, now);
+        // ORDER: the space that it left is a rewrite's first, which may give back more.
+        if !self.rewriting {
+            self.look_after_ballast(now);
+        }
+    }
+
+    fn run_jobs(&mut self, machine: &mut Machine, now: Duration) {
         if now < self.jobs_due {
             return;
         }

@@ -221,3 +221,26 @@ async fn a_member_that_waits_for_space_stops_when_told_to() {
     let known = Known { values: [("before".to_owned(), Some(1))].into(), ..Known::default() };
     check(&base.crash(CrashMode::LoseUnsynced), 9, &known, "stopped on a full disk").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_few_large_entries_fills_no_disk_that_has_room_for_its_bound() {
+    let disk = SimDisk::new();
+    let node = start_with(&disk, 1, with_large_ballast()).expect("a fresh disk works");
+    node.ready().await.expect("a fresh member works");
+    let handle = node.handle();
+    wait_for("the ballast", || disk.peek(BALLAST.as_ref()).is_some()).await;
+    disk.set_capacity(Some(disk.used_bytes() + (100 << 20)));
+    // Without their lease they fail: only the log holds them.
+    for i in 0..250 {
+        let value = StoredValue::plain(vec![7; 1_000_000].into());
+        let put =
+            Put { key: "large".into(), value, lease: keepd_types::LeaseId(77), ..Put::default() };
+        let done = handle.propose(Command::Put(put)).await;
+        let done = done.unwrap_or_else(|error| panic!("put {i}: {error}"));
+        assert!(done.outcome.result.is_err(), "put {i}");
+    }
+    wait_for("the end of the alarm", || handle.alarms().is_empty()).await;
+    write(&handle, &command("small", Some(1))).await.expect("puts work");
+    assert!(handle.halted().borrow().is_none());
+    node.stop();
+}
