@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig, FileKeys};
-use keepd_env::{DirLock, Env, IoError};
+use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::{Machine, tables};
 use keepd_mvcc::{Applied, Store};
@@ -22,6 +22,10 @@ use crate::options::Options;
 
 /// The cluster version of a new cluster.
 const CLUSTER_VERSION: &[u8] = b"3.7.0";
+
+/// How every file of keepd's begins; `docs/formats/sealed-file.md`.
+const FILE_MAGIC: &[u8; 8] = b"keepdfil";
+const FILE_MAGIC_LEN: u64 = 8;
 
 /// A locked data directory with its encryption, ready for [`crate::Node::start`].
 #[derive(Debug)]
@@ -57,9 +61,13 @@ impl DataDir {
     ) -> Result<Self, BootError> {
         let disk = &*env.disk;
         let explain = |error| ballast::explain(disk, &options.data_dir, error);
+        let layout = Layout::new(&options.data_dir);
+        // Before the lock, whose file would be a change too.
+        if is_etcds(disk, &layout.member)? {
+            return Err(BootError::EtcdDirectory { dir: options.data_dir.clone() });
+        }
         disk.create_dir(&options.data_dir).map_err(|error| explain(error.into()))?;
         let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
-        let layout = Layout::new(&options.data_dir);
         let is_new = !disk.exists(&layout.member)?;
         if is_new {
             if disk.exists(&layout.partial)? {
@@ -134,6 +142,39 @@ impl DataDir {
         let Self { encryption, ballast, lock, .. } = self;
         Ok(Opened { machine, wal, core, identity, encryption, ballast, lock })
     }
+}
+
+/// Whether etcd made the member's directory: it has etcd's database, or a log but no store.
+///
+/// The names of both logs have the same form, so a log counts only if it is not a file of keepd's:
+/// a member of keepd's that lost its store is damaged, not etcd's.
+fn is_etcds(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
+    if disk.exists(&member_dir.join("snap").join("db"))? {
+        return Ok(true);
+    }
+    if disk.exists(&Layout::store(member_dir))? {
+        return Ok(false);
+    }
+    let wal_dir = Layout::wal(member_dir);
+    let segments: Vec<_> =
+        disk.list(&wal_dir)?.into_iter().filter(|name| is_etcds_wal_name(name)).collect();
+    for name in &segments {
+        let segment = disk.open(&wal_dir.join(name))?;
+        let mut magic = *FILE_MAGIC;
+        if segment.len()? >= FILE_MAGIC_LEN {
+            segment.read_exact_at(&mut magic, 0)?;
+        }
+        if magic == *FILE_MAGIC {
+            return Ok(false);
+        }
+    }
+    Ok(!segments.is_empty())
+}
+
+fn is_etcds_wal_name(name: &str) -> bool {
+    let is_number = |part: &str| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let parts = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-'));
+    parts.is_some_and(|(sequence, index)| is_number(sequence) && is_number(index))
 }
 
 fn in_use(error: IoError, options: &Options) -> BootError {

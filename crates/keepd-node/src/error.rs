@@ -43,6 +43,16 @@ pub enum BootError {
         /// The directory.
         dir: std::path::PathBuf,
     },
+    /// The directory is etcd's.
+    #[error(
+        "{}: this is etcd's data directory, which keepd does not read; take a snapshot from the \
+         running etcd (`etcdctl snapshot save FILE`) and restore it into a new directory (`keepd \
+         ctl snapshot restore FILE --data-dir NEW`); nothing was changed", dir.display()
+    )]
+    EtcdDirectory {
+        /// The directory.
+        dir: std::path::PathBuf,
+    },
     /// The key ring cannot be opened.
     #[error(transparent)]
     Keyring(#[from] keepd_crypto::KeyringError),

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::{EncryptionConfig, ValueSealer};
 use keepd_env::sim::{CrashMode, FaultPlan};
-use keepd_env::{Env, IoOp, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{Disk, Env, IoOp, SeededRandom, SimDisk, SystemClock};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm, DeleteRange, Put};
 use keepd_machine::{ApplyError, Command};
-use keepd_node::{DataDir, Error, Handle, Node, Options};
+use keepd_node::{BootError, DataDir, Error, Handle, Node, Options};
 use keepd_types::{KeyRange, StoredValue};
 
 const CONFIG: &[u8] = b"
@@ -81,6 +81,33 @@ fn salt(content: &[u8]) -> Option<&[u8]> {
 fn files(disk: &SimDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     let content = |path: PathBuf| disk.peek(&path).map(|content| (path, content));
     disk.files().into_iter().filter_map(content).collect()
+}
+
+/// etcd's directory is recognised before anything is written, the lock file included.
+#[test]
+fn a_directory_of_etcds_is_refused_and_left_as_it_was() {
+    let wal = "/data/member/wal/0000000000000000-0000000000000000.wal";
+    for names in [&["/data/member/snap/db", wal][..], &["/data/member/snap/db"], &[wal]] {
+        let disk = SimDisk::new();
+        for name in names {
+            let path = PathBuf::from(name);
+            disk.create_dir(path.parent().expect("it has one")).expect("makes the directory");
+            disk.replace(&path, b"\x04\0\0\0\0\0\0\x84of etcd").expect("writes");
+        }
+        let before = files(&disk);
+        assert_eq!(before.len(), names.len());
+        let env = Env {
+            disk: Arc::new(disk.clone()),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        for config in [None, Some(config())] {
+            let error = DataDir::prepare(&env, &options(), config).expect_err("it is etcd's");
+            assert!(matches!(error, BootError::EtcdDirectory { .. }), "{error}");
+            assert!(error.to_string().starts_with("/data: this is etcd's data directory"));
+        }
+        assert_eq!(files(&disk), before);
+    }
 }
 
 /// Rule 9.5: no start, orderly or not, writes into a file that was there before it, and no two
