@@ -147,12 +147,41 @@ pub(crate) fn parse(
     if file.is_empty() {
         from_environment(&mut settings, environment, &mut notices)?;
     } else {
-        settings = config_file::read(&file).map_err(|error| error.into_exit(notices.clone()))?;
+        let from_file =
+            config_file::read(&file).map_err(|error| error.into_exit(notices.clone()))?;
+        encryption_is_in_the_file(&settings, environment, &from_file, &file)
+            .map_err(|error| FlagsExit::verification(error, notices.clone()))?;
+        settings = from_file;
         let message = "loaded server configuration, other configuration command line flags and \
                        environment variables will be ignored if provided";
         notices.push(Notice::new(Level::Info, message).with("path", &file));
     }
     finish(&settings, notices)
+}
+
+/// Beside a configuration file etcd ignores what else was given. For the encryption that would be
+/// to serve plain what was meant to be sealed, so it must stand in the file too.
+fn encryption_is_in_the_file(
+    given: &Settings,
+    environment: &[(String, String)],
+    from_file: &Settings,
+    file: &str,
+) -> Result<(), String> {
+    let flag = table::by_name("encryption-provider-config");
+    let ruling = from_file.text(flag.name);
+    let name = format!("ETCD_{}", flag.variable());
+    let variable = variable(environment, &name);
+    let flag_text = format!("--{}", flag.name);
+    for (source, value) in [(flag_text, given.text(flag.name)), (name, &variable)] {
+        if !value.is_empty() && value != ruling {
+            return Err(format!(
+                "{source} is {value:?} but {file} has {ruling:?}: the configuration file rules \
+                 and flags and environment are ignored beside it; put `{}: {value}` into {file}",
+                flag.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Builds and checks the options.

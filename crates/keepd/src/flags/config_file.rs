@@ -1,7 +1,8 @@
 //! The configuration file: YAML or JSON, read as etcd reads it.
 //!
 //! Keys are flag names except for the nested groups below; their case does not matter and unknown
-//! ones are ignored, as in etcd. Values have the types of etcd's structure: durations are whole
+//! ones are ignored, as in etcd, but for those that begin like the encryption's: a typo must not
+//! serve plain. Values have the types of etcd's structure: durations are whole
 //! nanoseconds, URL lists one string with commas, some lists YAML lists. Errors have the words of
 //! Go's JSON decoder, because that is what operators of etcd search for.
 
@@ -73,6 +74,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Settings, FileError> {
     let mut settings = Settings::from_file();
     for (key, value) in &root {
         let key = key.to_ascii_lowercase();
+        refuse_stray_encryption(&key, table::by_argument(&key).is_some())?;
         match (key.as_str(), value) {
             (_, Value::Null) => {}
             ("client-transport-security", Value::Object(group)) => {
@@ -107,6 +109,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Settings, FileError> {
 /// `line 1 column 7: reason`, without the picture that follows.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+/// A setting of the encryption that is mistyped, or indented into a group, must not be ignored.
+fn refuse_stray_encryption(key: &str, is_known: bool) -> Result<(), FileError> {
+    if is_known || !key.starts_with("encryption") {
+        return Ok(());
+    }
+    Err(FileError::Verification(format!(
+        "unknown key {key:?} in the configuration file: the keys of encryption are \
+         encryption-provider-config and encryption-provider-config-automatic-reload, at the top \
+         level"
+    )))
 }
 
 /// Flags that the file does not know by their name.
@@ -191,7 +205,9 @@ fn group_settings(
     name: &str,
 ) -> Result<(), FileError> {
     for (key, value) in group {
-        if let Some(flag) = flag_of(&key.to_ascii_lowercase()) {
+        let flag = flag_of(&key.to_ascii_lowercase());
+        refuse_stray_encryption(&key.to_ascii_lowercase(), flag.is_some())?;
+        if let Some(flag) = flag {
             typed(settings, table::by_name(flag), value, &format!("{name}.{key}"))?;
         }
     }

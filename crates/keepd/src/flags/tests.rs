@@ -470,6 +470,53 @@ fn a_configuration_file_sets_everything() {
 }
 
 #[test]
+fn encryption_beside_a_configuration_file_must_stand_in_the_file() {
+    let place = std::env::temp_dir().join(format!("keepd-flags-{}.yaml", std::process::id()));
+    let file = place.to_str().unwrap();
+    let file_flag = format!("--config-file={file}");
+    let enc_flag = "--encryption-provider-config=enc.yaml";
+    let variable = ("ETCD_ENCRYPTION_PROVIDER_CONFIG", "enc.yaml");
+    for (content, ruling) in
+        [("name: n1\n", ""), ("encryption-provider-config: other.yaml\n", "other.yaml")]
+    {
+        std::fs::write(&place, content).unwrap();
+        let remedy = format!(
+            "is \"enc.yaml\" but {file} has {ruling:?}: the configuration file rules and flags and \
+             environment are ignored beside it; put `encryption-provider-config: enc.yaml` into \
+             {file}"
+        );
+        let by_flag = run(&[&file_flag, enc_flag]).unwrap_err();
+        assert_eq!(verification(by_flag), format!("--encryption-provider-config {remedy}"));
+        for by_variable in [
+            run_in(&[&file_flag], &[variable]),
+            run_in(&[], &[("ETCD_CONFIG_FILE", file), variable]),
+        ] {
+            let error = verification(by_variable.unwrap_err());
+            assert_eq!(error, format!("ETCD_ENCRYPTION_PROVIDER_CONFIG {remedy}"));
+        }
+        assert!(run_in(&[&file_flag], &[("ETCD_ENCRYPTION_PROVIDER_CONFIG", "")]).is_ok());
+    }
+    std::fs::write(&place, "encryption-provider-config: enc.yaml\n").unwrap();
+    let parsed = run_in(&[&file_flag, enc_flag], &[variable]).unwrap();
+    assert_eq!(parsed.options.encryption_provider_config, Some("enc.yaml".into()));
+    std::fs::remove_file(&place).unwrap();
+}
+
+#[test]
+fn mistyped_keys_of_the_encryption_are_refused() {
+    for content in [
+        "encryption-provider-confg: enc.yaml",
+        "Encryption_provider_config: enc.yaml",
+        "encryption:",
+        "client-transport-security: {encryption-provider-config: enc.yaml}",
+    ] {
+        let error = verification(from_file(content).unwrap_err());
+        assert!(error.starts_with("unknown key \"encryption"), "{error}");
+        assert!(error.contains("encryption-provider-config and"), "{error}");
+    }
+}
+
+#[test]
 fn file_errors_read_like_gos() {
     let go = "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal";
     for (content, error) in [
