@@ -16,7 +16,6 @@ use http::uri::PathAndQuery;
 use keepd_api::etcdserverpb::{
     AuthenticateRequest, AuthenticateResponse, MemberListRequest, MemberListResponse,
 };
-use keepd_env::Env;
 use prost::Message;
 use tokio::time::{sleep, timeout};
 use tonic::client::Grpc;
@@ -368,12 +367,8 @@ impl Client {
     }
 
     async fn connect(&self, path: &str) -> Result<Channel, Failure> {
-        let mut reported = Vec::new();
         let mut last_error = String::new();
-        for round in 0..ROUNDS_MAX {
-            if round > 0 {
-                sleep(pause(round, Env::real().random.next_u64())).await;
-            }
+        for _ in 0..ATTEMPTS_MAX {
             for _ in 0..self.targets.len() {
                 let target = &self.targets[self.current.get()];
                 match target.connect(&self.options).await {
@@ -381,46 +376,23 @@ impl Client {
                         *self.connected.borrow_mut() = Some(channel.clone());
                         return Ok(channel);
                     }
-                    Err(error) => last_error = format!("connection error: desc = \"{error}\""),
-                }
-                if !reported.contains(&last_error) {
-                    self.report(path, 0, &framed(&Status::unavailable(last_error.clone())));
-                    reported.push(last_error.clone());
+                    Err(error) if error == last_error => {}
+                    Err(error) => {
+                        let text = format!("connection error: desc = \"transport: {error}\"");
+                        self.report(path, 0, &framed(&Status::unavailable(text)));
+                        last_error = error;
+                    }
                 }
                 self.turn();
             }
+            sleep(BACKOFF).await;
         }
-        Err(Failure::Status(Status::unavailable(last_error)))
+        let text = format!("connection error: desc = \"transport: {last_error}\"");
+        Err(Failure::Status(Status::unavailable(text)))
     }
 }
 
-/// The pause before another round of connecting, as gRPC prescribes: it grows from one second by
-/// 1.6, and differs by up to a fifth, so that clients of a restarted server do not come at once.
-fn pause(round: u32, random: u64) -> Duration {
-    let exponent = i32::try_from(round.min(ROUNDS_MAX)).expect("the bound is small") - 1;
-    let per_mille = u32::try_from(random % 401).expect("it is below 401") + 800;
-    Duration::from_secs(1).mul_f64(1.6_f64.powi(exponent)) * per_mille / 1000
-}
-
-/// BOUND: the pauses between the rounds of a command without a deadline sum up to about ten
-/// seconds.
-const ROUNDS_MAX: u32 = 5;
 /// BOUND: with the pauses between them, attempts of a command without a deadline end within
 /// about ten seconds.
 const ATTEMPTS_MAX: u32 = 100;
 const BACKOFF: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_between_connections_grow_as_those_of_grpc() {
-        for (round, least, most) in [(1, 800, 1200), (2, 1280, 1920), (4, 3276, 4916)] {
-            for (random, expected) in [(0, least), (400, most)] {
-                let millis = pause(round, random).as_millis();
-                assert!(millis.abs_diff(expected) <= 1, "{round} {millis}");
-            }
-        }
-    }
-}

@@ -3,19 +3,15 @@
 //! Accepted are `host:port`, `http://`, `https://`, `unix://` and `unixs://`. A scheme decides on
 //! TLS; without one (and for `unix`) TLS is used when any of its options was given.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use keepd_tls::ClientTls;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -80,8 +76,7 @@ impl Target {
         Ok(Self { name: endpoint.to_owned(), address, server_name, tls })
     }
 
-    /// Connects once, and waits for the server's first bytes: in TLS 1.3 a server that refuses the
-    /// client's certificate says so only after the handshake. The error is for people.
+    /// Connects once. The error is for people.
     pub(crate) async fn connect(&self, options: &Options) -> Result<Channel, String> {
         // gRPC libraries allow no more than one probe in ten seconds, and servers count.
         let keepalive = options.keepalive_time.max(Duration::from_secs(10));
@@ -100,24 +95,15 @@ impl Target {
         // The socket is opened before the channel, so that its error is not wrapped away.
         let socket = timeout(options.dial_timeout, self.open())
             .await
-            .map_err(|_elapsed| format!("transport: dial {}: i/o timeout", self.describe()))?
-            .map_err(|error| format!("transport: {error}"))?;
-        let (socket, heard) = Heard::new(socket);
+            .map_err(|_elapsed| format!("dial {}: i/o timeout", self.describe()))??;
         let mut socket = Some(TokioIo::new(socket));
-        let channel = endpoint
+        endpoint
             .connect_with_connector(service_fn(move |_: Uri| {
                 let socket = socket.take();
-                async move { socket.ok_or_else(|| io::Error::other("connection closed")) }
+                async move { socket.ok_or_else(|| std::io::Error::other("connection closed")) }
             }))
             .await
-            .map_err(|error| format!("transport: {error:?}"))?;
-        let refused = match timeout(options.dial_timeout, heard).await {
-            Ok(Ok(Ok(()))) => return Ok(channel),
-            Ok(Ok(Err(text))) => text,
-            Ok(Err(_dropped)) => "EOF".to_owned(),
-            Err(_elapsed) => "i/o timeout".to_owned(),
-        };
-        Err(format!("error reading server preface: {refused}"))
+            .map_err(|error| format!("{error:?}"))
     }
 
     fn describe(&self) -> String {
@@ -128,7 +114,7 @@ impl Target {
     }
 
     async fn open(&self) -> Result<Box<dyn Socket>, String> {
-        let dialling = |error: io::Error| {
+        let dialling = |error: std::io::Error| {
             format!("dial {}: connect: {}", self.describe(), global::plain_os_error(&error))
         };
         let socket: Box<dyn Socket> = match &self.address {
@@ -153,60 +139,6 @@ impl Target {
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
-
-/// A socket that tells once how its first read went.
-struct Heard {
-    socket: Box<dyn Socket>,
-    first: Option<oneshot::Sender<Result<(), String>>>,
-}
-
-impl Heard {
-    fn new(socket: Box<dyn Socket>) -> (Self, oneshot::Receiver<Result<(), String>>) {
-        let (first, heard) = oneshot::channel();
-        (Self { socket, first: Some(first) }, heard)
-    }
-}
-
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.socket).poll_read(context, buffer);
-        if let Poll::Ready(result) = &polled
-            && let Some(first) = self.first.take()
-        {
-            let how = match result {
-                Ok(()) if buffer.filled().len() == before => Err("EOF".to_owned()),
-                Ok(()) => Ok(()),
-                Err(error) => Err(keepd_tls::explain_io(error)),
-            };
-            // Nobody listens any more when the dial timed out.
-            let _unheard = first.send(how);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
 
 #[cfg(test)]
 mod tests {
