@@ -1,7 +1,7 @@
 //! `keepd encryption`: keys and files of an `EncryptionConfiguration`, and how a server stands.
 #![expect(clippy::print_stdout, reason = "a command line prints")]
 
-mod fetch;
+pub(crate) mod fetch;
 mod status;
 
 use std::ffi::OsString;

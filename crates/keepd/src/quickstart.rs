@@ -16,6 +16,7 @@
 
 mod guide;
 mod ports;
+mod ready;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -133,6 +134,7 @@ fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<flags::Parsed>
     if arguments.no_start {
         return Ok(None);
     }
+    ready::tell(&place);
     // Only for the terminal: `keepd server` with the printed flags logs as etcd does.
     flags.extend(["--log-format=console".to_owned(), "--log-level=warn".to_owned()]);
     let parsed = flags::parse(&flags, &[]);

@@ -24,7 +24,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(600);
 const BODY_MAX: usize = 16 << 20;
 
 /// Fetches `path` from `endpoint`.
-pub(super) async fn get(
+pub(crate) async fn get(
     endpoint: &str,
     path: &str,
     tls: ClientTlsOptions,
@@ -50,13 +50,24 @@ pub(super) async fn get(
             })?;
             ask(stream, request).await
         } else {
-            ask(stream, request).await
+            ask(stream, request).await.map_err(name_tls)
         }
     };
     tokio::time::timeout(ANSWER_MAX, asking)
         .await
         .map_err(|_elapsed| anyhow::anyhow!("no answer within {ANSWER_MAX:?}"))?
         .with_context(|| format!("asking {endpoint}"))
+}
+
+/// A server of TLS answers plain HTTP with an alert, which is no HTTP at all.
+fn name_tls(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(cause) if cause.is_parse() => anyhow::anyhow!(
+            "the server does not speak plain HTTP, probably TLS: give --endpoint https://... \
+             --cacert FILE, and --cert FILE --key FILE if it asks for a client certificate"
+        ),
+        _ => error,
+    }
 }
 
 /// Where a server listens.

@@ -43,6 +43,8 @@ In another terminal:
   keepctl put /registry/demo hello
   keepctl get /registry/demo
   keepctl snapshot save snapshot.db
+  {program} encryption status --endpoint {url} \\
+    --cacert {ca} --cert {client} --key {client_key}
   grep -r hello {data} || echo 'no plain text on the disk'
 
 Flags for kube-apiserver:

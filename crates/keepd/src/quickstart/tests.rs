@@ -137,6 +137,7 @@ fn the_guide_names_every_file_and_the_program() {
         "--etcd-cafile='/home/a b/pki/ca.crt' \\",
         "/bin/keepd server \\",
         "'--data-dir=/home/a b/data'",
+        "/bin/keepd encryption status --endpoint https://127.0.0.1:4001 \\\n    --cacert '/home/a b/pki/",
         "Ctrl-C",
     ] {
         assert!(text.contains(part), "{part} in {text}");
