@@ -315,6 +315,10 @@ impl RaftThread {
                 self.core.persisted(actions.number);
             }
         }
+        if let Some(last) = committed.last() {
+            // ORDER: before it can be applied; nobody shall see more applied than committed.
+            self.shared.commit_index.store(last.index, Ordering::Release);
+        }
         if !committed.is_empty() {
             let committed = committed.into_iter().map(|entry| self.join(entry)).collect();
             self.shared.apply.hand(ApplyEvent::Committed(committed));
