@@ -112,11 +112,19 @@ pub(crate) fn answer(result: Result<Payload, Status>) -> Response<Body> {
 }
 
 /// Answers a call with a stream of messages; `counted` ends with it.
-pub(crate) fn answer_stream<S>(messages: S, counted: Counted) -> Response<Body>
+pub(crate) fn answer_stream<S>(result: Result<S, Status>, counted: Counted) -> Response<Body>
 where
     S: Stream<Item = Result<Payload, Status>> + Unpin + Send + 'static,
 {
-    respond(Streamed { messages, counted: Some(counted), frames: VecDeque::new() })
+    match result {
+        Ok(messages) => {
+            respond(Streamed { messages, counted: Some(counted), frames: VecDeque::new() })
+        }
+        Err(status) => {
+            counted.finish(status.code());
+            status.into_http()
+        }
+    }
 }
 
 fn respond<B>(body: B) -> Response<Body>
@@ -144,7 +152,8 @@ fn frame(payload: Payload, frames: &mut VecDeque<Bytes>) {
     }
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// The end of an answer.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     if status.add_header(&mut trailers).is_err() {
         // Only a text that cannot be a header gets here.
@@ -370,14 +379,14 @@ mod tests {
         let messages = || vec![Ok(Payload::default()), Err(Status::aborted("given up"))];
 
         let call = Counted::start(Arc::clone(&method));
-        let response = answer_stream(stream::iter(messages()), call);
+        let response = answer_stream(Ok(stream::iter(messages())), call);
         assert_eq!(handled(Code::Aborted), 0);
         let (data, code) = read(response).await;
         assert_eq!((data, code), (vec![Bytes::from_static(&[0; 5])], Code::Aborted));
         assert_eq!(handled(Code::Aborted), 1);
 
         let call = Counted::start(Arc::clone(&method));
-        drop(answer_stream(stream::iter(messages()), call));
+        drop(answer_stream(Ok(stream::iter(messages())), call));
         assert_eq!(handled(Code::Cancelled), 1, "its client went away");
     }
 }

@@ -111,13 +111,7 @@ impl GrpcServices {
                 Ok(message) => kv.range_stream(message).await,
                 Err(status) => Err(status),
             };
-            match result {
-                Ok(messages) => call::answer_stream(messages, call),
-                Err(status) => {
-                    call.finish(status.code());
-                    status.into_http()
-                }
-            }
+            call::answer_stream(result, call)
         })
     }
 
@@ -127,13 +121,9 @@ impl GrpcServices {
         let messages = |body| Streaming::new_request(decoder, body, None, Some(limit));
         let request = tonic::Request::from_http(request.map(messages));
         Box::pin(async move {
-            match watch.watch(request).await {
-                Ok(response) => call::answer_stream(answers::apart(response.into_inner()), call),
-                Err(status) => {
-                    call.finish(status.code());
-                    status.into_http()
-                }
-            }
+            let result = watch.watch(request).await;
+            let messages = result.map(|response| answers::apart(response.into_inner()));
+            call::answer_stream(messages, call)
         })
     }
 

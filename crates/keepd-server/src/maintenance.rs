@@ -188,5 +188,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Status::internal(format!("keepd: a read failed: {error}")))?
+    done.map_err(errors::task)?
 }

@@ -91,7 +91,7 @@ async fn off_task<T: Send + 'static>(
     }
     let (context, view) = (Arc::clone(context), Arc::clone(view));
     let working = tokio::task::spawn_blocking(move || work(&context, &view));
-    working.await.map_err(|error| Status::internal(format!("keepd: a read failed: {error}")))?
+    working.await.map_err(errors::task)?
 }
 
 /// A transaction whose value comparisons are resolved against `view`.

@@ -9,12 +9,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::Response;
 use http_body::Frame;
 use keepd_api::Error as Api;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
+
+use crate::call;
 
 /// The methods that answer so.
 const METHODS: [&str; 2] = ["/etcdserverpb.Lease/LeaseKeepAlive", "/grpc.health.v1.Health/Watch"];
@@ -58,21 +60,12 @@ impl http_body::Body for UntilStop {
             return Pin::new(body).poll_frame(task);
         }
         this.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(stopped()))))
+        Poll::Ready(Some(Ok(Frame::trailers(call::trailers(&Api::Stopped.into())))))
     }
 
     fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
-}
-
-fn stopped() -> HeaderMap {
-    let status = Status::from(Api::Stopped);
-    let mut trailers = HeaderMap::new();
-    if status.add_header(&mut trailers).is_err() {
-        trailers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
-    }
-    trailers
 }
 
 #[cfg(test)]
