@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepd_types::RangeEnd;
 use keepd_watch::{Batch, Hub, Limits, Sink, StreamId, WatchId, WatchSpec, Work};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::Error;
-use crate::inbox::Refused;
 use crate::shared::Shared;
 
-/// What one request of a stream weighs against the bytes of applied batches.
-const REQUEST_WEIGHT: usize = 256;
+/// Bytes of requests that streams may have under way here; more wait for their turn.
+pub(crate) const REQUEST_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// What a request counts beside its keys.
+const REQUEST_BYTES: usize = 256;
 /// How long the thread sleeps when every watcher is synced.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long it sleeps when some stream takes nothing.
@@ -26,10 +28,16 @@ const BLOCKED: Duration = Duration::from_millis(10);
 pub(crate) enum HubEvent {
     /// Applied changes.
     Publish(Batch),
+    /// The end of a stream.
+    Close(StreamId),
+    /// What a client asks, and its place among the requests under way.
+    Request(Request, OwnedSemaphorePermit),
+}
+
+/// What a client asks of the hub.
+pub(crate) enum Request {
     /// A new stream.
     Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<Opened> },
-    /// A stream has ended.
-    Close(StreamId),
     /// A new watcher.
     Create(StreamId, Box<WatchSpec>),
     /// The end of a watcher.
@@ -42,11 +50,11 @@ impl std::fmt::Debug for HubEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Publish(_) => "Publish",
-            Self::Open { .. } => "Open",
             Self::Close(_) => "Close",
-            Self::Create(..) => "Create",
-            Self::Cancel(..) => "Cancel",
-            Self::Progress(_) => "Progress",
+            Self::Request(Request::Open { .. }, _) => "Open",
+            Self::Request(Request::Create(..), _) => "Create",
+            Self::Request(Request::Cancel(..), _) => "Cancel",
+            Self::Request(Request::Progress(_), _) => "Progress",
         })
     }
 }
@@ -75,14 +83,14 @@ impl HubHandle {
     /// Opens a stream that writes into `sink`.
     ///
     /// # Errors
-    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
+    /// `Stopped`.
     pub async fn open_stream(
         &self,
         sink: Box<dyn Sink>,
         progress_interval: Duration,
     ) -> Result<StreamId, Error> {
         let (reply, id) = oneshot::channel();
-        self.offer(HubEvent::Open { sink, progress_interval, reply })?;
+        self.ask(Request::Open { sink, progress_interval, reply }, 0).await?;
         let mut opened = id.await.map_err(|_closed| Error::Stopped)?;
         Ok(opened.stream.take().expect("it is taken once"))
     }
@@ -103,35 +111,43 @@ impl HubHandle {
         self.shared.hub.hand(HubEvent::Close(stream));
     }
 
-    /// Creates a watcher; the answer comes through the sink.
+    /// Creates a watcher; the answer comes through the sink, which has kept a place for it. Waits
+    /// while too many requests are under way, as the others here do.
     ///
     /// # Errors
-    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
-    pub fn create(&self, stream: StreamId, spec: WatchSpec) -> Result<(), Error> {
-        self.offer(HubEvent::Create(stream, Box::new(spec)))
+    /// `Stopped`.
+    pub async fn create(&self, stream: StreamId, spec: WatchSpec) -> Result<(), Error> {
+        let end = match &spec.range.end {
+            RangeEnd::Before(end) => end.len(),
+            RangeEnd::Point | RangeEnd::Open => 0,
+        };
+        let keys = spec.range.start.len() + end;
+        self.ask(Request::Create(stream, Box::new(spec)), keys).await
     }
 
     /// Ends a watcher; the answer comes through the sink.
     ///
     /// # Errors
-    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
-    pub fn cancel(&self, stream: StreamId, watch: WatchId) -> Result<(), Error> {
-        self.offer(HubEvent::Cancel(stream, watch))
+    /// `Stopped`.
+    pub async fn cancel(&self, stream: StreamId, watch: WatchId) -> Result<(), Error> {
+        self.ask(Request::Cancel(stream, watch), 0).await
     }
 
     /// Asks how far all watchers of a stream are; the answer comes through the sink.
     ///
     /// # Errors
-    /// `Stopped`, or `TooManyRequests` while the hub lags far behind.
-    pub fn progress(&self, stream: StreamId) -> Result<(), Error> {
-        self.offer(HubEvent::Progress(stream))
+    /// `Stopped`.
+    pub async fn progress(&self, stream: StreamId) -> Result<(), Error> {
+        self.ask(Request::Progress(stream), 0).await
     }
 
-    fn offer(&self, event: HubEvent) -> Result<(), Error> {
-        self.shared.hub.offer(event, REQUEST_WEIGHT).map_err(|refused| match refused {
-            Refused::Full => Error::TooManyRequests,
-            Refused::Closed => Error::Stopped,
-        })
+    async fn ask(&self, request: Request, key_bytes: usize) -> Result<(), Error> {
+        let bytes = u32::try_from(REQUEST_BYTES.saturating_add(key_bytes)).unwrap_or(u32::MAX);
+        let under_way = Arc::clone(&self.shared.hub_requests);
+        let place = under_way.acquire_many_owned(bytes.min(REQUEST_BYTES_MAX)).await;
+        let place = place.map_err(|_closed| Error::Stopped)?;
+        let handed = self.shared.hub.hand(HubEvent::Request(request, place));
+        if handed { Ok(()) } else { Err(Error::Stopped) }
     }
 }
 
@@ -179,19 +195,25 @@ fn handle(shared: &Arc<Shared>, hub: &mut Hub, event: HubEvent) {
             resync_if_missed(shared, hub);
             hub.publish(&batch);
         }
-        HubEvent::Open { sink, progress_interval, reply } => {
+        HubEvent::Close(stream) => hub.close_stream(stream),
+        HubEvent::Request(request, _place) => answer(shared, hub, request),
+    }
+}
+
+fn answer(shared: &Arc<Shared>, hub: &mut Hub, request: Request) {
+    match request {
+        Request::Open { sink, progress_interval, reply } => {
             let now = shared.env.clock.monotonic();
             let stream = Some(hub.open_stream(sink, now, progress_interval));
             // Nobody may wait any more: then it is closed by being dropped.
             let _ = reply.send(Opened { stream, hub: HubHandle { shared: Arc::clone(shared) } });
         }
-        HubEvent::Close(stream) => hub.close_stream(stream),
-        HubEvent::Create(stream, spec) => {
+        Request::Create(stream, spec) => {
             hub.create(stream, *spec);
         }
-        HubEvent::Cancel(stream, watch) => {
+        Request::Cancel(stream, watch) => {
             hub.cancel(stream, watch);
         }
-        HubEvent::Progress(stream) => hub.progress_request(stream),
+        Request::Progress(stream) => hub.progress_request(stream),
     }
 }

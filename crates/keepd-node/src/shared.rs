@@ -12,13 +12,13 @@ use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::layout::Identity;
 use keepd_mvcc::{HashKv, Views};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::apply_thread::ApplyEvent;
 use crate::ballast::Ballast;
 use crate::conversion::{FileCounts, WalFiles};
 use crate::encryption::Reloads;
-use crate::hub_thread::HubEvent;
+use crate::hub_thread::{HubEvent, REQUEST_BYTES_MAX};
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) wal: Inbox<WalEvent>,
     pub(crate) apply: Inbox<ApplyEvent>,
     pub(crate) hub: Inbox<HubEvent>,
+    /// Bytes that requests to the hub may have under way.
+    pub(crate) hub_requests: Arc<Semaphore>,
     /// Raft's current term.
     pub(crate) term: AtomicU64,
     /// The known leader, 0 if none.
@@ -104,6 +106,7 @@ impl Shared {
             wal: Inbox::new(usize::MAX),
             apply: Inbox::new(APPLY_QUEUE_WEIGHT),
             hub: Inbox::new(HUB_QUEUE_BYTES),
+            hub_requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX as usize)),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),

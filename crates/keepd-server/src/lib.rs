@@ -30,5 +30,7 @@ mod wire;
 pub use compactor::{Compaction, compact_by_itself};
 pub use context::{Context, Limits};
 pub use http_edge::HttpScope;
-pub use listener::{Bind, BindError, ConnectionOptions, Listener, TrafficBytes};
+pub use listener::{
+    Bind, BindError, ConnectionOptions, Endpoint, Listener, RESERVED_DESCRIPTORS, TrafficBytes,
+};
 pub use server::Server;

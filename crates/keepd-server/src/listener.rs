@@ -1,14 +1,17 @@
 //! Listeners: accept, handshake off the accept loop, HTTP/1.1 and HTTP/2 on one port.
 //!
-//! A silent or slow client costs a bounded slot and a deadline, never the accept loop.
+//! A silent or slow client never costs another one its turn: [`admission`] says who gives way.
+
+mod admission;
+mod bind;
+mod stream;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -16,42 +19,35 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keepd_tls::ServerTls;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Sleep;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+pub(crate) use self::admission::Admission;
+pub use self::admission::{Endpoint, RESERVED_DESCRIPTORS};
+use self::admission::{Source, Ticket};
+pub use self::bind::{Bind, BindError};
+pub use self::stream::TrafficBytes;
+use self::stream::{BoxedStream, Counted, Patient};
 use crate::requests::{Requests, WithRequests};
 
-/// How long a handshake may take.
+/// How long a client may take for its first TLS message, which needs nothing from the server.
+const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the rest of a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes under way at once on one listener; more wait in the kernel's queue.
-const HANDSHAKES_MAX: usize = 1024;
-/// How long to wait after a failed accept (out of descriptors, most likely).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait after a failed accept (out of descriptors, most likely); doubled up to the most.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the headers of a plain HTTP request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a new connection may take to say what it speaks, and how many bytes that are at most.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-const PREFACE_BYTES: usize = 24;
 /// Receive windows of one HTTP/2 stream and connection: room for the largest request.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// The length of the kernel's queue of new connections.
-const BACKLOG: i32 = 4096;
-
-/// Where to listen.
-#[derive(Clone, Debug)]
-pub enum Bind {
-    /// TCP, as `host:port`.
-    Tcp(String),
-    /// A unix socket.
-    Unix(PathBuf),
-}
 
 /// How connections are treated.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +83,7 @@ pub struct Listener {
     socket: Socket,
     tls: Option<Arc<ServerTls>>,
     options: ConnectionOptions,
-    /// Names the listener in the log: `client`, `peer` or `metrics`.
-    endpoint: &'static str,
+    endpoint: Endpoint,
 }
 
 impl std::fmt::Debug for Listener {
@@ -118,11 +113,11 @@ impl Listener {
         bind: &Bind,
         tls: Option<Arc<ServerTls>>,
         options: ConnectionOptions,
-        endpoint: &'static str,
+        endpoint: Endpoint,
     ) -> Result<Self, BindError> {
         let socket = match bind {
-            Bind::Tcp(address) => bind_tcp(address, options).await.map(Socket::Tcp),
-            Bind::Unix(path) => bind_unix(path),
+            Bind::Tcp(address) => bind::tcp(address, options).await.map(Socket::Tcp),
+            Bind::Unix(path) => bind::unix(path).map(|it| Socket::Unix(it, path.clone())),
         };
         let socket = socket.map_err(|source| BindError { bind: bind.clone(), source })?;
         Ok(Self { socket, tls, options, endpoint })
@@ -163,274 +158,100 @@ impl Listener {
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,
+        admission: Arc<Admission>,
         tasks: TaskTracker,
         bytes: Arc<TrafficBytes>,
         mut stop: watch::Receiver<bool>,
         cut: CancellationToken,
     ) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connection = Arc::new(Connection {
             options: self.options,
             tls: self.tls.clone(),
             endpoint: self.endpoint,
         });
         loop {
-            let accepted = async {
-                let permit = Arc::clone(&handshakes).acquire_owned().await;
-                (permit.expect("nobody closes it"), self.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                accepted = accepted => accepted,
+            let (accepted, ticket) = tokio::select! {
+                admitted = self.accept_admitted(&admission) => admitted,
                 _ = stop.changed() => break,
             };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, endpoint = self.endpoint, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            let Accepted { stream, peer, .. } = accepted;
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
             let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes) });
             let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
-                let served = connection.run(stream, peer, service, permit, stop);
+                let ticket = Arc::new(ticket);
+                let served = connection.run(stream, peer, service, Arc::clone(&ticket), stop);
+                let served = async {
+                    tokio::select! {
+                        biased;
+                        () = served => {}
+                        () = ticket.gives_way() => {}
+                    }
+                };
                 cut.run_until_cancelled(served).await;
             });
         }
         if let Socket::Unix(_, path) = &self.socket {
-            // The socket file may have been removed by hand.
-            let _ = std::fs::remove_file(path);
+            bind::remove_unix(path);
         }
     }
 
-    async fn accept(&self) -> io::Result<(BoxedStream, String)> {
+    async fn accept_admitted(&self, admission: &Arc<Admission>) -> (Accepted, Ticket) {
+        let mut pause = ACCEPT_PAUSE;
+        loop {
+            match self.accept().await {
+                Ok(it) => {
+                    let ticket = admission.admit(self.endpoint, it.source, it.descriptor).await;
+                    return (it, ticket);
+                }
+                // The client went away before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    let endpoint = self.endpoint.name();
+                    tracing::warn!(%error, endpoint, ?pause, "cannot accept a connection");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                // A client whose machine is gone is noticed some day.
-                socket2::SockRef::from(&stream).set_keepalive(true)?;
-                Ok((Box::new(stream), peer.to_string()))
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                // A client that has gone already is noticed when it is read.
+                let _ = stream.set_nodelay(true);
+                // One whose machine is gone is noticed some day.
+                let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+                Ok(Accepted {
+                    descriptor: stream.as_raw_fd(),
+                    stream: Box::new(stream),
+                    source: peer.ip().into(),
+                    peer: peer.to_string(),
+                })
             }
             Socket::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), "@".to_owned()))
+                Ok(Accepted {
+                    descriptor: stream.as_raw_fd(),
+                    stream: Box::new(stream),
+                    source: Source::Local,
+                    peer: "@".to_owned(),
+                })
             }
         }
     }
 }
 
-/// Counts the bytes of a connection.
-struct Counted {
+/// A new connection.
+struct Accepted {
     stream: BoxedStream,
-    bytes: Arc<TrafficBytes>,
-}
-
-/// Bytes that clients sent and were sent, as they go over the wire.
-#[derive(Debug, Default)]
-pub struct TrafficBytes {
-    pub(crate) received: AtomicU64,
-    pub(crate) sent: AtomicU64,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
-        let read = buffer.filled().len() - before;
-        self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
-        result
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(task, bytes);
-        self.count_sent(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(task, slices);
-        self.count_sent(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(task)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
-    }
-}
-
-impl Counted {
-    fn count_sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(sent)) = &result {
-            self.bytes.sent.fetch_add(*sent as u64, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-/// Gives a connection up that does not even say which protocol it speaks.
-struct Patient {
-    stream: BoxedStream,
-    /// Bytes that may be missing still.
-    unread: usize,
-    /// Runs until they have come, or something was answered.
-    silence: Option<Pin<Box<Sleep>>>,
-}
-
-fn silence() -> Pin<Box<Sleep>> {
-    Box::pin(tokio::time::sleep(SILENCE_MAX))
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
-        if self.silence.is_none() {
-            return result;
-        }
-        self.unread = self.unread.saturating_sub(buffer.filled().len() - before);
-        if self.unread == 0 {
-            self.silence = None;
-        } else if result.is_pending()
-            && let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(task).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.silence = None;
-        Pin::new(&mut self.stream).poll_write(task, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.silence = None;
-        Pin::new(&mut self.stream).poll_write_vectored(task, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(task)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-type BoxedStream = Box<dyn Stream>;
-
-/// Cannot listen.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", describe(bind, source))]
-pub struct BindError {
-    bind: Bind,
-    #[source]
-    source: io::Error,
-}
-
-impl BindError {
-    /// Whether something else listens there.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-}
-
-fn describe(bind: &Bind, error: &io::Error) -> String {
-    let known = [
-        (io::ErrorKind::AddrInUse, "bind: address already in use"),
-        (io::ErrorKind::PermissionDenied, "bind: permission denied"),
-        (io::ErrorKind::AddrNotAvailable, "bind: cannot assign requested address"),
-    ];
-    let reason = known.iter().find(|(kind, _)| *kind == error.kind());
-    let reason = reason.map_or_else(|| error.to_string(), |(_, words)| (*words).to_owned());
-    match bind {
-        Bind::Tcp(address) => format!("listen tcp {address}: {reason}"),
-        Bind::Unix(path) => format!("listen unix {}: {reason}", path.display()),
-    }
-}
-
-async fn bind_tcp(address: &str, options: ConnectionOptions) -> io::Result<TcpListener> {
-    let mut last =
-        io::Error::new(io::ErrorKind::NotFound, format!("lookup {address}: no such host"));
-    let mut addresses: Vec<_> = tokio::net::lookup_host(address).await?.collect();
-    // `localhost` means 127.0.0.1 to Go, whichever a resolver puts first.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    for address in addresses {
-        match bind_address(address, options) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn bind_address(address: SocketAddr, options: ConnectionOptions) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restarted server takes its port over from connections that linger; a listening one stays
-    // in the way.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn bind_unix(path: &PathBuf) -> io::Result<Socket> {
-    if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        // Left by a process that was killed.
-        std::fs::remove_file(path)?;
-    }
-    Ok(Socket::Unix(UnixListener::bind(path)?, path.clone()))
+    descriptor: std::os::fd::RawFd,
+    source: Source,
+    /// For the log.
+    peer: String,
 }
 
 fn builder(options: &ConnectionOptions, requests: Requests) -> auto::Builder<Requests> {
@@ -451,7 +272,7 @@ fn builder(options: &ConnectionOptions, requests: Requests) -> auto::Builder<Req
 struct Connection {
     options: ConnectionOptions,
     tls: Option<Arc<ServerTls>>,
-    endpoint: &'static str,
+    endpoint: Endpoint,
 }
 
 impl Connection {
@@ -460,30 +281,54 @@ impl Connection {
         stream: BoxedStream,
         peer: String,
         service: Arc<impl Service>,
-        permit: tokio::sync::OwnedSemaphorePermit,
+        ticket: Arc<Ticket>,
         stop: watch::Receiver<bool>,
     ) {
-        let Some(tls) = &self.tls else {
-            drop(permit);
-            return self.http(stream, &peer, service, stop).await;
+        let stream = match &self.tls {
+            None => stream,
+            Some(tls) => match self.handshake(tls, stream, &peer, &ticket).await {
+                Some(stream) => Box::new(stream),
+                None => return,
+            },
         };
-        let acceptor = TlsAcceptor::from(tls.config());
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-        drop(permit);
+        self.http(Patient::new(stream, ticket), &peer, service, stop).await;
+    }
+
+    /// The handshake; `None` if it failed, which is logged.
+    async fn handshake(
+        &self,
+        tls: &ServerTls,
+        stream: BoxedStream,
+        peer: &str,
+        ticket: &Ticket,
+    ) -> Option<TlsStream<BoxedStream>> {
+        let hello = LazyConfigAcceptor::new(Default::default(), stream);
+        let handshake = match timeout(CLIENT_HELLO_TIMEOUT, hello).await {
+            Ok(Ok(hello)) => {
+                ticket.opening();
+                timeout(HANDSHAKE_TIMEOUT, hello.into_stream(tls.config())).await
+            }
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(_elapsed) => {
+                self.rejected(peer, &"no TLS ClientHello came", true);
+                return None;
+            }
+        };
         match handshake {
-            Ok(Ok(stream)) => self.http(Box::new(stream), &peer, service, stop).await,
+            Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.rejected(&peer, &"EOF", true);
+                self.rejected(peer, &"EOF", true);
             }
             Ok(Err(error)) => {
-                self.rejected(&peer, &keepd_tls::explain_io(&error), false);
+                self.rejected(peer, &keepd_tls::explain_io(&error), false);
             }
-            Err(_elapsed) => self.rejected(&peer, &"the handshake took too long", false),
+            Err(_elapsed) => self.rejected(peer, &"the handshake took too long", false),
         }
+        None
     }
 
     fn rejected(&self, peer: &str, error: &dyn std::fmt::Display, quiet: bool) {
-        let message = if self.endpoint == "peer" {
+        let message = if self.endpoint == Endpoint::Peer {
             "rejected connection on peer endpoint"
         } else {
             "rejected connection on client endpoint"
@@ -497,7 +342,7 @@ impl Connection {
 
     async fn http(
         &self,
-        stream: BoxedStream,
+        stream: Patient,
         peer: &str,
         service: Arc<impl Service>,
         mut stop: watch::Receiver<bool>,
@@ -508,7 +353,6 @@ impl Connection {
         });
         let requests = Requests::default();
         let builder = builder(&self.options, requests.clone());
-        let stream = Patient { stream, unread: PREFACE_BYTES, silence: Some(silence()) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = WithRequests::new(connection, requests);
         let result = tokio::select! {

@@ -33,11 +33,12 @@ pub(crate) fn read() -> Option<Process> {
         virtual_bytes: number(20)?,
         resident_bytes: number(21)? * PAGE_BYTES,
         open_fds: f64::from(open_fds),
-        max_fds: max_fds()?,
+        max_fds: descriptors_max()? as f64,
     })
 }
 
-fn max_fds() -> Option<f64> {
+/// How many descriptors the process may have open.
+pub(crate) fn descriptors_max() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()

@@ -17,13 +17,14 @@ use tonic::body::Body;
 use crate::context::Context;
 use crate::grpc::GrpcServices;
 use crate::http_edge::{self, HttpScope};
-use crate::listener::{Listener, Service, TrafficBytes};
+use crate::listener::{Admission, Listener, Service, TrafficBytes};
 
 /// Runs services on listeners.
 #[derive(Debug)]
 pub struct Server {
     context: Arc<Context>,
     grpc: GrpcServices,
+    admission: Arc<Admission>,
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
     /// Ends the connections that are still there after their time.
@@ -36,7 +37,8 @@ impl Server {
     pub fn new(context: Arc<Context>) -> Self {
         let grpc = GrpcServices::new(&context);
         let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
-        Self { context, grpc, tasks, stop, cut: CancellationToken::new() }
+        let (admission, cut) = (Admission::of_process(), CancellationToken::new());
+        Self { context, grpc, admission, tasks, stop, cut }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
@@ -62,9 +64,9 @@ impl Server {
     }
 
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
-        let tasks = self.tasks.clone();
+        let (tasks, admission) = (self.tasks.clone(), Arc::clone(&self.admission));
         let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
-        let serving = listener.serve(Arc::new(edge), tasks, bytes, stop, cut);
+        let serving = listener.serve(Arc::new(edge), admission, tasks, bytes, stop, cut);
         self.tasks.spawn(serving);
     }
 

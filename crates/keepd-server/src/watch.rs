@@ -22,7 +22,7 @@ use keepd_types::{KeyRange, KeyValue, limits};
 use keepd_watch::{
     CloseReason, Events, Filters, Sink, StreamId, StreamMessage, WatchId, WatchSpec,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -32,8 +32,8 @@ use crate::{errors, wire};
 
 /// Bytes of events that may wait on one stream, beside the bound on responses.
 const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long a stream's next request waits while its answers are not read.
-const REQUEST_PAUSE: Duration = Duration::from_millis(20);
+/// Requests of one stream that are under way or whose answers have not been read; more wait.
+const ANSWERS_MAX: usize = 1024;
 
 /// The Watch service.
 #[derive(Clone, Debug)]
@@ -53,17 +53,16 @@ impl WatchService {
         let context = self.context;
         context.admit(request.metadata())?;
         let hub = context.node.hub();
-        let (sender, messages) = mpsc::channel(limits::WATCH_STREAM_RESPONSES_MAX);
+        let (sender, messages) = mpsc::channel(limits::WATCH_STREAM_RESPONSES_MAX + ANSWERS_MAX);
         let interval = with_jitter(&context);
-        let queued = Arc::new(AtomicUsize::new(0));
-        let sink = StreamSink { sender: Some(sender.clone()), queued: Arc::clone(&queued) };
+        let queued = Arc::new(Queued::default());
+        let sink = StreamSink { sender: Some(sender), queued: Arc::clone(&queued) };
         let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
-        let room = sender.downgrade();
-        drop(sender);
         let (refuse, unreadable) = oneshot::channel();
         let bytes_max = context.limits.receive_bytes_max();
         let refuse = Refuse { sender: refuse, bytes_max };
-        let requests = read_requests(request.into_inner(), hub.clone(), stream, room, refuse);
+        let places = Arc::clone(&queued);
+        let requests = read_requests(request.into_inner(), hub.clone(), stream, places, refuse);
         let reader = tokio::spawn(requests).abort_handle();
         let ready = VecDeque::new();
         let responses =
@@ -98,7 +97,7 @@ async fn read_requests(
     mut requests: Streaming<WatchRequest>,
     hub: HubHandle,
     stream: StreamId,
-    room: mpsc::WeakSender<StreamMessage>,
+    queued: Arc<Queued>,
     refuse: Refuse,
 ) {
     loop {
@@ -113,21 +112,18 @@ async fn read_requests(
                 return;
             }
         };
+        let Some(request) = request.request_union else { continue };
         // A client that does not read its answers is not asked for more questions.
-        while room.upgrade().is_some_and(|sender| sender.capacity() == 0) {
-            tokio::time::sleep(REQUEST_PAUSE).await;
-        }
-        let passed = match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => hub.create(stream, spec(request)),
-            Some(RequestUnion::CancelRequest(request)) => {
-                hub.cancel(stream, WatchId(request.watch_id))
+        queued.keep_place().await;
+        let passed = match request {
+            RequestUnion::CreateRequest(request) => hub.create(stream, spec(request)).await,
+            RequestUnion::CancelRequest(request) => {
+                hub.cancel(stream, WatchId(request.watch_id)).await
             }
-            Some(RequestUnion::ProgressRequest(_)) => hub.progress(stream),
-            None => Ok(()),
+            RequestUnion::ProgressRequest(_) => hub.progress(stream).await,
         };
-        if let Err(error) = passed {
-            tracing::warn!(%error, "a watch request was not taken: ending its stream");
-            hub.close_stream(stream);
+        if passed.is_err() {
+            // The hub has ended all its streams.
             return;
         }
     }
@@ -150,11 +146,55 @@ fn spec(request: WatchCreateRequest) -> WatchSpec {
     spec
 }
 
+/// What waits on one stream for its client.
+#[derive(Debug)]
+struct Queued {
+    /// Messages that are no answers.
+    events: AtomicUsize,
+    /// Bytes of events.
+    bytes: AtomicUsize,
+    /// Places for answers. A request takes one, which is free again when its answer has been read.
+    places: Semaphore,
+}
+
+impl Default for Queued {
+    fn default() -> Self {
+        let places = Semaphore::new(ANSWERS_MAX);
+        Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), places }
+    }
+}
+
+impl Queued {
+    async fn keep_place(&self) {
+        self.places.acquire().await.expect("nobody closes it").forget();
+    }
+
+    fn has_room(&self) -> bool {
+        self.events.load(Ordering::Acquire) < limits::WATCH_STREAM_RESPONSES_MAX
+            && self.bytes.load(Ordering::Acquire) < STREAM_BYTES_MAX
+    }
+
+    fn add(&self, message: &StreamMessage) {
+        if !message.is_answer() {
+            self.events.fetch_add(1, Ordering::AcqRel);
+            self.bytes.fetch_add(weight(message), Ordering::AcqRel);
+        }
+    }
+
+    fn remove(&self, message: &StreamMessage) {
+        if message.is_answer() {
+            self.places.add_permits(1);
+        } else {
+            self.events.fetch_sub(1, Ordering::AcqRel);
+            self.bytes.fetch_sub(weight(message), Ordering::AcqRel);
+        }
+    }
+}
+
 /// The hub's end of a stream's queue.
 struct StreamSink {
     sender: Option<mpsc::Sender<StreamMessage>>,
-    /// Bytes of events that wait.
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
 }
 
 fn weight(message: &StreamMessage) -> usize {
@@ -168,22 +208,35 @@ fn weight(message: &StreamMessage) -> usize {
     }
 }
 
-impl Sink for StreamSink {
-    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        let Some(sender) = self.sender.as_ref().filter(|_| self.has_room()) else {
-            return Err(message);
-        };
-        let weight = weight(&message);
-        self.queued.fetch_add(weight, Ordering::AcqRel);
+impl StreamSink {
+    /// Sends a message for which there is room, unless the client has gone.
+    fn send(&self, message: StreamMessage) -> Result<(), StreamMessage> {
+        let Some(sender) = &self.sender else { return Err(message) };
+        self.queued.add(&message);
         sender.try_send(message).map_err(|refused| {
-            self.queued.fetch_sub(weight, Ordering::AcqRel);
-            refused.into_inner()
+            let message = refused.into_inner();
+            self.queued.remove(&message);
+            message
         })
+    }
+}
+
+impl Sink for StreamSink {
+    fn answer(&mut self, message: StreamMessage) {
+        // A client that has gone needs no answer.
+        let _ = self.send(message);
+    }
+
+    fn unanswered(&mut self) {
+        self.queued.places.add_permits(1);
+    }
+
+    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
+        if self.queued.has_room() { self.send(message) } else { Err(message) }
     }
 
     fn has_room(&self) -> bool {
-        self.queued.load(Ordering::Acquire) < STREAM_BYTES_MAX
-            && self.sender.as_ref().is_some_and(|sender| sender.capacity() > 0)
+        self.sender.is_some() && self.queued.has_room()
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -199,7 +252,7 @@ pub(crate) struct Responses {
     hub: HubHandle,
     stream: StreamId,
     messages: mpsc::Receiver<StreamMessage>,
-    queued: Arc<AtomicUsize>,
+    queued: Arc<Queued>,
     /// Fragments of the message at hand.
     ready: VecDeque<Payload>,
     reader: AbortHandle,
@@ -239,7 +292,7 @@ impl Stream for Responses {
             let Some(message) = ready!(self.messages.poll_recv(task)) else {
                 return Poll::Ready(Some(Err(self.ended())));
             };
-            self.queued.fetch_sub(weight(&message), Ordering::AcqRel);
+            self.queued.remove(&message);
             match encode(&self.context, message) {
                 Ok(payloads) => self.ready.extend(payloads),
                 Err(status) => return Poll::Ready(Some(Err(status))),

@@ -120,17 +120,15 @@ impl Hub {
         }
         match self.admit(stream, &spec)? {
             Ok(id) => {
-                self.reply(
+                self.answer(
                     stream,
                     StreamMessage::Created { watch_id: id, header_revision: current },
                 );
-                // The reply may have been one too many.
-                self.streams.get(stream)?;
                 self.register(stream, id, spec, current);
                 Some(id)
             }
             Err(refusal) => {
-                self.reply(stream, StreamMessage::Refused { header_revision: current, refusal });
+                self.answer(stream, StreamMessage::Refused { header_revision: current, refusal });
                 None
             }
         }
@@ -196,7 +194,9 @@ impl Hub {
         };
         if known {
             let header_revision = self.views.load().revision();
-            self.reply(stream, StreamMessage::Canceled { watch_id: id, header_revision });
+            self.answer(stream, StreamMessage::Canceled { watch_id: id, header_revision });
+        } else if let Some(stream) = self.streams.get_mut(stream) {
+            stream.leave_unanswered();
         }
         known
     }
@@ -298,11 +298,8 @@ impl Hub {
         watcher
     }
 
-    /// Sends an answer, or gives the stream up if too many wait.
-    fn reply(&mut self, stream: StreamId, message: StreamMessage) {
-        if !self.streams.reply(stream, message, self.limits.replies_max) {
-            self.give_up(stream, CloseReason::Overrun);
-        }
+    fn answer(&mut self, stream: StreamId, message: StreamMessage) {
+        self.streams.get_mut(stream).expect("looked up by the caller").answer(message);
     }
 
     /// Ends a stream on the hub's own accord.

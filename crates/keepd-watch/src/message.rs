@@ -61,6 +61,18 @@ pub enum StreamMessage {
     },
 }
 
+impl StreamMessage {
+    /// Whether it answers a request.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Created { .. } | Self::Refused { .. } | Self::Canceled { .. } => true,
+            Self::Progress { watch_id, .. } => *watch_id == WatchId::NONE,
+            Self::Events(_) | Self::Compacted { .. } => false,
+        }
+    }
+}
+
 /// Events of one watcher: a live revision, or a part of the history.
 #[derive(Clone)]
 pub struct Events {
@@ -173,14 +185,21 @@ pub enum Refusal {
 /// Why the hub gave a stream up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client went on asking without reading the answers.
-    Overrun,
     /// The client took nothing for [`crate::Limits::stall_max`].
     Stalled,
 }
 
 /// The hub's end of a stream's bounded queue.
+///
+/// Answers are what a client asked for: whoever hands a request to the hub has kept a place for its
+/// answer, so that they are never too many, and never wait for events that are not read.
 pub trait Sink: Send {
+    /// Takes the answer to one request.
+    fn answer(&mut self, message: StreamMessage);
+
+    /// One request gets no answer: the place that was kept for it is free.
+    fn unanswered(&mut self);
+
     /// Takes a message, or gives it back if there is no room (or nobody at the other end: the edge
     /// then closes the stream).
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage>;

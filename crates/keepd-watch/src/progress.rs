@@ -22,6 +22,8 @@ impl Hub {
         if entry.progress_waiting.len() < max {
             entry.progress_waiting.push_back(target);
             self.progress_waiting.insert(stream);
+        } else {
+            entry.leave_unanswered();
         }
     }
 
@@ -45,13 +47,14 @@ impl Hub {
     }
 
     fn answer_progress(&mut self, stream: StreamId) {
-        let Some(entry) = self.streams.get(stream) else { return };
+        let Some(entry) = self.streams.get_mut(stream) else { return };
         let covered =
             entry.watchers.values().map(|slot| self.watchers[*slot].covered(self.position));
         let covered = covered.reduce(|a, b| a.zip(b).map(|(a, b)| a.min(b)));
         if let Some(Some(header_revision)) = covered {
-            let progress = StreamMessage::Progress { watch_id: WatchId::NONE, header_revision };
-            self.streams.offer_once(stream, progress);
+            entry.answer(StreamMessage::Progress { watch_id: WatchId::NONE, header_revision });
+        } else {
+            entry.leave_unanswered();
         }
     }
 

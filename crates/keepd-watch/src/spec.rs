@@ -82,9 +82,6 @@ pub struct Limits {
     pub scan_bytes_target: usize,
     /// Watchers that one catch-up call serves.
     pub scan_watchers_max: usize,
-    /// Answers to requests that may wait beside a full sink; a client that goes on asking without
-    /// reading is cut off. The edge should stop reading requests long before.
-    pub replies_max: usize,
     /// Progress requests of one stream that may wait for the hub to reach the store's revision.
     pub progress_requests_max: usize,
     /// How long a stream with something to send may take nothing before it is cut off.
@@ -99,7 +96,6 @@ impl Default for Limits {
             scan_revisions_max: 4 * WATCH_BATCH_REVISIONS_MAX,
             scan_bytes_target: 8 * 1024 * 1024,
             scan_watchers_max: 4096,
-            replies_max: 1024,
             progress_requests_max: 16,
             stall_max: Some(Duration::from_secs(300)),
         }

@@ -1,8 +1,7 @@
 //! The hub's streams: each a sink, what waits beside it, and its watchers.
 //!
 //! Invariants: a stream is in `lagging` if and only if it has unsynced watchers, in `stuck` if its
-//! last message was not taken or replies wait; while replies wait nothing else is sent, so that
-//! `created` precedes events.
+//! last message was not taken. Answers are always taken, so that `created` precedes events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -17,8 +16,6 @@ const COMPACTED_IDS_MAX: usize = 4096;
 /// One stream.
 pub(crate) struct Stream {
     sink: Box<dyn Sink>,
-    /// Answers that the sink had no room for, oldest first.
-    replies: VecDeque<StreamMessage>,
     /// Since when it takes nothing, as the catch-up has noticed.
     stuck_since: Option<Duration>,
     pub(crate) watchers: BTreeMap<WatchId, Slot>,
@@ -39,7 +36,6 @@ impl fmt::Debug for Stream {
         f.debug_struct("Stream")
             .field("watchers", &self.watchers)
             .field("unsynced", &self.unsynced)
-            .field("replies", &self.replies.len())
             .field("stuck_since", &self.stuck_since)
             .finish_non_exhaustive()
     }
@@ -49,7 +45,6 @@ impl Stream {
     pub(crate) fn new(sink: Box<dyn Sink>, now: Duration, progress_interval: Duration) -> Self {
         Self {
             sink,
-            replies: VecDeque::new(),
             stuck_since: None,
             watchers: BTreeMap::new(),
             unsynced: BTreeSet::new(),
@@ -95,23 +90,21 @@ impl Stream {
 
     /// Sends a message that may be lost or made again; whether it was taken.
     fn offer(&mut self, message: StreamMessage) -> bool {
-        let taken = self.flush() && self.sink.try_send(message).is_ok();
+        let taken = self.sink.try_send(message).is_ok();
         if taken {
             self.stuck_since = None;
         }
         taken
     }
 
-    /// Sends what waits; whether nothing waits any more.
-    fn flush(&mut self) -> bool {
-        while let Some(message) = self.replies.pop_front() {
-            if let Err(message) = self.sink.try_send(message) {
-                self.replies.push_front(message);
-                return false;
-            }
-            self.stuck_since = None;
-        }
-        true
+    /// Answers a request.
+    pub(crate) fn answer(&mut self, message: StreamMessage) {
+        self.sink.answer(message);
+    }
+
+    /// Frees the place of an answer that does not come.
+    pub(crate) fn leave_unanswered(&mut self) {
+        self.sink.unanswered();
     }
 }
 
@@ -130,10 +123,6 @@ impl Streams {
         let id = StreamId(self.opened);
         self.by_id.insert(id, stream);
         id
-    }
-
-    pub(crate) fn get(&self, id: StreamId) -> Option<&Stream> {
-        self.by_id.get(&id)
     }
 
     pub(crate) fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
@@ -162,21 +151,6 @@ impl Streams {
     /// Sends a message that is not missed if it is not taken.
     pub(crate) fn offer_once(&mut self, id: StreamId, message: StreamMessage) {
         self.of(id).offer(message);
-    }
-
-    /// Sends an answer, keeping it if there is no room; false if more wait than may.
-    pub(crate) fn reply(&mut self, id: StreamId, message: StreamMessage, max: usize) -> bool {
-        let stream = self.of(id);
-        let refused =
-            if stream.flush() { stream.sink.try_send(message).err() } else { Some(message) };
-        let Some(message) = refused else {
-            stream.stuck_since = None;
-            return true;
-        };
-        stream.replies.push_back(message);
-        let within = stream.replies.len() <= max;
-        self.stuck.insert(id);
-        within
     }
 
     pub(crate) fn add_unsynced(&mut self, id: StreamId, next: i64, slot: Slot) {
@@ -211,7 +185,7 @@ impl Streams {
         let mut stalled = Vec::new();
         self.stuck.retain(|id| {
             let stream = self.by_id.get_mut(id).expect("a stuck stream exists");
-            if stream.flush() && stream.sink.has_room() {
+            if stream.sink.has_room() {
                 stream.stuck_since = None;
                 return false;
             }

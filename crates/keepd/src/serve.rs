@@ -11,7 +11,7 @@ use std::time::Duration;
 use keepd_crypto::EncryptionConfig;
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
-use keepd_server::{Bind, ConnectionOptions, Context, Limits, Listener, Server};
+use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
 use keepd_tls::{ServerTls, TlsOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,7 +33,11 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
     for notice in &notices {
         crate::log_notice(notice);
     }
-    process::prepare();
+    if let Err(error) = process::prepare() {
+        tracing::error!(error, "the server does not start");
+        crate::complain_to_person(&error);
+        return ExitCode::from(FAILED);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -251,15 +255,15 @@ async fn bind(env: &Env, options: &ServerOptions) -> anyhow::Result<Listeners> {
     let peer_tls = tls(env, options.peer_tls())?;
     let mut listeners = Listeners { clients: vec![], peers: vec![], metrics: vec![] };
     for url in &options.listen_peer_urls {
-        let listener = bind_one(options, url, peer_tls.as_ref(), "peer").await?;
+        let listener = bind_one(options, url, peer_tls.as_ref(), Endpoint::Peer).await?;
         listeners.peers.push(listener);
     }
     for url in &options.listen_client_urls {
-        let listener = bind_one(options, url, client_tls.as_ref(), "client").await?;
+        let listener = bind_one(options, url, client_tls.as_ref(), Endpoint::Client).await?;
         listeners.clients.push(listener);
     }
     for url in &options.listen_metrics_urls {
-        let listener = bind_one(options, url, client_tls.as_ref(), "metrics").await?;
+        let listener = bind_one(options, url, client_tls.as_ref(), Endpoint::Metrics).await?;
         listeners.metrics.push(listener);
     }
     Ok(listeners)
@@ -278,17 +282,18 @@ async fn bind_one(
     options: &ServerOptions,
     url: &Url,
     tls: Option<&Arc<ServerTls>>,
-    endpoint: &'static str,
+    endpoint: Endpoint,
 ) -> anyhow::Result<Listener> {
     let tls = match (url.is_tls(), tls) {
         (true, Some(tls)) => Some(Arc::clone(tls)),
-        (true, None) if endpoint == "peer" => anyhow::bail!(
+        (true, None) if endpoint == Endpoint::Peer => anyhow::bail!(
             "cannot listen on TLS for {}: KeyFile and CertFile are not presented",
             url.address()
         ),
         (true, None) => anyhow::bail!(
-            "TLS key/cert (--cert-file, --key-file) must be provided for {endpoint} url {url} \
-             with HTTPS scheme"
+            "TLS key/cert (--cert-file, --key-file) must be provided for {} url {url} \
+             with HTTPS scheme",
+            endpoint.name()
         ),
         (false, Some(_)) => {
             tracing::warn!(

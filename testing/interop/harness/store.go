@@ -73,6 +73,8 @@ type Options struct {
 	Name string
 	// Needs are features without which the test has nothing to ask.
 	Needs []Feature
+	// OpenFiles is the limit of open files, soft and hard; 0 leaves it alone.
+	OpenFiles int
 	// InitialCluster defaults to the member alone.
 	InitialCluster string
 }
@@ -189,6 +191,10 @@ func (s *Store) Launch(extra ...string) {
 	}
 	args = append(args, s.Args...)
 	args = append(args, extra...)
+	if s.OpenFiles != 0 {
+		args = append([]string{fmt.Sprintf("--nofile=%d:%d", s.OpenFiles, s.OpenFiles), program}, args...)
+		program = "prlimit"
+	}
 	s.Process = StartProcess(s.t, s.LogFile, nil, program, args...)
 }
 

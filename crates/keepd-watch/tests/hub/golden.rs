@@ -141,9 +141,12 @@ impl Runner {
                 self.world.now += Duration::from_secs(u64::try_from(command.number(0)).unwrap());
             }
             "tick" => self.world.hub.tick(self.world.now),
-            "progress" => self.world.hub.progress_request(self.stream(command).0),
+            "progress" => {
+                let stream = self.asking(command);
+                self.world.hub.progress_request(stream);
+            }
             "cancel" => {
-                let stream = self.stream(command).0;
+                let stream = self.asking(command);
                 self.world.hub.cancel(stream, WatchId(command.number(1)));
             }
             "stats" => return format!("{:?}\n", self.world.hub.stats()),
@@ -165,7 +168,7 @@ impl Runner {
     }
 
     fn watch(&mut self, command: &Command) {
-        let stream = self.stream(command).0;
+        let stream = self.asking(command);
         let mut spec = WatchSpec::new(keys(command.word(1)), command.named_number("from", 0));
         spec.id = command.named.contains_key("id").then(|| WatchId(command.named_number("id", 0)));
         spec.filters = Filters { no_put: command.has("noput"), no_delete: command.has("nodelete") };
@@ -173,6 +176,13 @@ impl Runner {
         spec.progress_notify = command.has("notify");
         spec.denied = command.named.get("denied").cloned();
         self.world.hub.create(stream, spec);
+    }
+
+    /// The stream, with a place for an answer.
+    fn asking(&self, command: &Command) -> StreamId {
+        let (stream, queue) = self.stream(command);
+        queue.ask();
+        stream
     }
 
     fn read(&self, command: &Command) -> String {
@@ -194,7 +204,7 @@ impl Runner {
 fn the_golden_scripts_hold() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     golden::check(&dir, || {
-        let limits = Limits { replies_max: 3, ..Limits::default() };
+        let limits = Limits::default();
         let world = World::new(limits);
         let mut runner = Runner { world, streams: BTreeMap::new(), is_holding: false };
         move |command: &Command| runner.run(command)

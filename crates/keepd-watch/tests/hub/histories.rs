@@ -104,7 +104,6 @@ impl Checker {
             batch_revisions_max: BATCH_REVISIONS_MAX,
             scan_revisions_max: 7,
             scan_watchers_max: 4,
-            replies_max: usize::MAX,
             stall_max: None,
             ..Limits::default()
         };
@@ -132,7 +131,8 @@ impl Checker {
                 self.watch(stream, range, back, filters, notify);
             }
             Step::Cancel { stream, id } => {
-                let (stream_id, _) = &self.streams[stream];
+                let (stream_id, queue) = &self.streams[stream];
+                queue.ask();
                 self.world.hub.cancel(*stream_id, WatchId(id));
                 if let Some(model) = self.watchers.get_mut(&(stream, WatchId(id))) {
                     model.is_canceled = true;
@@ -152,7 +152,11 @@ impl Checker {
                 self.world.now += Duration::from_millis(700);
                 self.world.hub.tick(self.world.now);
             }
-            Step::Progress { stream } => self.world.hub.progress_request(self.streams[stream].0),
+            Step::Progress { stream } => {
+                let (stream, queue) = &self.streams[stream];
+                queue.ask();
+                self.world.hub.progress_request(*stream);
+            }
             Step::Read { stream, count } => {
                 for _ in 0..count {
                     let Some(message) = self.streams[stream].1.pop() else { break };
@@ -183,6 +187,7 @@ impl Checker {
         spec.progress_notify = notify;
         spec.prev_kv = true;
         let is_empty = range.is_empty();
+        self.streams[stream].1.ask();
         let id = self.world.hub.create(self.streams[stream].0, spec);
         assert_eq!(id.is_none(), is_empty);
         if let Some(id) = id {
@@ -320,6 +325,9 @@ impl Checker {
             self.assert_complete(model, current);
         }
         assert_eq!(self.world.hub.stats().unsynced, 0);
+        for (_, queue) in &self.streams {
+            assert_eq!(queue.asked(), 0, "every request was answered or left unanswered");
+        }
     }
 }
 

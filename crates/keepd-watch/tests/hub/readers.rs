@@ -20,6 +20,7 @@ fn watch(world: &mut World, room: usize, from: i64) -> Queue {
     let (stream, queue) = world.open(room, Duration::from_secs(600));
     let mut spec = WatchSpec::new(KeyRange::point(KEY), from);
     spec.prev_kv = true;
+    queue.ask();
     world.hub.create(stream, spec).unwrap();
     assert!(matches!(queue.pop(), Some(StreamMessage::Created { .. })));
     queue

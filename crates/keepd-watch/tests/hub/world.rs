@@ -19,12 +19,28 @@ pub(crate) struct Queue(Arc<Mutex<State>>);
 struct State {
     messages: VecDeque<StreamMessage>,
     room: usize,
+    /// Requests that have been neither answered nor left unanswered.
+    places: usize,
     closed: Option<CloseReason>,
 }
 
 impl Queue {
     pub(crate) fn new(room: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { messages: VecDeque::new(), room, closed: None })))
+        Self(Arc::new(Mutex::new(State {
+            messages: VecDeque::new(),
+            room,
+            places: 0,
+            closed: None,
+        })))
+    }
+
+    /// Keeps a place for the answer to a request.
+    pub(crate) fn ask(&self) {
+        self.0.lock().unwrap().places += 1;
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.0.lock().unwrap().places
     }
 
     pub(crate) fn pop(&self) -> Option<StreamMessage> {
@@ -41,6 +57,19 @@ impl Queue {
 }
 
 impl Sink for Queue {
+    fn answer(&mut self, message: StreamMessage) {
+        let mut inner = self.0.lock().unwrap();
+        assert!(inner.places > 0, "an answer to a request that was not made: {message:?}");
+        inner.places -= 1;
+        inner.messages.push_back(message);
+    }
+
+    fn unanswered(&mut self) {
+        let mut inner = self.0.lock().unwrap();
+        assert!(inner.places > 0, "a request is answered or not, once");
+        inner.places -= 1;
+    }
+
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
         let mut inner = self.0.lock().unwrap();
         if inner.messages.len() >= inner.room {

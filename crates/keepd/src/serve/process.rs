@@ -5,9 +5,14 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::ExitCode;
 
+use keepd_server::RESERVED_DESCRIPTORS;
+
 /// Raises the limit of open files to what is allowed, and forbids core files: they would hold keys.
+///
+/// # Errors
+/// If the limit of open files leaves nothing for connections.
 #[expect(unsafe_code, reason = "resource limits have no safe interface")]
-pub(super) fn prepare() {
+pub(super) fn prepare() -> Result<(), String> {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live, initialized structure.
     if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
@@ -20,8 +25,15 @@ pub(super) fn prepare() {
         // SAFETY: the pointer is to a live, initialized structure.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) } != 0 {
             tracing::warn!("the limit of open files could not be raised");
+        } else if files.rlim_cur <= RESERVED_DESCRIPTORS {
+            return Err(format!(
+                "file descriptor limit of etcd process is too low; please set higher (the limit is \
+                 {}, {RESERVED_DESCRIPTORS} are reserved for files)",
+                files.rlim_cur
+            ));
         }
     }
+    Ok(())
 }
 
 /// Tells systemd that the server serves.

@@ -1,0 +1,168 @@
+//! A connection's bytes: counted, and given up if none come.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::admission::Ticket;
+
+/// How long a new connection may take to say what it speaks, and how many bytes that are at most.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+const PREFACE_BYTES: usize = 24;
+
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub(super) type BoxedStream = Box<dyn Stream>;
+
+/// Counts the bytes of a connection.
+pub(super) struct Counted {
+    pub(super) stream: BoxedStream,
+    pub(super) bytes: Arc<TrafficBytes>,
+}
+
+/// Bytes that clients sent and were sent, as they go over the wire.
+#[derive(Debug, Default)]
+pub struct TrafficBytes {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
+        let read = buffer.filled().len() - before;
+        self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(task, bytes);
+        self.count_sent(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(task, slices);
+        self.count_sent(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
+
+impl Counted {
+    fn count_sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = &result {
+            self.bytes.sent.fetch_add(*sent as u64, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Gives a connection up that does not even say which protocol it speaks.
+pub(super) struct Patient {
+    stream: BoxedStream,
+    ticket: Arc<Ticket>,
+    /// Bytes that may be missing still.
+    unread: usize,
+    /// Runs until they have come, or something was answered.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    pub(super) fn new(stream: BoxedStream, ticket: Arc<Ticket>) -> Self {
+        let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
+        Self { stream, ticket, unread: PREFACE_BYTES, silence }
+    }
+
+    fn speaks(&mut self) {
+        if self.silence.take().is_some() {
+            self.ticket.settled();
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
+        if self.silence.is_none() {
+            return result;
+        }
+        self.unread = self.unread.saturating_sub(buffer.filled().len() - before);
+        if self.unread == 0 {
+            self.speaks();
+        } else if result.is_pending()
+            && let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(task).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.speaks();
+        Pin::new(&mut self.stream).poll_write(task, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.speaks();
+        Pin::new(&mut self.stream).poll_write_vectored(task, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
