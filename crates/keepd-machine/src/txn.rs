@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 use keepd_lease::Lessor;
-use keepd_mvcc::{KeyState, WriteTxn};
+use keepd_mvcc::WriteTxn;
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue};
 
-use crate::command::{Compare, DeleteRange, Guard, Op, Put, Range, Target, Txn};
+use crate::command::{Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
 use crate::machine::Halt;
 use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
 
@@ -72,9 +72,19 @@ impl Execution<'_, '_> {
     fn decide(&self, txn: &Txn, path: &mut Vec<bool>) -> Result<(), Failure> {
         let mut holds = true;
         for compare in &txn.compares {
-            // Every guard is checked, also behind a comparison that failed: which of them the
-            // proposer looked at must not matter.
-            holds &= self.compare(compare)?;
+            match compare {
+                Compare::Number { range, target, relation, operand } => {
+                    holds = holds && self.compare(range, *target, *relation, *operand);
+                }
+                Compare::Resolved { range, guard, result } => {
+                    // Every guard is checked, also behind a comparison that failed: which of them
+                    // the proposer looked at must not matter.
+                    if !self.guard_holds(range, *guard) {
+                        return Err(ApplyError::GuardMissed.into());
+                    }
+                    holds &= *result;
+                }
+            }
         }
         path.push(holds);
         for op in branch(txn, holds) {
@@ -85,54 +95,35 @@ impl Execution<'_, '_> {
         Ok(())
     }
 
-    fn compare(&self, compare: &Compare) -> Result<bool, Failure> {
-        match compare {
-            Compare::Number { range, target, relation, operand } => {
-                let holds = |key: &[u8], state: Option<&KeyState>| {
-                    relation.holds(&self.number(key, state, *target, *operand), operand)
-                };
-                if range.is_point() {
-                    let state = self.txn.get(&range.start);
-                    return Ok(holds(&range.start, state.as_ref()));
+    /// Whether a number of every key of a range compares; an absent key counts as zero.
+    fn compare(&self, range: &KeyRange, target: Target, relation: Relation, operand: i64) -> bool {
+        let mut key = Vec::new();
+        let all = self.txn.all(range, |prefix, suffix, state| {
+            let number = match target {
+                Target::Unknown => operand,
+                Target::Version => state.version,
+                Target::Create => state.create_revision,
+                Target::Mod => state.mod_revision.main,
+                Target::Lease => {
+                    key.clear();
+                    key.extend_from_slice(prefix);
+                    key.extend_from_slice(suffix);
+                    self.lessor.lease_of(&key).0
                 }
-                let (keys, _) = self.txn.range(range, 0);
-                if keys.is_empty() {
-                    return Ok(holds(&[], None));
-                }
-                Ok(keys.iter().all(|(key, _)| holds(key, self.txn.get(key).as_ref())))
-            }
-            Compare::Resolved { range, guard, result } => {
-                if self.guard_holds(range, *guard) {
-                    Ok(*result)
-                } else {
-                    Err(ApplyError::GuardMissed.into())
-                }
-            }
-        }
+            };
+            relation.holds(&number, &operand)
+        });
+        let absent = if target == Target::Unknown { operand } else { 0 };
+        all.unwrap_or_else(|| relation.holds(&absent, &operand))
     }
 
     fn guard_holds(&self, range: &KeyRange, guard: Guard) -> bool {
-        if range.is_point() {
-            let state = self.txn.get(&range.start);
-            return match (state, guard.keys) {
-                (None, 0) => true,
-                (Some(state), 1) => state.mod_revision.main <= guard.revision,
-                _ => false,
-            };
-        }
-        let (keys, count) = self.txn.range(range, 0);
-        count == guard.keys && keys.iter().all(|(_, revision)| revision.main <= guard.revision)
-    }
-
-    fn number(&self, key: &[u8], state: Option<&KeyState>, target: Target, operand: i64) -> i64 {
-        match (target, state) {
-            (Target::Unknown, _) => operand,
-            (_, None) => 0,
-            (Target::Version, Some(state)) => state.version,
-            (Target::Create, Some(state)) => state.create_revision,
-            (Target::Mod, Some(state)) => state.mod_revision.main,
-            (Target::Lease, Some(_)) => self.lessor.lease_of(key).0,
-        }
+        let mut keys = 0;
+        let all = self.txn.all(range, |_, _, state| {
+            keys += 1;
+            keys <= guard.keys && state.mod_revision.main <= guard.revision
+        });
+        all.unwrap_or(true) && keys == guard.keys
     }
 
     /// The operations on the path, against the state before the transaction.

@@ -84,6 +84,16 @@ impl<'a> WriteTxn<'a> {
         (refs.keys, refs.count)
     }
 
+    /// Whether every key of a range passes, own writes included; looks on only while they do. The
+    /// key comes in two parts. `None` if the range holds no key.
+    pub fn all(
+        &self,
+        range: &KeyRange,
+        passes: impl FnMut(&[u8], &[u8], &KeyState) -> bool,
+    ) -> Option<bool> {
+        all_live(&self.store.index, range, i64::MAX, passes)
+    }
+
     /// The state before the transaction, at its revision or older ones.
     #[must_use]
     pub const fn pre_view(&self) -> PreView<'_> {
@@ -266,6 +276,18 @@ pub(crate) fn range_states(
     });
     let state_of = |(key, state): (Bytes, State)| Some((key, state.live()?));
     RangeStates { keys: keys.finish().into_iter().filter_map(state_of).collect(), count }
+}
+
+/// Whether every key of a range passes; `None` if there is none.
+pub(crate) fn all_live(
+    index: &KeyIndex,
+    range: &KeyRange,
+    at: i64,
+    mut passes: impl FnMut(&[u8], &[u8], &KeyState) -> bool,
+) -> Option<bool> {
+    index.all(range, at, |prefix, suffix, state| {
+        state.live().is_none_or(|state| passes(prefix, suffix, &state))
+    })
 }
 
 /// The number of keys of a range.

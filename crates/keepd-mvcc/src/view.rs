@@ -13,11 +13,13 @@ use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
 use crate::index::KeyIndex;
 use crate::meta::{Meta, MetaTable};
-use crate::record::{Applied, Change, ChangesPage, Entry, HashKv, RangeRefs, RangeStates, Record};
+use crate::record::{
+    Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
+};
 use crate::revlog::cache::BlockCache;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
-use crate::txn::{range_count, range_refs, range_states, resolve};
+use crate::txn::{all_live, range_count, range_refs, range_states, resolve};
 use crate::walk::Walk;
 
 /// Where the newest view is taken from, by any thread, without a lock.
@@ -92,6 +94,24 @@ impl View {
     /// If the revision is compacted or in the future.
     pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, RangeError> {
         Ok(range_count(&self.index, range, self.resolve(at)?))
+    }
+
+    /// Whether every key of a range passes at the view's revision; looks on only while they do. The
+    /// key comes in two parts. `None` if the range holds no key.
+    pub fn all(
+        &self,
+        range: &KeyRange,
+        passes: impl FnMut(&[u8], &[u8], &KeyState) -> bool,
+    ) -> Option<bool> {
+        all_live(&self.index, range, self.revision, passes)
+    }
+
+    /// How many keys and past states a read of a range at revision `at` (0: current) looks at,
+    /// without looking at them; it ends when `max` is exceeded.
+    #[must_use]
+    pub fn weight(&self, range: &KeyRange, at: i64, max: u64) -> u64 {
+        let at = if at <= 0 { self.revision } else { at };
+        self.index.weight(range, at, max)
     }
 
     /// The states of the first `limit` keys (0: all) of a range at revision `at` (0: current),

@@ -49,9 +49,22 @@ fn check(store: &Store, history: &History, random: &SeededRandom) {
             assert_eq!(shown, wanted[..wanted.len().min(40)]);
             assert_eq!(found.count, wanted.len() as u64);
             assert_eq!(view.count(&range, revision).unwrap(), wanted.len() as u64);
+            let weight = view.weight(&range, revision, u64::MAX);
+            assert!(weight >= wanted.len() as u64, "{weight} of {}", wanted.len());
+            let ended = view.weight(&range, revision, 100);
+            assert!(ended <= weight && (ended > 100 || ended == weight), "{ended} of {weight}");
         }
     }
-    assert_eq!(view.live_keys(), at(history, high, &KeyRange::all()).len() as u64);
+    let live = at(history, high, &KeyRange::all());
+    assert_eq!(view.live_keys(), live.len() as u64);
+    let mut seen = Vec::new();
+    let all = view.all(&KeyRange::all(), |prefix, suffix, state| {
+        seen.push((Bytes::from([prefix, suffix].concat()), state.mod_revision.main));
+        seen.len() < 1000
+    });
+    assert_eq!(all, Some(live.len() < 1000));
+    assert_eq!(seen, live[..live.len().min(1000)], "a key that does not pass ends the walk");
+    assert_eq!(view.all(&KeyRange::point("nothing".into()), |_, _, _| false), None);
 }
 
 #[test]

@@ -294,3 +294,46 @@ fn a_revision_inside_a_txn_has_bounds_of_its_own() {
     assert_eq!(bench.txn(at(-1)), Err(ApplyError::Compacted));
     assert_eq!(bench.apply(Command::Compact { revision: 2 }), Err(ApplyError::Compacted));
 }
+
+/// The machine in memory knows no better than the tables: only a restart shows what they say.
+#[test]
+fn a_deleted_key_does_not_come_back_to_its_lease_with_a_restart() {
+    let mut bench = Bench::new();
+    let lease = LeaseId(7);
+    bench.apply(Command::LeaseGrant { id: lease, ttl: 60 }).unwrap();
+    for key in ["by-delete", "by-put", "stays"] {
+        bench.apply(Command::Put(Put { lease, ..put(key, "v") })).unwrap();
+    }
+    let delete = DeleteRange { range: KeyRange::point("by-delete".into()), prev_kv: false };
+    bench.apply(Command::DeleteRange(delete)).unwrap();
+    for key in ["by-delete", "by-put"] {
+        bench.put(key, "without a lease");
+    }
+    bench.restart();
+    bench.apply(Command::LeaseRevoke { id: lease }).unwrap();
+    let left = |bench: &Bench, key| bench.record(key).is_some();
+    assert!(left(&bench, "by-delete") && left(&bench, "by-put") && !left(&bench, "stays"));
+}
+
+#[test]
+fn comparisons_of_a_range_hold_if_every_key_passes_and_lease_is_its_own() {
+    let mut bench = Bench::new();
+    bench.apply(Command::LeaseGrant { id: LeaseId(7), ttl: 60 }).unwrap();
+    for key in ["a", "b", "c"] {
+        bench.apply(Command::Put(Put { lease: LeaseId(7), ..put(key, "v") })).unwrap();
+    }
+    bench.put("b", "again, without a lease");
+    let mut holds = |target, relation, operand, end: &'static str| {
+        let range = KeyRange::from_request("a".into(), end.into());
+        let compare = Compare::Number { range, target, relation, operand };
+        let txn = bench.txn(when(vec![version_is("none", 0), compare], vec![], vec![])).unwrap();
+        txn.succeeded
+    };
+    use Relation::{Any, Equal, Greater, NotEqual};
+    use Target::{Lease, Unknown, Version};
+    assert!(holds(Version, Greater, 0, "z") && !holds(Version, Equal, 1, "z"));
+    assert!(holds(Version, Equal, 1, "b") && holds(Version, Any, 9, "z"));
+    assert!(holds(Lease, Equal, 7, "b") && !holds(Lease, Equal, 7, "z"));
+    assert!(!holds(Lease, NotEqual, 0, "c"), "b is in it");
+    assert!(holds(Unknown, Equal, 5, "z") && !holds(Unknown, NotEqual, 5, "z"));
+}

@@ -315,6 +315,11 @@ impl Leaf {
                 .any(|undo| undo.id == slot.id && undo.state().revision() == revision)
     }
 
+    /// How many states a read at main revision `at` rewinds; at most `max`.
+    pub(crate) fn undone_after(&self, at: i64, max: u64) -> u64 {
+        self.undos(at).take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
+    }
+
     /// The undo log, newest first, as far back as something superseded after `at`.
     fn undos(&self, at: i64) -> impl Iterator<Item = &Undo> {
         let open = &self.past.open;

@@ -3,6 +3,8 @@
 //! Beyond the limit keys are only counted, and whole subtrees at once where nothing changed after
 //! the revision asked for: a page of a long list costs its own length.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use keepd_types::{KeyRange, RangeEnd};
 
@@ -18,6 +20,8 @@ pub(crate) struct Scan<'a, F> {
     /// How many keys may still be shown.
     wanted: usize,
     count: u64,
+    /// The visitor has seen enough.
+    is_over: bool,
     visit: F,
 }
 
@@ -28,16 +32,17 @@ struct Cut {
     end: bool,
 }
 
-impl<'a, F: FnMut(&[u8], &[u8], State)> Scan<'a, F> {
+impl<'a, F: FnMut(&[u8], &[u8], State) -> ControlFlow<()>> Scan<'a, F> {
     /// Shows the first `limit` live keys (0: all) of `range` at main revision `at` to `visit`, as
-    /// prefix, suffix and state, and returns how many there are.
+    /// prefix, suffix and state, and returns how many there are; a break ends the walk and the count.
     pub(crate) fn run(root: &Node, range: &'a KeyRange, at: i64, limit: usize, visit: F) -> u64 {
         let end = match &range.end {
             RangeEnd::Before(end) => Some(end.as_ref()),
             RangeEnd::Open | RangeEnd::Point => None,
         };
         let wanted = if limit == 0 { usize::MAX } else { limit };
-        let mut scan = Self { start: &range.start, end, at, wanted, count: 0, visit };
+        let mut scan =
+            Self { start: &range.start, end, at, wanted, count: 0, is_over: false, visit };
         if range.is_point() {
             scan.point(root);
         } else if !range.is_empty() {
@@ -50,7 +55,7 @@ impl<'a, F: FnMut(&[u8], &[u8], State)> Scan<'a, F> {
         let state = root.leaf_of(self.start).get_at(self.start, self.at);
         if let Some(state) = state.filter(|state| !state.is_tombstone()) {
             self.count = 1;
-            (self.visit)(self.start, &[], state);
+            self.is_over = (self.visit)(self.start, &[], state).is_break();
         }
     }
 
@@ -70,10 +75,14 @@ impl<'a, F: FnMut(&[u8], &[u8], State)> Scan<'a, F> {
         for (position, child) in inner.children().iter().enumerate().take(last + 1).skip(first) {
             let cut =
                 Cut { start: cut.start && position == first, end: cut.end && position == last };
-            if self.wanted == 0 && !cut.start && !cut.end && child.newest <= self.at {
+            let is_whole = !cut.start && !cut.end && child.newest <= self.at;
+            if is_whole && (self.wanted == 0 || child.live == 0) {
                 self.count += child.live;
             } else {
                 self.node(&child.node, cut);
+            }
+            if self.is_over {
+                return;
             }
         }
     }
@@ -88,12 +97,18 @@ impl<'a, F: FnMut(&[u8], &[u8], State)> Scan<'a, F> {
         if leaf.newest() <= self.at {
             for position in first..last {
                 self.key(leaf, position, leaf.state(position));
+                if self.is_over {
+                    return;
+                }
             }
         } else {
             let states = leaf.states_at(self.at);
             for (position, state) in states.iter().enumerate().take(last).skip(first) {
                 if let Some(state) = state {
                     self.key(leaf, position, *state);
+                }
+                if self.is_over {
+                    return;
                 }
             }
         }
@@ -106,8 +121,63 @@ impl<'a, F: FnMut(&[u8], &[u8], State)> Scan<'a, F> {
         self.count += 1;
         if self.wanted > 0 {
             self.wanted -= 1;
-            (self.visit)(leaf.prefix(), leaf.suffix(position), state);
+            self.is_over = (self.visit)(leaf.prefix(), leaf.suffix(position), state).is_break();
         }
+    }
+}
+
+/// How much a walk over a range looks at, by looking at no key.
+pub(crate) struct Weight<'a> {
+    pub(crate) range: &'a KeyRange,
+    pub(crate) at: i64,
+    /// Enough to know.
+    pub(crate) max: u64,
+}
+
+impl Weight<'_> {
+    /// Keys, deleted ones included, and the states that are rewound where something changed after
+    /// the revision; at most about `max`.
+    pub(crate) fn of(&self, root: &Node) -> u64 {
+        if self.range.is_point() {
+            return 1 + self.rewound(root.leaf_of(&self.range.start));
+        }
+        if self.range.is_empty() {
+            return 0;
+        }
+        let mut weight = 0;
+        self.node(root, Cut { start: true, end: true }, &mut weight);
+        weight
+    }
+
+    fn node(&self, node: &Node, cut: Cut, weight: &mut u64) {
+        let inner = match node {
+            Node::Leaf(leaf) => {
+                *weight += leaf.len() as u64 + self.rewound(leaf);
+                return;
+            }
+            Node::Inner(inner) => inner,
+        };
+        let first = if cut.start { inner.child_of(&self.range.start) } else { 0 };
+        let last = match &self.range.end {
+            RangeEnd::Before(end) if cut.end => inner.child_before(end),
+            _ => inner.children().len() - 1,
+        };
+        for (position, child) in inner.children().iter().enumerate().take(last + 1).skip(first) {
+            let cut =
+                Cut { start: cut.start && position == first, end: cut.end && position == last };
+            if !cut.start && !cut.end && child.newest <= self.at {
+                *weight += child.live;
+            } else {
+                self.node(&child.node, cut, weight);
+            }
+            if *weight > self.max {
+                return;
+            }
+        }
+    }
+
+    fn rewound(&self, leaf: &Leaf) -> u64 {
+        if leaf.newest() <= self.at { 0 } else { leaf.undone_after(self.at, self.max) }
     }
 }
 

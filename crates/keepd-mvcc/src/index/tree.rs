@@ -8,12 +8,13 @@
 //! Invariants: separator `i` is above every key of child `i` and not above any of child `i + 1`;
 //! only a root is ever a leaf without keys. Underfull neighbours merge when compaction shrinks them.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use keepd_types::{KeyRange, Revision};
 
 use crate::index::leaf::{Leaf, State, common_prefix};
-use crate::index::scan::Scan;
+use crate::index::scan::{Scan, Weight};
 
 /// Children of an inner node before it splits.
 const CHILDREN_MAX: usize = if cfg!(test) { 4 } else { 16 };
@@ -41,10 +42,17 @@ pub(crate) struct Child {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inner {
     children: Vec<Child>,
-    /// The separators' bytes, one behind the other.
-    bounds: Vec<u8>,
-    /// Where each separator ends.
-    bound_ends: Vec<u32>,
+    /// Shared between copies of the node: they may be as long as keys, and few writes change them.
+    bounds: Arc<Bounds>,
+}
+
+/// The separators of a node.
+#[derive(Clone, Debug, Default)]
+struct Bounds {
+    /// Their bytes, one behind the other.
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<u32>,
 }
 
 /// The right half of a node that split.
@@ -126,6 +134,16 @@ fn split_leaf(leaf: &mut Leaf, changed: usize) -> Split {
     Split { bound, right: Child::new(Node::Leaf(right)) }
 }
 
+impl Bounds {
+    fn start(&self, position: usize) -> usize {
+        position.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
+    }
+
+    fn get(&self, position: usize) -> &[u8] {
+        &self.bytes[self.start(position)..self.ends[position] as usize]
+    }
+}
+
 impl Inner {
     /// The children in key order.
     pub(crate) fn children(&self) -> &[Child] {
@@ -143,7 +161,7 @@ impl Inner {
     }
 
     fn partition(&self, is_left: impl Fn(&[u8]) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.bound_ends.len());
+        let (mut low, mut high) = (0, self.bounds.ends.len());
         while low < high {
             let middle = usize::midpoint(low, high);
             if is_left(self.bound(middle)) {
@@ -156,8 +174,7 @@ impl Inner {
     }
 
     fn bound(&self, position: usize) -> &[u8] {
-        let start = position.checked_sub(1).map_or(0, |before| self.bound_ends[before] as usize);
-        &self.bounds[start..self.bound_ends[position] as usize]
+        self.bounds.get(position)
     }
 
     /// The separator before the child at `position`, if it has one.
@@ -172,19 +189,21 @@ impl Inner {
     /// Adds a child on the right of all.
     fn push(&mut self, bound: &[u8], child: Child) {
         if !self.children.is_empty() {
-            self.bounds.extend_from_slice(bound);
-            self.bound_ends.push(u32_of(self.bounds.len()));
+            let bounds = Arc::make_mut(&mut self.bounds);
+            bounds.bytes.extend_from_slice(bound);
+            bounds.ends.push(u32_of(bounds.bytes.len()));
         }
         self.children.push(child);
     }
 
     fn insert(&mut self, position: usize, split: Split) {
         let before = position - 1;
-        let start = before.checked_sub(1).map_or(0, |at| self.bound_ends[at] as usize);
-        self.bounds.splice(start..start, split.bound.iter().copied());
-        self.bound_ends.insert(before, u32_of(start));
+        let bounds = Arc::make_mut(&mut self.bounds);
+        let start = bounds.start(before);
+        bounds.bytes.splice(start..start, split.bound.iter().copied());
+        bounds.ends.insert(before, u32_of(start));
         let len = u32_of(split.bound.len());
-        self.bound_ends[before..].iter_mut().for_each(|end| *end += len);
+        bounds.ends[before..].iter_mut().for_each(|end| *end += len);
         self.children.insert(position, split.right);
     }
 
@@ -325,9 +344,33 @@ impl KeyIndex {
         range: &KeyRange,
         at: i64,
         limit: usize,
-        visit: impl FnMut(&[u8], &[u8], State),
+        mut visit: impl FnMut(&[u8], &[u8], State),
     ) -> u64 {
-        Scan::run(&self.root, range, at, limit, visit)
+        Scan::run(&self.root, range, at, limit, |prefix, suffix, state| {
+            visit(prefix, suffix, state);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Whether all live keys of a range at main revision `at` pass; looks on only while they do.
+    /// `None` if there are none.
+    pub(crate) fn all(
+        &self,
+        range: &KeyRange,
+        at: i64,
+        mut passes: impl FnMut(&[u8], &[u8], State) -> bool,
+    ) -> Option<bool> {
+        let mut all = true;
+        let seen = Scan::run(&self.root, range, at, 0, |prefix, suffix, state| {
+            all = passes(prefix, suffix, state);
+            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        (seen > 0).then_some(all)
+    }
+
+    /// How much a walk over a range at main revision `at` looks at; at most about `max`.
+    pub(crate) fn weight(&self, range: &KeyRange, at: i64, max: u64) -> u64 {
+        Weight { range, at, max }.of(&self.root)
     }
 
     /// Shows every leaf in key order.
@@ -447,4 +490,34 @@ impl Inner {
 
 fn u32_of(len: usize) -> u32 {
     u32::try_from(len).expect("separators are parts of keys, which requests limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(main: i64) -> State {
+        State { main, sub: 0, create: main, version: 1 }
+    }
+
+    /// Separators can be as long as keys, and a request may change a hundred keys of a megabyte.
+    #[test]
+    fn a_write_copies_no_separator() {
+        let mut index = KeyIndex::default();
+        let key = |number: usize| format!("{}{number:03}", "k".repeat(1000));
+        for number in 0..100 {
+            index.update(key(number).as_bytes(), |_| state(1));
+        }
+        let before = index.clone();
+        index.update(key(50).as_bytes(), |_| state(2));
+        let (mut old, mut new) = (&*before.root, &*index.root);
+        let mut depth = 0;
+        while let (Node::Inner(a), Node::Inner(b)) = (old, new) {
+            assert!(Arc::ptr_eq(&a.bounds, &b.bounds));
+            let position = a.child_of(key(50).as_bytes());
+            (old, new) = (&a.children[position].node, &b.children[position].node);
+            depth += 1;
+        }
+        assert!(depth > 1 && !std::ptr::eq(old, new), "the leaf below was copied");
+    }
 }
