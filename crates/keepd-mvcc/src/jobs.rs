@@ -43,7 +43,11 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     pub(crate) fn new(recovered: Recovered, options: Options) -> Self {
-        let Recovered { files, durable, checkpoints, .. } = recovered;
+        let Recovered { files, segments, durable, checkpoints, .. } = recovered;
+        // What this start replayed the next one need not: a member that is killed again and again
+        // would otherwise never come to a checkpoint.
+        let known = checkpoints.last().map_or(0, |mark| mark.commit.revision);
+        let since_checkpoint_bytes = segments.bytes_behind(known);
         Self {
             files,
             options,
@@ -55,7 +59,7 @@ impl Jobs {
             checkpoint_token: Weak::new(),
             checkpoint_out: None,
             rewrite_token: Weak::new(),
-            since_checkpoint_bytes: 0,
+            since_checkpoint_bytes,
         }
     }
 

@@ -2,5 +2,6 @@
 //! restarts and power cuts.
 
 mod faults;
+mod reclaim;
 mod run;
 mod state;

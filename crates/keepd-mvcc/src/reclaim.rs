@@ -10,13 +10,16 @@ use crate::store::Store;
 const SMALL_SHARE: u64 = 4;
 /// That many small neighbours are worth a merge without a dead record among them.
 const SMALL_RUN: usize = 4;
+/// A run of several segments reads no more than so many full ones: what lives is estimated by the
+/// number of records, so this also bounds the copy if the large ones are those that live.
+const RUN_SEGMENTS_MAX: u64 = 16;
 
 /// Neighbouring segments that would be rewritten together.
 #[derive(Debug, Default)]
 struct Run {
     start: usize,
     end: usize,
-    dead: u64,
+    bytes: u64,
     /// What is dead, in bytes.
     gain: u64,
     live_bytes: u64,
@@ -38,8 +41,7 @@ impl Store {
         if self.jobs.rewrite_token.strong_count() > 0 {
             return None;
         }
-        let dead = self.share(&self.segments.list[position]).dead;
-        Some(self.rewrite(&Run { start: position, end: position + 1, dead, ..Run::default() }))
+        Some(self.rewrite(&Run { start: position, end: position + 1, ..Run::default() }))
     }
 
     fn rewrite(&mut self, run: &Run) -> RewriteJob {
@@ -57,8 +59,8 @@ impl Store {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
             run: self.segments.list[run.start..run.end].to_vec(),
-            dead_before: run.dead,
-            durable: self.jobs.durable.clone(),
+            index: self.index.clone(),
+            compact_revision: self.jobs.durable.commit.compact_revision,
             limits,
             token,
         }
@@ -66,13 +68,13 @@ impl Store {
 
     /// Takes in a rewrite: from now on the new segment is read.
     pub fn finish_rewrite(&mut self, done: RewriteDone) {
-        let RewriteDone { removed, added, dead_before, pinned, .. } = done;
+        let RewriteDone { removed, added, dropped, pinned, .. } = done;
         let mut list = self.segments.list.clone();
         let Some(at) = list.iter().position(|it| removed.first() == Some(&it.id)) else { return };
         let dead_now: u64 = removed.iter().filter_map(|id| self.dead.remove(id)).sum();
         if let Some(added) = &added {
             // What died meanwhile was live when the job looked, so it was copied.
-            self.dead.insert(added.id, dead_now.saturating_sub(dead_before) + pinned);
+            self.dead.insert(added.id, dead_now.saturating_sub(dropped));
             self.pinned.insert(added.id, pinned);
         }
         for id in &removed {
@@ -92,7 +94,9 @@ impl Store {
             let share = self.share(segment);
             let is_dead_enough = share.is_worth(urgency);
             let is_small = segment.len < self.jobs.options.segment_bytes / SMALL_SHARE;
-            let fits = run.live_bytes + share.live_bytes <= self.jobs.options.segment_bytes;
+            let full = self.jobs.options.segment_bytes;
+            let fits = run.live_bytes + share.live_bytes <= full
+                && run.bytes + segment.len <= full.saturating_mul(RUN_SEGMENTS_MAX);
             if !(is_dead_enough || is_small) || !fits {
                 run = Run { start: position + 1, end: position + 1, ..Run::default() };
                 if !(is_dead_enough || is_small) {
@@ -101,7 +105,7 @@ impl Store {
                 run.start = position;
             }
             run.end = position + 1;
-            run.dead += share.dead;
+            run.bytes += segment.len;
             run.gain += segment.len - share.live_bytes.min(segment.len);
             run.live_bytes += share.live_bytes;
             run.is_worth_it |= is_dead_enough || run.end - run.start >= SMALL_RUN;
@@ -118,19 +122,17 @@ impl Store {
         let count = |of: &std::collections::BTreeMap<u64, u64>| {
             of.get(&segment.id).copied().unwrap_or(0).min(records)
         };
-        let dead = count(&self.dead);
-        let gone = dead.saturating_sub(count(&self.pinned));
+        let gone = count(&self.dead).saturating_sub(count(&self.pinned));
         let live = u128::from(segment.len) * u128::from(records - gone);
         let live_bytes = live.checked_div(u128::from(records)).unwrap_or_default();
         let live_bytes = u64::try_from(live_bytes).unwrap_or(segment.len);
-        Share { records, dead, gone, live_bytes }
+        Share { records, gone, live_bytes }
     }
 }
 
 /// How much of a segment is dead.
 struct Share {
     records: u64,
-    dead: u64,
     /// Dead and not pinned.
     gone: u64,
     live_bytes: u64,

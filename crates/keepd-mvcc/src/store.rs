@@ -110,6 +110,8 @@ struct Compaction {
     index: KeyIndex,
     previous: i64,
     revision: i64,
+    /// The first view that shows it: no rewrite has dropped yet what the hash is over.
+    view: Option<Arc<View>>,
 }
 
 impl Store {
@@ -228,20 +230,17 @@ impl Store {
         if self.compactions.len() == COMPACTION_HASHES_MAX {
             self.compactions.pop_front();
         }
-        self.compactions.push_back(Compaction { index: self.index.clone(), previous, revision });
+        let index = self.index.clone();
+        self.compactions.push_back(Compaction { index, previous, revision, view: None });
         Ok(())
     }
 
     /// The hash of the oldest compaction whose hash was not taken yet, once it is published.
     ///
-    /// Take it soon after the publish: it pins the index, and before a later rewrite drops what the
-    /// compaction made unreachable.
+    /// Take it soon: it pins the index and the files of its moment, and so their space.
     pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
-        let view = self.views.load();
-        if self.compactions.front()?.revision > view.revision {
-            return None;
-        }
-        let Compaction { index, previous, revision } = self.compactions.pop_front()?;
+        let view = self.compactions.front_mut()?.view.take()?;
+        let Compaction { index, previous, revision, .. } = self.compactions.pop_front()?;
         Some(CompactionHashJob { view, index, previous, revision })
     }
 
@@ -289,6 +288,9 @@ impl Store {
             cache: Arc::clone(&self.cache),
             meta: Arc::clone(&self.meta),
         });
+        for compaction in &mut self.compactions {
+            compaction.view.get_or_insert_with(|| Arc::clone(&view));
+        }
         self.views.newest.store(Arc::clone(&view));
         view
     }

@@ -14,6 +14,7 @@ use keepd_types::{
 use proptest::prelude::*;
 
 use super::state::Model;
+use crate::revlog::recovery::count_dead;
 use crate::{
     Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, RewriteDone, RewriteJob,
     Store, Urgency,
@@ -67,8 +68,8 @@ pub(crate) fn ops() -> impl Strategy<Value = Op> {
         4 => prop::collection::vec(any::<(bool, u8)>(), 1..6).prop_map(Op::Txn),
         3 => any::<(u8, u8)>().prop_map(|(a, b)| Op::DeleteRange(a, b)),
         2 => any::<u8>().prop_map(Op::Compact),
-        1 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaPut(a, b)),
-        1 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaDelete(a, b)),
+        3 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaPut(a, b)),
+        3 => any::<(u8, u8)>().prop_map(|(a, b)| Op::MetaDelete(a, b)),
         4 => Just(Op::Publish),
         6 => Just(Op::Flush),
         1 => Just(Op::TakeFlush),
@@ -194,6 +195,19 @@ impl World {
         model.check(&view, &range(a, b), usize::from(limit % 7));
     }
 
+    /// The dead that the store counts as they die are those of a recount.
+    pub(crate) fn check_dead(&self) {
+        let store = &self.store;
+        let mut counted = count_dead(&store.segments, &store.index);
+        counted.retain(|_, dead| *dead > 0);
+        let mut kept = store.dead.clone();
+        kept.retain(|_, dead| *dead > 0);
+        assert_eq!(kept, counted);
+        for (id, pinned) in &store.pinned {
+            assert!(*pinned <= kept.get(id).copied().unwrap_or(0), "more pinned than dead in {id}");
+        }
+    }
+
     pub(crate) fn publish(&mut self) {
         let applied = Applied { index: self.model.applied.index + 1, term: 3 };
         self.model.applied = applied;
@@ -255,7 +269,8 @@ impl World {
     }
 
     fn meta(&mut self, table: u8, number: u8, value: Option<u8>) {
-        let (table, key) = (table % 3, Bytes::copy_from_slice(&[number % 8]));
+        // Few enough keys to be written and deleted again and again.
+        let (table, key) = (table % 2, Bytes::copy_from_slice(&[number % 3]));
         match value {
             Some(value) => {
                 let value = Bytes::copy_from_slice(&[value]);
@@ -367,6 +382,7 @@ impl World {
             Op::FinishRewrite => {
                 if let Some(done) = self.rewrite.1.take() {
                     self.store.finish_rewrite(done);
+                    self.check_dead();
                 }
             }
             _ => unreachable!("the other steps are not jobs"),

@@ -278,12 +278,14 @@ fn trim(durable: &mut Durable) {
     durable.index.compact(durable.commit.compact_revision, &[], usize::MAX, &mut Vec::new());
 }
 
-/// Counts the records that the index does not name.
-fn count_dead(segments: &Segments, index: &KeyIndex) -> BTreeMap<u64, u64> {
+/// Counts the records in segments that the index does not name.
+pub(crate) fn count_dead(segments: &Segments, index: &KeyIndex) -> BTreeMap<u64, u64> {
     let mut dead: BTreeMap<u64, u64> =
         segments.list.iter().map(|segment| (segment.id, segment.table.commit.records)).collect();
     let mut name = |revision| {
         let segment = segments.position_of(revision).and_then(|at| segments.list.get(at));
+        // What is behind the last segment is in the tail.
+        let segment = segment.filter(|segment| revision <= segment.table.last);
         if let Some(count) = segment.and_then(|segment| dead.get_mut(&segment.id)) {
             *count = count.saturating_sub(1);
         }

@@ -1,8 +1,9 @@
 //! Reclaiming space: neighbouring segments that are mostly dead give way to one that is not.
 //!
-//! Nothing comes back from the dead (design rule 9.1). A record is dropped only if the durable index
-//! does not name it: then a later record of its key is there to stay, or a tombstone is. A dead
-//! tombstone is dropped only if
+//! Nothing comes back from the dead (design rule 9.1). A record is dropped only if the index does not
+//! name it: the index is trimmed to durable compactions only, so a later record of its key is there
+//! to stay, or a tombstone is. The store counts its dead records by the same index, as of the moment
+//! the job was taken. A dead tombstone is dropped only if
 //! - every checkpoint that recovery may begin from was compacted behind it, so that none of them
 //!   holds what it deleted, and
 //! - no segment before the run can hold a record of the generation that it ended, so that replaying
@@ -16,10 +17,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::Error;
+use crate::index::KeyIndex;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::files::{Files, Name};
-use crate::revlog::flush::Durable;
 use crate::revlog::format::{Commit, Origin};
 use crate::revlog::manifest::Edit;
 use crate::revlog::segment::Segment;
@@ -69,9 +70,10 @@ pub struct RewriteJob {
     pub(crate) options: Options,
     /// Neighbours, complete, none of them the last segment.
     pub(crate) run: Vec<Arc<Segment>>,
-    /// How many of their records were dead when the job began.
-    pub(crate) dead_before: u64,
-    pub(crate) durable: Durable,
+    /// The index that decides what is dead.
+    pub(crate) index: KeyIndex,
+    /// The durable compact revision: the index names everything behind it.
+    pub(crate) compact_revision: i64,
     pub(crate) limits: Limits,
     pub(crate) token: Arc<()>,
 }
@@ -82,10 +84,20 @@ pub struct RewriteJob {
 pub struct RewriteDone {
     pub(crate) removed: Vec<u64>,
     pub(crate) added: Option<Segment>,
-    pub(crate) dead_before: u64,
+    /// Dead records that were left out.
+    pub(crate) dropped: u64,
     /// Dead tombstones that had to stay.
     pub(crate) pinned: u64,
     _token: Arc<()>,
+}
+
+/// What a job did with the records and meta writes of its run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copied {
+    kept: u64,
+    dropped: u64,
+    /// Those of the kept ones that are dead.
+    pinned: u64,
 }
 
 impl RewriteJob {
@@ -106,35 +118,31 @@ impl RewriteJob {
         let mut writer =
             SegmentWriter::create(&self.files, Origin::Rewrite, self.options.block_bytes)?;
         let id = writer.id();
-        let copied = self.copy(&mut writer, pace).and_then(|(kept, pinned)| {
-            let closed = if kept > 0 { Some(writer.close()?) } else { None };
-            Ok((closed, pinned))
+        let copied = self.copy(&mut writer, pace).and_then(|copied| {
+            let closed = if copied.kept > 0 { Some(writer.close()?) } else { None };
+            Ok((closed, copied))
         });
         if !matches!(copied, Ok((Some(_), _))) {
             // Nothing names the file; if it cannot go now, the next start removes it.
             let _is_gone = dir.remove(Name::Segment(id)).is_ok();
         }
-        let (closed, pinned) = copied?;
+        let (closed, Copied { dropped, pinned, .. }) = copied?;
         let (added, closed) = closed.unzip();
         let removed: Vec<u64> = self.run.iter().map(|segment| segment.id).collect();
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
         self.files.manifest.lock().edit(dir, &[edit])?;
         // The rewrite counts already; a file that cannot go now goes at the next start.
-        let mut is_gone = removed.iter().map(|id| dir.remove(Name::Segment(*id)).is_ok());
-        if is_gone.all(|it| it) && dir.env.disk.sync_dir(&dir.path).is_ok() {
-            self.files.manifest.lock().forget(&removed);
+        let is_gone = |id: &u64| dir.remove(Name::Segment(*id)).is_ok();
+        let gone: Vec<u64> = removed.iter().copied().filter(is_gone).collect();
+        if dir.env.disk.sync_dir(&dir.path).is_ok() {
+            self.files.manifest.lock().forget(&gone);
         }
-        let dead_before = self.dead_before;
-        Ok(RewriteDone { removed, added, dead_before, pinned, _token: self.token })
+        Ok(RewriteDone { removed, added, dropped, pinned, _token: self.token })
     }
 
-    /// Copies what must stay; returns how much that is, and how many tombstones of it are dead.
-    fn copy(
-        &self,
-        writer: &mut SegmentWriter,
-        pace: &mut dyn FnMut(u64),
-    ) -> Result<(u64, u64), Error> {
-        let (mut kept, mut pinned, mut written) = (0, 0, writer.len());
+    /// Copies what must stay.
+    fn copy(&self, writer: &mut SegmentWriter, pace: &mut dyn FnMut(u64)) -> Result<Copied, Error> {
+        let (mut copied, mut written) = (Copied::default(), writer.len());
         for segment in &self.run {
             let (mut next, count) = (0, segment.table.blocks.len());
             while next < count {
@@ -145,8 +153,10 @@ impl RewriteJob {
                         let is_live = self.is_live(&entry);
                         if is_live || self.is_pinned(&entry) {
                             writer.push(&entry);
-                            kept += 1;
-                            pinned += u64::from(!is_live);
+                            copied.kept += 1;
+                            copied.pinned += u64::from(!is_live);
+                        } else {
+                            copied.dropped += 1;
                         }
                     }
                 }
@@ -160,10 +170,10 @@ impl RewriteJob {
             }
         }
         let meta_ops = self.meta_ops()?;
-        kept += meta_ops.len() as u64;
+        copied.kept += meta_ops.len() as u64;
         writer.push_meta(&meta_ops);
         writer.commit(self.commit());
-        Ok((kept, pinned))
+        Ok(copied)
     }
 
     fn commit(&self) -> Commit {
@@ -172,8 +182,7 @@ impl RewriteJob {
 
     fn is_live(&self, entry: &Entry) -> bool {
         let revision = entry.change.revision;
-        revision.main > self.durable.commit.compact_revision
-            || self.durable.index.names(&entry.change.key, revision)
+        revision.main > self.compact_revision || self.index.names(&entry.change.key, revision)
     }
 
     /// Whether a dead record must stay all the same.

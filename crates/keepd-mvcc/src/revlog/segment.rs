@@ -235,6 +235,12 @@ impl Segments {
         self.list.partition_point(|segment| segment.first <= revision).checked_sub(1)
     }
 
+    /// What the blocks take that begin behind main revision `main`.
+    pub(crate) fn bytes_behind(&self, main: i64) -> u64 {
+        let blocks = self.list.iter().flat_map(|segment| &segment.table.blocks);
+        blocks.filter(|it| it.first.main > main).map(|it| u64::from(it.frame.len)).sum()
+    }
+
     fn locate(&self, revision: Revision) -> Result<(&Segment, usize), Error> {
         self.position_of(revision)
             .map(|position| &self.list[position])
