@@ -23,7 +23,7 @@ usage: cargo xtask <task>
   test             every test: Rust, then the Go ones against real etcd and kube-apiserver
   test rust        only the Rust tests
   test go [RUN]    only the Go tests (those whose name matches RUN)
-  tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver and kubectl
+  tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver, kubectl and cfssl
   ci               all stages below, then `test`
   ci <stage>...    fmt, tidy, clippy, doc, go, deny, test
   tidy             the repository's own rules (layers, file lengths, paths in documents, ...)
@@ -51,9 +51,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The root of the repository.
+/// The root of the repository, as cargo says at the start of this run: clones that share a target
+/// folder share this binary, and the one that it was built in may be gone.
 fn root() -> PathBuf {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = manifest.expect("cargo sets CARGO_MANIFEST_DIR: start this as `cargo xtask`");
     manifest.parent().map(PathBuf::from).expect("xtask lies in a folder of the repository")
 }
 

@@ -4,9 +4,10 @@
 //! the official client, etcdctl, etcdutl and kube-apiserver. Cargo and Go never build at the same
 //! time: together they would not fit in the memory of a small machine.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::counts::{Counts, GoEvents, rust_result};
 use crate::process::Call;
@@ -45,11 +46,15 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
         println!("{error:#}");
         counts.failed += 1;
     } else {
+        if !is_in_path("openssl") {
+            skips.push("all tests with certificates of openssl: it is not installed".to_owned());
+        }
+        let go = tools::go_version();
         if selection.rust {
-            counts += rust_tests()?;
+            counts += rust_tests(go.is_some(), &mut skips)?;
         }
         if selection.go {
-            if let Some(version) = tools::go_version() {
+            if let Some(version) = go {
                 println!("{version}");
                 counts += go_tests(selection.go_run.as_deref(), &mut skips)?;
             } else {
@@ -75,10 +80,22 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     Ok(())
 }
 
-fn rust_tests() -> Result<Counts> {
+fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {
     let mut counts = Counts::default();
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if has_go {
+        match tools::build_pki() {
+            Ok(pki) => path = with_first(&pki, &path)?,
+            Err(error) => {
+                println!("{error:#}");
+                counts.failed += 1;
+            }
+        }
+    } else if !is_in_path("cfssl") || !is_in_path("cfssljson") {
+        skips.push("Rust tests with certificates of cfssl: it needs Go to be built".to_owned());
+    }
     let words = ["cargo", "test", "--release", "--workspace", "--no-fail-fast"];
-    let succeeded = Call::new(&root(), &words).lines(|line| {
+    let succeeded = Call::new(&root(), &words).env("PATH", path).lines(|line| {
         println!("{line}");
         if let Some(result) = rust_result(line) {
             counts += result;
@@ -113,6 +130,7 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         .env("KEEPD_INTEROP_ETCD", &tools.etcd)
         .env("KEEPD_INTEROP_KUBE", &tools.kube)
         .env("KEEPD_INTEROP_SUITE", &tools.suite)
+        .env("KEEPD_INTEROP_PKI", &tools.pki)
         .lines(|line| {
             if let Some(report) = events.take(line) {
                 println!("{report}");
@@ -126,6 +144,17 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         skips.push(format!("{} Go tests, named above", counts.skipped));
     }
     Ok(counts)
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// `path` with one more folder, which is searched first.
+fn with_first(folder: &Path, path: &OsStr) -> Result<OsString> {
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(path));
+    std::env::join_paths(folders).context("the tools folder's name holds a colon")
 }
 
 fn keepd_binary() -> PathBuf {

@@ -60,12 +60,26 @@ const SUITE: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// The programs with which etcd's documentation makes certificates. A module of its own, so that
+/// its versions decide nothing about etcd's.
+const PKI: ToolSet = ToolSet {
+    name: "pki",
+    module: "testing/interop/pki",
+    binaries: &[
+        ("cfssl", "github.com/cloudflare/cfssl/cmd/cfssl"),
+        ("cfssljson", "github.com/cloudflare/cfssl/cmd/cfssljson"),
+    ],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
 /// The folders that hold the built programs.
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) etcd: PathBuf,
     pub(crate) kube: PathBuf,
     pub(crate) suite: PathBuf,
+    pub(crate) pki: PathBuf,
 }
 
 /// The version of the installed Go toolchain, if there is one.
@@ -78,7 +92,13 @@ pub(crate) fn build_all() -> Result<Tools> {
     if go_version().is_none() {
         bail!("building the tools needs Go 1.26 or newer (`go` is not in the PATH)");
     }
-    Ok(Tools { etcd: build(&ETCD)?, kube: build(&KUBE)?, suite: build(&SUITE)? })
+    let (etcd, kube, suite) = (build(&ETCD)?, build(&KUBE)?, build(&SUITE)?);
+    Ok(Tools { etcd, kube, suite, pki: build_pki()? })
+}
+
+/// Builds the programs that make certificates, which Rust tests use too.
+pub(crate) fn build_pki() -> Result<PathBuf> {
+    build(&PKI)
 }
 
 fn build(set: &ToolSet) -> Result<PathBuf> {
@@ -97,7 +117,8 @@ fn build(set: &ToolSet) -> Result<PathBuf> {
             let output = partial.join(name);
             let output = output.to_str().context("the cache folder's name is not UTF-8")?;
             let call = [compile, &[&flags, "-o", output, package]].concat();
-            Call::new(&module, &call).run()?;
+            // As in the projects' own releases; nothing of them needs a C compiler then.
+            Call::new(&module, &call).env("CGO_ENABLED", "0").run()?;
         }
     }
     if folder.exists() {

@@ -60,7 +60,7 @@ fn replay(golden: &str) -> String {
 }
 
 fn check(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new("tests/golden").join(name);
     let expected = fs::read_to_string(&path).expect("the golden file is there");
     let actual = replay(&expected);
     if std::env::var_os("BLESS").is_some() {

@@ -68,8 +68,10 @@ impl ToolOptions {
 
 /// The repository.
 pub(crate) fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    // What cargo says at the start; the clone that this was built in may be gone.
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    here.ancestors().nth(2).unwrap_or(&here).to_owned()
 }
 
 /// A program that `cargo xtask tools` builds; the folder is named by the hash of `go.sum`.

@@ -102,6 +102,9 @@ func (p *PKI) ServiceAccountKeys(t testing.TB) {
 
 func (p *PKI) openssl(t testing.TB, args ...string) {
 	t.Helper()
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("openssl is not installed")
+	}
 	p.run(t, "openssl", args...)
 }
 
@@ -119,17 +122,18 @@ func (p *PKI) run(t testing.TB, program string, args ...string) []byte {
 // CFSSL makes a PKI with cfssl, as etcd's own documentation does: RSA keys in PKCS#1 form.
 func CFSSL(t testing.TB) *PKI {
 	t.Helper()
+	cfssl := PKITool(t, "cfssl")
 	p := &PKI{t.TempDir()}
 	p.write(t, "ca-csr.json", `{"CN":"test-ca","key":{"algo":"rsa","size":2048}}`)
 	p.write(t, "ca-config.json", `{"signing":{"default":{"expiry":"720h"},"profiles":{
 		"server":{"expiry":"720h","usages":["signing","key encipherment","server auth","client auth"]},
 		"client":{"expiry":"720h","usages":["signing","key encipherment","client auth"]}}}}`)
-	p.keep(t, "ca", p.run(t, "cfssl", "gencert", "-initca", "ca-csr.json"))
+	p.keep(t, "ca", p.run(t, cfssl, "gencert", "-initca", "ca-csr.json"))
 	p.write(t, "server-csr.json",
 		`{"CN":"server","hosts":["localhost","127.0.0.1"],"key":{"algo":"rsa","size":2048}}`)
 	p.write(t, "client-csr.json", `{"CN":"client","hosts":[""],"key":{"algo":"rsa","size":2048}}`)
 	for _, name := range []string{"server", "client"} {
-		p.keep(t, name, p.run(t, "cfssl", "gencert", "-ca=ca.crt", "-ca-key=ca.key",
+		p.keep(t, name, p.run(t, cfssl, "gencert", "-ca=ca.crt", "-ca-key=ca.key",
 			"-config=ca-config.json", "-profile="+name, name+"-csr.json"))
 	}
 	return p

@@ -27,6 +27,11 @@ func SuiteTool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_SUITE", "suite", "suite/go.sum", name)
 }
 
+// PKITool is one of the programs that make certificates.
+func PKITool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_PKI", "pki", "pki/go.sum", name)
+}
+
 // KeepdBin is the keepd binary under test, or empty.
 func KeepdBin() string {
 	return os.Getenv("KEEPD_BIN")

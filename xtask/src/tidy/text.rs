@@ -7,6 +7,8 @@ const SOURCE_LINES_MAX: usize = 600;
 /// Bytes of any file but the lock files, which tools write.
 const BLOB_BYTES_MAX: usize = 100 * 1024;
 const LOCK_FILES: &[&str] = &["Cargo.lock", "go.sum", "go.mod"];
+/// The folder of a crate at build time; clones that share a target folder would run with another's.
+const BUILD_FOLDER: &str = concat!("env!(", "\"CARGO_MANIFEST_DIR\")");
 const TEXT: &[&str] = &[
     "rs", "go", "proto", "toml", "md", "yaml", "yml", "sh", "txt", "html", "css", "js", "service",
 ];
@@ -59,6 +61,12 @@ fn check_rust(path: &str, name: &str, text: &str, findings: &mut Vec<Finding>) {
     if !text.starts_with("//!") {
         findings.push(Finding::new(path, 1, "must begin with `//!`: what it is and its place"));
     }
+    for (position, line) in text.lines().enumerate() {
+        if line.contains(BUILD_FOLDER) {
+            let message = "bakes in a folder: a test runs in its own, a program reads the variable";
+            findings.push(Finding::new(path, position + 1, message));
+        }
+    }
     let is_test = name == "tests.rs" || path.contains("/tests/");
     let lines = source_lines(text);
     if !is_test && lines > SOURCE_LINES_MAX {
@@ -81,7 +89,7 @@ fn source_lines(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_file, source_lines};
+    use super::{BUILD_FOLDER, check_file, source_lines};
     use crate::tidy::File;
 
     fn messages(path: &str, bytes: &[u8]) -> Vec<String> {
@@ -98,6 +106,7 @@ mod tests {
     #[test]
     fn each_rule_finds_its_breach() {
         let long = format!("//! A.\n{}", "x\n".repeat(600));
+        let baked = format!("//! A.\nlet path = {BUILD_FOLDER};\n");
         let big = vec![b'x'; 100 * 1024 + 1];
         for (path, bytes, expected) in [
             ("a/mod.rs", b"//! A.\n".as_slice(), "name the file after the module"),
@@ -105,6 +114,7 @@ mod tests {
             ("a/b.rs", b"//! A. \n", ":1: ends with white space"),
             ("a/b.rs", "//! A \u{2192} B\n".as_bytes(), ":1: is not ASCII"),
             ("a/b.rs", b"//! A.", "exactly one line feed"),
+            ("a/b.rs", baked.as_bytes(), ":2: bakes in a folder"),
             ("a/b.rs", long.as_bytes(), "601 lines without tests"),
             ("a/b.bin", &big, "102401 bytes"),
         ] {

@@ -23,7 +23,7 @@ use super::help::help;
 use crate::utl;
 
 fn check(name: &str, actual: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ctl").join(name);
+    let path = Path::new("tests/golden/ctl").join(name);
     if env::var_os("KEEPD_BLESS").is_some() {
         fs::write(&path, actual).unwrap();
     }
