@@ -1,6 +1,6 @@
 //! Where the programs are: given by a flag, built before by `cargo xtask tools`, or in the PATH.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
