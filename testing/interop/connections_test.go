@@ -136,7 +136,7 @@ func burst(t *testing.T, stream pb.Watch_WatchClient, count int,
 
 // A client that reads all the time may ask for as many watches at once as it likes.
 func TestBurstsOfWatchRequests(t *testing.T) {
-	const count = 5000
+	const count = 20_000
 	onEach(t, func(t *testing.T, a *api) {
 		stream := must(a.watch.Watch(ctx(t)))(t)
 		took := burst(t, stream, count, func(int) *pb.WatchRequest { return watchOf("key") },

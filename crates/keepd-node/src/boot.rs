@@ -68,6 +68,9 @@ impl DataDir {
         }
         disk.create_dir(&options.data_dir).map_err(|error| explain(error.into()))?;
         let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
+        if is_empty_frame(disk, &layout.member)? {
+            disk.remove_dir_all(&layout.member)?;
+        }
         let is_new = !disk.exists(&layout.member)?;
         if is_new {
             if disk.exists(&layout.partial)? {
@@ -142,6 +145,21 @@ impl DataDir {
         let Self { encryption, ballast, lock, .. } = self;
         Ok(Opened { machine, wal, core, identity, encryption, ballast, lock })
     }
+}
+
+/// Whether the member's directory holds nothing but etcd's empty folders, or not even those: an image
+/// or a package made it, and no member ever wrote there.
+fn is_empty_frame(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
+    if !disk.exists(member_dir)? {
+        return Ok(false);
+    }
+    for name in disk.list(member_dir)? {
+        let inner = member_dir.join(&name);
+        if !matches!(name.as_str(), "wal" | "snap") || !disk.list(&inner)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether etcd made the member's directory: it has etcd's database, or a log but no store.

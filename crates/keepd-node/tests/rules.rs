@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -107,6 +107,33 @@ fn a_directory_of_etcds_is_refused_and_left_as_it_was() {
             assert!(error.to_string().starts_with("/data: this is etcd's data directory"));
         }
         assert_eq!(files(&disk), before);
+    }
+}
+
+/// Folders that an image or a package made are no member; anything in them is.
+#[test]
+fn empty_folders_are_a_new_member() {
+    let env = |disk: &SimDisk| Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SeededRandom::new(1)),
+    };
+    for names in [&["member"][..], &["member/wal"], &["member/wal", "member/snap"]] {
+        let disk = SimDisk::new();
+        for name in names {
+            disk.create_dir(&Path::new("/data").join(name)).expect("makes the directory");
+        }
+        let made = DataDir::prepare(&env(&disk), &options(), None).expect("a new member");
+        assert!(made.is_new(), "{names:?}");
+    }
+    for file in ["member/KEYRING", "member/wal/x", "member/snap/x/y"] {
+        let disk = SimDisk::new();
+        let path = Path::new("/data").join(file);
+        disk.create_dir(path.parent().expect("it has one")).expect("makes the directory");
+        disk.replace(&path, b"x").expect("writes");
+        let opened = DataDir::prepare(&env(&disk), &options(), None);
+        assert!(!opened.is_ok_and(|opened| opened.is_new()), "{file} is something");
+        assert!(disk.exists(&path).expect("looks"), "{file} is left alone");
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use keepd_machine::command::ALARM_CORRUPT;
 use keepd_types::KeyRange;
 use tonic::body::Body;
 
+use crate::access::{self, AccessControl};
 use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
 use crate::{errors, metrics};
@@ -22,6 +23,37 @@ pub enum HttpScope {
     Metrics,
 }
 
+/// Answers one request of a client port that is not gRPC, as far as hosts and origins allow.
+pub(crate) async fn answer_client<B>(
+    context: &Arc<Context>,
+    access: &AccessControl,
+    is_tls: bool,
+    request: &Request<B>,
+) -> Response<Body> {
+    if !is_tls && let Some(host) = access.refused_host(request) {
+        let message = "rejecting HTTP request to prevent DNS rebinding attacks";
+        tracing::warn!(host, "{message}");
+        return nosniff(plain(StatusCode::MISDIRECTED_REQUEST, access::refusal(&host)));
+    }
+    let mut response = if request.method() == Method::OPTIONS {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        response
+    } else {
+        answer(context, HttpScope::Client, request).await
+    };
+    if !is_closed_to_pages(context, request.uri().path()) {
+        access.allow_origin(request, &mut response);
+    }
+    response
+}
+
+/// Paths that no page of another origin has any business with: gRPC's, which a page could use on a
+/// TLS port, and keepd's own.
+fn is_closed_to_pages(context: &Context, path: &str) -> bool {
+    path.starts_with("/keepd/") || context.rpc_metrics.method(path).is_some()
+}
+
 /// Answers one request that is not gRPC.
 pub(crate) async fn answer<B>(
     context: &Arc<Context>,
@@ -29,21 +61,59 @@ pub(crate) async fn answer<B>(
     request: &Request<B>,
 ) -> Response<Body> {
     let path = request.uri().path();
+    if let Some(clean) = cleaned(path) {
+        return redirect(request, clean);
+    }
     let query = Query(request.uri().query().unwrap_or_default());
-    let mut response = if scope == HttpScope::Client && request.method() == Method::OPTIONS {
-        plain(StatusCode::OK, String::new())
-    } else if !is_known(path, scope) {
+    if !is_known(path, scope) {
         not_found()
-    } else if request.method() == Method::GET {
+    } else if request.method() == Method::GET || path == "/metrics" {
         get(context, path, query).await
     } else {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-        response
-    };
-    if scope == HttpScope::Client {
-        add_cors(&mut response);
+        nosniff(response)
     }
+}
+
+/// The shortest form of a path, if it is not given in it, as in Go's `ServeMux`.
+fn cleaned(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && !parts.is_empty() {
+        clean.push('/');
+    }
+    (clean != path).then_some(clean)
+}
+
+fn redirect<B>(request: &Request<B>, mut target: String) -> Response<Body> {
+    if let Some(query) = request.uri().query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    let mut response = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let link = target.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let link = link.replace('"', "&#34;").replace('\'', "&#39;");
+        let mut response =
+            plain(StatusCode::OK, format!("<a href=\"{link}\">Temporary Redirect</a>.\n\n"));
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, html);
+        response
+    } else {
+        Response::new(Body::empty())
+    };
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let target = HeaderValue::try_from(target).expect("a request's path is no control characters");
+    response.headers_mut().insert(LOCATION, target);
     response
 }
 
@@ -263,13 +333,24 @@ fn nosniff(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-fn add_cors(response: &mut Response<Body>) {
-    let headers = response.headers_mut();
-    for (name, value) in [
-        ("access-control-allow-methods", "POST, GET, OPTIONS, PUT, DELETE"),
-        ("access-control-allow-origin", "*"),
-        ("access-control-allow-headers", "accept, content-type, authorization"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_in_go() {
+        for (path, clean) in [
+            ("//health", Some("/health")),
+            ("/./health", Some("/health")),
+            ("/x/../health", Some("/health")),
+            ("/health//x/", Some("/health/x/")),
+            ("/../..", Some("/")),
+            ("//", Some("/")),
+            ("/health/", None),
+            ("/health", None),
+            ("/", None),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), clean, "{path}");
+        }
     }
 }

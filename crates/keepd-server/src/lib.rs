@@ -4,6 +4,7 @@
 //! sealed values for clients and that knows etcd's codes and texts.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+mod access;
 mod answers;
 mod call;
 mod cluster;
@@ -27,6 +28,7 @@ mod snapshot;
 mod watch;
 mod wire;
 
+pub use access::AccessControl;
 pub use compactor::{Compaction, compact_by_itself};
 pub use context::{Context, Limits};
 pub use http_edge::HttpScope;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+use crate::access::AccessControl;
 use crate::context::Context;
 use crate::grpc::GrpcServices;
 use crate::http_edge::{self, HttpScope};
@@ -24,6 +25,7 @@ use crate::listener::{Admission, Listener, Service, TrafficBytes};
 pub struct Server {
     context: Arc<Context>,
     grpc: GrpcServices,
+    access: Arc<AccessControl>,
     admission: Arc<Admission>,
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
@@ -34,11 +36,11 @@ pub struct Server {
 impl Server {
     /// The services of a member.
     #[must_use]
-    pub fn new(context: Arc<Context>) -> Self {
+    pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
         let grpc = GrpcServices::new(&context);
         let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
         let (admission, cut) = (Admission::of_process(), CancellationToken::new());
-        Self { context, grpc, admission, tasks, stop, cut }
+        Self { context, grpc, access: Arc::new(access), admission, tasks, stop, cut }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
@@ -49,7 +51,8 @@ impl Server {
             context.certificates.lock().push(tls);
         }
         let stop = self.stop.subscribe();
-        self.serve(listener, bytes, ClientEdge { context, grpc, stop });
+        let (access, is_tls) = (Arc::clone(&self.access), listener.is_tls());
+        self.serve(listener, bytes, ClientEdge { context, grpc, access, is_tls, stop });
     }
 
     /// Serves metrics and health, nothing else.
@@ -87,6 +90,8 @@ impl Server {
 struct ClientEdge {
     context: Arc<Context>,
     grpc: GrpcServices,
+    access: Arc<AccessControl>,
+    is_tls: bool,
     stop: watch::Receiver<bool>,
 }
 
@@ -104,7 +109,9 @@ impl Service for ClientEdge {
             let stop = self.stop.clone();
             return Box::pin(async move { until_stop::end_with(answering.await, stop) });
         }
-        Box::pin(async move { http_edge::answer(&self.context, HttpScope::Client, &request).await })
+        Box::pin(async move {
+            http_edge::answer_client(&self.context, &self.access, self.is_tls, &request).await
+        })
     }
 }
 

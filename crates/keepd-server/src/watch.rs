@@ -3,10 +3,11 @@
 //! The hub says which events a watcher gets; here they are opened, joined with previous records,
 //! encoded and, if wanted, split. Creation, order and progress are the hub's.
 
+mod queued;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
@@ -18,32 +19,27 @@ use keepd_api::etcdserverpb::watch_request::RequestUnion;
 use keepd_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use keepd_mvcc::{Change, ChangeKind};
 use keepd_node::HubHandle;
-use keepd_types::{KeyRange, KeyValue, limits};
-use keepd_watch::{
-    CloseReason, Events, Filters, Sink, StreamId, StreamMessage, WatchId, WatchSpec,
-};
+use keepd_types::{KeyRange, KeyValue};
+use keepd_watch::{Events, Filters, StreamId, StreamMessage, WatchId, WatchSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::queued::Queued;
 use crate::codec::Payload;
 use crate::context::Context;
 use crate::{errors, wire};
-
-/// Bytes of events that may wait on one stream, beside the bound on responses.
-const STREAM_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Requests of one stream that are under way or whose answers have not been read; more wait.
-const ANSWERS_MAX: usize = 1024;
 
 /// The Watch service.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchService {
     context: Arc<Context>,
+    places: Arc<Semaphore>,
 }
 
 impl WatchService {
-    pub(crate) const fn new(context: Arc<Context>) -> Self {
-        Self { context }
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context, places: queued::places() }
     }
 
     pub(crate) async fn watch(
@@ -53,10 +49,8 @@ impl WatchService {
         let context = self.context;
         context.admit(request.metadata())?;
         let hub = context.node.hub();
-        let (sender, messages) = mpsc::channel(limits::WATCH_STREAM_RESPONSES_MAX + ANSWERS_MAX);
         let interval = with_jitter(&context);
-        let queued = Arc::new(Queued::default());
-        let sink = StreamSink { sender: Some(sender), queued: Arc::clone(&queued) };
+        let (sink, queued, messages) = queued::queue(self.places);
         let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
         let (refuse, unreadable) = oneshot::channel();
         let bytes_max = context.limits.receive_bytes_max();
@@ -144,105 +138,6 @@ fn spec(request: WatchCreateRequest) -> WatchSpec {
     spec.progress_notify = request.progress_notify;
     spec.fragment = request.fragment;
     spec
-}
-
-/// What waits on one stream for its client.
-#[derive(Debug)]
-struct Queued {
-    /// Messages that are no answers.
-    events: AtomicUsize,
-    /// Bytes of events.
-    bytes: AtomicUsize,
-    /// Places for answers. A request takes one, which is free again when its answer has been read.
-    places: Semaphore,
-}
-
-impl Default for Queued {
-    fn default() -> Self {
-        let places = Semaphore::new(ANSWERS_MAX);
-        Self { events: AtomicUsize::new(0), bytes: AtomicUsize::new(0), places }
-    }
-}
-
-impl Queued {
-    async fn keep_place(&self) {
-        self.places.acquire().await.expect("nobody closes it").forget();
-    }
-
-    fn has_room(&self) -> bool {
-        self.events.load(Ordering::Acquire) < limits::WATCH_STREAM_RESPONSES_MAX
-            && self.bytes.load(Ordering::Acquire) < STREAM_BYTES_MAX
-    }
-
-    fn add(&self, message: &StreamMessage) {
-        if !message.is_answer() {
-            self.events.fetch_add(1, Ordering::AcqRel);
-            self.bytes.fetch_add(weight(message), Ordering::AcqRel);
-        }
-    }
-
-    fn remove(&self, message: &StreamMessage) {
-        if message.is_answer() {
-            self.places.add_permits(1);
-        } else {
-            self.events.fetch_sub(1, Ordering::AcqRel);
-            self.bytes.fetch_sub(weight(message), Ordering::AcqRel);
-        }
-    }
-}
-
-/// The hub's end of a stream's queue.
-struct StreamSink {
-    sender: Option<mpsc::Sender<StreamMessage>>,
-    queued: Arc<Queued>,
-}
-
-fn weight(message: &StreamMessage) -> usize {
-    match message {
-        StreamMessage::Events(events) => events.bytes(),
-        StreamMessage::Created { .. }
-        | StreamMessage::Refused { .. }
-        | StreamMessage::Canceled { .. }
-        | StreamMessage::Compacted { .. }
-        | StreamMessage::Progress { .. } => 0,
-    }
-}
-
-impl StreamSink {
-    /// Sends a message for which there is room, unless the client has gone.
-    fn send(&self, message: StreamMessage) -> Result<(), StreamMessage> {
-        let Some(sender) = &self.sender else { return Err(message) };
-        self.queued.add(&message);
-        sender.try_send(message).map_err(|refused| {
-            let message = refused.into_inner();
-            self.queued.remove(&message);
-            message
-        })
-    }
-}
-
-impl Sink for StreamSink {
-    fn answer(&mut self, message: StreamMessage) {
-        // A client that has gone needs no answer.
-        let _ = self.send(message);
-    }
-
-    fn unanswered(&mut self) {
-        self.queued.places.add_permits(1);
-    }
-
-    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        if self.queued.has_room() { self.send(message) } else { Err(message) }
-    }
-
-    fn has_room(&self) -> bool {
-        self.sender.is_some() && self.queued.has_room()
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        tracing::warn!(?reason, "a watch stream is ended: its client does not keep up");
-        self.sender = None;
-    }
 }
 
 /// The answers of one stream.

@@ -1,5 +1,4 @@
 //! `keepd encryption`: keys and files of an `EncryptionConfiguration`, and how a server stands.
-#![expect(clippy::print_stdout, reason = "a command line prints")]
 
 pub(crate) mod fetch;
 mod status;
@@ -10,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use keepd_env::Env;
+
+use crate::output;
 
 /// Encryption at rest: keys, configuration files, and how a server stands.
 #[derive(Debug, Parser)]
@@ -72,7 +73,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     };
     let done = match arguments.verb {
         Verb::Keygen => {
-            println!("{}", *keepd_crypto::new_secret(&*Env::real().random));
+            output::line(&keepd_crypto::new_secret(&*Env::real().random));
             Ok(())
         }
         Verb::Verify { file } => verify(&file),
@@ -91,15 +92,15 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 fn verify(file: &std::path::Path) -> anyhow::Result<()> {
     let config = crate::read_encryption_config(file)?;
     for rule in keepd_crypto::ValueSealer::new(&config).rules() {
-        match rule.writes_under {
-            Some((id, name)) => println!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),
-            None => println!("{}: plain", rule.scope),
-        }
+        output::line(&match rule.writes_under {
+            Some((id, name)) => format!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),
+            None => format!("{}: plain", rule.scope),
+        });
     }
     let files = if config.seals() { "sealed" } else { "plain" };
-    println!("files of the data directory: {files}");
+    output::line(&format!("files of the data directory: {files}"));
     for warning in config.warnings() {
-        println!("warning: {warning}");
+        output::line(&format!("warning: {warning}"));
     }
     Ok(())
 }

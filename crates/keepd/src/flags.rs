@@ -24,6 +24,7 @@ mod validate;
 mod tests;
 
 use std::fmt;
+use std::path::Path;
 
 pub(crate) use options::{AutoCompaction, LogFormat, LogLevel, LogOptions, ServerOptions};
 pub(crate) use urls::Url;
@@ -209,9 +210,16 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
     Ok(Parsed { options, notices })
 }
 
-/// Whether the data directory holds anything.
+/// Whether the data directory holds anything but empty folders, as an image may bring them.
 fn has_data(options: &ServerOptions) -> bool {
-    std::fs::read_dir(&options.data_dir).is_ok_and(|mut entries| entries.next().is_some())
+    fn holds_files(dir: &Path, depth: usize) -> bool {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            !is_dir || depth == 0 || holds_files(&entry.path(), depth - 1)
+        })
+    }
+    holds_files(&options.data_dir, 2)
 }
 
 fn variable(environment: &[(String, String)], name: &str) -> String {

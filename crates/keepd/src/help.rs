@@ -1,21 +1,23 @@
 //! What `keepd help` and `keepd version` print.
-#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+use crate::output;
 
 /// Prints text as it is.
 pub(crate) fn print(text: &str) {
-    print!("{text}");
+    output::print(text.as_bytes());
 }
 
 /// `keepd version`.
 pub(crate) fn version() {
-    println!("keepd Version: {}", env!("CARGO_PKG_VERSION"));
-    println!("etcd Version: {} (the version it speaks like)", keepd_api::SERVER_VERSION);
-    println!("API version: {}", keepd_api::API_VERSION);
+    output::line(&format!("keepd Version: {}", env!("CARGO_PKG_VERSION")));
+    let etcd = keepd_api::SERVER_VERSION;
+    output::line(&format!("etcd Version: {etcd} (the version it speaks like)"));
+    output::line(&format!("API version: {}", keepd_api::API_VERSION));
 }
 
 /// `keepd help`.
 pub(crate) fn overview() {
-    println!(
+    output::line(&format!(
         "\
 keepd {} - a key-value store that takes etcd's place and protects what it stores
 
@@ -33,5 +35,5 @@ Usage:
 
 Help on the parts: keepd server --help, keepd ctl --help, keepd utl --help",
         env!("CARGO_PKG_VERSION")
-    );
+    ));
 }

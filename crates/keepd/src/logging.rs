@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
 use keepd_env::{Clock, SystemClock};
@@ -35,7 +36,8 @@ pub(crate) fn init(options: &LogOptions) -> Result<(), String> {
                 break;
             }
             path => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
+                // Messages about values that do not open name their keys.
+                let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
                 let file = file.map_err(|error| format!("open {path}: {error}"))?;
                 outputs.push(Output::File(Mutex::new(file)));
             }

@@ -12,6 +12,7 @@ mod encryption;
 mod flags;
 mod help;
 mod logging;
+mod output;
 mod pki;
 mod quickstart;
 mod serve;
@@ -129,7 +130,6 @@ fn complain_to_person(message: &str) {
 }
 
 /// Tells a person what went wrong.
-#[expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 fn complain(message: &str) {
-    eprintln!("{message}");
+    output::complain(message);
 }

@@ -1,5 +1,4 @@
 //! `keepd pki`: a CA and certificates for the store, and a look at any certificate.
-#![expect(clippy::print_stdout, reason = "a command line prints")]
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -81,7 +80,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     match run(&Env::real(), arguments.command) {
         Ok(text) => {
-            print!("{text}");
+            crate::output::print(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {

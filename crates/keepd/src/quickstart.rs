@@ -12,14 +12,12 @@
 //! Each part is made under another name and renamed when complete, so a run that was interrupted
 //! is continued by the next. Nothing that exists is replaced, except certificates near their end.
 //! Data whose encryption configuration is missing is refused, never started with another key.
-#![expect(clippy::print_stdout, reason = "a command line prints")]
 
 mod guide;
 mod ports;
 mod ready;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -128,9 +126,7 @@ fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<flags::Parsed>
     let made = prepare(env, &place)?;
     let mut flags = place.flags();
     let guide = guide::text(&place, &made, &std::env::current_exe()?, !arguments.no_start);
-    print!("{guide}");
-    // The lines shall be readable before the log begins, also through a pipe.
-    std::io::stdout().flush()?;
+    crate::output::print(guide.as_bytes());
     if arguments.no_start {
         return Ok(None);
     }

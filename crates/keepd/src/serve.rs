@@ -33,6 +33,7 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
     for notice in &notices {
         crate::log_notice(notice);
     }
+    process::ignore_signals();
     if let Err(error) = process::prepare() {
         tracing::error!(error, "the server does not start");
         crate::complain_to_person(&error);
@@ -115,7 +116,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     let limits =
         Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
     let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
-    let server = Server::new(Arc::clone(&context));
+    let server = Server::new(Arc::clone(&context), options.access.clone());
     for listener in listeners.metrics {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);

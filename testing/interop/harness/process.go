@@ -142,6 +142,22 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
+// Signal sends it a signal.
+func (p *Process) Signal(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// EndedBy is the signal that ended it, after Wait; 0 if none did.
+func (p *Process) EndedBy() syscall.Signal {
+	if status := p.cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
+		return status.Signal()
+	}
+	return 0
+}
+
 // Terminate asks it to end and waits; it returns the exit code.
 func (p *Process) Terminate(t testing.TB) int {
 	t.Helper()

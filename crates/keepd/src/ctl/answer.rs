@@ -4,13 +4,12 @@
 //! answer does not have them, which is after the request was carried out: scripts see the effect
 //! and the error.
 
-use std::io::{self, Write as _};
-
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb::KeyValue;
 
 use super::exit::{BAD_FEATURE, Exit};
 use super::gostr;
+pub(crate) use crate::output::{complain, print};
 
 /// A value of `--write-out`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,18 +106,6 @@ pub(crate) fn render(answer: &dyn Answer, style: Style) -> Result<Vec<u8>, Exit>
 pub(crate) fn show(answer: &dyn Answer, style: Style) -> Result<(), Exit> {
     print(&render(answer, style)?);
     Ok(())
-}
-
-/// Writes to standard output. A reader that went away is not an error of the command.
-pub(crate) fn print(bytes: &[u8]) {
-    let mut stdout = io::stdout().lock();
-    let _reader_gone = stdout.write_all(bytes).and_then(|()| stdout.flush());
-}
-
-/// Writes a line to standard error.
-pub(crate) fn complain(line: &str) {
-    let mut stderr = io::stderr().lock();
-    let _reader_gone = writeln!(stderr, "{line}");
 }
 
 /// Adds a line.

@@ -284,7 +284,7 @@ fn read(flag: &Flag, text: &str) -> Result<Value, String> {
         Kind::Uint => Value::Uint(gostr::parse_uint(text, 0)?),
         Kind::Text => Value::Text(text.to_owned()),
         Kind::List if text.is_empty() => Value::List(Vec::new()),
-        Kind::List => Value::List(text.split(',').map(str::to_owned).collect()),
+        Kind::List => Value::List(gostr::split_list(text)?),
         Kind::Duration => Value::Duration(gostr::parse_duration(text)?),
     })
 }

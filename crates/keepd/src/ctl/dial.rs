@@ -58,9 +58,18 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
         Some((_, rest)) => (rest, Security::Optional),
         None => (endpoint, Security::Optional),
     };
-    let host_port = host_port.split('/').next().unwrap_or_default();
+    let host_port = host_port.split(['/', '?', '#']).next().unwrap_or_default();
+    // A URL may name a user; like etcdctl nothing here asks who it is.
+    let host_port = match host_port.rsplit_once('@') {
+        Some((_, behind)) if endpoint.contains("://") => behind,
+        _ => host_port,
+    };
     let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        // To Go no host is this one.
+        return (Address::Tcp(format!("localhost{host_port}")), "localhost".to_owned(), security);
+    }
     (Address::Tcp(host_port.to_owned()), host.to_owned(), security)
 }
 
@@ -151,6 +160,9 @@ mod tests {
         for (text, address, name, security) in [
             ("127.0.0.1:2379", tcp("127.0.0.1:2379"), "127.0.0.1", Security::Optional),
             ("http://h:1/", tcp("h:1"), "h", Security::Never),
+            ("http://user:p@w@h:1", tcp("h:1"), "h", Security::Never),
+            ("https://h:1?x=/@y", tcp("h:1"), "h", Security::Required),
+            (":2379", tcp("localhost:2379"), "localhost", Security::Optional),
             ("https://[::1]:2379", tcp("[::1]:2379"), "::1", Security::Required),
             ("unix:///run/a.sock", unix("/run/a.sock"), "a.sock", Security::Optional),
             ("unix://a.sock", unix("a.sock"), "a.sock", Security::Optional),

@@ -33,6 +33,7 @@ use super::exit::{BAD_ARGUMENTS, Exit, INTERRUPTED, INVALID_INPUT, bad_arguments
 use super::get::prefix_end;
 use super::json::{self, Object};
 use super::{GROUP_KV, child, gostr, words};
+use crate::output;
 
 /// Watches.
 pub(super) const WATCH: Method<WatchRequest, WatchResponse> =
@@ -235,6 +236,8 @@ impl<'a> Watching<'a> {
         environment: &Environment,
     ) -> Result<(), Exit> {
         loop {
+            let mut all = self.pending.iter().chain(self.active.values());
+            let only_prints = all.all(|watch| watch.command.is_empty());
             let idle = self.pending.is_empty() && self.active.is_empty();
             if idle && lines.is_none() {
                 return Err(Exit::new(INTERRUPTED, "watch is canceled by the server"));
@@ -260,6 +263,9 @@ impl<'a> Watching<'a> {
                     Ok(None) => self.broken(Status::unavailable("EOF")).await,
                     Err(status) => self.broken(status).await,
                 },
+                () = output::reader_gone(), if only_prints && lines.is_none() => {
+                    output::end_by_broken_pipe();
+                }
             }
         }
     }

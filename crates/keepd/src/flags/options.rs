@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keepd_server::AccessControl;
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
@@ -149,6 +150,8 @@ pub(crate) struct ServerOptions {
     pub(crate) log: LogOptions,
     /// How often idle watchers hear of progress.
     pub(crate) watch_progress_notify_interval: Duration,
+    /// Which hosts and origins the HTTP endpoints answer.
+    pub(crate) access: AccessControl,
     /// EncryptionConfiguration file.
     pub(crate) encryption_provider_config: Option<PathBuf>,
     /// It is followed while running.
@@ -205,6 +208,10 @@ impl ServerOptions {
                     "console" => LogFormat::Console,
                     _ => LogFormat::Json,
                 },
+            },
+            access: AccessControl {
+                origins: settings.urls("cors").iter().map(ToString::to_string).collect(),
+                hosts: settings.list("host-whitelist").into_iter().collect(),
             },
             watch_progress_notify_interval: progress_interval(settings),
             encryption_provider_config: path(settings, "encryption-provider-config"),
@@ -300,14 +307,13 @@ fn progress_interval(settings: &Settings) -> Duration {
 
 /// The level, or the text that is none.
 pub(super) fn log_level(settings: &Settings) -> Result<LogLevel, String> {
-    match settings.text("log-level") {
-        "debug" | "DEBUG" => Ok(LogLevel::Debug),
-        "info" | "INFO" | "" => Ok(LogLevel::Info),
-        "warn" | "WARN" => Ok(LogLevel::Warn),
-        "error" | "ERROR" | "dpanic" | "DPANIC" | "panic" | "PANIC" | "fatal" | "FATAL" => {
-            Ok(LogLevel::Error)
-        }
-        other => Err(other.to_owned()),
+    // zap takes a level in any case.
+    match settings.text("log-level").to_ascii_lowercase().as_str() {
+        "debug" => Ok(LogLevel::Debug),
+        "info" | "" => Ok(LogLevel::Info),
+        "warn" | "warning" => Ok(LogLevel::Warn),
+        "error" | "dpanic" | "panic" | "fatal" => Ok(LogLevel::Error),
+        _ => Err(settings.text("log-level").to_owned()),
     }
 }
 

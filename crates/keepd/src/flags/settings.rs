@@ -29,7 +29,12 @@ impl Settings {
     /// Sets a flag after checking the value; a later setting replaces an earlier one.
     pub(super) fn set(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
         check(flag.kind, value)?;
-        self.given.insert(flag.name, value.to_owned());
+        if flag.kind == Kind::Urls && value.is_empty() {
+            // As in etcd an empty list of URLs leaves what there was, and counts as given.
+            self.given.entry(flag.name).or_insert_with(|| flag.default.to_owned());
+        } else {
+            self.given.insert(flag.name, value.to_owned());
+        }
         Ok(())
     }
 
@@ -109,7 +114,7 @@ fn check(kind: Kind, value: &str) -> Result<(), String> {
             go::duration_nanos(value).map(|_| ()).map_err(|_unused| "parse error".to_owned())
         }
         Kind::Urls if value.is_empty() => Ok(()),
-        Kind::UrlsOrStar if matches!(value, "" | "*") => Ok(()),
+        Kind::UrlsOrStar if value == "*" => Ok(()),
         Kind::Urls | Kind::UrlsOrStar => parse_urls(value).map(|_| ()),
         Kind::OneOf(choices) => {
             choices.contains(&value).then_some(()).ok_or_else(|| "invalid value".to_owned())

@@ -50,7 +50,7 @@ fn bootstrap(args: &[&str]) -> String {
 fn no_flags_give_etcds_defaults() {
     let options = options(&[]);
     assert_eq!(options.name, "default");
-    assert_eq!(options.data_dir, std::path::Path::new("default.etcd"));
+    assert_eq!(options.data_dir, Path::new("default.etcd"));
     assert_eq!(options.heartbeat_interval, Duration::from_millis(100));
     assert_eq!(options.quota_backend_bytes, Some(2 << 30));
     assert_eq!(options.auto_compaction, AutoCompaction::Off);
@@ -313,10 +313,14 @@ fn the_cluster_follows_the_name() {
 #[test]
 fn a_member_with_data_need_not_find_itself_in_the_cluster() {
     let dir = std::env::temp_dir().join(format!("keepd-flags-data-{}", std::process::id()));
-    std::fs::create_dir_all(dir.join("member")).unwrap();
+    std::fs::create_dir_all(dir.join("member/wal")).unwrap();
     let data_dir = format!("--data-dir={}", dir.display());
-    let started = run(&[&data_dir, "--name=foo", "--initial-cluster=x=http://localhost:2380"]);
+    let start = || run(&[&data_dir, "--name=foo", "--initial-cluster=x=http://localhost:2380"]);
+    let empty = start();
+    std::fs::write(dir.join("member/KEYRING"), "x").unwrap();
+    let started = start();
     std::fs::remove_dir_all(&dir).unwrap();
+    empty.expect_err("empty folders are no data");
     assert_eq!(started.unwrap().options.name, "foo");
 }
 
@@ -368,8 +372,6 @@ fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
         "--discovery-srv=example.com",
         "--wal-dir=/fast",
         "--memory-mlock",
-        "--host-whitelist=a.example.com",
-        "--cors=https://a.example.com:443",
     ] {
         let error = refusal(&[args]);
         assert!(error.contains("is not available in keepd: "), "{error}");
@@ -595,4 +597,55 @@ fn the_document_of_flags_is_what_the_table_says() {
     }
     let written = std::fs::read_to_string(path).unwrap_or_default();
     assert!(written == help::document(), "stale; write it again with BLESS=1 cargo test -p keepd");
+}
+
+#[test]
+fn an_empty_list_of_urls_is_the_default() {
+    let defaults = options(&[]);
+    let empty = options(&[
+        "--listen-client-urls=",
+        "--advertise-client-urls=",
+        "--listen-peer-urls=",
+        "--initial-advertise-peer-urls=",
+        "--listen-metrics-urls=",
+        "--host-whitelist=",
+    ]);
+    assert_eq!(empty.listen_client_urls, defaults.listen_client_urls);
+    assert_eq!(empty.advertise_client_urls, defaults.advertise_client_urls);
+    assert_eq!(empty.listen_peer_urls, defaults.listen_peer_urls);
+    assert_eq!(empty.initial_advertise_peer_urls, defaults.initial_advertise_peer_urls);
+    assert!(empty.listen_metrics_urls.is_empty());
+    assert!(empty.access.hosts.is_empty(), "which allows all");
+    assert!(!empty.listen_client_urls.is_empty());
+    // It takes nothing back, and it counts as given.
+    let one = ["--listen-peer-urls=http://127.0.0.1:1", "--listen-peer-urls="];
+    assert_eq!(options(&one).listen_peer_urls[0].address(), "127.0.0.1:1");
+    assert_eq!(refusal(&["--listen-client-urls="]), validate::ADVERTISE_UNSET);
+}
+
+#[test]
+fn hosts_and_origins_are_lists() {
+    let options = options(&["--host-whitelist=a.example,localhost", "--cors=http://a.example:1"]);
+    assert!(options.access.hosts.iter().eq(["a.example", "localhost"]));
+    assert!(options.access.origins.iter().eq(["http://a.example:1"]));
+}
+
+#[test]
+fn a_log_level_is_taken_as_zap_takes_it() {
+    for (text, level) in [
+        ("warning", LogLevel::Warn),
+        ("WARNING", LogLevel::Warn),
+        ("Warn", LogLevel::Warn),
+        ("iNFO", LogLevel::Info),
+        ("", LogLevel::Info),
+        ("Debug", LogLevel::Debug),
+        ("DPanic", LogLevel::Error),
+    ] {
+        assert_eq!(options(&[&format!("--log-level={text}")]).log.level, level, "{text}");
+    }
+    for text in ["warnings", "trace", "warn ", "off"] {
+        let exit = run(&[&format!("--log-level={text}")]).unwrap_err();
+        assert_eq!(exit.code, 2, "{text}");
+        assert!(exit.stderr.contains(&format!("unrecognized level: {text:?}")), "{}", exit.stderr);
+    }
 }

@@ -42,6 +42,8 @@ pub(super) fn support(settings: &Settings, notices: &mut Vec<Notice>) -> Result<
         let is_default = match flag.kind {
             Kind::Bool => go::bool(value) == go::bool(flag.default),
             Kind::Duration => go::duration_nanos(value) == go::duration_nanos(flag.default),
+            // Left empty by a unit file whose variable is unset.
+            Kind::Text | Kind::List if value.is_empty() => true,
             _ => value == flag.default,
         };
         match flag.support {

@@ -1,7 +1,11 @@
 //! What a server asks of its process: descriptors, no core files, readiness, the way it ends.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -36,14 +40,44 @@ pub(super) fn prepare() -> Result<(), String> {
     Ok(())
 }
 
+/// Ignores the signals that etcd ignores, as every Go program does: their default is the end.
+#[expect(unsafe_code, reason = "ignoring a signal has no safe interface")]
+pub(super) fn ignore_signals() {
+    let named = [
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGXCPU,
+        libc::SIGXFSZ,
+    ];
+    for signal in named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        // SAFETY: both arguments are numbers, and no handler runs.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Tells systemd that the server serves.
 pub(super) fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"READY=1", &path));
-    match sent {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
+        return;
+    };
+    match notify(&socket, b"READY=1") {
         Ok(_) => tracing::info!("successfully notified init daemon"),
         Err(error) => tracing::error!(%error, "failed to notify init daemon"),
     }
+}
+
+/// Sends a message to a socket of the service manager: a path, or `@` and an abstract name.
+fn notify(socket: &OsStr, message: &[u8]) -> io::Result<usize> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message, &address)
 }
 
 /// Whether group or others may read a file.
@@ -64,4 +98,27 @@ pub(super) fn end_by_signal(signal: i32) -> ExitCode {
         libc::raise(signal);
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn the_service_manager_is_told_by_path_and_by_abstract_name() {
+        let dir = TempDir::new("notify");
+        let (path, name) = (dir.join("n"), dir.path().display().to_string());
+        let abstract_name = format!("@{name}");
+        let by_path = UnixDatagram::bind(&path).unwrap();
+        let address = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+        let by_name = UnixDatagram::bind_addr(&address).unwrap();
+        for (socket, given) in [(by_path, path.as_os_str()), (by_name, abstract_name.as_ref())] {
+            notify(given, b"READY=1").unwrap();
+            let mut message = [0; 16];
+            let len = socket.recv(&mut message).unwrap();
+            assert_eq!(&message[..len], b"READY=1");
+        }
+    }
 }

@@ -103,16 +103,14 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::UrlsOrStar,
         "*",
         "Origins whose pages may use the HTTP endpoints; * is any.",
-    )
-    .refused("every origin is answered; nothing but health, version and metrics is served so"),
+    ),
     Flag::new(
         Security,
         "host-whitelist",
         Kind::List,
         "*",
         "Host names accepted from HTTP clients without TLS; * is any.",
-    )
-    .refused("host names are not checked; serve clients over TLS with --client-cert-auth"),
+    ),
     Flag::new(Security, "tls-min-version", Kind::Text, "TLS1.2", "Lowest version: TLS1.2, TLS1.3."),
     Flag::new(Security, "tls-max-version", Kind::Text, "", "Highest version; empty is TLS1.3."),
     Flag::new(
