@@ -36,6 +36,11 @@ impl<'a> Parsed<'a> {
         self.0.tbs_certificate.version != X509Version::V3
     }
 
+    /// Go does not read such a certificate at all.
+    pub(crate) fn has_negative_serial(&self) -> bool {
+        self.0.raw_serial().first().is_some_and(|byte| byte & 0x80 != 0)
+    }
+
     /// Whether basic constraints name it a CA.
     pub(crate) fn is_ca(&self) -> bool {
         self.basic_constraints().is_some_and(|constraints| constraints.0)
@@ -47,11 +52,12 @@ impl<'a> Parsed<'a> {
         Some((found.value.ca, found.value.path_len_constraint))
     }
 
-    /// Whether its key may sign certificates: no key usage at all says yes, as in Go.
+    /// Whether its key may sign certificates: a key usage that is absent or names nothing says
+    /// yes, as in Go.
     pub(crate) fn may_sign_certificates(&self) -> bool {
         match self.0.tbs_certificate.key_usage() {
             Ok(None) => true,
-            Ok(Some(usage)) => usage.value.key_cert_sign(),
+            Ok(Some(usage)) => usage.value.flags == 0 || usage.value.key_cert_sign(),
             Err(_) => false,
         }
     }

@@ -1,16 +1,18 @@
-//! Paths from a leaf that rustls-webpki refuses to read (version 1, or a CA) to a trusted root.
+//! Who may issue, as Go decides it, and paths from a leaf that rustls-webpki refuses to read
+//! (version 1, or a CA) to a trusted root.
 //!
-//! The rules are Go's: issuer and subject match byte for byte, the signature verifies, everything
-//! on the path is valid now, intermediates are CAs whose key may sign, path lengths and usages
-//! hold. A CA with name constraints is never used here, because a version 1 leaf shows no names
-//! to check. All other leaves take webpki's path, in `trust`.
+//! The rules of a path are Go's: issuer and subject match byte for byte, the signature verifies,
+//! everything on the path is valid now, every issuer up to the root may issue. A CA with name
+//! constraints is never used in a search here, because a version 1 leaf shows no names to check.
+//! All other leaves take webpki's path, in `trust`, which asks [`may_issue`] about each issuer.
 
 use rustls::CertificateError;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls_pki_types::CertificateDer;
 use x509_parser::oid_registry::{
-    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
-    OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES,
+    OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_POLICY_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 
 use crate::certificate::Parsed;
@@ -93,11 +95,8 @@ impl<'a> PathSearch<'a> {
             return false;
         }
         let (not_before, not_after) = issuer.validity();
-        let path_len = issuer.basic_constraints().and_then(|(_, path_len)| path_len);
         let fits = (not_before..=not_after).contains(&self.now)
-            && issuer.may_sign_certificates()
-            && path_len.is_none_or(|path_len| below <= path_len)
-            && self.purpose.is_allowed_by(issuer.purposes())
+            && may_issue(issuer, below, self.purpose).is_ok()
             && !has_unknown_critical_extension(issuer)
             && !has_name_constraints(issuer);
         if !fits {
@@ -108,15 +107,50 @@ impl<'a> PathSearch<'a> {
     }
 }
 
+/// Why a certificate may not issue another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// No CA, a key that may not sign certificates, or a path that is too long.
+    Issuer,
+    /// Its extended key usage excludes the purpose.
+    Usage,
+}
+
+/// Whether `issuer`, a root or an intermediate, may issue a certificate for `purpose` that stands
+/// above `below` other CAs. Go asks a root for nothing less than an intermediate, except that a
+/// root may be of version 1 and say nothing.
+pub(crate) fn may_issue(issuer: &Parsed<'_>, below: u32, purpose: Purpose) -> Result<(), Unfit> {
+    let path_len = issuer.basic_constraints().and_then(|(_, path_len)| path_len);
+    let fits = (issuer.is_v1() || issuer.is_ca())
+        && issuer.may_sign_certificates()
+        && path_len.is_none_or(|path_len| below <= path_len)
+        && !asks_for_policies(issuer);
+    if !fits {
+        return Err(Unfit::Issuer);
+    }
+    if purpose.is_allowed_by(issuer.purposes()) { Ok(()) } else { Err(Unfit::Usage) }
+}
+
+/// Whether it wants every certificate below it to carry an acceptable policy. Policies are not
+/// followed here, so that such a CA issues nothing, whether the extension is critical or not.
+fn asks_for_policies(certificate: &Parsed<'_>) -> bool {
+    let extensions = certificate.0.tbs_certificate.extensions();
+    extensions.iter().any(|extension| extension.oid == OID_X509_EXT_POLICY_CONSTRAINTS)
+}
+
 fn has_name_constraints(certificate: &Parsed<'_>) -> bool {
     !matches!(certificate.0.tbs_certificate.name_constraints(), Ok(None))
 }
 
-fn has_unknown_critical_extension(certificate: &Parsed<'_>) -> bool {
+/// Whether it demands something that nobody here knows.
+pub(crate) fn has_unknown_critical_extension(certificate: &Parsed<'_>) -> bool {
     let known = [
         OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_CERTIFICATE_POLICIES,
+        OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
         OID_X509_EXT_EXTENDED_KEY_USAGE,
         OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_NAME_CONSTRAINTS,
         OID_X509_EXT_SUBJECT_ALT_NAME,
     ];
     let extensions = certificate.0.tbs_certificate.extensions();

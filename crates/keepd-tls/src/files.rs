@@ -71,13 +71,14 @@ fn found(bytes: &[u8]) -> String {
     labels.join(", ")
 }
 
-/// All certificates of a PEM file, each checked to parse.
+/// All certificates of a PEM file, each checked to parse. etcd reads a CA whatever its label, such as
+/// `X509 CERTIFICATE`.
 pub(crate) fn certificates(
     path: &Path,
     bytes: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, Error> {
     let mut chain = Vec::new();
-    for section in CertificateDer::pem_slice_iter(bytes) {
+    for section in CertificateDer::pem_slice_iter(&relabelled(bytes, "CERTIFICATE")) {
         let bad = |error| Error::BadPem { path: path.to_owned(), reason: format!("{error:?}") };
         let certificate = section.map_err(bad)?;
         if let Err(reason) = Parsed::from_der(&certificate) {
@@ -98,20 +99,48 @@ pub(crate) fn ca_bundle(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<
     Ok(bundle)
 }
 
+/// The first private key of a PEM file. What it is decides its content, not its label: Go tries
+/// every form on every block whose label ends with `PRIVATE KEY`.
 fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
-    let text = String::from_utf8_lossy(bytes);
-    if text.contains("ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
+    let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    if has(b"ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
         return Err(Error::KeyEncrypted { path: path.to_owned() });
     }
-    let sections = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(bytes);
+    let bytes = relabelled(bytes, "PRIVATE KEY");
+    let sections = <(SectionKind, Vec<u8>) as PemObject>::pem_slice_iter(&bytes);
     for section in sections {
-        let bad = |error| Error::BadPem { path: path.to_owned(), reason: format!("{error:?}") };
-        let (kind, der) = section.map_err(bad)?;
-        if let Some(key) = PrivateKeyDer::from_pem(kind, der) {
-            return Ok(key);
+        let bad = |reason| Error::BadPem { path: path.to_owned(), reason };
+        let (kind, der) = section.map_err(|error| bad(format!("{error:?}")))?;
+        if kind == SectionKind::PrivateKey {
+            let key = PrivateKeyDer::try_from(der);
+            return key.map_err(|_unused| bad("tls: failed to parse private key".to_owned()));
         }
     }
-    Err(Error::KeyMissing { path: path.to_owned(), found: found(bytes) })
+    Err(Error::KeyMissing { path: path.to_owned(), found: found(&bytes) })
+}
+
+/// The file with every label that ends with `wanted` shortened to it, as in `RSA PRIVATE KEY`.
+fn relabelled(bytes: &[u8], wanted: &str) -> Zeroizing<Vec<u8>> {
+    // Reserved at once: growth would leave copies of a key behind.
+    let mut changed = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let label = std::str::from_utf8(line).ok().map(str::trim).and_then(|text| {
+            let (edge, rest) = ["-----BEGIN ", "-----END "]
+                .iter()
+                .find_map(|edge| Some((*edge, text.strip_prefix(edge)?)))?;
+            let label = rest.strip_suffix("-----")?.strip_suffix(wanted)?;
+            (label.is_empty() || label.ends_with(' ')).then_some(edge)
+        });
+        match label {
+            Some(edge) => {
+                for part in [edge, wanted, "-----\n"] {
+                    changed.extend_from_slice(part.as_bytes());
+                }
+            }
+            None => changed.extend_from_slice(line),
+        }
+    }
+    changed
 }
 
 /// A certificate chain with its private key, checked to belong together.

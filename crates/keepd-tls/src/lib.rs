@@ -14,6 +14,7 @@ mod client;
 mod error;
 mod explain;
 mod files;
+mod names;
 mod reload;
 mod revocation;
 mod server;

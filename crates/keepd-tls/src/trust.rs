@@ -1,17 +1,21 @@
 //! The certificates an endpoint trusts, and whether a chain leads to one of them for a purpose.
 //!
 //! Decisions are those of Go's `Certificate.Verify`, in this order: the leaf's own validity and
-//! extended key usage; a leaf that is itself among the trusted ones is accepted as it is; version
-//! 1 leaves and CAs as leaves go through `chain`; everything else is rustls-webpki's. A trusted
-//! certificate that is not a CA is trusted as a leaf only, never as an issuer.
+//! extended key usage; a leaf that is itself among the trusted ones is accepted unless it demands
+//! what nobody knows; version 1 leaves and CAs as leaves go through `chain`; everything else is
+//! rustls-webpki's, and each path that it finds is walked once more, up to the root, with what Go
+//! asks of an issuer and webpki does not. A trusted certificate that is not a CA is trusted as a
+//! leaf only, never as an issuer.
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::{CertificateError, DistinguishedName};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, VerifiedPath,
+};
 
 use crate::certificate::{Parsed, Purposes};
-use crate::chain::PathSearch;
+use crate::chain::{PathSearch, Unfit, has_unknown_critical_extension, may_issue};
 use crate::explain::Refusal;
 
 /// What a certificate is shown for.
@@ -95,7 +99,10 @@ impl TrustStore {
                 continue;
             };
             subjects.push(DistinguishedName::in_sequence(anchor.subject.as_ref()));
-            if (parsed.is_v1() || parsed.is_ca()) && parsed.may_sign_certificates() {
+            if (parsed.is_v1() || parsed.is_ca())
+                && parsed.may_sign_certificates()
+                && !has_unknown_critical_extension(&parsed)
+            {
                 issuers.push(Issuer {
                     der: der.clone(),
                     anchor: anchor.to_owned(),
@@ -124,6 +131,12 @@ impl TrustStore {
         now: UnixTime,
         purpose: Purpose,
     ) -> Result<(), rustls::Error> {
+        for der in std::iter::once(leaf).chain(intermediates) {
+            let parsed = Parsed::from_der(der).map_err(|_unused| CertificateError::BadEncoding)?;
+            if parsed.has_negative_serial() {
+                return Err(CertificateError::BadEncoding.into());
+            }
+        }
         let parsed = Parsed::from_der(leaf).map_err(|_unused| CertificateError::BadEncoding)?;
         self.verify_parsed(&parsed, leaf, intermediates, now, purpose)
     }
@@ -142,6 +155,9 @@ impl TrustStore {
             return Err(Refusal::wrong_usage(&parsed.facts(), purpose).into());
         }
         if self.trusted.iter().any(|trusted| trusted == leaf) {
+            if has_unknown_critical_extension(parsed) {
+                return Err(CertificateError::UnhandledCriticalExtension.into());
+            }
             return Ok(());
         }
         let valid: Vec<&Issuer> = self
@@ -166,10 +182,44 @@ impl TrustStore {
                 now,
                 UsageRule(purpose),
                 None,
-                None,
+                Some(&|path| walk(path, &valid, purpose)),
             )
             .map_err(translate)?;
         Ok(())
+    }
+}
+
+/// Asks every issuer of a path whether it may issue. Several trusted certificates may have one name
+/// and key: one that may issue is enough.
+fn walk(
+    path: &VerifiedPath<'_>,
+    issuers: &[&Issuer],
+    purpose: Purpose,
+) -> Result<(), webpki::Error> {
+    let mut below = 0;
+    for intermediate in path.intermediate_certificates() {
+        let der = intermediate.der();
+        let parsed = Parsed::from_der(&der).map_err(|_unused| webpki::Error::BadDer)?;
+        may_issue(&parsed, below, purpose).map_err(refusal)?;
+        below += 1;
+    }
+    let mut outcome = Err(webpki::Error::UnknownIssuer);
+    for root in issuers.iter().filter(|issuer| issuer.anchor == *path.anchor()) {
+        let parsed = Parsed::from_der(&root.der).map_err(|_unused| webpki::Error::BadDer)?;
+        match may_issue(&parsed, below, purpose) {
+            Ok(()) => return Ok(()),
+            Err(unfit) => outcome = Err(refusal(unfit)),
+        }
+    }
+    outcome
+}
+
+/// Go tells of an issuer that may not issue as of an unknown one.
+#[expect(deprecated, reason = "the only constructible variant for a missing usage")]
+const fn refusal(unfit: Unfit) -> webpki::Error {
+    match unfit {
+        Unfit::Issuer => webpki::Error::UnknownIssuer,
+        Unfit::Usage => webpki::Error::RequiredEkuNotFound,
     }
 }
 

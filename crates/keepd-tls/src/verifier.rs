@@ -12,6 +12,7 @@ use webpki::EndEntityCert;
 
 use crate::certificate::Parsed;
 use crate::explain::Refusal;
+use crate::names;
 use crate::revocation::Revoked;
 use crate::signature;
 use crate::trust::{Purpose, TrustStore, translate};
@@ -26,20 +27,14 @@ pub(crate) struct Allowed {
 }
 
 impl Allowed {
-    fn lets_in(&self, parsed: &Parsed<'_>, leaf: &CertificateDer<'_>) -> bool {
+    fn lets_in(&self, leaf: &Parsed<'_>) -> bool {
+        let facts = leaf.facts();
         if !self.cns.is_empty() {
-            let name = parsed.facts().common_name.unwrap_or_default();
-            return self.cns.contains(&name);
+            return self.cns.contains(&facts.common_name.unwrap_or_default());
         }
-        self.hostnames.is_empty() || self.hostnames.iter().any(|host| is_valid_for(leaf, host))
+        self.hostnames.is_empty()
+            || self.hostnames.iter().any(|host| names::match_any(&facts, host))
     }
-}
-
-fn is_valid_for(leaf: &CertificateDer<'_>, host: &str) -> bool {
-    let (Ok(leaf), Ok(host)) = (EndEntityCert::try_from(leaf), ServerName::try_from(host)) else {
-        return false;
-    };
-    leaf.verify_is_valid_for_subject_name(&host).is_ok()
 }
 
 /// A server's check of its clients; a certificate is mandatory.
@@ -94,7 +89,7 @@ impl ClientCertVerifier for ClientCheck {
         self.check_revocation(&chain)?;
         let parsed =
             Parsed::from_der(end_entity).map_err(|_unused| CertificateError::BadEncoding)?;
-        if !self.allowed.lets_in(&parsed, end_entity) {
+        if !self.allowed.lets_in(&parsed) {
             return Err(Refusal::not_allowed().into());
         }
         Ok(ClientCertVerified::assertion())

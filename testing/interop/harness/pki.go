@@ -44,7 +44,8 @@ func (p *PKI) AnonymousTLS(t testing.TB) *tls.Config {
 	return &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}
 }
 
-func (p *PKI) write(t testing.TB, name, content string) string {
+// Write adds a file.
+func (p *PKI) Write(t testing.TB, name, content string) string {
 	t.Helper()
 	if err := os.WriteFile(p.Path(name), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -57,8 +58,8 @@ func (p *PKI) write(t testing.TB, name, content string) string {
 func OpenSSL(t testing.TB) *PKI {
 	t.Helper()
 	p := &PKI{t.TempDir()}
-	p.openssl(t, "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", "ca.key")
-	p.openssl(t, "req", "-x509", "-new", "-key", "ca.key", "-sha256", "-days", "30",
+	p.OpenSSL(t, "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", "ca.key")
+	p.OpenSSL(t, "req", "-x509", "-new", "-key", "ca.key", "-sha256", "-days", "30",
 		"-subj", "/CN=test-ca", "-addext", "basicConstraints=critical,CA:TRUE",
 		"-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature", "-out", "ca.crt")
 	p.Leaf(t, "server", "/CN=server", "serverAuth,clientAuth",
@@ -71,15 +72,15 @@ func OpenSSL(t testing.TB) *PKI {
 func (p *PKI) Leaf(t testing.TB, name, subject, usage, names string) {
 	t.Helper()
 	key, csr := name+".key", name+".csr"
-	p.openssl(t, "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key)
-	p.openssl(t, "req", "-new", "-key", key, "-subj", subject, "-out", csr)
+	p.OpenSSL(t, "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key)
+	p.OpenSSL(t, "req", "-new", "-key", key, "-subj", subject, "-out", csr)
 	extensions := "basicConstraints=CA:FALSE\nkeyUsage=critical,digitalSignature,keyEncipherment\n" +
 		"extendedKeyUsage=" + usage + "\n"
 	if names != "" {
 		extensions += "subjectAltName=" + names + "\n"
 	}
-	p.write(t, name+".ext", extensions)
-	p.openssl(t, "x509", "-req", "-in", csr, "-CA", "ca.crt", "-CAkey", "ca.key",
+	p.Write(t, name+".ext", extensions)
+	p.OpenSSL(t, "x509", "-req", "-in", csr, "-CA", "ca.crt", "-CAkey", "ca.key",
 		"-CAcreateserial", "-days", "30", "-sha256", "-extfile", name+".ext", "-out", name+".crt")
 }
 
@@ -87,20 +88,21 @@ func (p *PKI) Leaf(t testing.TB, name, subject, usage, names string) {
 // an X.509 version 1 leaf.
 func (p *PKI) RSALeafV1(t testing.TB, name, subject string) {
 	t.Helper()
-	p.openssl(t, "genrsa", "-out", name+".key", "2048")
-	p.openssl(t, "req", "-new", "-key", name+".key", "-subj", subject, "-out", name+".csr")
-	p.openssl(t, "x509", "-req", "-in", name+".csr", "-CA", "ca.crt", "-CAkey", "ca.key",
+	p.OpenSSL(t, "genrsa", "-out", name+".key", "2048")
+	p.OpenSSL(t, "req", "-new", "-key", name+".key", "-subj", subject, "-out", name+".csr")
+	p.OpenSSL(t, "x509", "-req", "-in", name+".csr", "-CA", "ca.crt", "-CAkey", "ca.key",
 		"-CAcreateserial", "-days", "30", "-sha256", "-out", name+".crt")
 }
 
 // ServiceAccountKeys adds sa.key and sa.pub, with which kube-apiserver signs tokens.
 func (p *PKI) ServiceAccountKeys(t testing.TB) {
 	t.Helper()
-	p.openssl(t, "genrsa", "-out", "sa.key", "2048")
-	p.openssl(t, "rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub")
+	p.OpenSSL(t, "genrsa", "-out", "sa.key", "2048")
+	p.OpenSSL(t, "rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub")
 }
 
-func (p *PKI) openssl(t testing.TB, args ...string) {
+// OpenSSL runs openssl in the folder.
+func (p *PKI) OpenSSL(t testing.TB, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
@@ -124,14 +126,14 @@ func CFSSL(t testing.TB) *PKI {
 	t.Helper()
 	cfssl := PKITool(t, "cfssl")
 	p := &PKI{t.TempDir()}
-	p.write(t, "ca-csr.json", `{"CN":"test-ca","key":{"algo":"rsa","size":2048}}`)
-	p.write(t, "ca-config.json", `{"signing":{"default":{"expiry":"720h"},"profiles":{
+	p.Write(t, "ca-csr.json", `{"CN":"test-ca","key":{"algo":"rsa","size":2048}}`)
+	p.Write(t, "ca-config.json", `{"signing":{"default":{"expiry":"720h"},"profiles":{
 		"server":{"expiry":"720h","usages":["signing","key encipherment","server auth","client auth"]},
 		"client":{"expiry":"720h","usages":["signing","key encipherment","client auth"]}}}}`)
 	p.keep(t, "ca", p.run(t, cfssl, "gencert", "-initca", "ca-csr.json"))
-	p.write(t, "server-csr.json",
+	p.Write(t, "server-csr.json",
 		`{"CN":"server","hosts":["localhost","127.0.0.1"],"key":{"algo":"rsa","size":2048}}`)
-	p.write(t, "client-csr.json", `{"CN":"client","hosts":[""],"key":{"algo":"rsa","size":2048}}`)
+	p.Write(t, "client-csr.json", `{"CN":"client","hosts":[""],"key":{"algo":"rsa","size":2048}}`)
 	for _, name := range []string{"server", "client"} {
 		p.keep(t, name, p.run(t, cfssl, "gencert", "-ca=ca.crt", "-ca-key=ca.key",
 			"-config=ca-config.json", "-profile="+name, name+"-csr.json"))
@@ -146,6 +148,6 @@ func (p *PKI) keep(t testing.TB, name string, answer []byte) {
 	if err := json.Unmarshal(answer, &bundle); err != nil {
 		t.Fatal(err)
 	}
-	p.write(t, name+".crt", bundle.Cert)
-	p.write(t, name+".key", bundle.Key)
+	p.Write(t, name+".crt", bundle.Cert)
+	p.Write(t, name+".key", bundle.Key)
 }

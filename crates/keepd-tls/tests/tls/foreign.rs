@@ -232,6 +232,63 @@ async fn a_path_longer_than_its_ca_allows_is_refused_for_both_leaf_versions() {
     }
 }
 
+/// The table of all shapes of chains is `testing/interop/chains_test.go`, against Go and etcd.
+#[tokio::test]
+async fn whoever_may_not_issue_lets_nobody_in() {
+    if !has("openssl") {
+        return;
+    }
+    let cases = [
+        ("", "basicConstraints=critical,CA:TRUE\\nkeyUsage=digitalSignature"),
+        ("-addext basicConstraints=critical,CA:TRUE,pathlen:0", "basicConstraints=CA:TRUE"),
+        ("-addext extendedKeyUsage=serverAuth", "basicConstraints=CA:TRUE"),
+    ];
+    for (root, intermediate) in cases {
+        let scratch = Scratch::new();
+        openssl_ca(&scratch);
+        scratch.sh(&format!(
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out root.crt -days 30 \
+               -subj /CN=root {root}
+             cat root.crt >> ca.crt"
+        ));
+        scratch.sh(&format!(
+            "openssl req -newkey rsa:2048 -nodes -keyout sub.key -out sub.csr -subj /CN=sub
+             openssl x509 -req -in sub.csr -CA root.crt -CAkey ca.key -CAcreateserial -days 30 \
+               -out sub.crt -extfile <(printf '{intermediate}')
+             openssl req -newkey rsa:2048 -nodes -keyout leaf.key -out l.csr -subj /CN=root
+             openssl x509 -req -in l.csr -CA sub.crt -CAkey sub.key -CAcreateserial -days 30 \
+               -out l.crt -extfile <(echo extendedKeyUsage=clientAuth)
+             cat l.crt sub.crt > leaf.crt"
+        ));
+        let (server, _) = refused(mutual(&scratch), client_with(&scratch, "leaf")).await;
+        assert!(server.contains("tls: failed to verify certificate: x509: "), "{server}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_read_whatever_its_label_and_a_ca_too() {
+    if !has("openssl") {
+        return;
+    }
+    let scratch = Scratch::new();
+    openssl_ca(&scratch);
+    openssl_client(&scratch, "user", "extendedKeyUsage=clientAuth");
+    let pkcs8 = std::fs::read_to_string(scratch.path("user.key")).unwrap();
+    scratch.sh("openssl rsa -in user.key -traditional -out user.pkcs1");
+    let pkcs1 = std::fs::read_to_string(scratch.path("user.pkcs1")).unwrap();
+    for (text, from) in [(&pkcs8, "PRIVATE KEY"), (&pkcs1, "RSA PRIVATE KEY")] {
+        for label in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ANY PRIVATE KEY"] {
+            let (begin, end) = (format!("BEGIN {from}-"), format!("END {from}-"));
+            let text = text.replace(&begin, &format!("BEGIN {label}-"));
+            scratch.write("user.key", &text.replace(&end, &format!("END {label}-")));
+            accepted(mutual(&scratch), client_with(&scratch, "user")).await;
+        }
+    }
+    let ca = std::fs::read_to_string(scratch.path("ca.crt")).unwrap();
+    scratch.write("ca.crt", &ca.replace(" CERTIFICATE-", " X509 CERTIFICATE-"));
+    accepted(mutual(&scratch), client_with(&scratch, "user")).await;
+}
+
 #[tokio::test]
 async fn an_expired_ca_lets_nobody_in() {
     let scratch = Scratch::new();
