@@ -73,6 +73,15 @@ const PKI: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// kube-apiserver's own reader of encryption configurations.
+const ENCRYPTION: ToolSet = ToolSet {
+    name: "encryption",
+    module: "testing/interop/encryption",
+    binaries: &[("loader", "github.com/keepd/keepd/testing/interop/encryption")],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
 /// The folders that hold the built programs.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -80,6 +89,7 @@ pub(crate) struct Tools {
     pub(crate) kube: PathBuf,
     pub(crate) suite: PathBuf,
     pub(crate) pki: PathBuf,
+    pub(crate) encryption: PathBuf,
 }
 
 /// The version of the installed Go toolchain, if there is one.
@@ -93,7 +103,7 @@ pub(crate) fn build_all() -> Result<Tools> {
         bail!("building the tools needs Go 1.26 or newer (`go` is not in the PATH)");
     }
     let (etcd, kube, suite) = (build(&ETCD)?, build(&KUBE)?, build(&SUITE)?);
-    Ok(Tools { etcd, kube, suite, pki: build_pki()? })
+    Ok(Tools { etcd, kube, suite, pki: build_pki()?, encryption: build(&ENCRYPTION)? })
 }
 
 /// Builds the programs that make certificates, which Rust tests use too.

@@ -269,7 +269,7 @@ fn parse_tree(text: &str) -> Result<tree::Node, String> {
         // A snippet would put secrets into logs.
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+    serde_saphyr::from_str_with_options(without_empty_documents(text), options).map_err(|error| {
         match error.without_snippet() {
             serde_saphyr::Error::MultipleDocuments { .. } => {
                 "it holds more than one YAML document; remove the others and their `---`".to_owned()
@@ -277,6 +277,22 @@ fn parse_tree(text: &str) -> Result<tree::Node, String> {
             other => other.to_string(),
         }
     })
+}
+
+/// The text without empty documents at its end: kube-apiserver reads the first document only, and
+/// files that are put together often end with a `---` behind which nothing comes.
+fn without_empty_documents(text: &str) -> &str {
+    let mut kept = text.len();
+    let mut at = text.len();
+    for line in text.split_inclusive('\n').rev() {
+        at -= line.len();
+        match line.trim_end() {
+            "---" => kept = at,
+            line if line.is_empty() || line == "..." || line.starts_with('#') => {}
+            _ => break,
+        }
+    }
+    text.get(..kept).unwrap_or(text)
 }
 
 /// `sha256:` and the digest.

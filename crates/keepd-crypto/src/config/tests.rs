@@ -59,6 +59,34 @@ fn the_hash_is_the_files() {
     assert_ne!(config.file_hash(), parse(BLOCK).unwrap().file_hash());
 }
 
+/// The table of all forms is `testing/interop/encryption_test.go`, against kube-apiserver's loader.
+#[test]
+fn secrets_are_read_as_go_reads_base64() {
+    let accepted = [
+        r#""MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n""#,
+        r#""MDEyMzQ1Njc4OWFi\r\nY2RlZjAxMjM0NTY3ODlhYmNkZWY\n=""#,
+        "|\n                MDEyMzQ1Njc4OWFiY2RlZjAx\n                MjM0NTY3ODlhYmNkZWY=",
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWZ=",
+    ];
+    for secret in accepted {
+        let text = BLOCK.replace(SECRET, secret);
+        let config = parse(&text).unwrap_or_else(|error| panic!("{secret}: {error}"));
+        assert_eq!(config.keys().keys().next(), parse(BLOCK).unwrap().keys().keys().next());
+    }
+    for secret in [
+        r#""MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY= ""#,
+        "MDEyMzQ1Njc4 OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY==",
+    ] {
+        assert!(parse(&BLOCK.replace(SECRET, secret)).is_err(), "{secret}");
+    }
+    for end in ["---\n", "...\n---\n", "\n---\n# end\n---"] {
+        assert!(parse(&format!("{BLOCK}{end}")).is_ok(), "{end}");
+        assert!(parse(&format!("{BLOCK}{end}\nkind: x\n")).is_err(), "{end}");
+    }
+}
+
 #[test]
 fn a_text_that_is_none_is_refused() {
     let utf16: Vec<u8> = BLOCK.encode_utf16().flat_map(u16::to_le_bytes).collect();

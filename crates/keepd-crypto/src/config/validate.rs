@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use super::read::{Reader, join};
@@ -17,6 +18,12 @@ use crate::provider::{Algorithm, ProviderKey};
 use crate::resource::{KEY_PREFIX, Scope};
 use crate::secret::Secret;
 
+/// Reads what Go's `base64.StdEncoding` reads, line breaks apart: bits that no byte needs are
+/// ignored, whatever they are.
+const LAX: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 const KEYGEN: &str = "make one with: keepd encryption keygen";
 const ONE_PROVIDER: [&str; 5] = ["aescbc", "aesgcm", "secretbox", "kms", "identity"];
 
@@ -253,6 +260,16 @@ fn keys(reader: &mut Reader, path: &str, node: &Node, algorithm: Algorithm) -> O
     Some(Provider::Keyed { algorithm, keys })
 }
 
+/// A secret's bytes. Line breaks count for nothing wherever they are, as in Go: a block of YAML or
+/// `echo KEY | base64` leaves them.
+fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, base64::DecodeError> {
+    // Reserved at once: growth would leave copies of the secret behind.
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
+    digits.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(digits.len()));
+    LAX.decode_vec(&*digits, &mut bytes).map(|()| bytes)
+}
+
 fn key(reader: &mut Reader, path: &str, node: &Node, algorithm: Algorithm) -> Option<ProviderKey> {
     let [name, secret] = reader.fields(path, node, ["name", "secret"])?;
     let name_path = join(path, "name");
@@ -267,7 +284,7 @@ fn key(reader: &mut Reader, path: &str, node: &Node, algorithm: Algorithm) -> Op
         reader.required(&path, "secret is a mandatory field for a key", KEYGEN);
         return None;
     }
-    let Ok(bytes) = STANDARD.decode(text).map(Zeroizing::new) else {
+    let Ok(bytes) = decoded(text) else {
         let remedy = if text.starts_with('<') {
             "replace the placeholder with a key; make one with: keepd encryption keygen"
         } else {
