@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use keepd_api::etcdserverpb::WatchRequest;
+use keepd_api::etcdserverpb::auth_server::AuthServer;
 use keepd_api::etcdserverpb::cluster_server::ClusterServer;
 use keepd_api::etcdserverpb::lease_server::LeaseServer;
 use keepd_api::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -18,6 +19,7 @@ use tonic::codec::Streaming;
 use tonic::{Code, Status};
 use tower_service::Service;
 
+use crate::auth::AuthService;
 use crate::cluster::ClusterService;
 use crate::codec::{Payload, RequestDecoder};
 use crate::context::Context;
@@ -41,6 +43,7 @@ pub(crate) struct GrpcServices {
     lease: LeaseServer<LeaseService>,
     cluster: ClusterServer<ClusterService>,
     maintenance: MaintenanceServer<MaintenanceService>,
+    auth: AuthServer<AuthService>,
     health: HealthServer<HealthService>,
 }
 
@@ -50,12 +53,14 @@ impl GrpcServices {
         let lease = LeaseServer::new(LeaseService::new(Arc::clone(context)));
         let cluster = ClusterServer::new(ClusterService::new(Arc::clone(context)));
         let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(context)));
+        let auth = AuthServer::new(AuthService::new(Arc::clone(context)));
         Self {
             kv: KvService::new(Arc::clone(context)),
             watch: WatchService::new(Arc::clone(context)),
             lease: lease.max_decoding_message_size(receive),
             cluster: cluster.max_decoding_message_size(receive),
             maintenance: maintenance.max_decoding_message_size(receive),
+            auth: auth.max_decoding_message_size(receive),
             health: HealthServer::new(HealthService),
             context: Arc::clone(context),
         }
@@ -76,12 +81,12 @@ impl GrpcServices {
             Route::Txn => self.unary(call, KvService::txn, request),
             Route::DeleteRange => self.unary(call, KvService::delete_range, request),
             Route::Compact => self.unary(call, KvService::compact, request),
-            Route::AuthStatus => self.unary(call, KvService::auth_status, request),
             Route::RangeStream => self.range_stream(call, request),
             Route::Watch => self.watch(call, request),
             Route::Lease => self.generated(call, self.lease.clone(), request),
             Route::Maintenance => self.generated(call, self.maintenance.clone(), request),
             Route::Cluster => self.generated(call, self.cluster.clone(), request),
+            Route::Auth => self.generated(call, self.auth.clone(), request),
             Route::Health => self.generated(call, self.health.clone(), request),
         }
     }

@@ -5,7 +5,9 @@ use std::pin::Pin;
 use futures_util::{Stream, stream};
 use keepd_api::health::health_check_response::ServingStatus;
 use keepd_api::health::health_server::Health;
-use keepd_api::health::{HealthCheckRequest, HealthCheckResponse};
+use keepd_api::health::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+};
 use tonic::{Request, Response, Status};
 
 /// The health service. It exists from the moment the member serves.
@@ -27,6 +29,14 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         check(&request.into_inner().service).map(Response::new)
+    }
+
+    async fn list(
+        &self,
+        _request: Request<HealthListRequest>,
+    ) -> Result<Response<HealthListResponse>, Status> {
+        let statuses = check("").map(|status| [(String::new(), status)].into())?;
+        Ok(Response::new(HealthListResponse { statuses }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;

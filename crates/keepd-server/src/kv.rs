@@ -7,12 +7,11 @@ mod stream;
 pub(crate) mod txn;
 mod validate;
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use keepd_api::etcdserverpb::{
-    AuthStatusRequest, AuthStatusResponse, CompactionRequest, CompactionResponse,
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, TxnRequest,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, Response as Outcome};
 use tokio_util::task::AbortOnDropHandle;
@@ -140,12 +139,5 @@ impl KvService {
         done.outcome.result.map_err(errors::apply)?;
         let header = Some(context.header(done.outcome.revision));
         Ok(Payload::of(&CompactionResponse { header }))
-    }
-
-    /// Authentication comes later; until then it is off, at the revision of a new store.
-    pub(crate) fn auth_status(self, _request: AuthStatusRequest) -> Ready<Answer> {
-        let header = Some(self.context.current_header());
-        let response = AuthStatusResponse { header, enabled: false, auth_revision: 1 };
-        ready(Ok(Payload::of(&response)))
     }
 }

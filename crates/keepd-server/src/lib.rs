@@ -6,6 +6,7 @@
 
 mod access;
 mod answers;
+mod auth;
 mod call;
 mod cluster;
 mod codec;
@@ -27,6 +28,10 @@ mod server;
 mod snapshot;
 mod watch;
 mod wire;
+
+/// What is told where nothing is synced (`--unsafe-no-fsync`).
+pub const UNSYNCED: &str =
+    "keepd: --unsafe-no-fsync: nothing is synced, a power cut loses acknowledged writes";
 
 pub use access::AccessControl;
 pub use compactor::{Compaction, compact_by_itself};
