@@ -105,6 +105,10 @@ pub trait Disk: Send + Sync + Debug {
     fn list(&self, path: &Path) -> Result<Vec<String>, IoError>;
     /// Whether a file or directory exists.
     fn exists(&self, path: &Path) -> Result<bool, IoError>;
+    /// Whether syncs reach the disk. Without that a power cut loses what was acknowledged.
+    fn is_synced(&self) -> bool {
+        true
+    }
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
     /// The space on the file system that a directory lies on.

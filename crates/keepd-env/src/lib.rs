@@ -40,6 +40,12 @@ impl Env {
         }
     }
 
+    /// The machine itself, but nothing is synced.
+    #[must_use]
+    pub fn real_unsynced() -> Self {
+        Self { disk: Arc::new(RealDisk::unsynced()), ..Self::real() }
+    }
+
     /// A simulated disk, a clock moved by hand and a seeded generator.
     #[must_use]
     pub fn simulated(seed: u64) -> (Self, SimDisk, ManualClock) {

@@ -14,14 +14,32 @@ const LOCK_NAME: &str = "LOCK";
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The machine's file system.
-#[derive(Debug, Default)]
-pub struct RealDisk(());
+#[derive(Debug)]
+pub struct RealDisk {
+    is_synced: bool,
+}
 
 impl RealDisk {
     /// The file system.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self { is_synced: true }
+    }
+
+    /// The file system, with every sync left out, for data that may be lost (`--unsafe-no-fsync`).
+    #[must_use]
+    pub const fn unsynced() -> Self {
+        Self { is_synced: false }
+    }
+
+    fn opened(&self, file: File, path: &Path) -> Box<dyn DiskFile> {
+        Box::new(RealFile { file, path: path.to_owned(), is_synced: self.is_synced })
+    }
+}
+
+impl Default for RealDisk {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -47,12 +65,12 @@ impl Disk for RealDisk {
             .mode(0o600)
             .open(path)
             .map_err(failed(IoOp::Create, path))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(self.opened(file, path))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError> {
         let file = File::open(path).map_err(failed(IoOp::Open, path))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(self.opened(file, path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError> {
@@ -86,7 +104,14 @@ impl Disk for RealDisk {
         path.try_exists().map_err(failed(IoOp::Stat, path))
     }
 
+    fn is_synced(&self) -> bool {
+        self.is_synced
+    }
+
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {
+        if !self.is_synced {
+            return Ok(());
+        }
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         File::open(path).and_then(|dir| dir.sync_all()).map_err(failed(IoOp::Sync, path))
     }
@@ -136,6 +161,7 @@ impl DirLock for RealLock {}
 struct RealFile {
     file: File,
     path: PathBuf,
+    is_synced: bool,
 }
 
 impl RealFile {
@@ -162,6 +188,9 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> Result<(), IoError> {
+        if !self.is_synced {
+            return Ok(());
+        }
         self.file.sync_data().map_err(failed(IoOp::Sync, &self.path))
     }
 
@@ -200,13 +229,24 @@ mod tests {
     fn where_space_cannot_be_reserved_zeros_are_written_behind_the_end() {
         let path = std::env::temp_dir().join(format!("keepd-fill-{}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-        let file = RealFile { file, path: path.clone() };
+        let file = RealFile { file, path: path.clone(), is_synced: true };
         file.write_all_at(b"abc", 0).unwrap();
         file.fill(200_000).unwrap();
         file.fill(10).unwrap();
         let content = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!((content.len(), &content[..5]), (200_000, b"abc\0\0".as_slice()));
+    }
+
+    /// Neither can be synced, so that an error shows that it was tried.
+    #[test]
+    fn syncs_are_left_out_only_if_asked() {
+        for (disk, is_synced) in [(RealDisk::new(), true), (RealDisk::unsynced(), false)] {
+            let file = disk.open(Path::new("/dev/null")).unwrap();
+            assert_eq!(file.sync().is_err(), is_synced);
+            assert_eq!(disk.sync_dir(Path::new("/proc")).is_err(), is_synced);
+            assert_eq!(disk.is_synced(), is_synced);
+        }
     }
 
     #[test]

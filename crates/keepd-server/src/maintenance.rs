@@ -92,6 +92,9 @@ impl Maintenance for MaintenanceService {
         if status.leader == 0 {
             errors.push(Api::NoLeader.text().to_owned());
         }
+        if !node.env().disk.is_synced() {
+            errors.push(crate::UNSYNCED.to_owned());
+        }
         for alarm in node.alarms().iter() {
             let (member, name) = (alarm.member.0, alarm.name());
             errors.push(format!("memberID:{member} alarm:{name}"));

@@ -88,7 +88,10 @@ struct Listeners {
 }
 
 async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
-    let env = Env::real();
+    let env = if options.unsafe_no_fsync { Env::real_unsynced() } else { Env::real() };
+    if !env.disk.is_synced() {
+        tracing::warn!("{}; for data that may be lost only", keepd_server::UNSYNCED);
+    }
     let config = encryption_config(&options)?;
     let listeners = bind(&env, &options).await?;
     let node_options = node_options(&options);

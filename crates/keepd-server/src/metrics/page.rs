@@ -116,6 +116,11 @@ fn server(page: &mut Page, context: &Context) {
     page.sample("etcd_cluster_version", "cluster_version=\"3.7\"", 1);
     page.family("keepd_build_info", "gauge", "keepd's own version.");
     page.sample("keepd_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    page.gauge(
+        "keepd_unsafe_no_fsync",
+        "1 if nothing is synced, so that a power cut loses acknowledged writes.",
+        u8::from(!node.env().disk.is_synced()),
+    );
     let rpc = &context.rpc_metrics;
     page.counter("etcd_server_health_success", "Successful health checks.", &rpc.health_success);
     page.counter("etcd_server_health_failures", "Failed health checks.", &rpc.health_failures);

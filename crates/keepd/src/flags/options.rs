@@ -134,6 +134,8 @@ pub(crate) struct ServerOptions {
     pub(crate) grpc_keepalive_timeout: Duration,
     /// SO_REUSEPORT.
     pub(crate) socket_reuse_port: bool,
+    /// `--unsafe-no-fsync`.
+    pub(crate) unsafe_no_fsync: bool,
     /// What is compacted by itself.
     pub(crate) auto_compaction: AutoCompaction,
     /// Certificates towards clients.
@@ -195,6 +197,7 @@ impl ServerOptions {
                 .filter(|interval| !interval.is_zero()),
             grpc_keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
             socket_reuse_port: settings.is_true("socket-reuse-port"),
+            unsafe_no_fsync: settings.is_true("unsafe-no-fsync"),
             auto_compaction: auto_compaction(settings)?,
             client_security: client_security(settings),
             peer_security: peer_security(settings),

@@ -142,9 +142,12 @@ pub(super) static FLAGS: &[Flag] = &[
         "How often a downgrade is looked after.",
     )
     .no_effect(),
-    Flag::new(Unsafe, "unsafe-no-fsync", Kind::Bool, "false", "Do not sync; loses data.").refused(
-        "an acknowledged write is always on the disk first; for throw-away data put --data-dir \
-         on a tmpfs",
+    Flag::new(
+        Unsafe,
+        "unsafe-no-fsync",
+        Kind::Bool,
+        "false",
+        "Do not sync; a power cut or a crash of the machine loses data. For tests.",
     ),
     Flag::new(
         Unsafe,
@@ -153,9 +156,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Drop all other members and go on alone.",
     )
-    .refused(
-        "start from a snapshot instead: etcdutl snapshot restore FILE --data-dir NEW-DIRECTORY",
-    ),
+    .no_effect(),
     Flag::new(
         Other,
         "config-file",

@@ -128,7 +128,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "Take changes of the EncryptionConfiguration file into use while running.",
     ),
     Flag::new(Auth, "auth-token", Kind::Text, "simple", "Kind of the tokens users get.")
-        .refused("users and roles are not built yet; let clients in by certificate"),
+        .no_effect(),
     Flag::new(Auth, "bcrypt-cost", Kind::Uint, "10", "Cost of hashing a password.").no_effect(),
     Flag::new(Auth, "auth-token-ttl", Kind::Uint, "300", "Seconds an unused token lives.")
         .no_effect(),
