@@ -10,6 +10,10 @@ use thiserror::Error;
 
 use crate::ClusterError;
 
+/// How a file that proves nothing is brought under a configuration that asks for proof.
+const TRUST_REMEDY: &str = "if the file is what you mean, add `- identity: {}` last in the rule for it, or give \
+     --encryption-trust-plain-data once";
+
 /// A failure; where etcd's tools have a text for it, it is theirs.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -117,6 +121,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A value that the configuration always seals lies plain in the file.
+    #[error(
+        "record {revision} of key {} is plain, and the encryption configuration takes no plain \
+         value of it; {TRUST_REMEDY}", key.escape_ascii()
+    )]
+    PlainValue {
+        /// The record.
+        revision: Revision,
+        /// Its key.
+        key: Bytes,
+    },
     /// A bump beyond what a revision can be.
     #[error("revision {revision} cannot be bumped by {bump}")]
     RevisionOverflow {
@@ -153,6 +168,17 @@ pub enum Error {
     TooLarge {
         /// The bucket.
         bucket: String,
+    },
+    /// A sealed value could have been moved here from another record.
+    #[error(
+        "record {revision} of key {} is sealed, but by a version that did not bind values to \
+         their keys; {TRUST_REMEDY}", key.escape_ascii()
+    )]
+    UnboundValue {
+        /// The record.
+        revision: Revision,
+        /// Its key.
+        key: Bytes,
     },
     /// The log cannot be made.
     #[error(transparent)]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::buf::Writer as BufWriter;
 use bytes::{BufMut, Bytes, BytesMut};
 use keepd_bolt::{Planner, Writer};
+use keepd_crypto::ValueSealer;
 use keepd_mvcc::View;
 use keepd_types::limits::SNAPSHOT_BLOB_BYTES;
 use sha2::{Digest, Sha256};
@@ -29,6 +30,7 @@ type Items = Box<dyn Iterator<Item = Result<(Bytes, Bytes), Error>> + Send>;
 /// A snapshot file that is pulled blob by blob. It pins its view.
 pub struct Export {
     view: Arc<View>,
+    sealer: Arc<ValueSealer>,
     sections: VecDeque<Section>,
     items: Option<Items>,
     pages: Pages,
@@ -64,11 +66,12 @@ impl fmt::Debug for Export {
 }
 
 impl Export {
-    /// Plans the file: reads every record of the view once, so not for an async task.
+    /// Plans the file: reads every record of the view once, so not for an async task. `sealer` has
+    /// the keys of the values that are sealed.
     ///
     /// # Errors
     /// If the view cannot be read or a meta table is malformed.
-    pub fn new(view: Arc<View>) -> Result<Self, Error> {
+    pub fn new(view: Arc<View>, sealer: Arc<ValueSealer>) -> Result<Self, Error> {
         let mut sections: VecDeque<Section> = small_buckets(&view)?
             .into_iter()
             .map(|(name, items)| Section { name, content: Content::Small(items) })
@@ -109,7 +112,7 @@ impl Export {
         let remaining = plan.image_len() + TRAILER_LEN;
         let writer = Writer::new(plan, BytesMut::new().writer())?;
         let pages = Pages::Open(Box::new(writer));
-        Ok(Self { view, sections, items: None, pages, sha256: Sha256::new(), remaining })
+        Ok(Self { view, sealer, sections, items: None, pages, sha256: Sha256::new(), remaining })
     }
 
     /// How many bytes are still to come; at first the length of the file.
@@ -172,7 +175,7 @@ impl Export {
         }
         if let Some(section) = self.sections.pop_front() {
             writer.bucket(Bytes::from_static(section.name))?;
-            self.items = Some(section.content.items(&self.view));
+            self.items = Some(section.content.items(&self.view, &self.sealer));
             return Ok(());
         }
         if let Pages::Open(writer) = std::mem::replace(&mut self.pages, Pages::Done) {
@@ -191,7 +194,7 @@ impl Iterator for Export {
 }
 
 impl Content {
-    fn items(self, view: &Arc<View>) -> Items {
+    fn items(self, view: &Arc<View>, sealer: &Arc<ValueSealer>) -> Items {
         match self {
             Self::Small(items) => Box::new(items.into_iter().map(Ok)),
             Self::Records => Box::new(view.records().map(|record| {
@@ -199,10 +202,13 @@ impl Content {
                 Ok((record_key(revision, record.tombstone), record.encoded))
             })),
             Self::Seals(sealed) => {
-                let marks = view.records().filter_map(|record| match record {
+                let sealer = Arc::clone(sealer);
+                let marks = view.records().filter_map(move |record| match record {
                     Ok((revision, record)) => record.seal.map(|seal| {
-                        let entry = SealEntry::of(seal.key_id, &record.encoded);
-                        Ok((record_key(revision, false), entry.encode()))
+                        let (key, key_id) = (record_key(revision, false), seal.key_id);
+                        let mark = SealEntry::of(&sealer, key_id, &key, &record.encoded)
+                            .ok_or(Error::KeyMissing { revision, key_id })?;
+                        Ok((key, mark.encode()))
                     }),
                     Err(error) => Some(Err(error.into())),
                 });

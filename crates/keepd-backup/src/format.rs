@@ -2,6 +2,7 @@
 //! Layout: `docs/formats/snapshot.md`.
 
 use bytes::Bytes;
+use keepd_crypto::{BINDING_LEN, ValueSealer};
 use keepd_types::{KeyId, MemberId, Revision, varint};
 use sha2::{Digest, Sha256};
 
@@ -44,7 +45,9 @@ pub(crate) fn record_key(revision: Revision, tombstone: bool) -> Bytes {
 
 /// The length of [`SealEntry::encode`]'s output.
 pub(crate) const SEAL_ENTRY_LEN: usize = 1 + 8 + 32;
-const SEAL_ENTRY_FORMAT: u8 = 1;
+/// A digest without a key, which anybody can make: read, but no longer written.
+const SEAL_ENTRY_UNBOUND: u8 = 1;
+const SEAL_ENTRY_BOUND: u8 = 2;
 
 /// An entry of the bucket [`SEALED`]; its key is the record's.
 ///
@@ -53,29 +56,60 @@ const SEAL_ENTRY_FORMAT: u8 = 1;
 pub(crate) struct SealEntry {
     /// The key that opens the value.
     pub(crate) key_id: KeyId,
-    /// SHA-256 of the record's bytes, so that the mark never lands on another record.
-    pub(crate) record_sha256: [u8; 32],
+    pub(crate) proof: Proof,
+}
+
+/// That the mark is this record's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// SHA-256 of the record's bytes.
+    Digest([u8; 32]),
+    /// [`ValueSealer::bind`] of the record and its key in the bucket: key, revision and value were
+    /// put together by who held the encryption key.
+    Binding([u8; BINDING_LEN]),
 }
 
 impl SealEntry {
-    pub(crate) fn of(key_id: KeyId, record: &[u8]) -> Self {
-        Self { key_id, record_sha256: Sha256::digest(record).into() }
+    /// The mark of a sealed record; none if the key is not held.
+    pub(crate) fn of(
+        sealer: &ValueSealer,
+        key_id: KeyId,
+        record_key: &[u8],
+        record: &[u8],
+    ) -> Option<Self> {
+        let binding = sealer.bind(key_id, record_key, record)?;
+        Some(Self { key_id, proof: Proof::Binding(binding) })
+    }
+
+    /// Whether it is the mark of this record.
+    pub(crate) fn fits(&self, sealer: &ValueSealer, record_key: &[u8], record: &[u8]) -> bool {
+        match &self.proof {
+            Proof::Digest(digest) => Sha256::digest(record)[..] == digest[..],
+            Proof::Binding(binding) => sealer.is_bound(self.key_id, record_key, record, binding),
+        }
     }
 
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(SEAL_ENTRY_LEN);
-        out.push(SEAL_ENTRY_FORMAT);
+        let (format, proof) = match &self.proof {
+            Proof::Digest(digest) => (SEAL_ENTRY_UNBOUND, digest),
+            Proof::Binding(binding) => (SEAL_ENTRY_BOUND, binding),
+        };
+        out.push(format);
         out.extend_from_slice(&self.key_id.0.to_be_bytes());
-        out.extend_from_slice(&self.record_sha256);
+        out.extend_from_slice(proof);
         out.into()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (format, rest) = bytes.split_first()?;
         let (key_id, rest) = rest.split_first_chunk()?;
-        let record_sha256 = rest.try_into().ok()?;
-        (*format == SEAL_ENTRY_FORMAT)
-            .then_some(Self { key_id: KeyId(u64::from_be_bytes(*key_id)), record_sha256 })
+        let proof = match *format {
+            SEAL_ENTRY_UNBOUND => Proof::Digest(rest.try_into().ok()?),
+            SEAL_ENTRY_BOUND => Proof::Binding(rest.try_into().ok()?),
+            _ => return None,
+        };
+        Some(Self { key_id: KeyId(u64::from_be_bytes(*key_id)), proof })
     }
 }
 
@@ -124,11 +158,13 @@ mod tests {
 
     #[test]
     fn seal_entries_round_trip() {
-        let entry = SealEntry::of(KeyId(7), b"record");
-        let encoded = entry.encode();
-        assert_eq!(encoded.len(), SEAL_ENTRY_LEN);
-        assert_eq!(SealEntry::decode(&encoded), Some(entry));
-        assert_eq!(SealEntry::decode(&encoded[1..]), None);
-        assert_eq!(SealEntry::decode(&[&[2], &encoded[1..]].concat()), None);
+        for proof in [Proof::Digest([1; 32]), Proof::Binding([2; 32])] {
+            let entry = SealEntry { key_id: KeyId(7), proof };
+            let encoded = entry.encode();
+            assert_eq!(encoded.len(), SEAL_ENTRY_LEN);
+            assert_eq!(SealEntry::decode(&encoded), Some(entry));
+            assert_eq!(SealEntry::decode(&encoded[1..]), None);
+            assert_eq!(SealEntry::decode(&[&[3], &encoded[1..]].concat()), None);
+        }
     }
 }

@@ -4,21 +4,24 @@
 //! have been opened to learn what hashes and limits must know, unless the configuration wants them
 //! plain; other values are sealed if the configuration wants their keys sealed. A mark without its record is ignored (etcd keeps the
 //! bucket of marks and compacts the records away), a mark on another record is refused.
+//!
+//! Where a rule does not list `identity`, a value must prove that it is sealed and that its record
+//! was written like this: plain values and marks that anybody could have made are refused, unless
+//! the operator vouches for the file.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use keepd_bolt::{Entries, Reader};
+use keepd_bolt::{Entries, Entry, Reader};
 use keepd_crypto::ValueSealer;
 use keepd_env::Random;
 use keepd_machine::tables;
 use keepd_mvcc::{Applied, Record, Store};
-use keepd_types::{KeyId, KeyValue, LeaseId, PlainDigest, Revision, SealMark};
-use sha2::{Digest, Sha256};
+use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
 use crate::buckets::{conf_state_of, member_json};
 use crate::facts::Facts;
-use crate::format::{self, SealEntry};
+use crate::format::{self, Proof, SealEntry};
 use crate::source::SnapshotFile;
 use crate::{Error, InitialCluster, Meter, Progress, Stage, VERSION};
 
@@ -90,7 +93,7 @@ impl Import<'_> {
             let record = if tombstone {
                 Record { encoded: Bytes::copy_from_slice(&entry.value), tombstone, seal: None }
             } else {
-                self.put_record(revision, kv, mark, &entry.value)?
+                self.put_record(revision, kv, mark, &entry)?
             };
             imported.records += 1;
             imported.sealed += u64::from(record.seal.is_some());
@@ -114,16 +117,14 @@ impl Import<'_> {
         revision: Revision,
         kv: KeyValue,
         mark: Option<SealEntry>,
-        encoded: &Bytes,
+        entry: &Entry,
     ) -> Result<Record, Error> {
+        let encoded = &entry.value;
         // The file's bytes are copied: a slice would keep a whole node of the file in memory.
         let as_it_is =
             |seal| Record { encoded: Bytes::copy_from_slice(encoded), tombstone: false, seal };
         if let Some(mark) = mark {
-            if mark.record_sha256[..] != Sha256::digest(encoded)[..] {
-                return Err(Error::SealMismatch { revision });
-            }
-            let (sealer, plain) = self.open(revision, &kv, mark.key_id)?;
+            let (sealer, plain) = self.open(revision, &kv, mark, entry)?;
             if sealer.writes_under(&kv.key).is_none() {
                 // ORDER: now and not by the rewrites after the first start: a configuration that
                 // seals nothing makes no keyring, which alone would demand the key at that start.
@@ -135,6 +136,9 @@ impl Import<'_> {
             return Ok(as_it_is(Some(SealMark { key_id: mark.key_id, plain })));
         }
         let Some(sealer) = self.sealer else { return Ok(as_it_is(None)) };
+        if !sealer.takes_plain(&kv.key) {
+            return Err(Error::PlainValue { revision, key: kv.key });
+        }
         let stored = sealer
             .seal(&kv.key, kv.value.clone(), self.random)
             .map_err(|source| Error::Seal { revision, source })?;
@@ -151,12 +155,20 @@ impl Import<'_> {
         &self,
         revision: Revision,
         kv: &KeyValue,
-        key_id: KeyId,
+        mark: SealEntry,
+        entry: &Entry,
     ) -> Result<(&ValueSealer, Bytes), Error> {
+        let key_id = mark.key_id;
         let sealer = match self.sealer {
             Some(sealer) if sealer.key_ids().iter().any(|(id, _)| *id == key_id) => sealer,
             _ => return Err(Error::KeyMissing { revision, key_id }),
         };
+        if !mark.fits(sealer, &entry.key, &entry.value) {
+            return Err(Error::SealMismatch { revision });
+        }
+        if matches!(mark.proof, Proof::Digest(_)) && !sealer.takes_plain(&kv.key) {
+            return Err(Error::UnboundValue { revision, key: kv.key.clone() });
+        }
         let opened = sealer
             .read_foreign(&kv.key, &kv.value)
             .map_err(|source| Error::Open { revision, source })?;

@@ -239,7 +239,7 @@ fn fill(
 ) -> Result<Imported, Error> {
     let (sealer, keys) = match encryption {
         Some(config) => {
-            let (_keyring, keys) = Keyring::open_or_create(env, dir, Some(config))?;
+            let (_keyring, keys) = Keyring::create(env, dir, Some(config))?;
             (Some(ValueSealer::new(config)), keys)
         }
         None => (None, FileKeys::plain()),

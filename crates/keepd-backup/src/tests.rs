@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_bolt::{Planner, Writer};
+use keepd_crypto::ValueSealer;
 use keepd_env::{Env, SimDisk};
 use keepd_lease::Lease;
 use keepd_machine::layout::Layout;
@@ -84,7 +85,12 @@ fn delete(store: &mut Store, key: &str) {
 }
 
 fn export(view: Arc<View>) -> Vec<u8> {
-    Export::new(view).unwrap().flat_map(Result::unwrap).collect()
+    export_with(view, ValueSealer::none())
+}
+
+/// With the keys of its sealed values.
+fn export_with(view: Arc<View>, sealer: ValueSealer) -> Vec<u8> {
+    Export::new(view, Arc::new(sealer)).unwrap().flat_map(Result::unwrap).collect()
 }
 
 /// The records of a view as they lie there.

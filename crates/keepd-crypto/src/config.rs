@@ -12,7 +12,7 @@ mod slips;
 mod tree;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ pub struct ConfigOptions {
     pub directories: Directories,
     /// What becomes of values that arrive sealed.
     pub already_sealed: AlreadySealed,
+    /// The operator vouches for plain data that no rule takes: `--encryption-trust-plain-data`.
+    pub trust_plain_data: bool,
 }
 
 /// A configuration that has been found right.
@@ -241,6 +243,26 @@ impl EncryptionConfig {
     #[must_use]
     pub fn seals(&self) -> bool {
         self.rules.iter().any(|rule| matches!(rule.providers.first(), Some(Provider::Keyed { .. })))
+    }
+
+    /// The first rule that does not read plain data; none if plain files may be opened.
+    ///
+    /// A plain file proves nothing of where it comes from, and one file holds values of every
+    /// resource. So it is taken only if each rule lists `identity`, as Kubernetes asks for a plain
+    /// value, or if the operator vouches for what lies there.
+    #[must_use]
+    pub fn refuses_plain_files(&self) -> Option<&Scope> {
+        if self.options.trust_plain_data {
+            return None;
+        }
+        let reading_plain: BTreeSet<&Scope> = self
+            .rules
+            .iter()
+            .filter(|rule| rule.providers.iter().any(|it| matches!(it, Provider::Identity)))
+            .flat_map(|rule| &rule.scopes)
+            .collect();
+        let mut scopes = self.rules.iter().flat_map(|rule| &rule.scopes);
+        scopes.find(|scope| !reading_plain.contains(scope))
     }
 
     /// Every key, each once.

@@ -132,11 +132,26 @@ impl Encryption {
         dir: &Path,
         config: Option<EncryptionConfig>,
     ) -> Result<Self, KeyringError> {
-        let (keyring, files) = Keyring::open_or_create(env, dir, config.as_ref())?;
+        Ok(Self::with(Keyring::open_or_create(env, dir, config.as_ref())?, config))
+    }
+
+    /// The encryption of a data directory that is being made and holds no file yet.
+    ///
+    /// # Errors
+    /// If the keyring cannot be written.
+    pub fn create(
+        env: &Env,
+        dir: &Path,
+        config: Option<EncryptionConfig>,
+    ) -> Result<Self, KeyringError> {
+        Ok(Self::with(Keyring::create(env, dir, config.as_ref())?, config))
+    }
+
+    fn with((keyring, files): (Keyring, FileKeys), config: Option<EncryptionConfig>) -> Self {
         let options = config.as_ref().map(|config| config.options.clone()).unwrap_or_default();
         let state = State { keyring, config, writable: None };
         let sealer = ArcSwap::from_pointee(state.sealer());
-        Ok(Self { sealer, files, options, reloading: Mutex::new(()), state: Mutex::new(state) })
+        Self { sealer, files, options, reloading: Mutex::new(()), state: Mutex::new(state) }
     }
 
     /// The value sealer of the moment.

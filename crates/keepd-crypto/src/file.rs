@@ -31,6 +31,11 @@ const FORMAT_VERSION: u16 = 1;
 const SALT_LEN: usize = 32;
 /// Where the header's checksum lies; it covers everything before it.
 const CRC_AT: usize = FILE_HEADER_LEN - 4;
+/// How plain data is brought under a configuration that refuses it.
+pub(crate) const PLAIN_REMEDY: &str = "if this data is yours and is to be encrypted now, put `- identity: {}` last in every rule, and \
+     take it out again when `keepd encryption status` shows no plain file, or start once with \
+     --encryption-trust-plain-data; if it was encrypted before, somebody has put other files in \
+     its place: restore it from a backup";
 const FILE_KEY_LABEL: &[u8] = b"keepd file key v1";
 
 /// What a file is; part of its key's derivation and of every frame's authenticated data.
@@ -135,8 +140,16 @@ pub enum FileError {
         id: DataKeyId,
     },
     /// Every file of this directory has been sealed, so a plain one cannot be keepd's.
-    #[error("the file is plain, but every file of this data directory is known to be sealed")]
+    #[error(
+        "the file is plain, but every file of this data directory is known to be sealed: it was \
+         put there by somebody else; restore the data directory from a backup"
+    )]
     PlainRefused,
+    /// The encryption configuration takes no plain files.
+    #[error(
+        "the file is plain, and the encryption configuration takes no plain files; {PLAIN_REMEDY}"
+    )]
+    PlainUntrusted,
 }
 
 /// What seals new files and opens existing ones; a cheap handle, shared by all who do.
@@ -150,16 +163,30 @@ pub(crate) struct KeySet {
     pub(crate) keys: BTreeMap<DataKeyId, Secret>,
     /// What seals new files; [`DataKeyId::PLAIN`] or a key of `keys`.
     pub(crate) active: DataKeyId,
-    /// Whether plain files may be opened; no longer once the last one has been rewritten.
+    /// Whether plain files may be left; no longer once the last one has been rewritten.
     pub(crate) plain_allowed: bool,
+    /// Whether the configuration takes plain files. Never stored: a copy of an older keyring
+    /// could otherwise bring it back.
+    pub(crate) takes_plain: bool,
+}
+
+impl KeySet {
+    /// No keys: plain files only.
+    pub(crate) const fn plain() -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            active: DataKeyId::PLAIN,
+            plain_allowed: true,
+            takes_plain: true,
+        }
+    }
 }
 
 impl FileKeys {
     /// No encryption: frames carry checksums only.
     #[must_use]
     pub fn plain() -> Self {
-        let set = KeySet { keys: BTreeMap::new(), active: DataKeyId::PLAIN, plain_allowed: true };
-        Self::from_set(set)
+        Self::from_set(KeySet::plain())
     }
 
     /// One random key that lives as long as this handle: for scratch files and tests.
@@ -167,7 +194,7 @@ impl FileKeys {
     pub fn ephemeral(random: &dyn Random) -> Self {
         let id = DataKeyId(1);
         let keys = BTreeMap::from([(id, random_key(random))]);
-        Self::from_set(KeySet { keys, active: id, plain_allowed: true })
+        Self::from_set(KeySet { keys, active: id, ..KeySet::plain() })
     }
 
     pub(crate) fn from_set(set: KeySet) -> Self {
@@ -236,6 +263,9 @@ impl FileKeys {
         let id = header.data_key;
         if id == DataKeyId::PLAIN && !set.plain_allowed {
             return Err(FileError::PlainRefused);
+        }
+        if id == DataKeyId::PLAIN && !set.takes_plain {
+            return Err(FileError::PlainUntrusted);
         }
         let key = match set.keys.get(&id) {
             Some(secret) => Some(header.file_key(secret)),

@@ -26,7 +26,7 @@ use keepd_types::KeyId;
 use thiserror::Error;
 
 use crate::config::EncryptionConfig;
-use crate::file::{DataKeyId, FileKeys, KeySet, random_key};
+use crate::file::{DataKeyId, FileKeys, KeySet, PLAIN_REMEDY, random_key};
 use crate::provider::{KeyName, ProviderKey};
 pub use format::FormatError;
 
@@ -58,6 +58,19 @@ pub enum KeyringError {
     NoConfiguration {
         /// The keys that open it.
         needed: Vec<KeyName>,
+    },
+    /// Plain files lie there, or did a moment ago, and the configuration takes none.
+    #[error(
+        "the data directory {} is not encrypted, or not yet as a whole, and the encryption \
+         configuration takes no plain data: its rule for {rule} does not list identity; \
+         {PLAIN_REMEDY}",
+        dir.display()
+    )]
+    PlainUntrusted {
+        /// The directory.
+        dir: PathBuf,
+        /// The first rule that does not list identity.
+        rule: String,
     },
     /// The configuration has none of the keys.
     #[error(
@@ -91,6 +104,15 @@ fn same_name(needed: &[KeyName], found: &[KeyName]) -> String {
         }
         None => String::new(),
     }
+}
+
+/// What is known of the files beside a keyring that is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// There are none: the directory is being made.
+    Nothing,
+    /// Whatever somebody put there.
+    Anything,
 }
 
 /// What applying a configuration changed.
@@ -148,7 +170,9 @@ impl Keyring {
         config: Option<&EncryptionConfig>,
     ) -> Result<Option<Inspected>, KeyringError> {
         let Some((file, _, _)) = read(env, dir)? else { return Ok(None) };
-        let files = FileKeys::from_set(unlock(dir, &file, config)?);
+        let takes_plain = config.is_some_and(|config| config.refuses_plain_files().is_none());
+        let set = KeySet { takes_plain, ..unlock(dir, &file, config)? };
+        let files = FileKeys::from_set(set);
         let known = config.map_or_else(BTreeMap::new, EncryptionConfig::keys);
         let missing = file.names().into_iter().filter(|name| !known.contains_key(&name.id));
         Ok(Some(Inspected { files, missing: missing.collect() }))
@@ -158,15 +182,41 @@ impl Keyring {
     /// brings it in line with `config`. The handle seals and opens files.
     ///
     /// # Errors
-    /// If the keys are out of reach; nothing has been changed then.
+    /// If the keys are out of reach, or there is no keyring and the configuration takes no plain
+    /// files; nothing has been changed then.
     pub fn open_or_create(
         env: &Env,
         dir: &Path,
         config: Option<&EncryptionConfig>,
     ) -> Result<(Self, FileKeys), KeyringError> {
-        let plain = KeySet { keys: BTreeMap::new(), active: DataKeyId::PLAIN, plain_allowed: true };
+        Self::begin(env, dir, config, Beside::Anything)
+    }
+
+    /// The first keyring of a directory that is being made and holds no file yet: with a
+    /// configuration that seals, no plain file is ever opened in it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn create(
+        env: &Env,
+        dir: &Path,
+        config: Option<&EncryptionConfig>,
+    ) -> Result<(Self, FileKeys), KeyringError> {
+        Self::begin(env, dir, config, Beside::Nothing)
+    }
+
+    fn begin(
+        env: &Env,
+        dir: &Path,
+        config: Option<&EncryptionConfig>,
+        beside: Beside,
+    ) -> Result<(Self, FileKeys), KeyringError> {
         let (set, stored, is_recovered) = match read(env, dir)? {
-            None => (plain, None, false),
+            None => {
+                let seals = config.is_some_and(EncryptionConfig::seals);
+                let plain_allowed = !(seals && beside == Beside::Nothing);
+                (KeySet { plain_allowed, ..KeySet::plain() }, None, false)
+            }
             Some((file, bytes, is_recovered)) => {
                 let set = unlock(dir, &file, config)?;
                 let (generation, wrapped_under) = (file.generation, file.names());
@@ -179,7 +229,10 @@ impl Keyring {
         let mut keyring =
             Self { env, dir, files: files.clone(), set, stored, is_recovered, must_rewrite };
         if let Some(config) = config {
-            keyring.apply(config)?;
+            if keyring.stored.is_none() {
+                keyring.check_plain(config)?;
+            }
+            keyring.bring_in_line(config)?;
         }
         Ok((keyring, files))
     }
@@ -188,14 +241,32 @@ impl Keyring {
     /// what seals new files. It is durable when this returns, so the new keys may be used.
     ///
     /// # Errors
-    /// If it cannot be written; the old one then still holds.
+    /// If plain files are left and it takes none, or if it cannot be written; the old one then
+    /// still holds.
     pub fn apply(&mut self, config: &EncryptionConfig) -> Result<KeyringChange, KeyringError> {
+        self.check_plain(config)?;
+        self.bring_in_line(config)
+    }
+
+    /// Refuses a configuration that takes no plain files while some may be left.
+    fn check_plain(&self, config: &EncryptionConfig) -> Result<(), KeyringError> {
+        match config.refuses_plain_files().filter(|_| self.set.plain_allowed) {
+            Some(rule) => {
+                let rule = rule.to_string();
+                Err(KeyringError::PlainUntrusted { dir: self.dir.clone(), rule })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn bring_in_line(&mut self, config: &EncryptionConfig) -> Result<KeyringChange, KeyringError> {
         let keys = config.keys();
         if self.stored.is_some() && keys.is_empty() {
             let (needed, found) = (self.wrapped_under().to_vec(), Vec::new());
             return Err(KeyringError::WrongKeys { needed, found });
         }
-        let mut set = self.set.clone();
+        let takes_plain = config.refuses_plain_files().is_none();
+        let mut set = KeySet { takes_plain, ..self.set.clone() };
         if config.seals() {
             // Who knew a key that has gone may know the data keys that it opened.
             let lost = |stored: &Stored| {
@@ -216,6 +287,9 @@ impl Keyring {
         let is_rewritten = !is_wrapped_so || is_new_data_key || self.must_rewrite;
         if is_rewritten {
             self.save(set, &keys)?;
+        } else {
+            self.files.store(set.clone());
+            self.set = set;
         }
         Ok(KeyringChange { is_rewritten, active: self.set.active, is_new_data_key })
     }
@@ -306,13 +380,16 @@ impl Keyring {
         }
         if let Some(stored) = &self.stored {
             let key_is_gone = stored.wrapped_under.iter().any(|name| !keys.contains_key(&name.id));
-            if !key_is_gone {
+            // No copy says that plain files are taken once they are not.
+            let plain_is_gone = self.set.plain_allowed && !set.plain_allowed;
+            let is_void = key_is_gone || plain_is_gone;
+            if !is_void {
                 disk.replace(&previous, &stored.bytes)?;
             } else if self.must_rewrite {
                 // The only good copy lies in the older place; it must not go before a new one is.
                 disk.replace(&path, &stored.bytes)?;
             }
-            if key_is_gone && disk.exists(&previous)? {
+            if is_void && disk.exists(&previous)? {
                 disk.remove(&previous)?;
                 disk.sync_dir(&self.dir)?;
             }

@@ -28,6 +28,6 @@ pub use file::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind};
 pub use frame::{FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError};
 pub use keygen::{new_secret, quickstart_config};
 pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError};
-pub use provider::{Algorithm, KeyName, PayloadError};
+pub use provider::{Algorithm, BINDING_LEN, KeyName, PayloadError};
 pub use resource::{Directories, KeyContent, Scope};
 pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};

@@ -27,6 +27,9 @@ pub(crate) const SEALED_PREFIX: &[u8] = b"k8s:enc:";
 const BLOCK_LEN: usize = 16;
 const GCM_NONCE_LEN: usize = 12;
 const KEY_ID_LABEL: &[u8] = b"keepd key id v1:";
+const BINDING_LABEL: &[u8] = b"keepd snapshot mark v1:";
+/// The length of a proof that a record stands where it was written.
+pub const BINDING_LEN: usize = 32;
 
 /// A cipher of Kubernetes'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +124,8 @@ pub(crate) struct ProviderKey {
     pub(crate) secret: Secret,
     /// `k8s:enc:<cipher>:v1:<name>:`.
     head: Vec<u8>,
+    /// Derived from the secret, for [`Self::bind`].
+    binding: hmac::Key,
     cipher: Cipher,
 }
 
@@ -164,7 +169,9 @@ impl ProviderKey {
         };
         let head = format!("{}{name}:", algorithm.prefix()).into_bytes();
         let name = KeyName { algorithm, name: name.to_owned(), id: key_id(algorithm, &secret) };
-        Some(Self { name, secret, head, cipher })
+        let binding = derived(&secret, BINDING_LABEL, algorithm);
+        let binding = hmac::Key::new(hmac::HMAC_SHA256, binding.as_ref());
+        Some(Self { name, secret, head, binding, cipher })
     }
 
     /// Its check value.
@@ -247,6 +254,16 @@ impl ProviderKey {
         }
     }
 
+    /// Binds a record to its place in an exported file: HMAC-SHA256 over both.
+    pub(crate) fn bind(&self, place: &[u8], record: &[u8]) -> [u8; BINDING_LEN] {
+        let mut context = hmac::Context::with_key(&self.binding);
+        let place_len = u64::try_from(place.len()).expect("a length fits 64 bits");
+        context.update(&place_len.to_be_bytes());
+        context.update(place);
+        context.update(record);
+        context.sign().as_ref().try_into().expect("a SHA-256 tag has 32 bytes")
+    }
+
     fn box_key(&self) -> &[u8; BOX_KEY_LEN] {
         self.secret.expose().first_chunk().expect("the secret was measured")
     }
@@ -269,12 +286,17 @@ impl fmt::Debug for ProviderKey {
 /// A key's check value: it tells keys apart on every member and betrays nothing of them. The name
 /// is not in it, so that a key may be renamed; the cipher is, so that it is never used for another.
 fn key_id(algorithm: Algorithm, secret: &Secret) -> KeyId {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()));
-    context.update(KEY_ID_LABEL);
-    context.update(algorithm.name().as_bytes());
-    let tag = context.sign();
+    let tag = derived(secret, KEY_ID_LABEL, algorithm);
     let first = tag.as_ref().first_chunk().expect("a SHA-256 tag has 32 bytes");
     KeyId(u64::from_be_bytes(*first))
+}
+
+/// What a secret is used for besides its cipher: HMAC-SHA256 of the use and the cipher's name.
+fn derived(secret: &Secret, label: &[u8], algorithm: Algorithm) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()));
+    context.update(label);
+    context.update(algorithm.name().as_bytes());
+    context.sign()
 }
 
 /// Appends `bytes`, and zeros up to `len`, and gives the place where they now lie.

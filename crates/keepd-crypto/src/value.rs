@@ -16,10 +16,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_env::Random;
 use keepd_types::{KeyId, PlainDigest, SealMark, StoredValue};
+use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
 use crate::config::{AlreadySealed, EncryptionConfig, Provider, sha256};
-use crate::provider::{Algorithm, PayloadError, ProviderKey, SEALED_PREFIX};
+use crate::provider::{Algorithm, BINDING_LEN, PayloadError, ProviderKey, SEALED_PREFIX};
 use rules::{Rule, Rules};
 
 /// How many colons of a renamed key's name are looked at to find the name's end.
@@ -127,6 +128,7 @@ pub struct ValueSealer {
     /// Every key, under each of its names.
     keys: BTreeMap<KeyId, Vec<Arc<ProviderKey>>>,
     already_sealed: AlreadySealed,
+    trust_plain_data: bool,
 }
 
 impl ValueSealer {
@@ -137,6 +139,7 @@ impl ValueSealer {
             rules: Rules::default(),
             keys: BTreeMap::new(),
             already_sealed: AlreadySealed::default(),
+            trust_plain_data: false,
         }
     }
 
@@ -159,7 +162,13 @@ impl ValueSealer {
             }
         }
         let rules = Rules::new(config, &may_write);
-        Self { rules, keys, already_sealed: config.options.already_sealed }
+        let options = &config.options;
+        Self {
+            rules,
+            keys,
+            already_sealed: options.already_sealed,
+            trust_plain_data: options.trust_plain_data,
+        }
     }
 
     /// Gives `plain` its stored form under the record's key.
@@ -266,6 +275,28 @@ impl ValueSealer {
             return false;
         }
         self.writes_under(key) != value.seal.map(|seal| seal.key_id)
+    }
+
+    /// Whether a value of this record that comes from outside may be plain, or sealed by something
+    /// that does not prove which record it is of: no rule covers it, its rule lists `identity`, or
+    /// the operator vouches for it.
+    #[must_use]
+    pub fn takes_plain(&self, key: &[u8]) -> bool {
+        self.trust_plain_data || self.rules.find(key).is_none_or(Rule::lists_identity)
+    }
+
+    /// A proof for an exported file that whoever held key `key_id` wrote `record` at `place`; none
+    /// if the key is not held.
+    #[must_use]
+    pub fn bind(&self, key_id: KeyId, place: &[u8], record: &[u8]) -> Option<[u8; BINDING_LEN]> {
+        Some(self.keys.get(&key_id)?.first()?.bind(place, record))
+    }
+
+    /// Whether `binding` is what [`Self::bind`] gives; false if the key is not held.
+    #[must_use]
+    pub fn is_bound(&self, key_id: KeyId, place: &[u8], record: &[u8], binding: &[u8]) -> bool {
+        let expected = self.bind(key_id, place, record);
+        expected.is_some_and(|expected| expected.as_slice().ct_eq(binding).into())
     }
 
     /// The key that seals the value of a record; none if it is stored plain.

@@ -220,7 +220,7 @@ fn bootstrap(
     }
     let member = MemberId::from_peer_urls(&options.peer_urls, &options.cluster_token, None);
     let identity = Identity { member, cluster: ClusterId::from_members(&[member]) };
-    let encryption = Encryption::open(env, dir, config)?;
+    let encryption = Encryption::create(env, dir, config)?;
     let mut store = open_store(env, dir, encryption.files())?;
     let record = new_member_record(options, member);
     store.meta_put(tables::MEMBERS, tables::member_key(member), record);

@@ -37,8 +37,8 @@ enum Stage {
 fn config(stage: Stage) -> Option<EncryptionConfig> {
     let providers = match stage {
         Stage::Plain => return None,
-        Stage::On => format!("[{{aesgcm: {{keys: [{ONE}]}}}}]"),
-        Stage::Changed => format!("[{{aesgcm: {{keys: [{TWO}, {ONE}]}}}}]"),
+        Stage::On => format!("[{{aesgcm: {{keys: [{ONE}]}}}}, {{identity: {{}}}}]"),
+        Stage::Changed => format!("[{{aesgcm: {{keys: [{TWO}, {ONE}]}}}}, {{identity: {{}}}}]"),
         Stage::Off => format!("[{{identity: {{}}}}, {{aesgcm: {{keys: [{TWO}, {ONE}]}}}}]"),
     };
     let text = format!(

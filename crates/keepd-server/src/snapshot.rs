@@ -17,10 +17,10 @@ const BLOBS_AHEAD_MAX: usize = 8;
 pub(crate) fn stream(
     context: &Arc<Context>,
 ) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<> {
-    let view = context.node.view();
+    let (view, sealer) = (context.node.view(), context.node.encryption().sealer());
     let (blobs, reading) = answers::queue(BLOBS_AHEAD_MAX);
     tokio::spawn(async move {
-        if let Err(status) = send(view, &blobs).await {
+        if let Err(status) = send(view, sealer, &blobs).await {
             // The client may have gone away.
             let _ = blobs.send(Err(status)).await;
         }
@@ -31,9 +31,10 @@ pub(crate) fn stream(
 /// Makes one blob after the other; no thread is held while the client takes its time.
 async fn send(
     view: Arc<keepd_mvcc::View>,
+    sealer: Arc<keepd_crypto::ValueSealer>,
     blobs: &Answers<SnapshotResponse>,
 ) -> Result<(), Status> {
-    let mut export = blocking(move || Export::new(view)).await?;
+    let mut export = blocking(move || Export::new(view, sealer)).await?;
     while let Ok(room) = blobs.room().await {
         let blob;
         (export, blob) = blocking(move || {

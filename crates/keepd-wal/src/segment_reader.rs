@@ -53,6 +53,7 @@ impl FrameReader {
             Err(
                 source @ (FileError::UnknownDataKey { .. }
                 | FileError::PlainRefused
+                | FileError::PlainUntrusted
                 | FileError::UnsupportedVersion { .. }),
             ) => Err(Error::Unreadable { path, source }),
             Err(source) => Err(Error::Header { path, source }),

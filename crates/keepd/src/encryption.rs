@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use keepd_crypto::ConfigOptions;
 use keepd_env::Env;
 
 use crate::output;
@@ -90,7 +91,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 
 /// Prints what a configuration seals how; fails with everything that is wrong with it.
 fn verify(file: &std::path::Path) -> anyhow::Result<()> {
-    let config = crate::read_encryption_config(file)?;
+    let config = crate::read_encryption_config(file, ConfigOptions::default())?;
     for rule in keepd_crypto::ValueSealer::new(&config).rules() {
         output::line(&match rule.writes_under {
             Some((id, name)) => format!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use keepd_crypto::EncryptionConfig;
+use keepd_crypto::{ConfigOptions, EncryptionConfig};
 
 mod ctl;
 mod encryption;
@@ -114,12 +114,12 @@ fn log_notice(notice: &flags::Notice) {
 }
 
 /// Reads an `EncryptionConfiguration`.
-fn read_encryption_config(path: &Path) -> anyhow::Result<EncryptionConfig> {
+fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result<EncryptionConfig> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| {
         anyhow::anyhow!("error reading encryption provider configuration file {name:?}: {error}")
     })?;
-    Ok(EncryptionConfig::parse(&name, &bytes)?)
+    Ok(EncryptionConfig::parse_with(&name, &bytes, options)?)
 }
 
 /// Tells a person at a terminal what the log has said already, in plain words.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::EncryptionConfig;
+use keepd_crypto::{ConfigOptions, DataKeyId, Encryption, EncryptionConfig};
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
 use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
@@ -107,6 +107,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         sealed = encryption.files().is_sealing(),
         "starting an etcd server"
     );
+    if options.encryption_trust_plain_data {
+        tell_of_trust(&encryption);
+    }
     if !encryption.files().is_sealing() {
         tracing::warn!(
             "data at rest is NOT encrypted: give --encryption-provider-config to seal it"
@@ -200,7 +203,11 @@ fn announce(listeners: &[Listener]) {
 /// Reads the encryption configuration; a file that others can read gets a warning.
 fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<EncryptionConfig>> {
     let Some(path) = &options.encryption_provider_config else { return Ok(None) };
-    let config = crate::read_encryption_config(path)?;
+    let trust_plain_data = options.encryption_trust_plain_data;
+    let config = crate::read_encryption_config(
+        path,
+        ConfigOptions { trust_plain_data, ..ConfigOptions::default() },
+    )?;
     for warning in config.warnings() {
         tracing::warn!(file = %path.display(), "{warning}");
     }
@@ -211,6 +218,20 @@ fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<Encryptio
         );
     }
     Ok(Some(config))
+}
+
+/// Says what `--encryption-trust-plain-data` does at this start: it is meant for one conversion.
+fn tell_of_trust(encryption: &Encryption) {
+    if encryption.files().known().contains(&DataKeyId::PLAIN) {
+        tracing::warn!(
+            "plain files of the data directory are taken for genuine and are being encrypted; \
+             remove --encryption-trust-plain-data when `keepd encryption status` shows none"
+        );
+    } else {
+        tracing::warn!(
+            "--encryption-trust-plain-data is spent: plain files are refused; remove the flag"
+        );
+    }
 }
 
 /// Finishes a restore that waited for the encryption configuration.

@@ -38,7 +38,7 @@ fn a_file_comes_in_blobs_of_known_length_with_its_sha256_last() {
         put(&mut store, &format!("k{i}"), &"v".repeat(3000), 0);
     }
     let view = store.publish(Applied { index: 41, term: 3 });
-    let mut export = Export::new(view).unwrap();
+    let mut export = Export::new(view, Arc::new(ValueSealer::none())).unwrap();
     let len = export.remaining_bytes();
     let mut blobs = Vec::new();
     while let Some(blob) = export.next_blob().unwrap() {

@@ -1,29 +1,43 @@
 //! Files with sealed values.
 
 use keepd_bolt::Reader;
-use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
+use keepd_crypto::{ConfigOptions, EncryptionConfig, FileKeys, Keyring};
 use keepd_types::PlainDigest;
 
 use super::*;
-use crate::format::{SEALED, SealEntry};
+use crate::format::{Proof, SEALED, SealEntry};
 use crate::{complete_pending, is_pending, sealed_values};
 
 const SECRET: &str = "canary-of-the-plaintext";
 
+const IDENTITY: &str = "  - identity: {}\n";
+
 fn config(secret_byte: u8) -> EncryptionConfig {
-    config_with(secret_byte, "")
+    config_with(secret_byte, "", "")
 }
 
-/// With other providers before the key.
-fn config_with(secret_byte: u8, first: &str) -> EncryptionConfig {
-    use std::fmt::Write;
+/// A configuration that reads plain values too.
+fn mixed() -> EncryptionConfig {
+    config_with(1, "", IDENTITY)
+}
+
+/// One whose operator vouches for the file.
+fn vouched() -> EncryptionConfig {
+    let options = ConfigOptions { trust_plain_data: true, ..ConfigOptions::default() };
+    EncryptionConfig::parse_with("enc.yaml", text(1, "", "").as_bytes(), options).unwrap()
+}
+
+/// With other providers before the key and behind it.
+fn config_with(secret_byte: u8, first: &str, last: &str) -> EncryptionConfig {
+    EncryptionConfig::parse("enc.yaml", text(secret_byte, first, last).as_bytes()).unwrap()
+}
+
+fn text(secret_byte: u8, first: &str, last: &str) -> String {
     let secret = match secret_byte {
         1 => "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
         _ => "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
     };
-    let mut text = String::new();
-    write!(
-        text,
+    format!(
         "apiVersion: apiserver.config.k8s.io/v1\n\
          kind: EncryptionConfiguration\n\
          resources:\n\
@@ -32,10 +46,8 @@ fn config_with(secret_byte: u8, first: &str) -> EncryptionConfig {
          \x20 - aesgcm:\n\
          \x20     keys:\n\
          \x20     - name: key1\n\
-         \x20       secret: {secret}\n"
+         \x20       secret: {secret}\n{last}"
     )
-    .unwrap();
-    EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap()
 }
 
 fn key(name: &str) -> String {
@@ -54,7 +66,7 @@ fn sealed_file(env: &Env) -> (Vec<u8>, Arc<View>) {
     }
     put(&mut store, "/registry/configmaps/default/c", "plain", 0);
     let view = store.publish(Applied { index: 5, term: 1 });
-    (export(Arc::clone(&view)), view)
+    (export_with(Arc::clone(&view), sealer), view)
 }
 
 fn restore_with(env: &Env, config: Option<&EncryptionConfig>) -> Result<Restored, Error> {
@@ -114,7 +126,7 @@ fn the_plaintexts_length_and_checksum_stay_out_of_the_file() {
         put_stored(&mut store, &key(name), stored, 0);
     }
     let view = store.publish(Applied { index: 5, term: 1 });
-    let file = export(Arc::clone(&view));
+    let file = export_with(Arc::clone(&view), ValueSealer::new(&config(1)));
     let reader = Reader::open(file.as_slice()).unwrap();
     let marks: Vec<Bytes> = reader
         .entries(&reader.bucket(SEALED).unwrap().unwrap())
@@ -122,9 +134,11 @@ fn the_plaintexts_length_and_checksum_stay_out_of_the_file() {
         .collect();
     let expected = [2, 3].map(|main| {
         let record = view.load(Revision::first(main)).unwrap();
-        SealEntry::of(record.seal.unwrap().key_id, &record.encoded).encode()
+        let place = crate::format::record_key(Revision::first(main), false);
+        let key_id = record.seal.unwrap().key_id;
+        SealEntry::of(&sealer, key_id, &place, &record.encoded).unwrap().encode()
     });
-    assert_eq!(marks, expected, "the key and a digest of what is in the file anyway");
+    assert_eq!(marks, expected, "the key and a proof over what is in the file anyway");
     let crc = crc32c::crc32c(SECRET.as_bytes());
     for bytes in [crc.to_le_bytes(), crc.to_be_bytes()] {
         assert!(!file.windows(4).any(|window| window == bytes));
@@ -137,7 +151,7 @@ fn values_that_the_configuration_wants_plain_come_back_plain() {
     let (env, disk) = env();
     let (file, source) = sealed_file(&env);
     disk.poke(Path::new(FILE), &file);
-    let off = config_with(1, "  - identity: {}\n");
+    let off = config_with(1, IDENTITY, "");
     assert_eq!(restore_with(&env, Some(&off)).unwrap().sealed, 0);
     let view = open_store(&env, FileKeys::plain()).views().load();
     for entry in view.records() {
@@ -156,7 +170,7 @@ fn plain_values_are_sealed_on_the_way_in() {
     put(&mut store, "/registry/configmaps/default/c", "plain", 0);
     let source = store.publish(Applied { index: 5, term: 1 });
     disk.poke(Path::new(FILE), &export(Arc::clone(&source)));
-    assert_eq!(restore_with(&env, Some(&config(1))).unwrap().sealed, 2);
+    assert_eq!(restore_with(&env, Some(&mixed())).unwrap().sealed, 2);
     check_restored(&reopened(&env, &config(1)), &source);
     let found = disk
         .files()
@@ -243,19 +257,20 @@ fn marks_without_records_are_ignored_and_others_are_refused() {
     let error = restore_with(&env, Some(&config(1))).unwrap_err();
     assert!(matches!(error, Error::SealMismatch { .. }), "{error}");
 
-    // A mark on a plain value, made to fit it.
+    // A mark on a plain value, made to fit it as far as that goes without a key.
     let forged = altered(&file, |name, items| {
         if name == "key" {
             items[0] = record_item(2, &kv("/registry/secrets/default/one", 2, "plain"));
         } else if name.as_bytes() == SEALED {
             let (_, record) = record_item(2, &kv("/registry/secrets/default/one", 2, "plain"));
-            let mark = SealEntry::decode(&items[0].1).unwrap();
-            items[0].1 = SealEntry::of(mark.key_id, &record).encode();
+            items[0].1 = unbound(&items[0].1, &record).encode();
         }
     });
     disk.poke(Path::new(FILE), &forged);
     let error = restore_with(&env, Some(&config(1))).unwrap_err();
-    assert!(matches!(error, Error::Open { .. }), "{error}");
+    assert!(matches!(error, Error::UnboundValue { .. }), "{error}");
+    let error = restore_with(&env, Some(&mixed())).unwrap_err();
+    assert!(matches!(error, Error::SealMismatch { .. }), "{error}");
 
     let malformed = altered(&file, |name, items| {
         if name.as_bytes() == SEALED {
@@ -265,6 +280,126 @@ fn marks_without_records_are_ignored_and_others_are_refused() {
     disk.poke(Path::new(FILE), &malformed);
     let error = restore_with(&env, Some(&config(1))).unwrap_err();
     assert!(matches!(error, Error::Entry { .. }), "{error}");
+}
+
+/// A mark as earlier versions made it: the key of `mark`, the digest of `record`.
+fn unbound(mark: &Bytes, record: &[u8]) -> SealEntry {
+    let key_id = SealEntry::decode(mark).unwrap().key_id;
+    SealEntry { key_id, proof: Proof::Digest(Sha256::digest(record).into()) }
+}
+
+/// Whoever holds the file, but no key, moves a secret to where he can read it.
+#[test]
+fn values_that_were_exchanged_are_refused_under_every_cipher() {
+    for cipher in ["aescbc", "aesgcm", "secretbox"] {
+        let config = |last: &str| {
+            let text = text(1, "", last).replace("aesgcm", cipher);
+            EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap()
+        };
+        let (env, disk) = env();
+        let sealer = ValueSealer::new(&config(""));
+        let mut store = new_store(&env);
+        for name in ["one", "two"] {
+            let plain = Bytes::from(format!("{SECRET}-{name}"));
+            let stored = sealer.seal(key(name).as_bytes(), plain, &*env.random).unwrap();
+            put_stored(&mut store, &key(name), stored, 0);
+        }
+        let file = export_with(store.publish(Applied { index: 5, term: 1 }), sealer);
+        let exchanged = |marks: fn(&Bytes, &[u8]) -> Bytes| {
+            let records = |items: &[(Bytes, Bytes)]| -> Vec<KeyValue> {
+                items.iter().map(|(_, record)| KeyValue::decode(record).unwrap()).collect()
+            };
+            let reader = Reader::open(file.as_slice()).unwrap();
+            let items: Vec<_> = reader
+                .entries(&reader.bucket(crate::format::KEY).unwrap().unwrap())
+                .map(|entry| entry.map(|entry| (entry.key, entry.value)).unwrap())
+                .collect();
+            let [one, two] = <[KeyValue; 2]>::try_from(records(&items)).unwrap();
+            let moved = [
+                record_item(2, &KeyValue { value: two.value.clone(), ..one.clone() }),
+                record_item(3, &KeyValue { value: one.value, ..two }),
+            ];
+            altered(&file, |name, items| {
+                if name == "key" {
+                    items.clone_from_slice(&moved);
+                } else if name.as_bytes() == SEALED {
+                    for ((_, mark), (_, record)) in items.iter_mut().zip(&moved) {
+                        *mark = marks(mark, record);
+                    }
+                }
+            })
+        };
+        let restored = |file: Vec<u8>, config: &EncryptionConfig| {
+            disk.poke(Path::new(FILE), &file);
+            restore_with(&env, Some(config)).unwrap_err()
+        };
+        // With the marks as they were, and with marks that need no key.
+        let error = restored(exchanged(|mark, _| mark.clone()), &config(""));
+        assert!(matches!(error, Error::SealMismatch { .. }), "{cipher}: {error}");
+        let error = restored(exchanged(|mark, _| mark.clone()), &config(IDENTITY));
+        assert!(matches!(error, Error::SealMismatch { .. }), "{cipher}: {error}");
+        let without_key = exchanged(|mark, record| unbound(mark, record).encode());
+        let error = restored(without_key, &config(""));
+        assert!(matches!(error, Error::UnboundValue { .. }), "{cipher}: {error}");
+    }
+}
+
+/// What a rule seals without `identity` must be sealed, however the file came here.
+#[test]
+fn plain_values_of_a_rule_without_identity_need_the_operators_word() {
+    let (env, disk) = env();
+    let (file, source) = sealed_file(&env);
+    let forged = altered(&file, |name, items| {
+        if name == "key" {
+            items[0] = record_item(2, &kv("/registry/secrets/default/one", 2, "of an attacker"));
+        } else if name.as_bytes() == SEALED {
+            items.remove(0);
+        }
+    });
+    disk.poke(Path::new(FILE), &forged);
+    let error = restore_with(&env, Some(&config(1))).unwrap_err();
+    assert!(matches!(error, Error::PlainValue { .. }), "{error}");
+    let text = error.to_string();
+    for part in ["/registry/secrets/default/one", "identity", "--encryption-trust-plain-data"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!env.disk.exists(Path::new(DATA)).unwrap());
+    for config in [mixed(), vouched()] {
+        assert_eq!(restore_with(&env, Some(&config)).unwrap().sealed, 2);
+        env.disk.remove_dir_all(Path::new(DATA)).unwrap();
+    }
+    // Dropped into a data directory as if it waited for its keys.
+    restore_with(&env, None).unwrap();
+    let dropped = complete_pending(&env, Path::new(DATA), Some(&config(1)), &mut |_| {});
+    assert!(matches!(dropped, Err(Error::PlainValue { .. })), "{dropped:?}");
+    assert!(!env.disk.exists(&Layout::new(Path::new(DATA)).member).unwrap());
+    drop(source);
+}
+
+#[test]
+fn files_of_earlier_versions_are_restored_where_plain_ones_are() {
+    let (env, disk) = env();
+    let (file, source) = sealed_file(&env);
+    let reader = Reader::open(file.as_slice()).unwrap();
+    let records: Vec<Bytes> = reader
+        .entries(&reader.bucket(crate::format::KEY).unwrap().unwrap())
+        .map(|entry| entry.unwrap().value)
+        .collect();
+    let earlier = altered(&file, |name, items| {
+        if name.as_bytes() == SEALED {
+            for ((_, mark), record) in items.iter_mut().zip(&records) {
+                *mark = unbound(mark, record).encode();
+            }
+        }
+    });
+    disk.poke(Path::new(FILE), &earlier);
+    let error = restore_with(&env, Some(&config(1))).unwrap_err();
+    assert!(matches!(error, Error::UnboundValue { .. }), "{error}");
+    for config in [mixed(), vouched()] {
+        assert_eq!(restore_with(&env, Some(&config)).unwrap().sealed, 2);
+        check_restored(&reopened(&env, &config), &source);
+        env.disk.remove_dir_all(Path::new(DATA)).unwrap();
+    }
 }
 
 #[test]

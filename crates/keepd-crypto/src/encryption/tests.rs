@@ -27,8 +27,13 @@ const ONE: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const TWO: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
 fn opened(env: &Env, text: &str) -> Encryption {
-    let config = EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap();
-    Encryption::open(env, Path::new(DIR), Some(config)).unwrap()
+    let config = Some(EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap());
+    let dir = Path::new(DIR);
+    if env.disk.list(dir).unwrap().is_empty() {
+        Encryption::create(env, dir, config).unwrap()
+    } else {
+        Encryption::open(env, dir, config).unwrap()
+    }
 }
 
 fn seal(encryption: &Encryption) -> keepd_types::StoredValue {
@@ -98,7 +103,7 @@ fn a_keyring_is_inspected_without_a_change() {
     let parse = |text: &str| EncryptionConfig::parse("enc.yaml", text.as_bytes()).unwrap();
     let both = parse(&text(&[("new", TWO), ("old", ONE)]));
     assert!(Keyring::inspect(&env, dir, Some(&both)).unwrap().is_none());
-    let active = Encryption::open(&env, dir, Some(both.clone())).unwrap().files().active();
+    let active = Encryption::create(&env, dir, Some(both.clone())).unwrap().files().active();
     let mutations = disk.mutations();
     let inspected = Keyring::inspect(&env, dir, Some(&both)).unwrap().unwrap();
     assert!(inspected.missing.is_empty() && inspected.files.active() == active);
@@ -134,7 +139,8 @@ fn encryption_is_turned_on_and_off_while_running() {
     let encryption = Encryption::open(&env, Path::new(DIR), None).unwrap();
     let files = encryption.files();
     assert!(!files.is_sealing() && seal(&encryption).seal.is_none());
-    let on = encryption.reload("enc.yaml", text(&[("k", ONE)]).as_bytes(), &|_| 0).unwrap();
+    let on = text(&[("k", ONE), ("identity", "")]);
+    let on = encryption.reload("enc.yaml", on.as_bytes(), &|_| 0).unwrap();
     assert!(on.keyring.is_new_data_key && files.is_sealing());
     assert!(seal(&encryption).seal.is_some());
     assert_eq!(encryption.status().data_keys.len(), 2);

@@ -226,7 +226,8 @@ fn read_contents(mut rest: &[u8]) -> Result<KeySet, FormatError> {
     if !rest.is_empty() || !active_is_held {
         return Err(FormatError::Malformed);
     }
-    Ok(KeySet { keys, active, plain_allowed: flags & PLAIN_ALLOWED != 0 })
+    let plain_allowed = flags & PLAIN_ALLOWED != 0;
+    Ok(KeySet { keys, active, plain_allowed, takes_plain: false })
 }
 
 /// The key that wraps the master key; used once, since the salt is fresh.

@@ -33,7 +33,20 @@ fn config(providers: &[&str]) -> EncryptionConfig {
     EncryptionConfig::parse("test.yaml", text.as_bytes()).unwrap()
 }
 
+/// Opens the keyring, or begins one in a directory without files.
 fn open(env: &Env, providers: &[&str]) -> Result<(Keyring, FileKeys), KeyringError> {
+    let (dir, config) = (Path::new(DIR), config(providers));
+    let exists = env.disk.exists(&path(KEYRING_NAME)).unwrap_or(true)
+        || env.disk.exists(&path(KEYRING_PREVIOUS_NAME)).unwrap_or(true);
+    if exists {
+        Keyring::open_or_create(env, dir, Some(&config))
+    } else {
+        Keyring::create(env, dir, Some(&config))
+    }
+}
+
+/// Opens the keyring of a directory that may hold files.
+fn open_over(env: &Env, providers: &[&str]) -> Result<(Keyring, FileKeys), KeyringError> {
     Keyring::open_or_create(env, Path::new(DIR), Some(&config(providers)))
 }
 
@@ -111,7 +124,7 @@ fn keys_come_move_and_go() {
     // Gone: another data key, and the key opens neither copy.
     let gone = keyring.apply(&config(&["aesgcm:new=2"])).unwrap();
     assert!(gone.is_rewritten && gone.is_new_data_key);
-    assert_eq!(files.known().len(), 3);
+    assert_eq!(files.known().len(), 2);
     assert!(opens(&files, &old_file));
     assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_none());
     assert!(matches!(open(&env, &["aescbc:old=1"]), Err(KeyringError::WrongKeys { .. })));
@@ -138,7 +151,7 @@ fn on_and_off_again() {
     let plain_file = header(&plain);
     // On: new files are sealed, plain ones may be read until the last one is rewritten.
     let real = config(&["aescbc:k=1", "identity"]);
-    let (mut keyring, files) = open(&env, &["aescbc:k=1", "identity"]).unwrap();
+    let (mut keyring, files) = open_over(&env, &["aescbc:k=1", "identity"]).unwrap();
     let active = files.active();
     let sealed_file = header(&files);
     assert!(files.is_sealing() && opens(&files, &plain_file));
@@ -158,6 +171,121 @@ fn on_and_off_again() {
     assert!(!opens(&files, &sealed_file));
     // The configuration may go.
     Keyring::open_or_create(&env, Path::new(DIR), None).unwrap();
+}
+
+#[test]
+fn a_new_directory_never_takes_plain_files() {
+    let (env, _, _) = Env::simulated(1);
+    let plain_file = header(&FileKeys::plain());
+    for providers in [&["aesgcm:a=1"][..], &["aesgcm:a=1", "identity"]] {
+        let env = on(empty());
+        let (_, files) = open(&env, providers).unwrap();
+        assert_eq!(files.known(), [files.active()]);
+        let refused = files.open(FileKind::Wal, 1, &plain_file).unwrap_err();
+        assert_eq!(refused, crate::FileError::PlainRefused);
+    }
+    let (_, files) = open(&env, &["identity", "aesgcm:a=1"]).unwrap();
+    assert!(opens(&files, &plain_file));
+}
+
+/// No keyring means that everything there is plain, or that somebody took the keyring away.
+#[test]
+fn a_directory_without_a_keyring_is_taken_only_by_a_configuration_that_reads_plain() {
+    let (env, disk, _) = Env::simulated(1);
+    let error = open_over(&env, &["aesgcm:a=1"]).unwrap_err();
+    assert!(matches!(error, KeyringError::PlainUntrusted { .. }), "{error}");
+    let text = error.to_string();
+    for part in ["/data", "secrets", "`- identity: {}`", "--encryption-trust-plain-data"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(disk.files().is_empty());
+    open_over(&env, &["aesgcm:a=1", "identity"]).unwrap();
+}
+
+#[test]
+fn the_operator_may_vouch_for_plain_files_until_they_are_converted() {
+    let (env, _, _) = Env::simulated(1);
+    let plain_file = header(&FileKeys::plain());
+    let mut vouched = config(&["aesgcm:a=1"]);
+    vouched.options.trust_plain_data = true;
+    let dir = Path::new(DIR);
+    let (mut keyring, files) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
+    assert!(opens(&files, &plain_file));
+    // Without the flag the conversion does not go on; with it again it does.
+    let (_, without) = open_over(&env, &["aesgcm:a=1"]).unwrap();
+    let refused = without.open(FileKind::Wal, 1, &plain_file).unwrap_err();
+    assert_eq!(refused, crate::FileError::PlainUntrusted);
+    let (_, with) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
+    assert!(opens(&with, &plain_file));
+    // Once converted it is spent.
+    assert!(keyring.retire(&vouched, &BTreeSet::from([files.active()])).unwrap());
+    let (_, spent) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
+    let refused = spent.open(FileKind::Wal, 1, &plain_file).unwrap_err();
+    assert_eq!(refused, crate::FileError::PlainRefused);
+}
+
+/// The identity of one rule says nothing of the values of another, and a file holds both.
+#[test]
+fn plain_files_need_identity_in_every_rule() {
+    let text = |rules: &str| {
+        let text = format!("apiVersion: v1\nkind: EncryptionConfig\nresources:\n{rules}").replace(
+            "KEY",
+            &format!("aesgcm: {{keys: [{{name: k, secret: {}}}]}}", STANDARD.encode([7; 32])),
+        );
+        EncryptionConfig::parse("test.yaml", text.as_bytes()).unwrap()
+    };
+    let refused_for = |rules: &str| text(rules).refuses_plain_files().map(ToString::to_string);
+    let with = "- {resources: [secrets], providers: [{KEY}, {identity: {}}]}\n";
+    let without = "- {resources: [configmaps], providers: [{KEY}]}\n";
+    let plain = "- {resources: [pods], providers: [{identity: {}}]}\n";
+    assert_eq!(refused_for(&[with, plain].concat()), None);
+    assert_eq!(refused_for(&[with, without].concat()).as_deref(), Some("configmaps"));
+    // A second entry for the same resource is behind the first, as when it is read.
+    let again = "- {resources: [configmaps], providers: [{identity: {}}]}\n";
+    assert_eq!(refused_for(&[with, without, again].concat()), None);
+}
+
+/// Whoever copies an older keyring over the newer one gets no plain file read.
+#[test]
+fn no_keyring_left_behind_takes_plain_files_once_none_is_left() {
+    let (env, disk, _) = Env::simulated(1);
+    let plain_file = header(&FileKeys::plain());
+    let both = ["aesgcm:a=1", "identity"];
+    let (mut keyring, files) = open_over(&env, &both).unwrap();
+    let during = disk.peek(&path(KEYRING_NAME)).unwrap();
+    // A second writing leaves one before, which still says so.
+    keyring.rotate(&config(&both)).unwrap();
+    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_some());
+    assert!(keyring.retire(&config(&both), &BTreeSet::from([files.active()])).unwrap());
+    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_none());
+    keyring.rotate(&config(&both)).unwrap();
+    for name in [KEYRING_NAME, KEYRING_PREVIOUS_NAME] {
+        let copy = empty();
+        copy.poke(&path(KEYRING_NAME), &disk.peek(&path(name)).unwrap());
+        let (_, files) = open_over(&on(copy), &both).unwrap();
+        assert!(!opens(&files, &plain_file), "{name}");
+    }
+    // A copy kept from during the conversion: the configuration has to ask for plain files too.
+    let copy = empty();
+    copy.poke(&path(KEYRING_NAME), &during);
+    let (_, files) = open_over(&on(copy), &["aesgcm:a=1"]).unwrap();
+    assert!(!opens(&files, &plain_file));
+}
+
+/// A running server does not lose sight of the plain files that it still has.
+#[test]
+fn identity_is_not_dropped_while_plain_files_are_left() {
+    let (env, disk, _) = Env::simulated(1);
+    let (mut keyring, files) = open_over(&env, &["aesgcm:a=1", "identity"]).unwrap();
+    let before = disk.mutations();
+    let error = keyring.apply(&config(&["aesgcm:a=1"])).unwrap_err();
+    assert!(matches!(error, KeyringError::PlainUntrusted { .. }), "{error}");
+    assert_eq!(disk.mutations(), before);
+    assert!(opens(&files, &header(&FileKeys::plain())));
+    keyring
+        .retire(&config(&["aesgcm:a=1", "identity"]), &BTreeSet::from([files.active()]))
+        .unwrap();
+    keyring.apply(&config(&["aesgcm:a=1"])).unwrap();
 }
 
 #[test]
@@ -261,7 +389,7 @@ fn a_crash_at_any_step_leaves_a_keyring_that_opens_every_file() {
 #[test]
 fn whichever_call_fails_the_old_configuration_still_opens_the_directory() {
     let steps: [(&[&str], &[&str]); 3] = [
-        (&["identity"], &["aesgcm:a=1"]),
+        (&["identity"], &["aesgcm:a=1", "identity"]),
         (&["aesgcm:a=1"], &["aesgcm:a=1", "aescbc:b=2"]),
         (&["aesgcm:a=1"], &["aescbc:b=2"]),
     ];

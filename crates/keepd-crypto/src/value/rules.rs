@@ -21,6 +21,11 @@ impl Rule {
     pub(super) fn providers(&self) -> &[Provider] {
         &self.providers
     }
+
+    /// Whether plain values are read.
+    pub(super) fn lists_identity(&self) -> bool {
+        self.providers.iter().any(|provider| matches!(provider, Provider::Identity))
+    }
 }
 
 /// The rules for the resources of one group.

@@ -129,7 +129,8 @@ const fn header_reason(error: &FileError) -> Option<&'static str> {
         FileError::WrongFileId { .. } => Some("the file's header is another file's"),
         FileError::UnsupportedVersion { .. }
         | FileError::UnknownDataKey { .. }
-        | FileError::PlainRefused => None,
+        | FileError::PlainRefused
+        | FileError::PlainUntrusted => None,
     }
 }
 

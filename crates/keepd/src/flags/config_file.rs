@@ -118,8 +118,8 @@ fn refuse_stray_encryption(key: &str, is_known: bool) -> Result<(), FileError> {
     }
     Err(FileError::Verification(format!(
         "unknown key {key:?} in the configuration file: the keys of encryption are \
-         encryption-provider-config and encryption-provider-config-automatic-reload, at the top \
-         level"
+         encryption-provider-config, encryption-provider-config-automatic-reload and \
+         encryption-trust-plain-data, at the top level"
     )))
 }
 

@@ -158,6 +158,8 @@ pub(crate) struct ServerOptions {
     pub(crate) encryption_provider_config: Option<PathBuf>,
     /// It is followed while running.
     pub(crate) encryption_provider_config_automatic_reload: bool,
+    /// Plain data in the data directory is the operator's own.
+    pub(crate) encryption_trust_plain_data: bool,
 }
 
 impl ServerOptions {
@@ -220,6 +222,7 @@ impl ServerOptions {
             encryption_provider_config: path(settings, "encryption-provider-config"),
             encryption_provider_config_automatic_reload: settings
                 .is_true("encryption-provider-config-automatic-reload"),
+            encryption_trust_plain_data: settings.is_true("encryption-trust-plain-data"),
             name,
         })
     }

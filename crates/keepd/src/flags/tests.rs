@@ -516,7 +516,7 @@ fn mistyped_keys_of_the_encryption_are_refused() {
     ] {
         let error = verification(from_file(content).unwrap_err());
         assert!(error.starts_with("unknown key \"encryption"), "{error}");
-        assert!(error.contains("encryption-provider-config and"), "{error}");
+        assert!(error.contains("encryption-provider-config, "), "{error}");
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, ReloadError, ReloadReport};
+use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, KeyringError};
+use keepd_crypto::{ReloadError, ReloadReport};
 use keepd_node::{FileCounts, Handle};
 use keepd_types::KeyId;
 
@@ -16,8 +17,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// A content that was not taken.
 struct Refused {
     content: Vec<u8>,
-    /// It lacks a key that is in use; worth another try when the files have changed since.
-    lacks_keys: Option<FileCounts>,
+    /// It lacks a key that is in use, or plain files are left that it does not take; worth another
+    /// try when the files have changed since.
+    waits_for_files: Option<FileCounts>,
 }
 
 /// Takes each new content of the file; one that is not right is logged and the old one holds.
@@ -52,9 +54,13 @@ pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Han
             }
             Err(Failure::Refused(error)) => {
                 refuse(&path, &node, &error);
-                let lacks_keys = matches!(error, ReloadError::KeysInUse { .. });
-                let lacks_keys = lacks_keys.then(|| node.file_counts());
-                refused = Some(Refused { content, lacks_keys });
+                let waits = matches!(
+                    error,
+                    ReloadError::KeysInUse { .. }
+                        | ReloadError::Keyring(KeyringError::PlainUntrusted { .. })
+                );
+                let waits_for_files = waits.then(|| node.file_counts());
+                refused = Some(Refused { content, waits_for_files });
             }
             // Not the file's fault: the next look tries again.
             Err(Failure::Node(error)) => refuse(&path, &node, &error),
@@ -107,7 +113,7 @@ fn names(keys: &[KeyName]) -> String {
 fn is_hopeless(refused: Option<&Refused>, content: &[u8], node: &Handle) -> bool {
     let Some(refused) = refused.filter(|refused| refused.content == content) else { return false };
     let counts = node.file_counts();
-    refused.lacks_keys.as_ref().is_none_or(|before| !counts.is_settled || *before == counts)
+    refused.waits_for_files.as_ref().is_none_or(|before| !counts.is_settled || *before == counts)
 }
 
 fn refuse(path: &Path, node: &Handle, error: &dyn std::fmt::Display) {

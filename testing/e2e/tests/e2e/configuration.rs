@@ -26,6 +26,12 @@ pub(crate) fn sealing(name: &str, secret: &str) -> String {
     changing(&[(name, secret)])
 }
 
+/// Everything is sealed with one key, and nothing plain is read.
+pub(crate) fn only_sealing(name: &str, secret: &str) -> String {
+    let all = configuration(&aesgcm(&[(name, secret)]));
+    all.replace("[\"*.*\"]", "[\"*.*\", \"prefix:\"]")
+}
+
 /// What was sealed with the key can be read, and becomes plain.
 pub(crate) fn unsealing(name: &str, secret: &str) -> String {
     configuration(&(String::from("  - identity: {}\n") + &aesgcm(&[(name, secret)])))

@@ -9,6 +9,7 @@ mod configuration;
 mod conversion;
 mod crash;
 mod encryption;
+mod forged;
 mod leases;
 mod restore;
 mod sealed;

@@ -127,6 +127,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Take changes of the EncryptionConfiguration file into use while running.",
     ),
+    Flag::new(
+        Encryption,
+        "encryption-trust-plain-data",
+        Kind::Bool,
+        "false",
+        "Once: encrypt plain data found at the start although no rule lists identity.",
+    ),
     Flag::new(Auth, "auth-token", Kind::Text, "simple", "Kind of the tokens users get.")
         .no_effect(),
     Flag::new(Auth, "bcrypt-cost", Kind::Uint, "10", "Cost of hashing a password.").no_effect(),

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use keepd_backup::{InitialMember, RestoreOptions, Restored};
-use keepd_crypto::EncryptionConfig;
+use keepd_crypto::{ConfigOptions, EncryptionConfig};
 use keepd_env::Env;
 
 use super::Bar;
@@ -77,6 +77,11 @@ pub(crate) static RESTORE: Command = Command {
              ETCD_ENCRYPTION_PROVIDER_CONFIG, as for the server (keepd only)",
         ),
         Flag::bool(
+            "encryption-trust-plain-data",
+            "Take plain values although the EncryptionConfiguration does not list identity for \
+             them, and seal them (keepd only)",
+        ),
+        Flag::bool(
             "without-authentication",
             "Restore a snapshot that has authentication enabled, which will not be enforced \
              (keepd only)",
@@ -100,7 +105,8 @@ fn restore(call: Call<'_>) -> Result<(), Exit> {
         "" => &from_environment,
         path => path,
     };
-    let encryption = encryption(config_path)?;
+    let trust_plain_data = call.flag("encryption-trust-plain-data");
+    let encryption = encryption(config_path, trust_plain_data)?;
     let snapshot = call.text(0);
     let paths = [("path", string(&snapshot)), ("data-dir", string(&data_dir))];
     inform("restoring snapshot", &paths);
@@ -151,13 +157,14 @@ fn options(call: &Call<'_>) -> Result<RestoreOptions, Exit> {
     })
 }
 
-fn encryption(path: &str) -> Result<Option<EncryptionConfig>, Exit> {
+fn encryption(path: &str, trust_plain_data: bool) -> Result<Option<EncryptionConfig>, Exit> {
     if path.is_empty() {
         return Ok(None);
     }
     let bytes = fs::read(path)
         .map_err(|error| bad_arguments(format_args!("open {path}: {}", plain_os_error(&error))))?;
-    EncryptionConfig::parse(path, &bytes).map(Some).map_err(bad_arguments)
+    let options = ConfigOptions { trust_plain_data, ..ConfigOptions::default() };
+    EncryptionConfig::parse_with(path, &bytes, options).map(Some).map_err(bad_arguments)
 }
 
 /// Writes a line as etcdutl's log has it; `fields` are JSON already.
