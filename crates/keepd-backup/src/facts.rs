@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use keepd_bolt::Reader;
 use keepd_lease::Lease;
+use keepd_types::limits::{LEASE_TTL_MAX, REVISION_MAX};
 use keepd_types::{LeaseId, MemberId, Revision};
 
 use crate::buckets::foreign_key;
@@ -94,6 +95,9 @@ impl Facts {
                 if key.as_ref() != lease.id.0.to_be_bytes() {
                     return Err(Error::entry(bucket, &key, "another lease's id"));
                 }
+                if lease.ttl.max(lease.remaining_ttl) > LEASE_TTL_MAX {
+                    return Err(Error::entry(bucket, &key, "a lease without end"));
+                }
                 self.leases.insert(lease.id, value);
             }
             _ => self.take_meta(&key, &value)?,
@@ -118,7 +122,7 @@ impl Facts {
 fn main_revision(key: &Bytes, value: &Bytes) -> Result<i64, Error> {
     Revision::from_bytes(value)
         .map(|(revision, _)| revision.main)
-        .filter(|main| *main >= 0)
+        .filter(|main| (0..=REVISION_MAX).contains(main))
         .ok_or_else(|| Error::entry(format::META, key, "not a revision"))
 }
 

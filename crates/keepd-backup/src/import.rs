@@ -17,6 +17,7 @@ use keepd_crypto::ValueSealer;
 use keepd_env::Random;
 use keepd_machine::tables;
 use keepd_mvcc::{Applied, Record, Store};
+use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
 use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
 use crate::buckets::{conf_state_of, member_json};
@@ -194,6 +195,7 @@ impl Import<'_> {
             let bumped = i64::try_from(self.bump)
                 .ok()
                 .and_then(|bump| current.checked_add(bump))
+                .filter(|bumped| *bumped <= REVISION_MAX)
                 .ok_or(Error::RevisionOverflow { revision: current, bump: self.bump })?;
             store.import_revisions(bumped, compacted);
             store.compact(bumped).map_err(keepd_mvcc::Error::from)?;
@@ -243,7 +245,7 @@ pub(crate) fn flush(store: &mut Store) -> Result<(), Error> {
 
 fn parse_record_key(key: &Bytes) -> Result<(Revision, bool), Error> {
     Revision::from_bytes(key)
-        .filter(|(revision, _)| revision.main > 0 && revision.sub >= 0)
+        .filter(|(revision, _)| (1..=REVISION_MAX).contains(&revision.main) && revision.sub >= 0)
         .ok_or_else(|| Error::entry(format::KEY, key, "not a revision"))
 }
 
@@ -259,12 +261,16 @@ fn parse_record(
     if kv.key.is_empty() {
         return Err(fault("record without a key"));
     }
+    if encoded.len() > COMMAND_BYTES_MAX {
+        return Err(fault("record larger than any that can be written"));
+    }
     let is_consistent = if tombstone {
         kv == KeyValue::tombstone(kv.key.clone())
     } else {
         kv.mod_revision == revision.main
             && (1..=revision.main).contains(&kv.create_revision)
-            && kv.version >= 1
+            // Each put raised the revision too.
+            && (1..=revision.main).contains(&kv.version)
     };
     if !is_consistent {
         return Err(fault("record of another revision"));

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::node::{Node, NodeKind};
+use crate::node::{Claimed, Node, NodeKind};
 use crate::reader::{Bucket, ReadAt, Reader, Root};
 use crate::{Error, PageFault};
 
@@ -31,6 +31,9 @@ pub struct Entries<'a, S> {
     root: Option<Root>,
     stack: Vec<Frame>,
     last_key: Option<Bytes>,
+    /// How many bytes of the file were loaded. BOUND: its length, so that overlapping pages cannot
+    /// make the walk longer.
+    loaded: u64,
 }
 
 #[derive(Debug)]
@@ -38,6 +41,13 @@ struct Frame {
     node: Node,
     next: usize,
     bounds: Bounds,
+    claimed: Claimed,
+}
+
+impl Frame {
+    const fn new(node: Node, bounds: Bounds) -> Self {
+        Self { node, next: 0, bounds, claimed: Claimed::new() }
+    }
 }
 
 /// What a parent promises of its child's keys.
@@ -68,14 +78,14 @@ impl Bounds {
 
 impl<'a, S: ReadAt> Entries<'a, S> {
     pub(crate) fn new(reader: &'a Reader<S>, bucket: Bucket) -> Self {
-        Self { reader, root: Some(bucket.0), stack: Vec::new(), last_key: None }
+        Self { reader, root: Some(bucket.0), stack: Vec::new(), last_key: None, loaded: 0 }
     }
 
     fn step(&mut self) -> Result<Option<Entry>, Error> {
         match self.root.take() {
             Some(Root::Inline(image)) => {
                 let node = Node::parse_inline(image)?;
-                self.stack.push(Frame { node, next: 0, bounds: Bounds::default() });
+                self.stack.push(Frame::new(node, Bounds::default()));
             }
             Some(Root::Page(pgid)) => self.descend(pgid, Bounds::default())?,
             None => {}
@@ -92,6 +102,8 @@ impl<'a, S: ReadAt> Entries<'a, S> {
             match frame.node.kind {
                 NodeKind::Leaf => {
                     let entry = frame.node.entry(index)?;
+                    let len = entry.key.len() + entry.value.len();
+                    frame.claimed.add(&frame.node, index, len)?;
                     let ascends = self.last_key.as_ref().is_none_or(|last| *last < entry.key);
                     if !ascends || !frame.bounds.contain(&entry.key) {
                         return out_of_order(&frame.node);
@@ -101,6 +113,7 @@ impl<'a, S: ReadAt> Entries<'a, S> {
                 }
                 NodeKind::Branch => {
                     let (key, pgid) = frame.node.child(index)?;
+                    frame.claimed.add(&frame.node, index, key.len())?;
                     if !frame.bounds.contain(&key) {
                         return out_of_order(&frame.node);
                     }
@@ -116,11 +129,15 @@ impl<'a, S: ReadAt> Entries<'a, S> {
             return Err(Error::Page { pgid, fault: PageFault::Depth });
         }
         let node = self.reader.node(pgid)?;
+        self.loaded = self.loaded.saturating_add(node.len() as u64);
+        if self.loaded > self.reader.image_len() {
+            return Err(node.error(PageFault::Overlap { index: 0 }));
+        }
         let may_be_empty = self.stack.is_empty() && node.kind == NodeKind::Leaf;
         if node.count == 0 && !may_be_empty {
             return Err(node.error(PageFault::Empty));
         }
-        self.stack.push(Frame { node, next: 0, bounds });
+        self.stack.push(Frame::new(node, bounds));
         Ok(())
     }
 }

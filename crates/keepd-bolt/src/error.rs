@@ -112,6 +112,12 @@ pub enum PageFault {
         /// The element's position.
         index: usize,
     },
+    /// Elements that share bytes, or pages that share pages.
+    #[error("element {index} takes bytes that others take")]
+    Overlap {
+        /// The element's position.
+        index: usize,
+    },
     /// The number, or the pages it claims to run on, lie outside the file.
     #[error("out of bounds: {hwm}")]
     OutOfBounds {

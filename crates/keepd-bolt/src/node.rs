@@ -35,7 +35,34 @@ pub(crate) struct Node {
     bytes: Bytes,
 }
 
+/// How many bytes the elements of a node have claimed for keys and values.
+///
+/// BOUND: no more than the node has, so that elements which share their bytes, as no writer makes
+/// them, cannot hold more than the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed(usize);
+
+impl Claimed {
+    pub(crate) const fn new() -> Self {
+        Self(0)
+    }
+
+    /// Counts element `index`, whose key and value have `len` bytes.
+    pub(crate) fn add(&mut self, node: &Node, index: usize, len: usize) -> Result<(), Error> {
+        self.0 = self.0.saturating_add(ELEMENT_LEN + len);
+        if self.0 > node.bytes.len() {
+            return Err(node.error(PageFault::Overlap { index }));
+        }
+        Ok(())
+    }
+}
+
 impl Node {
+    /// The bytes it was read from.
+    pub(crate) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// A node from all its bytes, header included.
     pub(crate) fn parse(pgid: u64, bytes: Bytes) -> Result<Self, Error> {
         let header = PageHeader::decode(&bytes)

@@ -55,6 +55,15 @@ pub struct Reader<S> {
     meta: Meta,
 }
 
+/// The first page of a branch, a leaf or a free list.
+#[derive(Debug)]
+pub(crate) struct RunHead {
+    pub(crate) pgid: u64,
+    /// How many pages there are, this one included.
+    pub(crate) pages: u64,
+    bytes: BytesMut,
+}
+
 /// Where a bucket's items are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket(pub(crate) Root);
@@ -154,6 +163,11 @@ impl<S: ReadAt> Reader<S> {
 
     /// Loads page `pgid` with its overflow, checking only that it is that page.
     pub(crate) fn page_run(&self, pgid: u64) -> Result<Bytes, Error> {
+        self.rest_of_run(self.run_head(pgid)?)
+    }
+
+    /// Loads page `pgid` alone, which tells how many belong to it.
+    pub(crate) fn run_head(&self, pgid: u64) -> Result<RunHead, Error> {
         let hwm = self.meta.hwm;
         let fault = |fault| Error::Page { pgid, fault };
         if pgid < 2 || pgid >= hwm {
@@ -171,14 +185,20 @@ impl<S: ReadAt> Reader<S> {
             return Err(fault(PageFault::OutOfBounds { hwm }));
         }
         let run_bytes = pages * self.meta.page_size as u64;
-        let run_len = usize::try_from(run_bytes)
-            .ok()
-            .filter(|_| run_bytes <= NODE_BYTES_MAX)
-            .ok_or_else(|| fault(PageFault::TooLarge { bytes: run_bytes }))?;
+        if run_bytes > NODE_BYTES_MAX {
+            return Err(fault(PageFault::TooLarge { bytes: run_bytes }));
+        }
+        Ok(RunHead { pgid, pages, bytes })
+    }
+
+    /// Loads the pages behind the first one.
+    pub(crate) fn rest_of_run(&self, head: RunHead) -> Result<Bytes, Error> {
+        let RunHead { pgid, pages, mut bytes } = head;
         if pages > 1 {
-            let mut run = BytesMut::zeroed(run_len);
-            self.read(&mut run, offset)?;
-            bytes = run;
+            let run_bytes = pages * self.meta.page_size as u64;
+            let run_len = usize::try_from(run_bytes).expect("at most NODE_BYTES_MAX");
+            bytes = BytesMut::zeroed(run_len);
+            self.read(&mut bytes, pgid * self.meta.page_size as u64)?;
         }
         Ok(bytes.freeze())
     }

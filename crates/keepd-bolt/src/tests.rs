@@ -267,10 +267,94 @@ fn a_cycle_ends_with_an_error() {
     let image = crafted(NO_FREELIST, &[(FLAG_BRANCH, 2, &children)]);
     assert!(matches!(
         read(&image),
-        Err(Error::Page { fault: PageFault::Depth | PageFault::KeyOrder { .. }, .. })
+        Err(Error::Page {
+            fault: PageFault::Depth | PageFault::KeyOrder { .. } | PageFault::Overlap { .. },
+            ..
+        })
     ));
     let expected = Finding::MultipleReferences { pgid: 2, stack: vec![2, 2] };
     assert_eq!(findings(&image), [expected.clone(), expected]);
+}
+
+/// Counts what is read.
+struct Counting<'a>(&'a [u8], std::cell::Cell<u64>);
+
+impl crate::ReadAt for Counting<'_> {
+    fn size(&self) -> std::io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.1.set(self.1.get() + bytes.len() as u64);
+        self.0.read_exact_at(bytes, offset)
+    }
+}
+
+/// Reads everything there is, in every way there is; how many bytes were read.
+fn read_all(image: &[u8]) -> u64 {
+    let reader = Reader::open(Counting(image, std::cell::Cell::new(0))).unwrap();
+    let _findings = reader.check().unwrap();
+    for bucket in reader.buckets() {
+        let Ok((_, bucket)) = bucket else { break };
+        reader.entries(&bucket).take_while(Result::is_ok).count();
+    }
+    reader.source().1.get()
+}
+
+/// A branch whose children, with ascending keys, are pages given by `child`.
+fn branch_of(count: u16, child: impl Fn(u64) -> u64) -> Vec<u64> {
+    let mut words = Vec::new();
+    for index in 0..u64::from(count) {
+        let key_at = (u64::from(count) - index) * 16 + index * 8;
+        words.extend([key_at | 8 << 32, child(index)]);
+    }
+    words.extend((0..u64::from(count)).map(u64::swap_bytes));
+    words
+}
+
+/// However often pages name each other, a file is read as often as it is long.
+#[test]
+fn many_references_to_one_large_leaf_cost_one_reading() {
+    const PAGES: u64 = 4000;
+    // A thousand children that are one leaf over all pages, then leaves that run into each other.
+    let children: [fn(u64) -> u64; 2] = [|_| 3, |index| 3 + index];
+    for child in children {
+        let words = branch_of(40, child);
+        let mut image = crafted(NO_FREELIST, &[(FLAG_BRANCH, 40, &words)]);
+        image.resize(image.len() + usize::try_from(PAGES * 1024).unwrap(), 0);
+        let hwm = 3 + PAGES;
+        let mut metas = Vec::new();
+        for txid in [0, 1] {
+            Meta { page_size: 1024, root: 2, freelist: NO_FREELIST, hwm, txid }
+                .encode_page(&mut metas);
+        }
+        image[..2048].copy_from_slice(&metas);
+        for id in 3..43_u64 {
+            let mut header = Vec::new();
+            let overflow = u32::try_from(hwm - id - 1).unwrap();
+            PageHeader { id, flags: FLAG_LEAF, count: 0, overflow }.encode(&mut header);
+            let at = usize::try_from(id * 1024).unwrap();
+            image[at..at + 16].copy_from_slice(&header);
+        }
+        let read = read_all(&image);
+        assert!(read < 4 * image.len() as u64, "{read} of {}", image.len());
+        assert!(!findings(&image).is_empty());
+    }
+}
+
+#[test]
+fn elements_that_share_their_bytes_are_refused() {
+    // Two items, "a" and "b", whose values are the same 900 bytes.
+    let offset = |index: u64| 32 - 16 * index + index;
+    let element = |index: u64| [offset(index) << 32, 1 | 900 << 32];
+    let words: Vec<u64> = [element(0), element(1)]
+        .concat()
+        .into_iter()
+        .chain([u64::from_le_bytes(*b"ab      ")])
+        .collect();
+    let image = crafted(NO_FREELIST, &[(FLAG_LEAF, 2, &words)]);
+    let fault = PageFault::Overlap { index: 1 };
+    assert!(findings(&image).contains(&Finding::Page { pgid: 2, fault, stack: vec![2] }));
 }
 
 #[test]

@@ -22,7 +22,10 @@ fn config(providers: &str) -> String {
 }
 
 fn on() -> String {
-    config("{aesgcm: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}}")
+    config(
+        "{aesgcm: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}}, \
+         {identity: {}}",
+    )
 }
 
 fn off() -> String {

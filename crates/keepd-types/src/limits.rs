@@ -7,6 +7,9 @@ pub const REQUEST_BYTES_MAX: usize = 1_572_864;
 /// The largest command, whatever `--max-request-bytes` says: the log and the store hold it in one
 /// frame of 64 MiB, with what stands beside it.
 pub const COMMAND_BYTES_MAX: usize = 63 * 1024 * 1024;
+/// The last revision that a file may bring: far beyond what any store has counted, and so far below
+/// the end of the numbers that no member reaches it.
+pub const REVISION_MAX: i64 = 1 << 62;
 /// What gRPC may receive beyond the request limit.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.

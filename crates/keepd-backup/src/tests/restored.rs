@@ -6,6 +6,7 @@ use keepd_wal::Wal;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format;
 
 fn three() -> RestoreOptions {
     RestoreOptions {
@@ -118,12 +119,54 @@ fn a_restore_bumps_by_a_billion_unless_told_not_to() {
 #[test]
 fn a_bump_beyond_the_last_revision_there_can_be_is_refused() {
     let (env, disk) = env();
-    let near_the_end = i64::MAX - 5;
+    let near_the_end = (1 << 62) - 5;
     let item = record_item(near_the_end, &kv("k", near_the_end, "v"));
     disk.poke(Path::new(FILE), &crafted(&[("key", vec![item])]));
     let error = restore_plain(&env, &RestoreOptions::default()).unwrap_err();
     assert!(matches!(error, Error::RevisionOverflow { revision, .. } if revision == near_the_end));
     assert!(!env.disk.exists(Path::new(DATA)).unwrap());
+}
+
+/// A file whose numbers leave no room to go on is refused, not restored into a member that ends at
+/// its first write.
+#[test]
+fn numbers_that_leave_no_room_to_go_on_are_refused() {
+    let (env, disk) = env();
+    let mut refused = |buckets: &[(&str, Vec<(Bytes, Bytes)>)]| {
+        disk.poke(Path::new(FILE), &crafted(buckets));
+        let error = restore_plain(&env, &unbumped()).unwrap_err();
+        assert!(matches!(error, Error::Entry { .. }), "{error}");
+        assert!(!env.disk.exists(Path::new(DATA)).unwrap());
+    };
+    for last in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
+        refused(&[("key", vec![record_item(last, &kv("k", last, "v"))])]);
+        let place = crate::format::record_key(Revision::first(last), false);
+        for mark in [format::SCHEDULED_COMPACTION, format::FINISHED_COMPACTION] {
+            let mark = (Bytes::from_static(mark), place.clone());
+            refused(&[("key", vec![record_item(2, &kv("k", 2, "v"))]), ("meta", vec![mark])]);
+        }
+        // What etcd's own bump leaves.
+        refused(&[("key", vec![(place.clone(), Bytes::new())])]);
+        let versioned = KeyValue { version: last, ..kv("k", 2, "v") };
+        refused(&[("key", vec![record_item(2, &versioned)])]);
+        let mut lease = Vec::new();
+        Lease { id: LeaseId(7), ttl: last, remaining_ttl: 0 }.encode(&mut lease);
+        let lease = (tables::lease_key(LeaseId(7)), Bytes::from(lease));
+        refused(&[("key", vec![]), ("lease", vec![lease])]);
+    }
+}
+
+#[test]
+fn a_value_larger_than_a_frame_is_refused() {
+    let (env, disk) = env();
+    let large = |len: usize| KeyValue { value: vec![b'v'; len].into(), ..kv("k", 2, "") };
+    for len in [63 << 20, 64 << 20, 65 << 20] {
+        disk.poke(Path::new(FILE), &crafted(&[("key", vec![record_item(2, &large(len))])]));
+        let error = restore_plain(&env, &unbumped()).unwrap_err();
+        assert!(error.to_string().contains("larger than any"), "{error}");
+    }
+    disk.poke(Path::new(FILE), &crafted(&[("key", vec![record_item(2, &large(62 << 20))])]));
+    assert_eq!(restore_plain(&env, &unbumped()).unwrap().records, 1);
 }
 
 #[test]
