@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use keepd_api::etcdserverpb as pb;
 use pb::kv_client::KvClient;
+use pb::maintenance_client::MaintenanceClient;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long one request may take.
-const REQUEST_MAX: Duration = Duration::from_secs(30);
+const REQUEST_MAX: Duration = Duration::from_secs(300);
 /// Writes under way at once.
 const PUTS_AT_ONCE: usize = 64;
 
@@ -20,6 +21,7 @@ const PUTS_AT_ONCE: usize = 64;
 pub(crate) struct Client {
     runtime: Runtime,
     kv: KvClient<Channel>,
+    maintenance: MaintenanceClient<Channel>,
 }
 
 impl Client {
@@ -30,7 +32,8 @@ impl Client {
         let channel = runtime
             .block_on(endpoint.connect())
             .with_context(|| format!("connect to {address}"))?;
-        Ok(Self { runtime, kv: KvClient::new(channel) })
+        let maintenance = MaintenanceClient::new(channel.clone());
+        Ok(Self { runtime, kv: KvClient::new(channel), maintenance })
     }
 
     /// The current revision, by a linearizable range; succeeding means that the server is ready.
@@ -50,6 +53,27 @@ impl Client {
             ..Default::default()
         };
         Ok(self.range(request)?.count)
+    }
+
+    /// The database's size, and how much of it is in use.
+    pub(crate) fn sizes(&mut self) -> Result<(i64, i64)> {
+        let status = self.maintenance.status(pb::StatusRequest::default());
+        let status = self.runtime.block_on(status).context("status")?.into_inner();
+        Ok((status.db_size, status.db_size_in_use))
+    }
+
+    /// Compacts up to a revision.
+    pub(crate) fn compact(&mut self, revision: i64) -> Result<()> {
+        let request = pb::CompactionRequest { revision, ..Default::default() };
+        self.runtime.block_on(self.kv.compact(request)).context("compact")?;
+        Ok(())
+    }
+
+    /// Gives free space back.
+    pub(crate) fn defragment(&mut self) -> Result<()> {
+        let request = pb::DefragmentRequest::default();
+        self.runtime.block_on(self.maintenance.defragment(request)).context("defragment")?;
+        Ok(())
     }
 
     /// Writes keys, a bounded number at a time.

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 mod client;
 mod echo;
+mod hot;
 mod load;
 mod parse;
 mod plan;
@@ -39,6 +40,8 @@ struct Arguments {
 enum Command {
     /// Measures everything and writes the result file.
     Run(plan::Options),
+    /// Measures one key with millions of versions and how their space comes back.
+    HotKey(hot::Options),
     /// Shows where the server's CPU time goes under puts and ranges (needs perf).
     Profile(profile::Options),
     /// Serves fixed answers through bare tonic: what no server built on it can undercut.
@@ -52,6 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(options) => plan::run(&options),
+        Command::HotKey(options) => hot::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Echo { listen } => echo::serve(listen),
     };

@@ -221,7 +221,7 @@ fn judged(
 }
 
 /// Three significant digits, or whole numbers from 100 on.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {

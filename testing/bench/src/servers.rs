@@ -132,15 +132,18 @@ impl Server {
         Client::connect(&self.address())
     }
 
-    /// Stops it, drops its files from the page cache and starts it again.
-    pub(crate) fn restart_cold(&mut self) -> Result<()> {
+    /// Stops it, drops its files from the page cache and starts it again; returns how long the stop
+    /// took.
+    pub(crate) fn restart_cold(&mut self) -> Result<Duration> {
+        let clock = SystemClock::new();
         self.stop()?;
+        let stopped_after = clock.monotonic();
         for file in files(&self.data_dir())? {
             drop_from_page_cache(&file)?;
         }
         self.child = spawn(self.kind, &self.program, &self.folder, self.clients, self.peers)?;
         self.ready_after = self.wait_until_ready()?;
-        Ok(())
+        Ok(stopped_after)
     }
 
     /// Bytes that its data directory takes on disk, and the sum of its files' lengths.
