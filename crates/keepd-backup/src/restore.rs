@@ -274,7 +274,7 @@ fn fill_store(
     store.publish(applied);
     flush(&mut store)?;
     if let Some(job) = store.take_checkpoint() {
-        let done = job.run()?;
+        let done = job.run(&mut keepd_mvcc::full_speed)?;
         store.finish_checkpoint(done);
     }
     assert_eq!(store.durable(), applied, "everything imported has been flushed");

@@ -69,6 +69,14 @@ pub enum FrameError {
     },
 }
 
+/// A payload that is longer than [`FRAME_PLAIN_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{len} bytes do not fit into a frame, the limit is {FRAME_PLAIN_MAX}")]
+pub struct FrameTooLong {
+    /// How long it is.
+    pub len: usize,
+}
+
 /// Seals and opens the frames of one file.
 pub struct FileSealer {
     header: [u8; FILE_HEADER_LEN],
@@ -122,11 +130,18 @@ impl FileSealer {
     ///
     /// `ordinal` is the nonce: never the same one twice in one file; the caller counts from 0.
     ///
-    /// # Panics
-    /// If the payload is longer than [`FRAME_PLAIN_MAX`].
-    pub fn seal_frame(&self, ordinal: u64, kind: u8, plain: &[u8], out: &mut Vec<u8>) {
-        assert!(plain.len() <= FRAME_PLAIN_MAX, "the caller splits payloads");
-        let len = u32::try_from(plain.len()).expect("FRAME_PLAIN_MAX fits into 32 bits");
+    /// # Errors
+    /// If the payload is longer than [`FRAME_PLAIN_MAX`]; nothing is appended then. Every caller
+    /// says what bounds its payload.
+    pub fn seal_frame(
+        &self,
+        ordinal: u64,
+        kind: u8,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameTooLong> {
+        let len = u32::try_from(plain.len()).ok().filter(|_| plain.len() <= FRAME_PLAIN_MAX);
+        let len = len.ok_or(FrameTooLong { len: plain.len() })?;
         let head = Head { len, kind, flags: self.flags(), ordinal_low: low(ordinal) };
         let fields = head.fields();
         out.reserve(self.frame_len(plain.len()));
@@ -143,6 +158,7 @@ impl FileSealer {
         let crc = self.crc(&head, &[payload, tag]);
         head_bytes.copy_from_slice(&head.encode(crc));
         out.extend_from_slice(tag);
+        Ok(())
     }
 
     /// Opens the whole frame at the start of `bytes`; what follows it is ignored.

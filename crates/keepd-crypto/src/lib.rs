@@ -25,7 +25,7 @@ pub mod value;
 pub use config::{AlreadySealed, ConfigError, ConfigOptions, EncryptionConfig, FieldError};
 pub use encryption::{Encryption, EncryptionStatus, ReloadError, ReloadReport, list_in_use};
 pub use file::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind};
-pub use frame::{FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError};
+pub use frame::{FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError, FrameTooLong};
 pub use keygen::{new_secret, quickstart_config};
 pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError};
 pub use provider::{Algorithm, BINDING_LEN, KeyName, PayloadError};

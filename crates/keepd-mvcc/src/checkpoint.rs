@@ -4,18 +4,21 @@
 //! damaged, recovery begins from the older one, or from nothing. It is derived data: losing all of
 //! them costs time only. Layout: `docs/formats/revlog.md`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use keepd_crypto::{FILE_HEADER_LEN, FileKind};
+use keepd_crypto::{FILE_HEADER_LEN, FileKind, FileSealer};
+use keepd_env::DiskFile;
 use keepd_types::varint;
 
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::index::leaf::{Leaf, PastState, State};
 use crate::meta::{Meta, MetaOp};
-use crate::revlog::files::{Directory, Files, Name, Opened};
+use crate::pace::{self, Pace};
+use crate::revlog::files::{Directory, Files, Name, Opened, seal_frame};
 use crate::revlog::flush::Durable;
-use crate::revlog::format::{Commit, VERSION};
+use crate::revlog::format::Commit;
 use crate::revlog::manifest::Edit;
 use crate::revlog::segment::frame_reason;
 use crate::revlog::wire::Reader;
@@ -24,8 +27,11 @@ const FRAME_HEAD: u8 = 1;
 const FRAME_LEAVES: u8 = 2;
 const FRAME_META: u8 = 3;
 const FRAME_END: u8 = 4;
+const FRAME_HISTORY: u8 = 5;
+/// The format of checkpoints: 1 has no frames of histories, and nothing else is different.
+const CHECKPOINT_VERSION: u8 = 2;
 /// Frames are about this long.
-const FRAME_BYTES: usize = 64 * 1024;
+const FRAME_BYTES: usize = if cfg!(test) { 256 } else { 64 * 1024 };
 /// Frames are handed to the system in writes of about this size.
 const WRITE_BYTES: usize = 1 << 20;
 /// How many are kept.
@@ -61,11 +67,11 @@ impl CheckpointJob {
     /// Writes, syncs and names the checkpoint.
     ///
     /// # Errors
-    /// If the disk fails. The store is not affected, unless the manifest is: then every later job
+    /// If the disk fails, or `pace` says stop. The store is not affected, unless the manifest is: then every later job
     /// fails, too.
-    pub fn run(self) -> Result<CheckpointDone, Error> {
+    pub fn run(self, pace: &mut Pace<'_>) -> Result<CheckpointDone, Error> {
         let (dir, id) = (&self.files.dir, self.files.new_id());
-        let written = write(dir, id, &self.durable);
+        let written = write(dir, id, &self.durable, pace);
         if let Err(error) = written {
             // Nothing names the file; if it cannot go now, the next start removes it.
             return dir.remove(Name::Checkpoint(id)).and(Err(error));
@@ -86,48 +92,102 @@ impl CheckpointJob {
     }
 }
 
-fn write(dir: &Directory, id: u64, durable: &Durable) -> Result<(), Error> {
+/// A checkpoint being written.
+struct Writer<'a> {
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    sealer: FileSealer,
+    /// Frames that are not written yet.
+    out: Vec<u8>,
+    written: u64,
+    ordinal: u64,
+    pace: &'a mut Pace<'a>,
+}
+
+impl Writer<'_> {
+    fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<(), Error> {
+        seal_frame(&self.path, &self.sealer, self.ordinal, kind, payload, &mut self.out)?;
+        self.ordinal += 1;
+        if self.out.len() >= WRITE_BYTES || kind == FRAME_END {
+            self.file.write_all_at(&self.out, self.written)?;
+            let len = self.out.len() as u64;
+            self.written += len;
+            self.out.clear();
+            pace::tell(self.pace, len)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a frame if enough is gathered for one.
+    fn gather(&mut self, kind: u8, payload: &mut Vec<u8>) -> Result<(), Error> {
+        if payload.len() >= FRAME_BYTES {
+            self.frame(kind, payload)?;
+            payload.clear();
+        }
+        Ok(())
+    }
+
+    /// Gathers a leaf in `payload`.
+    // BOUND: `FRAME_BYTES` and one leaf: its keys are as many and as long as a leaf or one request
+    // holds, its log of past states is limited, its histories have frames of their own.
+    fn leaf(&mut self, leaf: &Leaf, payload: &mut Vec<u8>) -> Result<(), Error> {
+        encode_leaf(leaf, payload);
+        let histories = leaf.histories();
+        if histories.is_empty() {
+            return self.gather(FRAME_LEAVES, payload);
+        }
+        self.frame(FRAME_LEAVES, payload)?;
+        payload.clear();
+        for (position, history) in histories {
+            varint::write_u64(position as u64, payload);
+            let begin = payload.len();
+            let mut result = Ok(());
+            history.for_each(|state| {
+                encode_state(state, payload);
+                if payload.len() >= FRAME_BYTES && result.is_ok() {
+                    result = self.frame(FRAME_HISTORY, payload);
+                    payload.truncate(begin);
+                }
+            });
+            result?;
+            if payload.len() > begin {
+                self.frame(FRAME_HISTORY, payload)?;
+            }
+            payload.clear();
+        }
+        Ok(())
+    }
+}
+
+fn write(dir: &Directory, id: u64, durable: &Durable, pace: &mut Pace<'_>) -> Result<(), Error> {
     let path = dir.file(Name::Checkpoint(id));
     let sealer = dir.keys.create(FileKind::Checkpoint, id, dir.env.random.as_ref());
     let file = dir.env.disk.create(&path)?;
-    let (mut out, mut written, mut ordinal) = (sealer.header().to_vec(), 0_u64, 0);
-    let mut frame = |kind: u8, payload: &[u8]| -> Result<(), Error> {
-        sealer.seal_frame(ordinal, kind, payload, &mut out);
-        ordinal += 1;
-        if out.len() >= WRITE_BYTES || kind == FRAME_END {
-            file.write_all_at(&out, written)?;
-            written += out.len() as u64;
-            out.clear();
-        }
-        Ok(())
-    };
-    let mut head = vec![VERSION];
+    let out = sealer.header().to_vec();
+    let mut writer = Writer { path, file, sealer, out, written: 0, ordinal: 0, pace };
+    let mut head = vec![CHECKPOINT_VERSION];
     durable.commit.encode(&mut head);
-    frame(FRAME_HEAD, &head)?;
+    writer.frame(FRAME_HEAD, &head)?;
     let (mut payload, mut result) = (Vec::new(), Ok(()));
     durable.index.for_each_leaf(|leaf| {
-        encode_leaf(leaf, &mut payload);
-        if payload.len() >= FRAME_BYTES && result.is_ok() {
-            result = frame(FRAME_LEAVES, &payload);
-            payload.clear();
+        if result.is_ok() {
+            result = writer.leaf(leaf, &mut payload);
         }
     });
     result?;
-    frame(FRAME_LEAVES, &payload)?;
+    writer.frame(FRAME_LEAVES, &payload)?;
     payload.clear();
     for (table, entries) in durable.meta.tables() {
         for (key, value) in entries {
             let op = MetaOp { table, key: key.clone(), value: Some(value.clone()) };
             op.encode(&mut payload);
-            if payload.len() >= FRAME_BYTES {
-                frame(FRAME_META, &payload)?;
-                payload.clear();
-            }
+            // BOUND: `FRAME_BYTES` and one write, which is part of a command.
+            writer.gather(FRAME_META, &mut payload)?;
         }
     }
-    frame(FRAME_META, &payload)?;
-    frame(FRAME_END, &[])?;
-    file.sync()?;
+    writer.frame(FRAME_META, &payload)?;
+    writer.frame(FRAME_END, &[])?;
+    writer.file.sync()?;
     Ok(dir.env.disk.sync_dir(&dir.path)?)
 }
 
@@ -165,6 +225,7 @@ pub(crate) fn load(dir: &Directory, id: u64) -> Result<Durable, Error> {
                 commit.map(|_| ())
             }
             (FRAME_LEAVES, 1..) => decode_leaves(&frame.plain, &mut leaves),
+            (FRAME_HISTORY, 1..) => decode_history(&frame.plain, leaves.last_mut()),
             (FRAME_META, 1..) => MetaOp::decode_all(&frame.plain.into())
                 .map(|ops| ops.into_iter().for_each(|op| meta.apply(op))),
             (FRAME_END, 1..) => break,
@@ -183,7 +244,7 @@ fn corrupt(opened: &Opened, at: usize, reason: &'static str) -> Error {
 }
 
 fn decode_head(payload: &[u8]) -> Option<Commit> {
-    let (&VERSION, commit) = payload.split_first()? else { return None };
+    let (&(1 | CHECKPOINT_VERSION), commit) = payload.split_first()? else { return None };
     Commit::decode(commit)
 }
 
@@ -200,9 +261,9 @@ fn encode_leaf(leaf: &Leaf, out: &mut Vec<u8>) {
         out.extend_from_slice(suffix);
         encode_state(&leaf.state(position), out);
     }
-    let history = leaf.history();
-    varint::write_u64(history.len() as u64, out);
-    for past in history {
+    let log = leaf.log();
+    varint::write_u64(log.len() as u64, out);
+    for past in log {
         varint::write_u64(past.position as u64, out);
         encode_state(&past.state, out);
         varint::write_i64(past.until, out);
@@ -255,15 +316,79 @@ fn decode_leaf(from: &mut Reader<'_>) -> Option<Leaf> {
         .map(|(end, state)| (&keys[std::mem::replace(&mut start, *end)..*end], *state))
         .collect();
     let is_sorted = keyed.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    let mut history = Vec::new();
+    let mut log = Vec::new();
     for _ in 0..from.varint()? {
         let position = usize::try_from(from.varint()?).ok().filter(|at| *at < count)?;
         let state = decode_state(from)?;
-        history.push(PastState { position, state, until: from.signed()? });
+        log.push(PastState { position, state, until: from.signed()? });
     }
-    is_sorted.then(|| Leaf::pack(&keyed, &history))
+    is_sorted.then(|| Leaf::pack(&keyed, Vec::new(), &log))
+}
+
+/// Adds what a frame holds of one key's history to the leaf before it.
+fn decode_history(payload: &[u8], leaf: Option<&mut Leaf>) -> Option<()> {
+    let mut from = Reader(payload);
+    let leaf = leaf?;
+    let position = usize::try_from(from.varint()?).ok().filter(|at| *at < leaf.len())?;
+    let mut states = Vec::new();
+    while !from.is_empty() {
+        states.push(decode_state(&mut from)?);
+    }
+    leaf.append_history(position, &states).then_some(())
 }
 
 const fn u16_max() -> usize {
     u16::MAX as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first format has the whole past of a leaf behind its keys, however long.
+    #[test]
+    fn a_leaf_of_the_first_format_is_read() {
+        let state = |main: i64| State { main, sub: 0, create: 1, version: main };
+        let mut payload = Vec::new();
+        varint::write_u64(1, &mut payload);
+        varint::write_u64(3, &mut payload);
+        payload.extend_from_slice(b"key");
+        varint::write_u64(0, &mut payload);
+        encode_state(&state(1001), &mut payload);
+        varint::write_u64(1000, &mut payload);
+        for main in 1..=1000 {
+            varint::write_u64(0, &mut payload);
+            encode_state(&state(main), &mut payload);
+            varint::write_i64(main + 1, &mut payload);
+        }
+        let mut leaves = Vec::new();
+        decode_leaves(&payload, &mut leaves).unwrap();
+        for main in 1..=1001 {
+            assert_eq!(leaves[0].get_at(b"key", main), Some(state(main)));
+        }
+        let mut head = vec![1];
+        Commit::NONE.encode(&mut head);
+        assert_eq!(decode_head(&head), Some(Commit::NONE));
+        head[0] = 3;
+        assert_eq!(decode_head(&head), None);
+    }
+
+    #[test]
+    fn a_history_out_of_order_or_of_no_key_is_malformed() {
+        let state = |main: i64| State { main, sub: 0, create: 1, version: main };
+        let frame = |position: u64, mains: &[i64]| {
+            let mut payload = Vec::new();
+            varint::write_u64(position, &mut payload);
+            mains.iter().for_each(|main| encode_state(&state(*main), &mut payload));
+            payload
+        };
+        let mut leaf = Leaf::pack(&[(b"key", state(9))], Vec::new(), &[]);
+        assert!(decode_history(&frame(0, &[2, 3]), Some(&mut leaf)).is_some());
+        assert!(decode_history(&frame(0, &[4, 5]), Some(&mut leaf)).is_some());
+        assert_eq!(leaf.get_at(b"key", 4), Some(state(4)));
+        assert!(decode_history(&frame(1, &[6]), Some(&mut leaf)).is_none());
+        assert!(decode_history(&frame(0, &[6]), None).is_none());
+        assert!(decode_history(&frame(0, &[5]), Some(&mut leaf.clone())).is_none());
+        assert!(decode_history(&frame(0, &[7, 7]), Some(&mut leaf)).is_none());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keepd_crypto::FileError;
+use keepd_crypto::{FileError, FrameTooLong};
 use keepd_env::IoError;
 use keepd_types::Revision;
 use thiserror::Error;
@@ -75,6 +75,17 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// What is to be written does not fit into a frame; nothing was written.
+    #[error("{}: {source}", file.display())]
+    TooLong {
+        /// The file.
+        file: PathBuf,
+        /// How long it is.
+        source: FrameTooLong,
+    },
+    /// A job was told to stop; nothing is changed, and it can be done anew.
+    #[error("the job was stopped")]
+    Stopped,
     /// An earlier write to the manifest failed, so what it holds is unknown.
     #[error("{} failed before and is not written any more", file.display())]
     Poisoned {

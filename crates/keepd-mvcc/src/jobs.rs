@@ -138,8 +138,7 @@ impl Store {
         let commit = &self.jobs.durable.commit;
         let newest = self.jobs.checkpoints.last().map(|mark| mark.commit.applied.index);
         let is_new = newest.is_none_or(|newest| newest < commit.applied.index);
-        if !is_new || self.segments.list.is_empty() || self.jobs.checkpoint_token.strong_count() > 0
-        {
+        if !is_new || self.segments.list.is_empty() || self.is_checkpointing() {
             return None;
         }
         let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(KEPT);
@@ -155,6 +154,12 @@ impl Store {
         self.jobs.since_checkpoint_bytes = 0;
         let files = Arc::clone(&self.jobs.files);
         Some(CheckpointJob { files, durable: self.jobs.durable.clone(), dropped, token })
+    }
+
+    /// Whether a checkpoint is out.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.jobs.checkpoint_token.strong_count() > 0
     }
 
     /// Takes in a checkpoint.

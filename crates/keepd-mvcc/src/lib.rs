@@ -19,6 +19,7 @@ mod import;
 mod index;
 mod jobs;
 mod meta;
+mod pace;
 mod reclaim;
 mod record;
 mod revlog;
@@ -36,6 +37,7 @@ pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use error::{Error, RangeError};
 pub use jobs::rekey::Resealer;
 pub use meta::MetaTable;
+pub use pace::{Pace, full_speed};
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };

@@ -13,6 +13,7 @@ use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
 use crate::index::KeyIndex;
 use crate::meta::{Meta, MetaTable};
+use crate::pace::{self, Pace, full_speed};
 use crate::record::{
     Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
@@ -21,6 +22,9 @@ use crate::revlog::segment::Segments;
 use crate::tail::Tail;
 use crate::txn::{all_live, range_count, range_refs, range_states, resolve};
 use crate::walk::Walk;
+
+/// A hash tells of its work in pieces of about this size.
+const PACE_BYTES: u64 = 1 << 20;
 
 /// Where the newest view is taken from, by any thread, without a lock.
 #[derive(Clone, Debug)]
@@ -206,7 +210,7 @@ impl View {
         }
         let at = if revision == 0 { current } else { revision };
         let keep = Keep::live(&self.index, at, compacted);
-        self.hash_records(compacted, at, keep)
+        self.hash_records(compacted, at, keep, &mut full_speed)
     }
 
     /// Hashes the records up to main revision `at` that a compaction at `compacted` leaves.
@@ -215,10 +219,16 @@ impl View {
         compacted: i64,
         at: i64,
         mut keep: Keep,
+        pace: &mut Pace<'_>,
     ) -> Result<HashKv, Error> {
         let mut hash = RecordsHash::new();
+        let mut bytes = 0;
         for entry in self.walk(Revision::default()) {
             let change = entry?.change;
+            bytes += change.record.encoded.len() as u64;
+            if bytes >= PACE_BYTES {
+                pace::tell(pace, std::mem::take(&mut bytes))?;
+            }
             let revision = change.revision;
             if revision.main > at {
                 break;
@@ -392,11 +402,11 @@ impl CompactionHashJob {
     /// before it.
     ///
     /// # Errors
-    /// If records cannot be read.
-    pub fn run(self) -> Result<HashKv, Error> {
+    /// If records cannot be read, or `pace` says stop.
+    pub fn run(self, pace: &mut Pace<'_>) -> Result<HashKv, Error> {
         let (previous, at) = (self.previous, self.revision);
         let keep = Keep::at(&self.index, at, previous, |main| main == at)
             .unwrap_or_else(|| Keep::live(&self.index, previous, previous));
-        self.view.hash_records(previous, at, keep)
+        self.view.hash_records(previous, at, keep, pace)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::{Env, SeededRandom};
-use keepd_mvcc::{Applied, Options, Store, Urgency};
+use keepd_mvcc::{Applied, Options, Store, Urgency, full_speed};
 use keepd_types::{KeyRange, LeaseId, Revision, StoredValue};
 
 /// As in the binary.
@@ -146,7 +146,7 @@ fn lists_and_starts() {
     let (_, took) = bench.time(|_| view.changes(900_000, 1000).unwrap());
     println!("changes, 1000 revisions: {took:?}");
     let job = bench.store.take_checkpoint().unwrap();
-    let (done, took) = bench.time(|_| job.run().unwrap());
+    let (done, took) = bench.time(|_| job.run(&mut full_speed).unwrap());
     println!("checkpoint of 1M keys: {took:?}");
     bench.store.finish_checkpoint(done);
     drop(view);
@@ -198,7 +198,7 @@ fn overwrites_with_reclaim() {
         let (_, trim) = bench.time(|bench| while bench.store.trim(64) {});
         spent += took + trim;
         while let Some(job) = bench.store.take_rewrite(Urgency::Normal) {
-            let done = job.run(&mut |_| ()).unwrap();
+            let done = job.run(&mut full_speed).unwrap();
             bench.store.finish_rewrite(done);
         }
         peak = peak.max(bench.store.disk_bytes());

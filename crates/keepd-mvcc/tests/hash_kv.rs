@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_mvcc::{Applied, HashKv, Options, Store, View};
+use keepd_mvcc::{Applied, HashKv, Options, Store, View, full_speed};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 
 fn store() -> Store {
@@ -76,14 +76,14 @@ fn hashes_equal_etcds_after_compactions() {
     let view = publish(&mut store);
     let job = store.take_compaction_hash().unwrap();
     let expected = HashKv { hash: 1_416_966_122, compact_revision: -1, revision: 5 };
-    assert_eq!(job.run().unwrap(), expected);
+    assert_eq!(job.run(&mut full_speed).unwrap(), expected);
     check(&view, 6, 1_558_041_080, 5, 6);
     check(&view, 7, 3_152_908_602, 5, 7);
     store.compact(6).unwrap();
     let view = publish(&mut store);
     let job = store.take_compaction_hash().unwrap();
     let expected = HashKv { hash: 1_558_041_080, compact_revision: 5, revision: 6 };
-    assert_eq!(job.run().unwrap(), expected);
+    assert_eq!(job.run(&mut full_speed).unwrap(), expected);
     check(&view, 7, 1_417_476_524, 6, 7);
     assert!(store.take_compaction_hash().is_none());
 }

@@ -3,6 +3,7 @@
 //! Flushes come first, since the log grows until they are done; rewrites are paced so that they do
 //! not starve the log of disk time.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +106,8 @@ fn work(inbox: &Inbox<Job>, shared: &Shared) {
         for job in jobs.drain(..) {
             match run(job, shared) {
                 Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
+                // The next life does it anew.
+                Err(keepd_mvcc::Error::Stopped) => open = false,
                 // The log has what was not flushed.
                 Err(error) if error.is_out_of_space() => open = false,
                 Err(error) => shared.halt(error),
@@ -122,7 +125,7 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             let done = job.run()?;
             Done::Flush { done: Box::new(done), took: clock.monotonic().saturating_sub(started) }
         }
-        Job::Checkpoint(job) => match job.run() {
+        Job::Checkpoint(job) => match job.run(&mut |_| unless_stopping(shared)) {
             Ok(done) => Done::Checkpoint(done),
             Err(error) => later(shared, Writer::Checkpoint, error)?,
         },
@@ -130,11 +133,16 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             Ok(done) => Done::Rewrite(done),
             Err(error) => later(shared, Writer::Rewrite, error)?,
         },
-        Job::CompactionHash(job) => Done::CompactionHash(job.run()?),
+        Job::CompactionHash(job) => {
+            Done::CompactionHash(job.run(&mut |_| unless_stopping(shared))?)
+        }
         Job::CountSealed(view) => {
             let mut sealed = 0;
             for record in view.records() {
                 sealed += u64::from(record?.1.seal.is_some());
+                if shared.raft.is_closed() {
+                    return Err(keepd_mvcc::Error::Stopped);
+                }
             }
             Done::CountSealed(sealed)
         }
@@ -164,12 +172,17 @@ fn later(
     }
 }
 
-/// Leaves the disk to others, unless space is urgent or the member is about to stop.
-fn pace(shared: &Shared, bytes: u64) {
-    if shared.ballast.is_short() || shared.raft.is_closed() {
-        return;
+/// Ends a job when the member is about to stop: all of them can be done anew.
+fn unless_stopping(shared: &Shared) -> ControlFlow<()> {
+    if shared.raft.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Leaves the disk to others, unless space is urgent.
+fn pace(shared: &Shared, bytes: u64) -> ControlFlow<()> {
+    if !shared.ballast.is_short() && !shared.raft.is_closed() {
+        std::thread::sleep(Duration::from_nanos(
+            bytes.saturating_mul(1_000_000_000) / REWRITE_BYTES_PER_SECOND,
+        ));
     }
-    std::thread::sleep(Duration::from_nanos(
-        bytes.saturating_mul(1_000_000_000) / REWRITE_BYTES_PER_SECOND,
-    ));
+    unless_stopping(shared)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::{Command, Machine, tables};
-use keepd_mvcc::{Applied, Urgency};
+use keepd_mvcc::{Applied, Urgency, full_speed};
 use tokio::sync::oneshot;
 
 use crate::background::{Background, Done, Job};
@@ -20,6 +20,9 @@ use crate::wal_thread::WalEvent;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
 pub(crate) const EXPIRED_MAX: usize = 500;
+/// How long and how often the stop looks whether a checkpoint that is being written has ended.
+const STOP_TURN: Duration = Duration::from_millis(5);
+const STOP_TURNS: usize = 400;
 /// How often expired leases are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Unflushed bytes that make a flush due before its time.
@@ -226,9 +229,15 @@ impl Housekeeping {
             if let Some(job) = store.take_flush() {
                 store.finish_flush(job.run()?);
             }
-            let is_free = !(self.checkpointing || self.rewriting);
-            if let Some(job) = is_free.then(|| store.take_checkpoint()).flatten() {
-                store.finish_checkpoint(job.run()?);
+            // BOUND: a checkpoint that is out ends with the piece it is writing.
+            for _ in 0..STOP_TURNS {
+                if !store.is_checkpointing() {
+                    break;
+                }
+                std::thread::sleep(STOP_TURN);
+            }
+            if let Some(job) = store.take_checkpoint() {
+                store.finish_checkpoint(job.run(&mut full_speed)?);
             }
             Ok(())
         })();

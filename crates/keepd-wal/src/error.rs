@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keepd_crypto::{FileError, FrameError};
+use keepd_crypto::{FileError, FrameError, FrameTooLong};
 use keepd_env::{IoError, IoOp};
 use thiserror::Error;
 
@@ -41,6 +41,9 @@ pub enum Error {
         /// Its length.
         len: usize,
     },
+    /// What is to be written does not fit into a frame; nothing was written.
+    #[error(transparent)]
+    FrameTooLong(#[from] FrameTooLong),
     /// A segment is whole, but this program or its keys cannot read it.
     #[error("{}: {source}", path.display())]
     Unreadable {

@@ -117,7 +117,8 @@ impl SegmentWriter {
         let mut payload = Vec::new();
         record::encode_head(&head, &mut payload);
         let mut bytes = sealer.header().to_vec();
-        sealer.seal_frame(0, record::KIND_HEAD, &payload, &mut bytes);
+        // BOUND: the member's metadata and some numbers.
+        sealer.seal_frame(0, record::KIND_HEAD, &payload, &mut bytes)?;
         let frame = bytes.get(FILE_HEADER_LEN..).unwrap_or_default();
         let end = SegmentEnd::start().behind(1, frame);
 

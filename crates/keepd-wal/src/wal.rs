@@ -378,7 +378,8 @@ impl Wal {
             let watermark = self.active.durable();
             record::encode_batch(watermark, hard_state, chunk, &mut self.payload);
             let sealer = self.active.sealer();
-            sealer.seal_frame(ordinal, KIND_BATCH, &self.payload, &mut self.frames);
+            // BOUND: the options' frame size, or one entry, which `append` looked at.
+            sealer.seal_frame(ordinal, KIND_BATCH, &self.payload, &mut self.frames)?;
             ordinal += 1;
             if rest.is_empty() {
                 self.active.write(ordinal - end.frames, &self.frames, &self.options)?;
@@ -401,7 +402,8 @@ impl Wal {
     fn write_frame(&mut self, kind: u8) -> Result<()> {
         self.frames.clear();
         let ordinal = self.active.end().frames;
-        self.active.sealer().seal_frame(ordinal, kind, &self.payload, &mut self.frames);
+        // BOUND: some numbers.
+        self.active.sealer().seal_frame(ordinal, kind, &self.payload, &mut self.frames)?;
         self.active.write(1, &self.frames, &self.options)
     }
 

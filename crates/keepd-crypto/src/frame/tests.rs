@@ -15,7 +15,7 @@ fn sealer(sealed: bool, file_id: u64) -> FileSealer {
 
 fn frame(sealer: &FileSealer, ordinal: u64, plain: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    sealer.seal_frame(ordinal, 3, plain, &mut out);
+    sealer.seal_frame(ordinal, 3, plain, &mut out).unwrap();
     assert_eq!(out.len(), sealer.frame_len(plain.len()));
     out
 }
@@ -89,7 +89,7 @@ proptest! {
     fn frames_round_trip(sealed: bool, ordinal: u64, kind: u8, plain: Vec<u8>, after: Vec<u8>) {
         let sealer = sealer(sealed, 1);
         let mut bytes = Vec::new();
-        sealer.seal_frame(ordinal, kind, &plain, &mut bytes);
+        sealer.seal_frame(ordinal, kind, &plain, &mut bytes).unwrap();
         let len = bytes.len();
         bytes.extend_from_slice(&after);
         prop_assert_eq!(sealer.open_frame(ordinal, &bytes), Ok(Frame { kind, plain, len }));
@@ -100,4 +100,16 @@ proptest! {
         let _ = sealer(sealed, 1).open_frame(0, &bytes);
         let _ = FileKeys::plain().open(FileKind::Wal, 0, &bytes);
     }
+}
+
+#[test]
+fn a_payload_that_is_too_long_is_an_error_and_appends_nothing() {
+    let sealer = FileKeys::plain().create(FileKind::Segment, 1, &SeededRandom::new(1));
+    let mut out = vec![7];
+    let plain = vec![0; FRAME_PLAIN_MAX + 1];
+    let error = sealer.seal_frame(0, 3, &plain, &mut out).unwrap_err();
+    assert_eq!((error, out.as_slice()), (FrameTooLong { len: plain.len() }, &[7][..]));
+    sealer.seal_frame(0, 3, &plain[1..], &mut out).unwrap();
+    let opened = sealer.open_frame(0, &out[1..]).unwrap();
+    assert_eq!(opened.plain.len(), FRAME_PLAIN_MAX);
 }

@@ -2,18 +2,17 @@
 //!
 //! The keys' common prefix is stored once; the rest of each key lies behind it in the order of
 //! insertion. Slots are sorted by key and hold the latest state. What a slot held before is in the
-//! undo log [`Past`], oldest first, shared between copies of the leaf except for its open end:
-//! reading at an older revision rewinds the log. So the state that most reads want is dense, and a
-//! copy costs two allocations however long the history is.
+//! [`Past`]: reading at an older revision rewinds its log, then looks into the key's history. So the
+//! state that most reads want is dense, and a copy costs two allocations however long the past is.
 //!
 //! Invariants: slots are sorted and unique; a slot's id is its position in the order of insertion
-//! and names it in the undo log for the leaf's lifetime; the log is ordered by the revision that
-//! superseded each entry. A tombstone is a state of version 0.
-
-use std::sync::Arc;
+//! and names it in the past for the leaf's lifetime. A tombstone is a state of version 0.
 
 use keepd_types::Revision;
 
+use crate::index::history::History;
+use crate::index::past::{Histories, Past, Undo};
+use crate::index::steps;
 use crate::record::KeyState;
 
 /// Keys in a leaf before it splits.
@@ -22,8 +21,6 @@ use crate::record::KeyState;
 pub(crate) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 32 };
 /// Key bytes in a leaf before it splits, whatever the number of keys.
 const KEY_BYTES_MAX: usize = 32 * 1024;
-/// Undo entries in a chunk before it is shared.
-const CHUNK_ENTRIES: usize = if cfg!(test) { 3 } else { 32 };
 
 /// What a key was at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +54,7 @@ impl State {
     }
 
     /// Whether compaction at `target` removes it although nothing superseded it.
-    const fn is_expired(&self, target: i64) -> bool {
+    pub(crate) const fn is_expired(&self, target: i64) -> bool {
         self.is_tombstone() && self.main < target
     }
 }
@@ -87,71 +84,7 @@ impl Slot {
     }
 }
 
-/// A state that was superseded: flat, so that it takes 32 bytes.
-#[derive(Clone, Copy, Debug)]
-struct Undo {
-    main: i64,
-    create: i64,
-    version: i64,
-    sub: u32,
-    id: u16,
-}
-
-impl Undo {
-    const fn new(state: State, id: u16) -> Self {
-        let State { main, sub, create, version } = state;
-        Self { main, create, version, sub, id }
-    }
-
-    const fn state(&self) -> State {
-        let Self { main, sub, create, version, .. } = *self;
-        State { main, sub, create, version }
-    }
-}
-
-/// Entries of the undo log that no longer change.
-#[derive(Clone, Debug)]
-struct Chunk {
-    /// The main revision that superseded the last entry, hence the newest of all.
-    newest: i64,
-    entries: Arc<[Undo]>,
-}
-
-/// The undo log.
-#[derive(Debug, Default)]
-struct Past {
-    /// None if there are none, so that most leaves allocate nothing for it.
-    chunks: Option<Arc<Vec<Chunk>>>,
-    open: Vec<Undo>,
-}
-
-impl Clone for Past {
-    fn clone(&self) -> Self {
-        let mut open = Vec::new();
-        if !self.open.is_empty() {
-            open.reserve_exact(self.open.len() + 4);
-            open.extend_from_slice(&self.open);
-        }
-        Self { chunks: self.chunks.clone(), open }
-    }
-}
-
-impl Past {
-    fn push(&mut self, undo: Undo, superseded_by: i64) {
-        self.open.push(undo);
-        if self.open.len() >= CHUNK_ENTRIES {
-            let chunk = Chunk { newest: superseded_by, entries: self.open.as_slice().into() };
-            Arc::make_mut(self.chunks.get_or_insert_default()).push(chunk);
-            self.open = Vec::new();
-        }
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.chunks.is_none() && self.open.is_empty()
-    }
-}
-
-/// One undo entry of a whole history: the slot's position, what it held, what superseded it.
+/// One entry of the log of past states: the slot's position, what it held, what superseded it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PastState {
     /// The position of the key in its leaf.
@@ -185,8 +118,10 @@ impl Clone for Leaf {
 }
 
 impl Leaf {
-    /// Packs keys, sorted, with their states and their history, oldest first.
-    pub(crate) fn pack(keys: &[(&[u8], State)], past: &[PastState]) -> Self {
+    /// Packs keys, sorted, with their states and their past: histories by the positions of their
+    /// keys, ascending, and the log, oldest first.
+    pub(crate) fn pack(keys: &[(&[u8], State)], histories: Histories, log: &[PastState]) -> Self {
+        steps::count(keys.len() + histories.len() + log.len());
         let prefix_len = match keys {
             [] => 0,
             [(first, _), .., (last, _)] => common_prefix(first, last),
@@ -194,14 +129,14 @@ impl Leaf {
         };
         let prefix = keys.first().map_or_else(Default::default, |(key, _)| &key[..prefix_len]);
         let suffix_bytes: usize = keys.iter().map(|(key, _)| key.len() - prefix_len).sum();
-        let mut leaf = Self { prefix_len, ..Self::default() };
+        let mut leaf = Self { prefix_len, past: Past::settled(histories), ..Self::default() };
         leaf.bytes.reserve_exact(prefix_len + suffix_bytes);
         leaf.bytes.extend_from_slice(prefix);
         leaf.slots.reserve_exact(keys.len());
         for (position, (key, state)) in keys.iter().enumerate() {
             leaf.insert_slot(position, &key[prefix_len..], *state);
         }
-        for undo in past {
+        for undo in log {
             let id = u16_of(undo.position);
             leaf.past.push(Undo::new(undo.state, id), undo.until);
         }
@@ -275,7 +210,7 @@ impl Leaf {
     pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Option<State> {
         let slot = &self.slots[self.find(key).ok()?];
         let mut state = slot.state();
-        for undo in self.undos(at) {
+        for undo in self.past.log(at) {
             if state.main <= at {
                 break;
             }
@@ -283,7 +218,7 @@ impl Leaf {
                 state = undo.state();
             }
         }
-        (state.main <= at).then_some(state)
+        if state.main <= at { Some(state) } else { self.past.settled_at(slot.id, at) }
     }
 
     /// The states of all keys at main revision `at`, by position.
@@ -292,44 +227,34 @@ impl Leaf {
         for slot in &self.slots {
             by_id[usize::from(slot.id)] = slot.state();
         }
-        for undo in self.undos(at) {
+        for undo in self.past.log(at) {
             let state = &mut by_id[usize::from(undo.id)];
             if state.main > at {
                 *state = undo.state();
             }
         }
-        let state_of = |slot: &Slot| by_id[usize::from(slot.id)];
-        self.slots
-            .iter()
-            .map(|slot| Some(state_of(slot)).filter(|state| state.main <= at))
-            .collect()
+        let state_of = |slot: &Slot| {
+            let state = by_id[usize::from(slot.id)];
+            if state.main <= at { Some(state) } else { self.past.settled_at(slot.id, at) }
+        };
+        self.slots.iter().map(state_of).collect()
     }
 
     /// Whether the latest or a past state of `key` has this revision.
     pub(crate) fn names(&self, key: &[u8], revision: Revision) -> bool {
         let Ok(position) = self.find(key) else { return false };
         let slot = &self.slots[position];
-        slot.state().revision() == revision
-            || self
-                .undos(revision.main - 1)
-                .any(|undo| undo.id == slot.id && undo.state().revision() == revision)
+        let latest = slot.state().revision();
+        latest == revision || (revision < latest && self.past.names(slot.id, revision))
     }
 
     /// How many states a read at main revision `at` rewinds; at most `max`.
     pub(crate) fn undone_after(&self, at: i64, max: u64) -> u64 {
-        self.undos(at).take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
+        self.past.log(at).take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
     }
 
-    /// The undo log, newest first, as far back as something superseded after `at`.
-    fn undos(&self, at: i64) -> impl Iterator<Item = &Undo> {
-        let open = &self.past.open;
-        let chunks = self.past.chunks.as_ref().map_or_else(Default::default, |it| it.as_slice());
-        let chunks = chunks.iter().rev().take_while(move |chunk| chunk.newest > at);
-        open.iter().rev().chain(chunks.flat_map(|chunk| chunk.entries.iter().rev()))
-    }
-
-    /// The whole undo log, oldest first.
-    pub(crate) fn history(&self) -> Vec<PastState> {
+    /// The log of past states, oldest first: what the histories do not have yet.
+    pub(crate) fn log(&self) -> Vec<PastState> {
         if self.past.is_empty() {
             return Vec::new();
         }
@@ -337,16 +262,37 @@ impl Leaf {
         for (position, slot) in self.slots.iter().enumerate() {
             by_id[usize::from(slot.id)] = (position, slot.main);
         }
-        let mut history: Vec<PastState> = self
-            .undos(i64::MIN)
+        let mut log: Vec<PastState> = self
+            .past
+            .log(i64::MIN)
             .map(|undo| {
                 let (position, successor) = &mut by_id[usize::from(undo.id)];
-                let until = std::mem::replace(successor, undo.main);
-                PastState { position: *position, state: undo.state(), until }
+                let state = undo.state();
+                let until = std::mem::replace(successor, state.main);
+                PastState { position: *position, state, until }
             })
             .collect();
-        history.reverse();
-        history
+        log.reverse();
+        log
+    }
+
+    /// The histories that outgrew the log, by the positions of their keys, ascending.
+    pub(crate) fn histories(&self) -> Vec<(usize, &History)> {
+        let histories = self.past.histories();
+        if histories.is_empty() {
+            return Vec::new();
+        }
+        let of_slot = |(position, slot): (usize, &Slot)| {
+            let at = histories.binary_search_by_key(&slot.id, |(id, _)| *id).ok()?;
+            Some((position, &histories[at].1))
+        };
+        self.slots.iter().enumerate().filter_map(of_slot).collect()
+    }
+
+    /// Shows all past states of all keys.
+    pub(crate) fn for_each_past(&self, mut visit: impl FnMut(&State)) {
+        self.past.log(i64::MIN).for_each(|undo| visit(&undo.state()));
+        self.past.histories().iter().for_each(|(_, history)| history.for_each(&mut visit));
     }
 
     /// Sets the state of a key to what `next` makes of the present one, which is returned.
@@ -422,15 +368,18 @@ impl Leaf {
             .zip(range.clone())
             .map(|(key, position)| (key.as_slice(), self.slots[position].state()))
             .collect();
-        let mut history = self.history();
-        history.retain_mut(|past| {
+        let mut log = self.log();
+        log.retain_mut(|past| {
             let inside = range.contains(&past.position);
             if inside {
                 past.position -= range.start;
             }
             inside
         });
-        Self::pack(&keyed, &history)
+        let inside = self.histories().into_iter().filter(|(position, _)| range.contains(position));
+        let histories =
+            inside.map(|(position, it)| (u16_of(position - range.start), it.clone())).collect();
+        Self::pack(&keyed, histories, &log)
     }
 
     /// The keys of both leaves in one.
@@ -442,33 +391,52 @@ impl Leaf {
             .collect();
         let keyed: Vec<(&[u8], State)> =
             keys.iter().map(|(key, state)| (key.as_slice(), *state)).collect();
-        let mut history = left.history();
-        history.extend(
-            right
-                .history()
-                .into_iter()
-                .map(|past| PastState { position: past.position + left.len(), ..past }),
-        );
+        let mut log = left.log();
+        let behind = |past: PastState| PastState { position: past.position + left.len(), ..past };
+        log.extend(right.log().into_iter().map(behind));
         // Stable, so that entries of one key keep their order.
-        history.sort_by_key(|past| past.until);
-        Self::pack(&keyed, &history)
+        log.sort_by_key(|past| past.until);
+        let right_histories = right.histories().into_iter().map(|(at, it)| (at + left.len(), it));
+        let histories = left.histories().into_iter().chain(right_histories);
+        let histories = histories.map(|(position, it)| (u16_of(position), it.clone())).collect();
+        Self::pack(&keyed, histories, &log)
     }
 
     /// What compaction at `target` leaves of the leaf, or `None` if it removes nothing.
     ///
-    /// The revisions of removed records go to `dead`.
-    pub(crate) fn compact(&self, target: i64, dead: &mut Vec<Revision>) -> Option<Self> {
+    /// The revisions of removed records go to `dead`. Each is taken from `budget`; if nothing is left
+    /// of that, the leaf may not be done yet.
+    pub(crate) fn compact(
+        &self,
+        target: i64,
+        budget: &mut usize,
+        dead: &mut Vec<Revision>,
+    ) -> Option<Self> {
         if self.past.is_empty() && self.live == self.slots.len() {
             return None;
         }
         let before = dead.len();
-        let history = self.history();
-        let is_kept = |past: &PastState| past.until > target && !past.state.is_expired(target);
-        dead.extend(history.iter().filter(|past| !is_kept(past)).map(|it| it.state.revision()));
+        let log = self.log();
+        let mut until: Vec<i64> = self.slots.iter().map(|slot| slot.main).collect();
+        for past in log.iter().rev() {
+            until[past.position] = past.state.main;
+        }
+        let mut histories: Histories = Vec::new();
+        for (position, history) in self.histories() {
+            let mut history = history.clone();
+            history.compact(target, until[position], budget, dead);
+            if !history.is_empty() {
+                histories.push((u16_of(position), history));
+            }
+        }
+        let is_done = *budget > 0;
+        let is_kept =
+            |past: &PastState| !is_done || (past.until > target && !past.state.is_expired(target));
+        dead.extend(log.iter().filter(|past| !is_kept(past)).map(|it| it.state.revision()));
         let mut positions = vec![None; self.slots.len()];
         let mut keys: Vec<(Vec<u8>, State)> = Vec::with_capacity(self.slots.len());
         for (position, slot) in self.slots.iter().enumerate() {
-            if slot.state().is_expired(target) {
+            if is_done && slot.state().is_expired(target) {
                 dead.push(slot.state().revision());
             } else {
                 positions[position] = Some(keys.len());
@@ -478,14 +446,28 @@ impl Leaf {
         if dead.len() == before {
             return None;
         }
+        if is_done {
+            *budget = budget.saturating_sub(dead.len() - before);
+        }
         let keyed: Vec<(&[u8], State)> =
             keys.iter().map(|(key, state)| (key.as_slice(), *state)).collect();
-        let history: Vec<PastState> = history
+        let log: Vec<PastState> = log
             .iter()
             .filter(|past| is_kept(past))
             .filter_map(|past| Some(PastState { position: positions[past.position]?, ..*past }))
             .collect();
-        Some(Self::pack(&keyed, &history))
+        let histories = histories
+            .into_iter()
+            .filter_map(|(id, history)| Some((u16_of(positions[usize::from(id)]?), history)))
+            .collect();
+        Some(Self::pack(&keyed, histories, &log))
+    }
+
+    /// Adds states of the key at `position`, older than those of the log and newer than all others;
+    /// whether they are.
+    pub(crate) fn append_history(&mut self, position: usize, states: &[State]) -> bool {
+        let id = self.slots[position].id;
+        self.past.append_history(id, states)
     }
 }
 

@@ -16,6 +16,8 @@ use keepd_types::{KeyRange, Revision};
 use crate::index::leaf::{Leaf, State, common_prefix};
 use crate::index::scan::{Scan, Weight};
 
+/// Past states that compaction may remove for each leaf that it may visit.
+const PASTS_PER_LEAF: usize = if cfg!(test) { 8 } else { 256 };
 /// Children of an inner node before it splits.
 const CHILDREN_MAX: usize = if cfg!(test) { 4 } else { 16 };
 
@@ -379,7 +381,8 @@ impl KeyIndex {
     }
 
     /// Removes what compaction at `target` makes unreachable, in at most `leaves_max` leaves from
-    /// `cursor` on. The revisions of removed records go to `dead`. Returns where to go on.
+    /// `cursor` on, and fewer if much of their past goes. The revisions of removed records go to
+    /// `dead`. Returns where to go on.
     pub(crate) fn compact(
         &mut self,
         target: i64,
@@ -387,7 +390,8 @@ impl KeyIndex {
         leaves_max: usize,
         dead: &mut Vec<Revision>,
     ) -> Option<Vec<u8>> {
-        let mut pass = Pass { target, cursor, left: leaves_max, dead, next: None };
+        let budget = leaves_max.saturating_mul(PASTS_PER_LEAF);
+        let mut pass = Pass { target, cursor, left: leaves_max, budget, dead, next: None };
         match pass.node(&self.root, &[], true) {
             Outcome::Same => return pass.next,
             Outcome::Gone => *self = Self::default(),
@@ -410,8 +414,10 @@ struct Pass<'a> {
     cursor: &'a [u8],
     /// Leaves that may still be visited.
     left: usize,
+    /// Past states that may still be removed.
+    budget: usize,
     dead: &'a mut Vec<Revision>,
-    /// The lower bound of the first leaf that was not visited.
+    /// The lower bound of the first leaf that is not done.
     next: Option<Vec<u8>>,
 }
 
@@ -435,7 +441,11 @@ impl Pass<'_> {
             return Outcome::Same;
         }
         self.left -= 1;
-        match leaf.compact(self.target, self.dead) {
+        let rest = leaf.compact(self.target, &mut self.budget, self.dead);
+        if self.budget == 0 {
+            self.next = Some(lower.to_vec());
+        }
+        match rest {
             None => Outcome::Same,
             Some(rest) if rest.len() == 0 => Outcome::Gone,
             Some(rest) => Outcome::Changed(Node::Leaf(rest)),

@@ -1,5 +1,6 @@
 //! Reclaiming space: what a rewrite drops, what it must keep, and what the store says of it.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use keepd_env::sim::CrashMode;
 use keepd_types::{LeaseId, StoredValue};
 
 use super::run::{DIR, Op, World, env, options};
-use crate::{Applied, HashKv, Store, Urgency, inspect};
+use crate::{Applied, Error, HashKv, Store, Urgency, full_speed, inspect};
 
 const fn put(key: u8, len: u16) -> Op {
     Op::Put { key, len, is_sealed: false }
@@ -67,7 +68,7 @@ fn a_run_is_bounded_by_what_it_reads() {
     let mut rewrites = 0;
     while let Some(job) = world.store.take_rewrite(Urgency::Full) {
         assert!(job.bytes() <= 16 * full, "{} bytes in one run", job.bytes());
-        world.store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+        world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
         world.check_dead();
         rewrites += 1;
     }
@@ -84,7 +85,7 @@ fn a_meta_deletion_is_kept_for_an_older_segment() {
     run(&mut world, &[put(7, 290), Op::Flush, put(8, 290), Op::Flush]);
     run(&mut world, &[Op::Checkpoint, put(9, 290), Op::Flush, Op::Checkpoint]);
     let job = world.store.rewrite_of_one(1).unwrap();
-    world.store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
     run(&mut world, &[Op::Damage { is_all: true }]);
 }
 
@@ -96,7 +97,7 @@ fn a_meta_deletion_is_kept_for_a_checkpoint() {
     run(&mut world, &[put(1, 290), put(2, 290), put(3, 290), Op::MetaDelete(0, 1)]);
     run(&mut world, &[put(4, 290), Op::Flush, put(5, 290), Op::Flush]);
     let job = world.store.rewrite_of_one(0).unwrap();
-    world.store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
     run(&mut world, &[Op::Reopen]);
 }
 
@@ -147,14 +148,15 @@ fn hashes_of_compactions(is_late: bool) -> Vec<HashKv> {
         store.finish_flush(job.run().unwrap());
         while store.trim(9) {}
         if !is_late {
-            hashes.extend(store.take_compaction_hash().map(|job| job.run().unwrap()));
+            hashes
+                .extend(store.take_compaction_hash().map(|job| job.run(&mut full_speed).unwrap()));
         }
         while let Some(job) = store.take_rewrite(Urgency::Full) {
-            store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+            store.finish_rewrite(job.run(&mut full_speed).unwrap());
         }
     }
     while let Some(job) = store.take_compaction_hash() {
-        hashes.push(job.run().unwrap());
+        hashes.push(job.run(&mut full_speed).unwrap());
     }
     hashes
 }
@@ -164,4 +166,24 @@ fn a_late_hash_is_over_what_the_compaction_found() {
     let at_once = hashes_of_compactions(false);
     assert_eq!(at_once.len(), 2);
     assert_eq!(hashes_of_compactions(true), at_once);
+}
+
+#[test]
+fn a_job_that_is_stopped_changes_nothing_and_can_be_done_anew() {
+    let mut world = World::new(true);
+    for round in 0..20 {
+        (0..10).for_each(|key| run(&mut world, &[put(key, 200 + round)]));
+        run(&mut world, &[Op::Flush]);
+    }
+    run(&mut world, &[Op::Compact(255), Op::Flush, Op::Trim(255)]);
+    let files = world.disk.files();
+    let mut stop = |_: u64| ControlFlow::Break(());
+    let checkpoint = world.store.take_checkpoint().unwrap();
+    assert!(matches!(checkpoint.run(&mut stop), Err(Error::Stopped)));
+    let rewrite = world.store.take_rewrite(Urgency::Full).unwrap();
+    assert!(matches!(rewrite.run(&mut stop), Err(Error::Stopped)));
+    assert_eq!(world.disk.files(), files);
+    assert!(!world.store.is_checkpointing());
+    run(&mut world, &[Op::Checkpoint, Op::Rewrite(2), Op::Reopen]);
+    assert_eq!(world.store.stats().since_checkpoint_bytes, 0);
 }

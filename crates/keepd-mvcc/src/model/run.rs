@@ -17,7 +17,7 @@ use super::state::Model;
 use crate::revlog::recovery::count_dead;
 use crate::{
     Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, RewriteDone, RewriteJob,
-    Store, Urgency,
+    Store, Urgency, full_speed,
 };
 
 pub(crate) const DIR: &str = "/data/revlog";
@@ -31,6 +31,8 @@ pub(crate) enum Op {
         is_sealed: bool,
     },
     Txn(Vec<(bool, u8)>),
+    /// A key is put again and again.
+    Burst(u8, u8),
     DeleteRange(u8, u8),
     Compact(u8),
     MetaPut(u8, u8),
@@ -216,7 +218,7 @@ impl World {
         while let Some(job) = self.store.take_compaction_hash() {
             let revision = job.revision;
             let wanted = self.hashes.iter().find(|hash| hash.revision == revision).unwrap();
-            match job.run() {
+            match job.run(&mut full_speed) {
                 Err(crate::Error::Io(_)) => {}
                 found => assert_eq!(found.unwrap(), *wanted),
             }
@@ -294,6 +296,9 @@ impl World {
         match op {
             Op::Put { key, len, is_sealed } => self.txn(&[(true, *key)], *len, *is_sealed),
             Op::Txn(ops) => self.txn(ops, 20, false),
+            Op::Burst(key, count) => {
+                (0..*count).for_each(|at| self.txn(&[(true, *key)], u16::from(at), false));
+            }
             Op::DeleteRange(a, b) => self.delete_range(*a, *b),
             Op::Compact(share) => self.compact(*share),
             Op::MetaPut(table, number) => self.meta(*table, *number, Some(table ^ number)),
@@ -359,7 +364,7 @@ impl World {
             }
             Op::RunCheckpoint => {
                 if let Some(job) = self.checkpoint.0.take() {
-                    self.checkpoint.1 = Some(job.run()?);
+                    self.checkpoint.1 = Some(job.run(&mut full_speed)?);
                 }
             }
             Op::FinishCheckpoint => {
@@ -376,7 +381,7 @@ impl World {
             }
             Op::RunRewrite => {
                 if let Some(job) = self.rewrite.0.take() {
-                    self.rewrite.1 = Some(job.run(&mut |_| ())?);
+                    self.rewrite.1 = Some(job.run(&mut full_speed)?);
                 }
             }
             Op::FinishRewrite => {

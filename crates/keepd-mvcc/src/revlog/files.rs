@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind, FileSealer};
+use keepd_crypto::{
+    DataKeyId, FILE_HEADER_LEN, FRAME_PLAIN_MAX, FileError, FileKeys, FileKind, FileSealer,
+    FrameTooLong,
+};
 use keepd_env::{DiskFile, Env, IoError};
 use parking_lot::Mutex;
 
@@ -12,6 +15,28 @@ use crate::error::Error;
 use crate::jobs::rekey::Resealer;
 use crate::revlog::manifest::Manifest;
 use crate::room::{RoomMaker, with_room};
+
+/// The longest payload of a frame.
+///
+/// Small in unit tests, so that nothing gets by that grows with the data.
+const FRAME_MAX: usize = if cfg!(test) { 4096 } else { FRAME_PLAIN_MAX };
+
+/// Appends a frame to what is written to `file`.
+pub(crate) fn seal_frame(
+    file: &Path,
+    sealer: &FileSealer,
+    ordinal: u64,
+    kind: u8,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let sealed = if payload.len() > FRAME_MAX {
+        Err(FrameTooLong { len: payload.len() })
+    } else {
+        sealer.seal_frame(ordinal, kind, payload, out)
+    };
+    sealed.map_err(|source| Error::TooLong { file: file.to_owned(), source })
+}
 
 /// The kinds of files in the directory, by the first part of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

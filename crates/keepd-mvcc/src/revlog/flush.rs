@@ -80,10 +80,10 @@ impl FlushJob {
         };
         let before = writer.len();
         for batch in self.tail.batches() {
-            batch.entries.iter().for_each(|entry| writer.push(entry));
+            batch.entries.iter().try_for_each(|entry| writer.push(entry))?;
         }
-        writer.push_meta(&self.meta_ops);
-        writer.commit(self.durable.commit);
+        writer.push_meta(&self.meta_ops)?;
+        writer.commit(self.durable.commit)?;
         let segment = if writer.len() >= self.options.segment_bytes {
             let (segment, closed) = writer.close()?;
             active = Active { writer: None, full: Some(closed) };

@@ -8,6 +8,9 @@ use crate::revlog::wire::{Reader, write_revision};
 /// The format of segments, checkpoints and manifests.
 pub(crate) const VERSION: u8 = 1;
 
+/// Begins a table that only names its parts.
+const PARTED: u8 = 2;
+
 /// Frame kinds of a segment.
 pub(crate) mod frame_kind {
     /// What the segment is; the first frame.
@@ -20,6 +23,8 @@ pub(crate) mod frame_kind {
     pub(crate) const COMMIT: u8 = 4;
     /// Where everything lies; the last frame of a full segment.
     pub(crate) const TABLE: u8 = 5;
+    /// A part of a table that is too long for one frame.
+    pub(crate) const TABLE_PART: u8 = 6;
 }
 
 /// What wrote a segment.
@@ -152,6 +157,24 @@ impl Table {
         }
     }
 
+    /// A table whose encoding lies in `parts`.
+    pub(crate) fn encode_parts(parts: &[FrameRef]) -> Vec<u8> {
+        let mut out = vec![PARTED];
+        parts.iter().for_each(|part| part.encode(&mut out));
+        out
+    }
+
+    /// Where the parts of a table lie; `None` if it has none.
+    pub(crate) fn decode_parts(payload: &[u8]) -> Option<Vec<FrameRef>> {
+        let (&PARTED, parts) = payload.split_first()? else { return None };
+        let mut from = Reader(parts);
+        let mut frames = Vec::new();
+        while !from.is_empty() {
+            frames.push(FrameRef::read(&mut from)?);
+        }
+        Some(frames)
+    }
+
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut from = Reader(payload);
         let origin = Origin::decode(from.bytes(2)?)?;
@@ -233,11 +256,22 @@ mod tests {
             table.encode(&mut out);
             prop_assert_eq!(Table::decode(&out), Some(table));
             prop_assert_eq!(Table::decode(&out[..out.len() - 1]), None);
+            prop_assert_eq!(Table::decode_parts(&out), None);
+        }
+
+        #[test]
+        fn parts_round_trip(parts: Vec<(u64, u32, u32)>) {
+            let frame = |(offset, len, ordinal)| FrameRef { offset, len, ordinal };
+            let parts: Vec<FrameRef> = parts.into_iter().map(frame).collect();
+            let out = Table::encode_parts(&parts);
+            prop_assert_eq!(Table::decode(&out), None);
+            prop_assert_eq!(Table::decode_parts(&out), Some(parts));
         }
 
         #[test]
         fn hostile_bytes_never_panic(bytes: Vec<u8>) {
             let _ = Table::decode(&bytes);
+            let _ = Table::decode_parts(&bytes);
             let _ = Commit::decode(&bytes);
             let _ = Origin::decode(&bytes);
         }

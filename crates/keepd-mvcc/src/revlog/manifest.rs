@@ -13,7 +13,7 @@ use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError}
 use keepd_env::DiskFile;
 
 use crate::error::Error;
-use crate::revlog::files::{Directory, Name, Opened};
+use crate::revlog::files::{Directory, Name, Opened, seal_frame};
 use crate::revlog::format::{FrameRef, VERSION};
 use crate::revlog::segment::frame_reason;
 use crate::revlog::wire::Reader;
@@ -240,7 +240,8 @@ impl Manifest {
         dir.remove(Name::Unfinished)?;
         let sealer = dir.keys.create(FileKind::Manifest, number, dir.env.random.as_ref());
         let mut bytes = sealer.header().to_vec();
-        sealer.seal_frame(0, FRAME_STATE, &encode_edits(&state.edits()), &mut bytes);
+        // BOUND: some bytes for each segment of 64 MiB.
+        seal_frame(&path, &sealer, 0, FRAME_STATE, &encode_edits(&state.edits()), &mut bytes)?;
         let file: Arc<dyn DiskFile> = dir.with_room(|| disk.create(&unfinished))?.into();
         dir.with_room(|| file.write_all_at(&bytes, 0))?;
         file.sync()?;
@@ -265,7 +266,9 @@ impl Manifest {
             state.apply(edit).expect("jobs edit what the manifest holds");
         }
         let mut bytes = Vec::new();
-        self.sealer.seal_frame(self.next_ordinal, FRAME_EDIT, &encode_edits(edits), &mut bytes);
+        // BOUND: some bytes for each segment of a run.
+        let (ordinal, payload) = (self.next_ordinal, encode_edits(edits));
+        seal_frame(&self.path, &self.sealer, ordinal, FRAME_EDIT, &payload, &mut bytes)?;
         // A failure leaves the file in an unknown state until it is replaced.
         self.is_poisoned = true;
         dir.with_room(|| self.file.write_all_at(&bytes, self.len))?;

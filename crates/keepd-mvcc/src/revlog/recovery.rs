@@ -32,6 +32,9 @@ use crate::walk::Walk;
 
 pub use inspect::inspect;
 
+/// Leaves of the index that are trimmed in one pass.
+const TRIM_LEAVES: usize = 1024;
+
 /// What a directory holds.
 #[derive(Debug)]
 pub(crate) struct Recovered {
@@ -275,7 +278,13 @@ fn state_of(entry: &Entry) -> Option<State> {
 
 /// Removes what the last compaction left unreachable.
 fn trim(durable: &mut Durable) {
-    durable.index.compact(durable.commit.compact_revision, &[], usize::MAX, &mut Vec::new());
+    let (mut dead, mut cursor) = (Vec::new(), Some(Vec::new()));
+    // BOUND: each pass goes on where the one before ended. In parts, since nobody wants the dead.
+    while let Some(from) = cursor {
+        dead.clear();
+        let target = durable.commit.compact_revision;
+        cursor = durable.index.compact(target, &from, TRIM_LEAVES, &mut dead);
+    }
 }
 
 /// Counts the records in segments that the index does not name.
@@ -292,7 +301,7 @@ pub(crate) fn count_dead(segments: &Segments, index: &KeyIndex) -> BTreeMap<u64,
     };
     index.for_each_leaf(|leaf| {
         (0..leaf.len()).for_each(|position| name(leaf.state(position).revision()));
-        leaf.history().iter().for_each(|past| name(past.state.revision()));
+        leaf.for_each_past(|state| name(state.revision()));
     });
     dead
 }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::meta::MetaOp;
+use crate::pace::{self, Pace};
 use crate::record::Entry;
 use crate::revlog::files::{Files, Name};
 use crate::revlog::format::{Commit, Origin};
@@ -107,13 +108,12 @@ impl RewriteJob {
         self.run.iter().map(|segment| segment.len).sum()
     }
 
-    /// Copies what is live, makes it durable and removes the old files. `pace` hears of every piece
-    /// of work, in bytes, and may sleep.
+    /// Copies what is live, makes it durable and removes the old files.
     ///
     /// # Errors
-    /// If a file cannot be read or written. The store is not affected, unless the manifest is: then
+    /// If a file cannot be read or written, or `pace` says stop. The store is not affected, unless the manifest is: then
     /// every later job fails, too.
-    pub fn run(self, pace: &mut dyn FnMut(u64)) -> Result<RewriteDone, Error> {
+    pub fn run(self, pace: &mut Pace<'_>) -> Result<RewriteDone, Error> {
         let dir = &self.files.dir;
         let mut writer =
             SegmentWriter::create(&self.files, Origin::Rewrite, self.options.block_bytes)?;
@@ -141,7 +141,7 @@ impl RewriteJob {
     }
 
     /// Copies what must stay.
-    fn copy(&self, writer: &mut SegmentWriter, pace: &mut dyn FnMut(u64)) -> Result<Copied, Error> {
+    fn copy(&self, writer: &mut SegmentWriter, pace: &mut Pace<'_>) -> Result<Copied, Error> {
         let (mut copied, mut written) = (Copied::default(), writer.len());
         for segment in &self.run {
             let (mut next, count) = (0, segment.table.blocks.len());
@@ -152,7 +152,7 @@ impl RewriteJob {
                         let entry = segment.entry(position, &block, at)?;
                         let is_live = self.is_live(&entry);
                         if is_live || self.is_pinned(&entry) {
-                            writer.push(&entry);
+                            writer.push(&entry)?;
                             copied.kept += 1;
                             copied.pinned += u64::from(!is_live);
                         } else {
@@ -161,7 +161,7 @@ impl RewriteJob {
                     }
                 }
                 let blocks = &segment.table.blocks;
-                pace(blocks[end - 1].frame.end() - blocks[next].frame.offset);
+                pace::tell(pace, blocks[end - 1].frame.end() - blocks[next].frame.offset)?;
                 next = end;
                 if writer.len() - written >= WRITE_BYTES {
                     writer.write()?;
@@ -171,8 +171,8 @@ impl RewriteJob {
         }
         let meta_ops = self.meta_ops()?;
         copied.kept += meta_ops.len() as u64;
-        writer.push_meta(&meta_ops);
-        writer.commit(self.commit());
+        writer.push_meta(&meta_ops)?;
+        writer.commit(self.commit())?;
         Ok(copied)
     }
 

@@ -39,6 +39,8 @@ struct Scan<'a> {
     fresh: Table,
     /// Where the last commit ends.
     end: usize,
+    /// The parts of the table that were read.
+    parts: (Vec<FrameRef>, Vec<u8>),
 }
 
 /// Reads a segment up to its last commit; `None` if there is no commit.
@@ -60,6 +62,7 @@ pub(crate) fn scan(
         table: Table::new(Origin::Flush),
         fresh: Table::new(Origin::Flush),
         end: FILE_HEADER_LEN,
+        parts: Default::default(),
     };
     let closing = scan.run(end)?;
     let (table, end_at) = (scan.table, scan.end as u64);
@@ -159,8 +162,15 @@ impl Scan<'_> {
             frame_kind::BLOCK => self.block(at, plain)?,
             frame_kind::META => self.fresh.metas.push(at),
             frame_kind::COMMIT => self.commit(&plain)?,
+            frame_kind::TABLE_PART => {
+                self.parts.0.push(at);
+                self.parts.1.extend(plain);
+            }
             frame_kind::TABLE => {
-                if Table::decode(&plain).as_ref() != Some(&self.table) {
+                let (frames, parts) = &self.parts;
+                let is_parted = Table::decode_parts(&plain).is_some_and(|it| it == *frames);
+                let payload = if is_parted { parts } else { &plain };
+                if Table::decode(payload).as_ref() != Some(&self.table) {
                     return Err(self.corrupt("a table that does not fit its segment"));
                 }
                 return Ok(Some(at));

@@ -57,7 +57,14 @@ impl Segment {
             first: Revision::default(),
             len,
         };
-        let payload = segment.open_frame(table, frame_kind::TABLE, &segment.read(table)?)?;
+        let mut payload = segment.open_frame(table, frame_kind::TABLE, &segment.read(table)?)?;
+        if let Some(parts) = Table::decode_parts(&payload) {
+            payload.clear();
+            for part in &parts {
+                let bytes = segment.read(part)?;
+                payload.extend(segment.open_frame(part, frame_kind::TABLE_PART, &bytes)?);
+            }
+        }
         let decoded = Table::decode(&payload).filter(|it| {
             let frames = it.blocks.iter().map(|block| &block.frame).chain(&it.metas);
             frames.into_iter().all(|frame| frame.end() <= len)

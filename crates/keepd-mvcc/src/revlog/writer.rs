@@ -15,14 +15,16 @@ use crate::jobs::rekey::Resealer;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::block::BlockBuilder;
-use crate::revlog::files::{Files, Name};
+use crate::revlog::files::{Files, Name, seal_frame};
 use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
 use crate::revlog::manifest::Closed;
 use crate::revlog::segment::Segment;
 use crate::room::{RoomMaker, with_room};
 
 /// Meta writes go into frames of about this size.
-const META_BYTES: usize = 64 * 1024;
+const META_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
+/// A table that is longer is cut into parts of this size.
+const TABLE_BYTES: usize = if cfg!(test) { 160 } else { 1 << 20 };
 
 /// A segment being written.
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl SegmentWriter {
             records: 0,
             hash: 0,
         };
-        writer.frame(frame_kind::HEAD, &origin.encode());
+        writer.frame(frame_kind::HEAD, &origin.encode())?;
         writer.first_ordinal = writer.next_ordinal;
         if let Err(error) = writer.sync() {
             // Nothing names the file; if it cannot go now, the next start removes it.
@@ -101,19 +103,20 @@ impl SegmentWriter {
         self.written + self.out.len() as u64
     }
 
-    fn frame(&mut self, kind: u8, payload: &[u8]) -> FrameRef {
+    fn frame(&mut self, kind: u8, payload: &[u8]) -> Result<FrameRef, Error> {
         let (offset, start) = (self.len(), self.out.len());
+        let ordinal = u64::from(self.next_ordinal);
+        seal_frame(&self.path, &self.sealer, ordinal, kind, payload, &mut self.out)?;
         self.hash = crc32c::crc32c_append(self.hash, &[kind]);
         self.hash = crc32c::crc32c_append(self.hash, payload);
-        self.sealer.seal_frame(u64::from(self.next_ordinal), kind, payload, &mut self.out);
         let len = u32_of(self.out.len() - start);
         let ordinal = self.next_ordinal;
         self.next_ordinal += 1;
-        FrameRef { offset, len, ordinal }
+        Ok(FrameRef { offset, len, ordinal })
     }
 
     /// Adds a record; they come in revision order.
-    pub(crate) fn push(&mut self, entry: &Entry) {
+    pub(crate) fn push(&mut self, entry: &Entry) -> Result<(), Error> {
         let resealed = self.resealer.as_ref().and_then(|it| it.reseal(&entry.change.record));
         let resealed = resealed.map(|record| {
             let mut entry = entry.clone();
@@ -123,35 +126,40 @@ impl SegmentWriter {
         let entry = resealed.as_ref().unwrap_or(entry);
         let bytes = usize::try_from(entry.bytes()).unwrap_or(usize::MAX);
         if !self.block.is_empty() && self.block.len().saturating_add(bytes) > self.block_bytes {
-            self.cut();
+            self.cut()?;
         }
         self.block.push(entry);
         self.records += 1;
         self.table.last = entry.change.revision;
+        Ok(())
     }
 
-    fn cut(&mut self) {
+    fn cut(&mut self) -> Result<(), Error> {
         if self.block.is_empty() {
-            return;
+            return Ok(());
         }
         let first = self.block.first();
         let payload = self.block.finish();
-        let frame = self.frame(frame_kind::BLOCK, &payload);
+        // BOUND: `block_bytes` or one record, which is part of a command.
+        let frame = self.frame(frame_kind::BLOCK, &payload)?;
         self.table.blocks.push(BlockRef { first, frame });
+        Ok(())
     }
 
     /// Adds writes to the meta tables.
-    pub(crate) fn push_meta(&mut self, ops: &[MetaOp]) {
-        self.cut();
+    pub(crate) fn push_meta(&mut self, ops: &[MetaOp]) -> Result<(), Error> {
+        self.cut()?;
         let mut payload = Vec::new();
         for (position, op) in ops.iter().enumerate() {
             op.encode(&mut payload);
             if payload.len() >= META_BYTES || position + 1 == ops.len() {
-                let frame = self.frame(frame_kind::META, &payload);
+                // BOUND: `META_BYTES` and one write, which is part of a command.
+                let frame = self.frame(frame_kind::META, &payload)?;
                 self.table.metas.push(frame);
                 payload.clear();
             }
         }
+        Ok(())
     }
 
     /// Hands frames over to the system, without a sync: for long writes.
@@ -169,8 +177,8 @@ impl SegmentWriter {
     }
 
     /// Ends a flush. The commit's own fields are filled in here.
-    pub(crate) fn commit(&mut self, commit: Commit) {
-        self.cut();
+    pub(crate) fn commit(&mut self, commit: Commit) -> Result<(), Error> {
+        self.cut()?;
         let commit = Commit {
             records: self.records,
             first_ordinal: u64::from(self.first_ordinal),
@@ -179,9 +187,10 @@ impl SegmentWriter {
         };
         let mut payload = Vec::with_capacity(Commit::LEN);
         commit.encode(&mut payload);
-        self.frame(frame_kind::COMMIT, &payload);
+        self.frame(frame_kind::COMMIT, &payload)?;
         self.first_ordinal = self.next_ordinal;
         self.table.commit = commit;
+        Ok(())
     }
 
     /// Makes what was added durable; the segment goes on.
@@ -194,7 +203,15 @@ impl SegmentWriter {
     pub(crate) fn close(mut self) -> Result<(Segment, Closed), Error> {
         let mut payload = Vec::new();
         self.table.encode(&mut payload);
-        let table = self.frame(frame_kind::TABLE, &payload);
+        let mut parts = Vec::new();
+        if payload.len() > TABLE_BYTES {
+            for part in payload.chunks(TABLE_BYTES) {
+                parts.push(self.frame(frame_kind::TABLE_PART, part)?);
+            }
+            // BOUND: 16 bytes for each part, so for some hundred MiB of the segment.
+            payload = Table::encode_parts(&parts);
+        }
+        let table = self.frame(frame_kind::TABLE, &payload)?;
         self.sync()?;
         let closed = Closed { id: self.id, len: self.written, table: Some(table) };
         Ok((self.segment(), closed))

@@ -268,7 +268,7 @@ fn a_whole_frame_in_a_wrong_place_is_damage_even_at_the_end() {
 
         let sealer = keys.open(FileKind::Wal, 1, &bytes).unwrap();
         let mut later = Vec::new();
-        sealer.seal_frame(3, 2, &[0, 0, 0, 0], &mut later);
+        sealer.seal_frame(3, 2, &[0, 0, 0, 0], &mut later).unwrap();
         let end = content_len(&bytes);
         let mut skipped = bytes.clone();
         skipped[end..end + later.len()].copy_from_slice(&later);
@@ -282,7 +282,7 @@ fn a_frame_that_another_key_sealed_is_damage_even_at_the_end() {
     let (keys, other) = (sealing(), FileKeys::ephemeral(&SeededRandom::new(5)));
     let (disk, path, bytes) = one_batch(&keys);
     let mut frame = Vec::new();
-    other.open(FileKind::Wal, 1, &bytes).unwrap().seal_frame(2, 2, &[0; 4], &mut frame);
+    other.open(FileKind::Wal, 1, &bytes).unwrap().seal_frame(2, 2, &[0; 4], &mut frame).unwrap();
     let end = content_len(&bytes);
     let mut forged = bytes;
     forged[end..end + frame.len()].copy_from_slice(&frame);
@@ -306,7 +306,7 @@ fn a_log_that_ends_below_its_commit_is_refused() {
     let mut frames = Vec::new();
     let end = content_len(&bytes);
     // Watermark 2 frames; no hard state; one entry, index 2, term 2, kind 0, no data.
-    sealer.seal_frame(2, 2, &[2, 0, 0, 1, 2, 2, 0, 0], &mut frames);
+    sealer.seal_frame(2, 2, &[2, 0, 0, 1, 2, 2, 0, 0], &mut frames).unwrap();
     bytes[end..end + frames.len()].copy_from_slice(&frames);
     disk.poke(&path, &bytes);
     let error = read(&disk, &keys).unwrap_err();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_mvcc::{Applied, Change, Options, Store, Urgency};
+use keepd_mvcc::{Applied, Change, Options, Store, Urgency, full_speed};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 use keepd_watch::{Batch, CloseReason, Hub, Limits, Sink, StreamId, StreamMessage};
 
@@ -155,10 +155,10 @@ impl World {
             self.store.finish_flush(job.run().unwrap());
         }
         if let Some(job) = self.store.take_checkpoint() {
-            self.store.finish_checkpoint(job.run().unwrap());
+            self.store.finish_checkpoint(job.run(&mut full_speed).unwrap());
         }
         if let Some(job) = self.store.take_rewrite(Urgency::Full) {
-            self.store.finish_rewrite(job.run(&mut |_| ()).unwrap());
+            self.store.finish_rewrite(job.run(&mut full_speed).unwrap());
         }
     }
 
