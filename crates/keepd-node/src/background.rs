@@ -1,7 +1,7 @@
 //! The background thread: runs the store's flush, checkpoint, rewrite and hash jobs.
 //!
-//! Flushes come first, since the log grows until they are done; rewrites are paced so that they do
-//! not starve the log of disk time.
+//! Flushes have a thread, since the log grows until they are done. So have rewrites, which are paced
+//! lest they starve the log of disk time: a compaction's hash does not wait for them.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -51,22 +51,25 @@ pub(crate) enum Done {
     NoSpace(Writer),
 }
 
-/// The way to the background threads: one for flushes, one for the rest.
+/// The way to the background threads: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Background {
     flushes: Arc<Inbox<Job>>,
+    rewrites: Arc<Inbox<Job>>,
     rest: Arc<Inbox<Job>>,
 }
 
 impl Background {
     pub(crate) fn new() -> Self {
         // BOUND: the apply thread has at most one job of each kind on its way.
-        Self { flushes: Arc::new(Inbox::new(1)), rest: Arc::new(Inbox::new(4)) }
+        let inbox = |jobs| Arc::new(Inbox::new(jobs));
+        Self { flushes: inbox(1), rewrites: inbox(1), rest: inbox(4) }
     }
 
     pub(crate) fn run(&self, job: Job) {
         match job {
             Job::Flush(_) => self.flushes.hand(job),
+            Job::Rewrite(_) => self.rewrites.hand(job),
             _ => self.rest.hand(job),
         };
     }
@@ -74,21 +77,29 @@ impl Background {
     /// The jobs that wait, for a test that runs them by hand.
     #[cfg(test)]
     pub(crate) fn take_all(&self) -> Vec<Job> {
-        let (mut flushes, mut rest) = (Vec::new(), Vec::new());
-        self.flushes.drain(&mut flushes, Duration::ZERO);
-        self.rest.drain(&mut rest, Duration::ZERO);
-        flushes.append(&mut rest);
-        flushes
+        let mut all = Vec::new();
+        for inbox in [&self.flushes, &self.rewrites, &self.rest] {
+            let mut jobs = Vec::new();
+            inbox.drain(&mut jobs, Duration::ZERO);
+            all.append(&mut jobs);
+        }
+        all
     }
 
     pub(crate) fn close(&self) {
         self.flushes.close();
+        self.rewrites.close();
         self.rest.close();
     }
 
     /// The loop of the flush thread.
     pub(crate) fn run_flushes(&self, shared: &Shared) {
         work(&self.flushes, shared);
+    }
+
+    /// The loop of the thread for rewrites.
+    pub(crate) fn run_rewrites(&self, shared: &Shared) {
+        work(&self.rewrites, shared);
     }
 
     /// The loop of the thread for everything else.

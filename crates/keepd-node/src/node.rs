@@ -53,8 +53,10 @@ impl Node {
         let mut node = Self { shared, background, threads: Vec::new(), _lock: lock };
         let (flushes, rest) = (node.background.clone(), node.background.clone());
         let (for_flushes, for_rest) = (Arc::clone(&node.shared), Arc::clone(&node.shared));
+        let (rewrites, for_rewrites) = (node.background.clone(), Arc::clone(&node.shared));
         let for_hub = Arc::clone(&node.shared);
         node.spawn("flush", move || flushes.run_flushes(&for_flushes))?;
+        node.spawn("rewrite", move || rewrites.run_rewrites(&for_rewrites))?;
         node.spawn("background", move || rest.run_rest(&for_rest))?;
         node.spawn("watch-hub", move || hub_thread::run(&for_hub))?;
         node.spawn("apply", move || apply_thread.run())?;

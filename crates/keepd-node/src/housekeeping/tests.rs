@@ -96,3 +96,32 @@ fn a_physical_compaction_is_over_when_its_hash_is_known_and_it_is_durable_and_tr
         }
     }
 }
+
+#[test]
+fn a_stop_ends_every_job_and_still_writes_the_last_checkpoint() {
+    let mut bench = Bench::new();
+    let puts = |bench: &mut Bench| {
+        for number in 0..40_u8 {
+            let value = StoredValue::plain(vec![number; 100_000].into());
+            bench.apply(&Command::Put(Put { key: "k".into(), value, ..Put::default() }));
+        }
+    };
+    puts(&mut bench);
+    let flush = bench.machine.store_mut().take_flush().unwrap();
+    bench.machine.store_mut().finish_flush(flush.run().unwrap());
+    let checkpoint = bench.machine.store_mut().take_checkpoint().unwrap();
+    let revision = bench.machine.store().revision();
+    bench.apply(&Command::Compact { revision });
+    puts(&mut bench);
+    let hash = bench.machine.store_mut().take_compaction_hash().unwrap();
+    let view = bench.shared.views.load();
+    bench.shared.raft.close();
+    for job in [Job::Checkpoint(checkpoint), Job::CompactionHash(hash), Job::CountSealed(view)] {
+        let stopped = crate::background::run(job, &bench.shared);
+        assert!(matches!(stopped, Err(keepd_mvcc::Error::Stopped)), "{stopped:?}");
+    }
+    bench.housekeeping.finish(&mut bench.machine);
+    let store = bench.machine.store_mut();
+    assert_eq!(store.durable(), store.applied());
+    assert!(store.take_checkpoint().is_none(), "the last checkpoint was not written");
+}
