@@ -71,6 +71,21 @@ impl IoError {
         is_full && self.op != IoOp::Sync
     }
 
+    /// Whether something ran short that comes back: space or descriptors. The same call may be made
+    /// again as it was.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        self.is_out_of_space() || self.is_out_of_descriptors()
+    }
+
+    /// Whether no file could be opened for want of a descriptor, in this process or in the system:
+    /// the same call may be made again when some are closed.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+            && self.op != IoOp::Sync
+    }
+
     /// Whether the file does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -85,6 +100,27 @@ pub struct DiskSpace {
     pub total_bytes: u64,
     /// What this process may still fill.
     pub available_bytes: u64,
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// A directory.
+    pub is_dir: bool,
+    /// A file, not a link to one, that belongs to the user who asks.
+    pub is_own_file: bool,
+    /// Its length.
+    pub len: u64,
+    /// What it takes of the file system.
+    pub reserved_bytes: u64,
+}
+
+impl Found {
+    /// Whether it is an own file of this length with all of its space reserved.
+    #[must_use]
+    pub const fn is_reserved(&self, len: u64) -> bool {
+        self.is_own_file && self.len == len && self.reserved_bytes >= len
+    }
 }
 
 /// A file system.
@@ -109,6 +145,8 @@ pub trait Disk: Send + Sync + Debug {
     fn is_synced(&self) -> bool {
         true
     }
+    /// Looks what stands at a path, without following a link; `None` if nothing does.
+    fn probe(&self, path: &Path) -> Result<Option<Found>, IoError>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
     /// The space on the file system that a directory lies on.
@@ -185,5 +223,8 @@ mod tests {
         assert!(is_retried(IoOp::Resize, io::ErrorKind::QuotaExceeded));
         assert!(!is_retried(IoOp::Sync, io::ErrorKind::StorageFull));
         assert!(!is_retried(IoOp::Write, io::ErrorKind::PermissionDenied));
+        let source = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = IoError { op: IoOp::Create, path: PathBuf::new(), source };
+        assert!(error.is_out_of_descriptors() && !error.is_out_of_space());
     }
 }

@@ -3,13 +3,15 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, Found, IoError, IoOp};
 
 /// The lock file's name in a locked directory.
 const LOCK_NAME: &str = "LOCK";
+/// The unit in which the system counts what a file takes.
+const STAT_BLOCK_BYTES: u64 = 512;
 /// What is written at once where the file system cannot reserve space.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -108,12 +110,34 @@ impl Disk for RealDisk {
         self.is_synced
     }
 
+    #[expect(unsafe_code, reason = "std cannot ask who the process runs as")]
+    fn probe(&self, path: &Path) -> Result<Option<Found>, IoError> {
+        let meta = match fs::symlink_metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(IoOp::Stat, path)(error)),
+        };
+        // SAFETY: it has no arguments and cannot fail.
+        let user = unsafe { libc::geteuid() };
+        Ok(Some(Found {
+            is_dir: meta.is_dir(),
+            is_own_file: meta.is_file() && meta.uid() == user,
+            len: meta.len(),
+            reserved_bytes: meta.blocks() * STAT_BLOCK_BYTES,
+        }))
+    }
+
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {
         if !self.is_synced {
             return Ok(());
         }
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed(IoOp::Sync, path))
+        let dir = File::open(path).map_err(failed(IoOp::Open, path)).map_err(|error| {
+            // Want of a descriptor says nothing of what is durable.
+            let op = if error.is_out_of_descriptors() { IoOp::Open } else { IoOp::Sync };
+            IoError { op, ..error }
+        })?;
+        dir.sync_all().map_err(failed(IoOp::Sync, path))
     }
 
     #[expect(unsafe_code, reason = "std cannot ask for a file system's space")]

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, Found, IoError, IoOp};
 use state::{Change, State};
 
 /// The lock file's name in a locked directory.
@@ -73,6 +73,12 @@ impl SimDisk {
     /// Limits the sum of all files' lengths; beyond it writes fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().faults.capacity = bytes;
+    }
+
+    /// Lets no file be created or opened, and no directory be opened for its sync, for want of file
+    /// descriptors.
+    pub fn withhold_descriptors(&self, is_withheld: bool) {
+        self.state.lock().faults.lacks_descriptors = is_withheld;
     }
 
     /// The sum of all files' lengths.
@@ -206,8 +212,25 @@ impl Disk for SimDisk {
         self.run(IoOp::Stat, path, |state| Ok(state.names.get(path).is_some()))
     }
 
+    fn probe(&self, path: &Path) -> Result<Option<Found>, IoError> {
+        self.run(IoOp::Stat, path, |state| {
+            if let Some(inode) = state.file(path) {
+                let len = u64::try_from(state.inode(inode).current.len());
+                let len = len.map_err(io::Error::other)?;
+                let (is_dir, is_own_file) = (false, true);
+                return Ok(Some(Found { is_dir, is_own_file, len, reserved_bytes: len }));
+            }
+            let is_dir = state.names.get(path).is_some();
+            let dir = Found { is_dir, is_own_file: false, len: 0, reserved_bytes: 0 };
+            Ok(is_dir.then_some(dir))
+        })
+    }
+
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {
-        self.run(IoOp::Sync, path, |state| state.sync_dir(path))
+        // The directory is opened for it.
+        let lacks_descriptors = self.state.lock().faults.lacks_descriptors;
+        let op = if lacks_descriptors { IoOp::Open } else { IoOp::Sync };
+        self.run(op, path, |state| state.sync_dir(path))
     }
 
     fn space(&self, path: &Path) -> Result<DiskSpace, IoError> {

@@ -18,6 +18,13 @@ fn exercise(disk: &dyn Disk, root: &Path) -> Vec<String> {
     let (dir, a, b) = (root.join("x/y"), root.join("x/y/a"), root.join("x/y/b"));
 
     note("list nothing", format!("{:?}", outcome(disk.list(&dir))));
+    let probe = |path: &Path| {
+        let found = outcome(disk.probe(path)).map(|found| {
+            found.map(|it| (it.is_dir, it.is_own_file, it.is_reserved(20), it.is_reserved(4096)))
+        });
+        format!("{found:?}")
+    };
+    note("probe nothing", probe(&dir));
     note("create without a directory", format!("{:?}", outcome(disk.create(&a).map(drop))));
     note("create_dir", format!("{:?}", outcome(disk.create_dir(&dir))));
     note("create_dir again", format!("{:?}", outcome(disk.create_dir(&dir))));
@@ -32,6 +39,8 @@ fn exercise(disk: &dyn Disk, root: &Path) -> Vec<String> {
     note("len", format!("{:?}", outcome(file.len())));
     note("content", format!("{:?}", outcome(disk.read(&a))));
     note("allocate", format!("{:?}", outcome(file.allocate(20).and_then(|()| file.len()))));
+    note("probe a file", probe(&a));
+    note("probe a directory", probe(&dir));
     note("allocate less", format!("{:?}", outcome(file.allocate(10).and_then(|()| file.len()))));
     note("set_len", format!("{:?}", outcome(file.set_len(6).and_then(|()| file.len()))));
     let mut bytes = [0; 4];

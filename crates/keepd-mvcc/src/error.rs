@@ -86,6 +86,14 @@ pub enum Error {
     /// A job was told to stop; nothing is changed, and it can be done anew.
     #[error("the job was stopped")]
     Stopped,
+    /// What a rewrite would copy does not fit into the room that it was given; it wrote nothing.
+    #[error("a rewrite copies {bytes} bytes at least, and has room for {room}")]
+    NoRoom {
+        /// What is to be copied, as far as it was counted.
+        bytes: u64,
+        /// What it may take.
+        room: u64,
+    },
     /// An earlier write to the manifest failed, so what it holds is unknown.
     #[error("{} failed before and is not written any more", file.display())]
     Poisoned {
@@ -99,5 +107,11 @@ impl Error {
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Self::Io(error) if error.is_out_of_space())
+    }
+
+    /// Whether space or file descriptors ran short; the same work can be done once they are back.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Io(error) if error.is_shortage())
     }
 }

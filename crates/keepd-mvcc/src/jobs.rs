@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
 
 use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::reclaim::Refusals;
 use crate::record::Applied;
 use crate::revlog::files::Files;
 use crate::revlog::flush::{Active, Durable, FlushDone, FlushJob};
@@ -28,7 +29,7 @@ pub(crate) struct Jobs {
     /// What is durable: where checkpoints are taken of.
     pub(crate) durable: Durable,
     active: Active,
-    is_flushing: bool,
+    pub(crate) is_flushing: bool,
     /// Kept checkpoints, oldest first.
     pub(crate) checkpoints: Vec<Mark>,
     /// What those lie under whose headers were read.
@@ -38,6 +39,9 @@ pub(crate) struct Jobs {
     /// recovery begins from at any moment.
     checkpoint_out: Option<Commit>,
     pub(crate) rewrite_token: Weak<()>,
+    pub(crate) refusals: Refusals,
+    /// The next flush begins a new segment.
+    pub(crate) closes: bool,
     since_checkpoint_bytes: u64,
 }
 
@@ -59,6 +63,8 @@ impl Jobs {
             checkpoint_token: Weak::new(),
             checkpoint_out: None,
             rewrite_token: Weak::new(),
+            refusals: Refusals::default(),
+            closes: false,
             since_checkpoint_bytes,
         }
     }
@@ -97,7 +103,7 @@ impl Store {
             && commit.compact_revision == durable.compact_revision
             && self.meta_ops.is_empty();
         let is_published = self.pending.is_empty() && !self.is_dirty;
-        if self.jobs.is_flushing || !is_published || is_durable {
+        if self.jobs.is_flushing || !is_published || (is_durable && !self.jobs.closes) {
             return None;
         }
         self.jobs.is_flushing = true;
@@ -105,6 +111,7 @@ impl Store {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
             active: std::mem::take(&mut self.jobs.active),
+            closes: std::mem::take(&mut self.jobs.closes),
             tail: self.tail.clone(),
             meta_ops: std::mem::take(&mut self.meta_ops),
             durable: Durable { commit, index: self.index.clone(), meta: Arc::clone(&self.meta) },
@@ -138,15 +145,22 @@ impl Store {
         let commit = &self.jobs.durable.commit;
         let newest = self.jobs.checkpoints.last().map(|mark| mark.commit.applied.index);
         let is_new = newest.is_none_or(|newest| newest < commit.applied.index);
-        if !is_new || self.segments.list.is_empty() || self.is_checkpointing() {
+        if is_new { self.checkpoint(KEPT) } else { None }
+    }
+
+    /// A checkpoint that leaves `kept` of them; `None` if there is nothing yet, or one is being
+    /// written.
+    pub(crate) fn checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
+        if self.segments.list.is_empty() || self.is_checkpointing() {
             return None;
         }
-        let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(KEPT);
+        let commit = &self.jobs.durable.commit;
+        let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(kept);
         let active = self.jobs.files.dir.keys.active();
         let keys = &self.jobs.checkpoint_keys;
         let is_stale = |mark: &Mark| keys.get(&mark.id).is_some_and(|key| *key != active);
-        let kept = self.jobs.checkpoints.iter().enumerate();
-        let dropped = kept.filter(|(at, mark)| *at < surplus || is_stale(mark));
+        let marks = self.jobs.checkpoints.iter().enumerate();
+        let dropped = marks.filter(|(at, mark)| *at < surplus || is_stale(mark));
         let dropped = dropped.map(|(_, mark)| mark.id).collect();
         let token = Arc::new(());
         self.jobs.checkpoint_token = Arc::downgrade(&token);
@@ -169,6 +183,7 @@ impl Store {
         self.jobs.checkpoint_out = None;
         // Some tombstones may be free to go now.
         self.pinned.clear();
+        self.jobs.refusals = Refusals::default();
     }
 
     /// What the live records take, on disk or on the way there, with what the store itself needs: so

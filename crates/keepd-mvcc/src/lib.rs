@@ -38,6 +38,7 @@ pub use error::{Error, RangeError};
 pub use jobs::rekey::Resealer;
 pub use meta::MetaTable;
 pub use pace::{Pace, full_speed};
+pub use reclaim::Reclaim;
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };

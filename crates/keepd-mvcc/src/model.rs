@@ -5,4 +5,5 @@ mod deep;
 mod faults;
 mod reclaim;
 mod run;
+mod space;
 mod state;

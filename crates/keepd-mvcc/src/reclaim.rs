@@ -1,7 +1,13 @@
 //! Choosing what to rewrite.
+//!
+//! Segments that need no copy come first. A copy is begun only if it fits into the room that is
+//! given for it; one that did not fit is not tried again before there is more room or less to copy.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::checkpoint::CheckpointJob;
 use crate::revlog::rewrite::{Limits, RewriteDone, RewriteJob, Urgency};
 use crate::revlog::segment::{Segment, Segments};
 use crate::store::Store;
@@ -14,11 +20,56 @@ const SMALL_RUN: usize = 4;
 /// number of records, so this also bounds the copy if the large ones are those that live.
 const RUN_SEGMENTS_MAX: u64 = 16;
 
-/// Neighbouring segments that would be rewritten together.
+/// What a rewrite may take, and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Reclaim {
+    /// What is worth a rewrite.
+    pub urgency: Urgency,
+    /// The bytes that a copy may take on the disk.
+    pub room: u64,
+    /// Space is short: the fewest bytes to copy first, instead of the most to gain.
+    pub is_short: bool,
+    /// Only segments with lower ids ([`Store::next_file`]), so that a round of rewrites ends.
+    pub below: u64,
+}
+
+impl From<Urgency> for Reclaim {
+    fn from(urgency: Urgency) -> Self {
+        Self { urgency, room: u64::MAX, is_short: false, below: u64::MAX }
+    }
+}
+
+/// A rewrite, by its first segment, and how many dead records it was to leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Attempt {
+    first: u64,
+    gone: u64,
+}
+
+/// Rewrites that found no room.
 #[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    /// The rewrite that was handed out last, and the room that it was given.
+    out: Option<(Attempt, u64)>,
+    /// The room with which each was refused. BOUND: one of each segment that there is.
+    refused: BTreeMap<Attempt, u64>,
+}
+
+impl Refusals {
+    fn is_refused(&self, run: &Run, room: u64) -> bool {
+        self.refused.get(&run.attempt()).is_some_and(|refused| room <= *refused)
+    }
+}
+
+/// Neighbouring segments that would be rewritten together.
+#[derive(Clone, Copy, Debug, Default)]
 struct Run {
+    /// The id of the first one.
+    first: u64,
     start: usize,
     end: usize,
+    /// Dead records that may go.
+    gone: u64,
     bytes: u64,
     /// What is dead, in bytes.
     gain: u64,
@@ -26,14 +77,61 @@ struct Run {
     is_worth_it: bool,
 }
 
+impl Run {
+    const fn attempt(&self) -> Attempt {
+        Attempt { first: self.first, gone: self.gone }
+    }
+}
+
 impl Store {
-    /// The rewrite that frees the most; `None` if none is worth it at this urgency, or one is out.
-    pub fn take_rewrite(&mut self, urgency: Urgency) -> Option<RewriteJob> {
+    /// The next rewrite; `None` if none is worth it and has room, or one is out.
+    pub fn take_rewrite(&mut self, reclaim: impl Into<Reclaim>) -> Option<RewriteJob> {
         if self.jobs.rewrite_token.strong_count() > 0 {
             return None;
         }
-        let run = self.best_run(urgency)?;
-        Some(self.rewrite(&run))
+        let reclaim = reclaim.into();
+        let run = self.next_run(&reclaim)?;
+        Some(self.rewrite(&run, reclaim.room))
+    }
+
+    /// Notes that the rewrite that is out found no room: it is not taken again before there is more,
+    /// or more of it is dead.
+    pub fn refuse_rewrite(&mut self) {
+        let refusals = &mut self.jobs.refusals;
+        if let Some((attempt, room)) = refusals.out.take() {
+            refusals.refused.retain(|other, _| other.first != attempt.first);
+            refusals.refused.insert(attempt, room);
+        }
+    }
+
+    /// Has the next flush begin a new segment if a rewrite of the last one would be worth it: only
+    /// complete ones are rewritten.
+    pub fn close_segment(&mut self, urgency: Urgency) {
+        let Some(last) = self.segments.list.last() else { return };
+        if !self.jobs.is_flushing && self.share(last).is_worth(urgency) {
+            self.jobs.closes = true;
+        }
+    }
+
+    /// Whether [`Self::close_segment`] waits for a flush.
+    #[must_use]
+    pub const fn is_closing(&self) -> bool {
+        self.jobs.closes
+    }
+
+    /// The lowest id that no segment has yet.
+    #[must_use]
+    pub fn next_file(&self) -> u64 {
+        self.jobs.files.next_id()
+    }
+
+    /// A checkpoint that lets rewrites drop what died since the kept ones, of which at most `kept` are
+    /// left; `None` if they know of every durable compaction, or one is being written.
+    pub fn take_reclaiming_checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
+        let compacted = self.jobs.durable.commit.compact_revision;
+        let is_behind =
+            self.jobs.recovery_points().iter().any(|it| it.compact_revision < compacted);
+        if is_behind { self.checkpoint(kept) } else { None }
     }
 
     /// A rewrite of the complete segment at `position`; `None` if a rewrite is out.
@@ -41,10 +139,11 @@ impl Store {
         if self.jobs.rewrite_token.strong_count() > 0 {
             return None;
         }
-        Some(self.rewrite(&Run { start: position, end: position + 1, ..Run::default() }))
+        let run = self.run_of_one(position);
+        Some(self.rewrite(&run, u64::MAX))
     }
 
-    fn rewrite(&mut self, run: &Run) -> RewriteJob {
+    fn rewrite(&mut self, run: &Run, room: u64) -> RewriteJob {
         let before = run.start.checked_sub(1).map(|at| &self.segments.list[at]);
         let before = before.map(|segment| segment.table.commit.revision);
         let marks = self.jobs.recovery_points();
@@ -55,6 +154,8 @@ impl Store {
         };
         let token = Arc::new(());
         self.jobs.rewrite_token = Arc::downgrade(&token);
+        // Without a bound nothing can be said of what would be enough.
+        self.jobs.refusals.out = (room < u64::MAX).then(|| (run.attempt(), room));
         RewriteJob {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
@@ -62,6 +163,8 @@ impl Store {
             index: self.index.clone(),
             compact_revision: self.jobs.durable.commit.compact_revision,
             limits,
+            room,
+            copied_bytes: run.live_bytes,
             token,
         }
     }
@@ -85,33 +188,65 @@ impl Store {
         self.publish_files();
     }
 
-    fn best_run(&self, urgency: Urgency) -> Option<Run> {
+    fn next_run(&self, reclaim: &Reclaim) -> Option<Run> {
         // The last segment may still grow, and holds the last commit.
         let (_, complete) = self.segments.list.split_last()?;
+        let fits = |run: &Run| {
+            run.live_bytes <= reclaim.room && !self.jobs.refusals.is_refused(run, reclaim.room)
+        };
+        let ones = (0..complete.len()).map(|position| self.run_of_one(position));
+        let ones = ones.zip(complete).filter(|(run, segment)| {
+            let is_worth_it = self.share(segment).is_worth(reclaim.urgency);
+            is_worth_it && segment.id < reclaim.below && fits(run)
+        });
+        let ones = ones.map(|(run, _)| run);
+        let cheapest = ones.min_by_key(|run| (run.live_bytes, Reverse(run.gain)));
+        let is_free = cheapest.is_some_and(|run| run.live_bytes == 0);
+        if is_free || (reclaim.is_short && cheapest.is_some()) {
+            return cheapest;
+        }
+        self.best_run(complete, reclaim).filter(fits).or(cheapest)
+    }
+
+    fn run_of_one(&self, position: usize) -> Run {
+        let segment = &self.segments.list[position];
+        let Share { gone, live_bytes, .. } = self.share(segment);
+        let (first, bytes) = (segment.id, segment.len);
+        let gain = bytes - live_bytes.min(bytes);
+        let (start, end) = (position, position + 1);
+        Run { first, start, end, gone, bytes, gain, live_bytes, is_worth_it: true }
+    }
+
+    fn best_run(&self, complete: &[Arc<Segment>], reclaim: &Reclaim) -> Option<Run> {
         let mut best: Option<Run> = None;
         let mut run = Run::default();
         for (position, segment) in complete.iter().enumerate() {
             let share = self.share(segment);
-            let is_dead_enough = share.is_worth(urgency);
+            let is_dead_enough = share.is_worth(reclaim.urgency);
             let is_small = segment.len < self.jobs.options.segment_bytes / SMALL_SHARE;
+            let is_taken = (is_dead_enough || is_small) && segment.id < reclaim.below;
             let full = self.jobs.options.segment_bytes;
             let fits = run.live_bytes + share.live_bytes <= full
                 && run.bytes + segment.len <= full.saturating_mul(RUN_SEGMENTS_MAX);
-            if !(is_dead_enough || is_small) || !fits {
+            if !is_taken || !fits {
                 run = Run { start: position + 1, end: position + 1, ..Run::default() };
-                if !(is_dead_enough || is_small) {
+                if !is_taken {
                     continue;
                 }
                 run.start = position;
             }
+            if run.end <= run.start {
+                run.first = segment.id;
+            }
             run.end = position + 1;
+            run.gone += share.gone;
             run.bytes += segment.len;
             run.gain += segment.len - share.live_bytes.min(segment.len);
             run.live_bytes += share.live_bytes;
             run.is_worth_it |= is_dead_enough || run.end - run.start >= SMALL_RUN;
             let is_best = best.as_ref().is_none_or(|best| run.gain >= best.gain);
             if run.is_worth_it && is_best {
-                best = Some(Run { ..run });
+                best = Some(run);
             }
         }
         best
@@ -119,9 +254,8 @@ impl Store {
 
     fn share(&self, segment: &Segment) -> Share {
         let records = segment.table.commit.records;
-        let count = |of: &std::collections::BTreeMap<u64, u64>| {
-            of.get(&segment.id).copied().unwrap_or(0).min(records)
-        };
+        let count =
+            |of: &BTreeMap<u64, u64>| of.get(&segment.id).copied().unwrap_or(0).min(records);
         let gone = count(&self.dead).saturating_sub(count(&self.pinned));
         let live = u128::from(segment.len) * u128::from(records - gone);
         let live_bytes = live.checked_div(u128::from(records)).unwrap_or_default();

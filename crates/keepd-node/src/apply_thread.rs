@@ -124,15 +124,31 @@ impl ApplyThread {
                     break;
                 }
             }
+            if stopping {
+                break;
+            }
             let now = self.shared.env.clock.monotonic();
             self.expire(now);
             busy = self.housekeeping.turn(&mut self.machine, now);
         }
         if stopping {
+            self.await_flush(&mut events);
             self.housekeeping.finish(&mut self.machine);
         }
         self.shared.apply.close();
         self.shared.hub.close();
+    }
+
+    /// Takes in the flush that is on its way. It ends: nothing waits for space any more.
+    fn await_flush(&mut self, events: &mut Vec<ApplyEvent>) {
+        while self.housekeeping.is_flushing() && !self.shared.is_halted() {
+            self.shared.apply.drain(events, PATIENCE);
+            for event in events.drain(..) {
+                if let ApplyEvent::Background(done) = event {
+                    self.housekeeping.done(&mut self.machine, *done);
+                }
+            }
+        }
     }
 
     fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<bool, keepd_machine::Halt> {

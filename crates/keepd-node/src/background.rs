@@ -13,6 +13,7 @@ use keepd_mvcc::{
 };
 
 use crate::apply_thread::ApplyEvent;
+use crate::ballast::Asks;
 use crate::conversion::Writer;
 use crate::inbox::Inbox;
 use crate::shared::Shared;
@@ -47,8 +48,15 @@ pub(crate) enum Done {
     CompactionHash(HashKv),
     CountSealed(u64),
     RestoreBallast,
-    /// The disk was full: to be done anew later.
-    NoSpace(Writer),
+    /// A flush waited for space or a descriptor, and the member stops.
+    FlushGivenUp,
+    /// There was no space, or no descriptor: to be done anew later.
+    Postponed {
+        /// What the job writes.
+        writer: Writer,
+        /// It was space.
+        for_space: bool,
+    },
 }
 
 /// The way to the background threads: one for flushes, one for rewrites, one for the rest.
@@ -120,7 +128,10 @@ fn work(inbox: &Inbox<Job>, shared: &Shared) {
                 // The next life does it anew.
                 Err(keepd_mvcc::Error::Stopped) => open = false,
                 // The log has what was not flushed.
-                Err(error) if error.is_out_of_space() => open = false,
+                Err(error) if error.is_shortage() => {
+                    shared.apply.hand(ApplyEvent::Background(Box::new(Done::FlushGivenUp)));
+                    open = false;
+                }
                 Err(error) => shared.halt(error),
             }
         }
@@ -158,29 +169,32 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             Done::CountSealed(sealed)
         }
         Job::RestoreBallast => {
-            shared.ballast.restore();
+            shared.ballast.restore(shared.growth.promised_bytes());
             Done::RestoreBallast
         }
     })
 }
 
-/// A job that found the disk full has changed nothing and is begun anew when there is space.
+/// A job that found no space or no descriptor has changed nothing and is begun anew when there is.
 fn later(
     shared: &Shared,
     writer: Writer,
     error: keepd_mvcc::Error,
 ) -> Result<Done, keepd_mvcc::Error> {
-    match error {
-        keepd_mvcc::Error::Io(error) if error.is_out_of_space() => {
-            tracing::warn!(%error, job = ?writer, "no space on the disk: trying again later");
-            // A rewrite can wait until something that cannot has thrown it off.
-            if writer != Writer::Rewrite {
-                shared.throw_off_ballast(&error);
-            }
-            Ok(Done::NoSpace(writer))
+    let for_space = match &error {
+        keepd_mvcc::Error::NoRoom { .. } => {
+            tracing::info!(%error, "a rewrite waits for more space");
+            return Ok(Done::Postponed { writer, for_space: true });
         }
-        error => Err(error),
+        keepd_mvcc::Error::Io(error) if error.is_shortage() => error.is_out_of_space(),
+        _ => return Err(error),
+    };
+    tracing::warn!(%error, job = ?writer, "no space or no file descriptor: trying again later");
+    // A rewrite was given what there is. A checkpoint lets others give back more than it takes.
+    if for_space && writer != Writer::Rewrite && shared.throw_off_ballast(&error, Asks::Reclaim) {
+        return Ok(Done::Postponed { writer, for_space: false });
     }
+    Ok(Done::Postponed { writer, for_space })
 }
 
 /// Ends a job when the member is about to stop: all of them can be done anew.

@@ -137,7 +137,11 @@ impl Conversion {
         }
         if log.counts.keys().any(|key| *key != active) {
             let keepd_mvcc::Applied { index, term } = store.durable();
-            self.shared.wal.hand(WalEvent::Release { index, term });
+            self.shared.wal.hand(WalEvent::Release { index, term, is_short: false });
+        }
+        if self.shared.ballast.is_short() {
+            // Copies of whole segments would take the space that others give back.
+            return Wish::Nothing;
         }
         if !self.out.contains_key(&Writer::Rewrite)
             && let Some(job) = store.take_rekey()

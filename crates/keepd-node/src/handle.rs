@@ -83,6 +83,8 @@ pub struct Space {
     pub quota_bytes: Option<i64>,
     /// The file system has no space to spare.
     pub is_disk_full: bool,
+    /// What is free on the file system beside the ballast; `None` if it does not say.
+    pub available_bytes: Option<u64>,
 }
 
 /// Counts a proposal as pending until dropped, also when its client goes away.
@@ -128,7 +130,8 @@ impl Handle {
             return Err(Error::TooLarge);
         }
         let (waiter, outcome) = oneshot::channel();
-        let weight = encoded.len() + 256;
+        let bytes = encoded.len();
+        let weight = bytes + 256;
         let taken = shared.env.clock.monotonic();
         let proposal = Proposal { command, encoded, waiter: Some(waiter), taken, room };
         match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
@@ -137,9 +140,10 @@ impl Handle {
             Err(Refused::Closed) => return Err(Error::Stopped),
         }
         let pending = Pending::new(&shared.metrics.proposals_pending);
+        let under_way = shared.growth.count(bytes);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
         let result = outcome.await.unwrap_or(Err(Error::Stopped));
-        drop(pending);
+        drop((pending, under_way));
         if result.is_err() {
             shared.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -217,12 +221,19 @@ impl Handle {
         self.ask(ApplyEvent::Leases).await
     }
 
-    /// Has the store give back the space of dead records; waits until a round found nothing more.
+    /// Has store and log give back the space of what is dead now; waits until that is done, and gives
+    /// it up when the future is dropped.
     ///
     /// # Errors
-    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    /// `TooManyRequests` or `Stopped`.
     pub async fn reclaim(&self) -> Result<(), Error> {
-        self.ask(ApplyEvent::Reclaim).await
+        let (reply, done) = oneshot::channel();
+        match self.shared.apply.offer(ApplyEvent::Reclaim(reply), 1) {
+            // It takes as long as there is to be copied.
+            Ok(()) => done.await.map_err(|_dropped| Error::Stopped),
+            Err(Refused::Full) => Err(Error::TooManyRequests),
+            Err(Refused::Closed) => Err(Error::Stopped),
+        }
     }
 
     /// Waits until nothing of past compactions is left to do.
@@ -278,13 +289,15 @@ impl Handle {
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
             quota_bytes: self.shared.options.quota_bytes,
             is_disk_full: self.shared.ballast.is_short(),
+            available_bytes: self.shared.ballast.available_bytes(),
         }
     }
 
-    /// Whether a request of this cost fits into the quota and onto the disk.
+    /// Whether a request of this cost fits into the quota and onto the disk; a `true` takes its place
+    /// there.
     #[must_use]
-    pub fn fits(&self, cost: i64) -> bool {
-        if cost > 0 && self.shared.ballast.is_short() {
+    pub fn admits(&self, cost: i64) -> bool {
+        if !self.shared.admits(u64::try_from(cost).unwrap_or(0)) {
             return false;
         }
         let live = self.shared.live_bytes.load(Ordering::Relaxed);

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::{Command, Machine, tables};
-use keepd_mvcc::{Applied, Urgency, full_speed};
+use keepd_mvcc::{Applied, Reclaim, RewriteJob, Urgency, full_speed};
 use tokio::sync::oneshot;
 
 use crate::background::{Background, Done, Job};
+use crate::ballast::Asks;
 use crate::conversion::{Conversion, Wish, Writer};
 use crate::encryption::active_keys;
 use crate::shared::Shared;
@@ -37,8 +38,19 @@ const RELEASE_ENTRIES: u64 = 10_000;
 const RELEASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Index leaves trimmed of compacted history per turn.
 const TRIM_LEAVES: usize = 64;
-/// How long after a job found the disk full the next one is tried.
-const FULL_DISK_PAUSE: Duration = Duration::from_secs(5);
+/// How long after a job found no space or no descriptor the next one is tried.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// A log that takes more than this has something to give back while space is short: a file in use
+/// and the next one, with what is reserved for each, take less.
+const LOG_BYTES: u64 = 5 * 1024 * 1024;
+/// How often the log is asked for it.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Checkpoints that are kept of old times when space is asked back: one more is being written.
+const KEPT_WITH_SPACE: usize = 2;
+/// While space is short one has to do: what is left to a start without it is to read everything.
+const KEPT_WITHOUT_SPACE: usize = 1;
+/// BOUND: how many may wait for a round of reclaiming.
+const RECLAIMERS_MAX: usize = 1000;
 /// How often a missing ballast is tried to be brought back.
 const BALLAST_INTERVAL: Duration = Duration::from_secs(1);
 /// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
@@ -59,8 +71,15 @@ pub(crate) struct Housekeeping {
     nospace_again: Option<Duration>,
     /// A checkpoint found the disk full and is still to be written.
     owes_checkpoint: bool,
-    /// No checkpoint or rewrite before: one found the disk full.
+    /// No checkpoint or rewrite before: one found no space or no descriptor.
     jobs_due: Duration,
+    /// A checkpoint found no space with so much free: none for reclaiming before there is more.
+    checkpoint_refused: Option<u64>,
+    /// What the rewrite that is out copies.
+    copied_bytes: u64,
+    log_due: Duration,
+    /// Segments below this id belong to the round of reclaiming that somebody waits for.
+    round: Option<u64>,
     restoring_ballast: bool,
     ballast_due: Duration,
     /// Who waits for a round of reclaiming.
@@ -91,6 +110,10 @@ impl Housekeeping {
             nospace_again: None,
             owes_checkpoint: false,
             jobs_due: Duration::ZERO,
+            checkpoint_refused: None,
+            copied_bytes: 0,
+            log_due: Duration::ZERO,
+            round: None,
             restoring_ballast: false,
             ballast_due: Duration::ZERO,
             reclaimers: Vec::new(),
@@ -150,13 +173,16 @@ impl Housekeeping {
                 let is_due = written >= self.release_at || self.shared.ballast.is_short();
                 self.release_log(durable, if is_due { 1 } else { RELEASE_ENTRIES });
             }
+            Done::FlushGivenUp => self.flushing = false,
             Done::Checkpoint(done) => {
                 self.checkpointing = false;
+                self.checkpoint_refused = None;
                 self.conversion.finished(Writer::Checkpoint);
                 store.finish_checkpoint(done);
             }
             Done::Rewrite(done) => {
                 self.rewriting = false;
+                self.copied_bytes = 0;
                 self.conversion.finished(Writer::Rewrite);
                 store.finish_rewrite(done);
                 self.space_due = Duration::ZERO;
@@ -167,7 +193,12 @@ impl Housekeeping {
             }
             Done::CountSealed(sealed) => self.conversion.counted(store, sealed),
             Done::RestoreBallast => self.restoring_ballast = false,
-            Done::NoSpace(writer) => self.no_space(writer),
+            Done::Postponed { writer, for_space } => {
+                if for_space && writer == Writer::Rewrite {
+                    store.refuse_rewrite();
+                }
+                self.postpone(writer, for_space);
+            }
         }
         self.publish_space(machine);
     }
@@ -180,28 +211,41 @@ impl Housekeeping {
             self.released = index;
             let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
             self.release_at = written + RELEASE_BYTES;
-            self.shared.wal.hand(WalEvent::Release { index, term });
+            self.shared.wal.hand(WalEvent::Release { index, term, is_short: false });
         }
     }
 
-    /// A job found the disk full.
-    fn no_space(&mut self, writer: Writer) {
+    /// A job found no space, or no descriptor.
+    fn postpone(&mut self, writer: Writer, for_space: bool) {
         self.conversion.finished(writer);
-        self.jobs_due = self.shared.env.clock.monotonic() + FULL_DISK_PAUSE;
+        self.jobs_due = self.shared.env.clock.monotonic() + SHORTAGE_PAUSE;
         match writer {
             Writer::Checkpoint => {
                 self.checkpointing = false;
                 self.owes_checkpoint = true;
+                if for_space {
+                    self.checkpoint_refused = Some(self.shared.ballast.reclaimable_bytes());
+                }
             }
-            Writer::Rewrite => self.rewriting = false,
+            Writer::Rewrite => {
+                self.rewriting = false;
+                self.copied_bytes = 0;
+            }
             Writer::Flush => {}
         }
     }
 
     /// Someone wants space back now.
     pub(crate) fn reclaim(&mut self, reply: oneshot::Sender<()>) {
-        self.reclaimers.push(reply);
+        if self.reclaimers.len() < RECLAIMERS_MAX {
+            self.reclaimers.push(reply);
+        }
         self.space_due = Duration::ZERO;
+    }
+
+    /// Whether a flush is on its way.
+    pub(crate) const fn is_flushing(&self) -> bool {
+        self.flushing
     }
 
     /// Someone wants to see past compactions done with.
@@ -215,20 +259,18 @@ impl Housekeeping {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         shared.live_bytes.store(signed(store.live_bytes()), Ordering::Relaxed);
         shared.disk_bytes.store(signed(store.disk_bytes()), Ordering::Relaxed);
+        shared.growth.promise(store.stats().tail_bytes + self.copied_bytes);
     }
 
     /// The last flush and a checkpoint, so that the next start is short. Runs on this thread, beside
     /// the background threads' last jobs.
     pub(crate) fn finish(&self, machine: &mut Machine) {
-        if self.flushing {
-            // What is not flushed is in the log.
-            return;
-        }
         let store = machine.store_mut();
         let result = (|| -> Result<(), keepd_mvcc::Error> {
             if let Some(job) = store.take_flush() {
                 store.finish_flush(job.run()?);
             }
+            *self.shared.flushed.lock() = Some(store.durable());
             // BOUND: a checkpoint that is out ends with the piece it is writing.
             for _ in 0..STOP_TURNS {
                 if !store.is_checkpointing() {
@@ -249,7 +291,8 @@ impl Housekeeping {
     fn flush(&mut self, machine: &mut Machine, now: Duration) {
         let store = machine.store_mut();
         // A compaction that somebody waits for must be durable first.
-        let is_due = now >= self.flush_due || !self.settlers.is_empty();
+        let is_awaited = !self.settlers.is_empty() || !self.reclaimers.is_empty();
+        let is_due = now >= self.flush_due || is_awaited || store.is_closing();
         if self.flushing || !(is_due || store.stats().tail_bytes >= FLUSH_BYTES) {
             return;
         }
@@ -263,9 +306,10 @@ impl Housekeeping {
 
     fn look_after_space(&mut self, machine: &mut Machine, now: Duration) {
         self.publish_space(machine);
+        self.shared.measure_space();
         self.look_after_nospace(machine, now);
-        if self.shared.ballast.is_short() {
-            self.release_log(machine.store().durable(), 1);
+        if self.shared.ballast.is_short() || !self.reclaimers.is_empty() {
+            self.shrink_log(machine.store().durable(), now);
         }
         self.run_jobs(machine, now);
         // ORDER: the space that it left is a rewrite's first, which may give back more.
@@ -274,30 +318,91 @@ impl Housekeeping {
         }
     }
 
+    /// Has the log give back what is durable in the store, also of the file that it writes.
+    fn shrink_log(&mut self, durable: Applied, now: Duration) {
+        let Applied { index, term } = durable;
+        let is_large = self.shared.log_bytes.load(Ordering::Relaxed) > LOG_BYTES;
+        if now < self.log_due || !(is_large || index > self.released) {
+            return;
+        }
+        self.log_due = now + LOG_INTERVAL;
+        self.released = self.released.max(index);
+        self.shared.wal.hand(WalEvent::Release { index, term, is_short: is_large });
+    }
+
     fn run_jobs(&mut self, machine: &mut Machine, now: Duration) {
         if now < self.jobs_due {
             return;
         }
         let is_due = machine.store().stats().since_checkpoint_bytes > CHECKPOINT_BYTES;
-        if !self.checkpointing && (is_due || self.owes_checkpoint) {
+        let has_room = self
+            .checkpoint_refused
+            .is_none_or(|refused| self.shared.ballast.reclaimable_bytes() > refused);
+        if !self.checkpointing && has_room && (is_due || self.owes_checkpoint) {
             self.checkpoint(machine);
+        }
+        let is_short = self.shared.ballast.is_short();
+        let is_awaited = !self.reclaimers.is_empty();
+        if (is_short || is_awaited) && !self.prepare(machine, has_room) {
+            return;
         }
         if self.rewriting {
             return;
         }
-        let urgency = if self.reclaimers.is_empty() { self.urgency() } else { Urgency::Full };
-        match machine.store_mut().take_rewrite(urgency) {
-            Some(job) => {
-                self.rewriting = true;
-                self.conversion.taken(Writer::Rewrite);
-                self.background.run(Job::Rewrite(job));
-            }
+        let below =
+            is_awaited.then(|| *self.round.get_or_insert_with(|| machine.store().next_file()));
+        let reclaim = Reclaim {
+            urgency: if is_awaited { Urgency::Full } else { self.urgency() },
+            room: self.shared.room_for_copies(),
+            is_short,
+            below: below.unwrap_or(u64::MAX),
+        };
+        match machine.store_mut().take_rewrite(reclaim) {
+            Some(job) => self.rewrite(job),
             None => {
+                self.round = None;
                 for reply in self.reclaimers.drain(..) {
                     let _ = reply.send(());
                 }
             }
         }
+    }
+
+    /// What comes before a rewrite that is to give back all it can: past compactions are durable and
+    /// counted, the last segment is complete, and no checkpoint holds what died. Whether it is so.
+    fn prepare(&mut self, machine: &mut Machine, has_room: bool) -> bool {
+        let is_short = self.shared.ballast.is_short();
+        let store = machine.store_mut();
+        if !store.is_settled() {
+            // What a past compaction killed is not all counted.
+            return is_short && self.reclaimers.is_empty();
+        }
+        store.close_segment(if self.reclaimers.is_empty() { Urgency::High } else { Urgency::Full });
+        if store.is_closing() || self.checkpointing {
+            return false;
+        }
+        let kept = if is_short { KEPT_WITHOUT_SPACE } else { KEPT_WITH_SPACE };
+        let Some(job) = has_room.then(|| store.take_reclaiming_checkpoint(kept)).flatten() else {
+            return true;
+        };
+        self.checkpointing = true;
+        self.conversion.taken(Writer::Checkpoint);
+        self.background.run(Job::Checkpoint(job));
+        false
+    }
+
+    fn rewrite(&mut self, job: RewriteJob) {
+        self.copied_bytes = job.copied_bytes();
+        let shared = &self.shared;
+        let is_large = || {
+            let available = shared.ballast.available_bytes().unwrap_or(u64::MAX);
+            self.copied_bytes > available.saturating_sub(shared.growth.promised_bytes())
+        };
+        let reason = "a rewrite that gives space back has no room for its copy";
+        while is_large() && shared.throw_off_ballast(&reason, Asks::Reclaim) {}
+        self.rewriting = true;
+        self.conversion.taken(Writer::Rewrite);
+        self.background.run(Job::Rewrite(job));
     }
 
     /// Lets files and values follow the encryption configuration.

@@ -19,6 +19,7 @@ mod boot;
 mod conversion;
 mod encryption;
 mod error;
+mod growth;
 mod handle;
 mod housekeeping;
 mod hub_thread;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use keepd_env::{DirLock, Env};
 use keepd_machine::Command;
-use keepd_mvcc::RoomMaker;
+use keepd_mvcc::{Applied, RoomMaker};
 
 use crate::apply_thread::{ApplyEvent, ApplyThread};
 use crate::background::Background;
+use crate::ballast::Asks;
 use crate::boot::{DataDir, Opened};
 use crate::error::{BootError, Error};
 use crate::handle::Handle;
@@ -44,7 +45,10 @@ impl Node {
         let views = machine.store().views();
         let shared = Shared::new(env, options, identity, views, encryption, ballast);
         let for_flushes = Arc::clone(&shared);
-        machine.store().set_room_maker(RoomMaker::new(move |full| for_flushes.make_room(full)));
+        machine.store().set_room_maker(RoomMaker::new(move |error| {
+            // What a flush writes lets the log go.
+            for_flushes.make_room(error, Asks::Reclaim)
+        }));
         let background = Background::new();
         let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
         let raft_thread = RaftThread::new(Arc::clone(&shared), core);
@@ -120,10 +124,24 @@ impl Node {
         self.join("wal");
         self.shared.apply.hand(ApplyEvent::Stop);
         self.join("apply");
+        self.close_log();
         self.background.close();
         self.shared.close();
         for thread in self.threads.drain(..) {
             join(thread);
+        }
+    }
+
+    /// Closes the log, without what is durable in the store: a start that finds the disk full has all
+    /// the space that there is.
+    fn close_log(&self) {
+        let Some(log) = self.shared.stopped_log.lock().take() else { return };
+        let closed = match self.shared.flushed.lock().take() {
+            Some(Applied { index, term }) => log.close_behind(index, term),
+            None => log.close(),
+        };
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the log was not closed in order; the next start looks closer");
         }
     }
 

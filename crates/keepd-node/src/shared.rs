@@ -1,5 +1,6 @@
 //! What the node's threads publish for everyone: progress, alarms, space, the reason to stop.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,14 +11,16 @@ use keepd_env::{Env, IoError};
 use keepd_machine::Command;
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::layout::Identity;
-use keepd_mvcc::{HashKv, Views};
+use keepd_mvcc::{Applied, HashKv, Views};
+use keepd_wal::Wal;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::apply_thread::ApplyEvent;
-use crate::ballast::Ballast;
+use crate::ballast::{Asks, Ballast};
 use crate::conversion::{FileCounts, WalFiles};
 use crate::encryption::Reloads;
+use crate::growth::Growth;
 use crate::hub_thread::{HubEvent, REQUEST_BYTES_MAX};
 use crate::inbox::Inbox;
 use crate::metrics::Metrics;
@@ -77,6 +80,13 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) encryption: Arc<Encryption>,
     pub(crate) ballast: Ballast,
+    pub(crate) growth: Growth,
+    /// What the log's files take.
+    pub(crate) log_bytes: AtomicU64,
+    /// What is durable in the store, once the last flush of an orderly stop is.
+    pub(crate) flushed: Mutex<Option<Applied>>,
+    /// The log of a member that stops, until nothing of it is needed any more.
+    pub(crate) stopped_log: Mutex<Option<Wal>>,
     pub(crate) wal_files: Mutex<WalFiles>,
     pub(crate) file_counts: Mutex<FileCounts>,
     pub(crate) reloads: Mutex<Reloads>,
@@ -120,6 +130,10 @@ impl Shared {
             metrics: Metrics::default(),
             encryption,
             ballast,
+            growth: Growth::default(),
+            log_bytes: AtomicU64::new(0),
+            flushed: Mutex::new(None),
+            stopped_log: Mutex::new(None),
             wal_files: Mutex::default(),
             file_counts: Mutex::default(),
             reloads: Mutex::default(),
@@ -130,7 +144,7 @@ impl Shared {
     }
 
     /// Stops the member: nothing is acknowledged from here on.
-    pub(crate) fn halt(&self, reason: impl std::fmt::Display) {
+    pub(crate) fn halt(&self, reason: impl fmt::Display) {
         let _once = self.halt_lock.lock();
         if self.halted.borrow().is_some() {
             return;
@@ -149,15 +163,18 @@ impl Shared {
         self.raft.hand(RaftEvent::Propose(proposal));
     }
 
-    /// Serves a write that found the disk full, on the thread of that write; whether to make it again.
-    pub(crate) fn make_room(&self, error: &IoError) -> bool {
-        self.throw_off_ballast(error) || (self.ballast.wait(error) && !self.is_halted())
+    /// Serves a call that found no space or no descriptor, on the thread of that call; whether to make
+    /// it again.
+    pub(crate) fn make_room(&self, error: &IoError, asks: Asks) -> bool {
+        let is_made = error.is_out_of_space() && self.throw_off_ballast(error, asks);
+        is_made || (self.ballast.wait(error) && !self.is_halted())
     }
 
-    /// Gives up the ballast and refuses whatever grows; whether there was one.
-    pub(crate) fn throw_off_ballast(&self, error: &IoError) -> bool {
-        let thrown_off = self.ballast.throw_off(error);
-        if thrown_off {
+    /// Gives up space of the ballast and refuses whatever grows; whether there was some.
+    pub(crate) fn throw_off_ballast(&self, reason: &dyn fmt::Display, asks: Asks) -> bool {
+        let was_short = self.ballast.is_short();
+        let thrown_off = self.ballast.throw_off(reason, asks);
+        if !was_short {
             let alarm = Command::AlarmActivate(self.nospace());
             self.propose_own(alarm, self.env.clock.monotonic());
         }

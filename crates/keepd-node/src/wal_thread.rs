@@ -14,6 +14,7 @@ use keepd_raft::Actions;
 use keepd_types::{Entry, HardState};
 use keepd_wal::{Batch, Wal};
 
+use crate::ballast::Asks;
 use crate::conversion::WalFiles;
 use crate::raft_thread::RaftEvent;
 use crate::shared::Shared;
@@ -22,6 +23,10 @@ use crate::shared::Shared;
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// etcd's threshold for calling a sync slow.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// A file of the log that takes more than this ends while space is short: much more than the reserve
+/// that the next one begins with.
+const SHRUNK_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the WAL thread reacts to.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(crate) enum WalEvent {
         index: u64,
         /// Its term.
         term: u64,
+        /// Space is short: the file that is written is to end, so that it can go too.
+        is_short: bool,
     },
     /// Write on under the data key that is active now, and count the files by theirs.
     Rekey,
@@ -43,25 +50,47 @@ pub(crate) enum WalEvent {
     Stop,
 }
 
+/// [`WalEvent::Release`].
+#[derive(Clone, Copy, Debug)]
+struct Release {
+    index: u64,
+    term: u64,
+    is_short: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct WalThread {
     shared: Arc<Shared>,
     wal: Wal,
     remembered: Option<HardState>,
+    /// What the log may let go, until it has.
+    release: Option<Release>,
+    /// Events that came while a write waited for space.
+    later: Vec<WalEvent>,
     /// Reused between batches.
     entries: Vec<Entry>,
 }
 
 impl WalThread {
     pub(crate) const fn new(shared: Arc<Shared>, wal: Wal) -> Self {
-        Self { shared, wal, remembered: None, entries: Vec::new() }
+        Self {
+            shared,
+            wal,
+            remembered: None,
+            release: None,
+            later: Vec::new(),
+            entries: Vec::new(),
+        }
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Vec::new();
         let mut stopping = false;
         while !stopping && !self.shared.is_halted() {
-            self.shared.wal.drain(&mut events, PATIENCE);
+            events.append(&mut self.later);
+            if events.is_empty() {
+                self.shared.wal.drain(&mut events, PATIENCE);
+            }
             match self.handle(&mut events) {
                 Ok(stop) => stopping = stop,
                 Err(error) if error.is_out_of_space() => {
@@ -72,13 +101,14 @@ impl WalThread {
             }
         }
         self.shared.wal.close();
-        if stopping && let Err(error) = self.wal.close() {
-            tracing::warn!(%error, "the log was not closed in order; the next start looks closer");
+        if stopping {
+            // What can go of it is known when the last flush is durable.
+            *self.shared.stopped_log.lock() = Some(self.wal);
         }
     }
 
     fn handle(&mut self, events: &mut Vec<WalEvent>) -> Result<bool, keepd_wal::Error> {
-        let (mut confirm, mut release) = (Vec::new(), None);
+        let mut confirm = Vec::new();
         let (mut rekey, mut stop) = (false, false);
         self.entries.clear();
         for event in events.drain(..) {
@@ -91,7 +121,9 @@ impl WalThread {
                     self.gather(actions.entries);
                 }
                 WalEvent::Remember(hard_state) => self.remembered = Some(hard_state),
-                WalEvent::Release { index, term } => release = Some((index, term)),
+                WalEvent::Release { index, term, is_short } => {
+                    self.release = Some(Release { index, term, is_short });
+                }
                 WalEvent::Rekey => rekey = true,
                 WalEvent::Stop => stop = true,
             }
@@ -102,10 +134,9 @@ impl WalThread {
         for number in confirm {
             self.shared.raft.hand(RaftEvent::Persisted(number));
         }
-        if let Some((index, term)) = release {
-            self.with_room(|this| this.wal.release(index, term))?;
-        }
-        if rekey || release.is_some() {
+        rekey |= self.release.is_some();
+        self.let_go()?;
+        if rekey {
             self.rekey()?;
         }
         Ok(stop)
@@ -116,7 +147,7 @@ impl WalThread {
         let active = self.shared.encryption.files().active();
         let of = |segment: &keepd_wal::SegmentSummary| DataKeyId(segment.data_key);
         if self.wal.segments().last().map(of) != Some(active) {
-            self.with_room(|this| this.wal.rotate())?;
+            self.with_room(Asks::Reclaim, |this| this.wal.rotate())?;
         }
         let mut counts = BTreeMap::new();
         for segment in &self.wal.segments() {
@@ -136,15 +167,70 @@ impl WalThread {
         self.entries.extend(entries);
     }
 
+    /// Lets go what was released. What finds no space for that is tried again with the next call.
+    fn let_go(&mut self) -> Result<(), keepd_wal::Error> {
+        let Some(Release { index, term, is_short }) = self.release else { return Ok(()) };
+        loop {
+            match self.wal.release(index, term) {
+                Err(keepd_wal::Error::Io(error)) if error.is_out_of_space() => {
+                    if !self.shared.throw_off_ballast(&error, Asks::Reclaim) {
+                        return Ok(());
+                    }
+                }
+                result => break result?,
+            }
+        }
+        self.release = None;
+        if is_short {
+            self.shrink(index, term)?;
+        }
+        self.shared.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes releases out of the queue while a write waits: they may be what makes room for it.
+    fn look_for_releases(&mut self) -> Result<(), keepd_wal::Error> {
+        let mut events = Vec::new();
+        self.shared.wal.drain(&mut events, Duration::ZERO);
+        for event in events {
+            match event {
+                // The store holds what is released, so the log does: it is in order before the rest.
+                WalEvent::Release { index, term, is_short } => {
+                    self.release = Some(Release { index, term, is_short });
+                }
+                event => self.later.push(event),
+            }
+        }
+        self.let_go()
+    }
+
+    /// Ends the file that is written if it is large, and lets it go with what is before `index`.
+    fn shrink(&mut self, index: u64, term: u64) -> Result<(), keepd_wal::Error> {
+        if self.wal.segments().last().is_none_or(|active| active.bytes <= SHRUNK_BYTES) {
+            return Ok(());
+        }
+        match self.wal.rotate() {
+            Ok(()) => self.wal.release(index, term),
+            // What comes next still finds the space that is reserved in the old file.
+            Err(error) if error.is_out_of_space() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a call on the log, again for as long as it finds the disk full.
     fn with_room(
         &mut self,
+        asks: Asks,
         call: impl Fn(&mut Self) -> Result<(), keepd_wal::Error>,
     ) -> Result<(), keepd_wal::Error> {
         loop {
             match call(self) {
-                Err(keepd_wal::Error::Io(error))
-                    if error.is_out_of_space() && self.shared.make_room(&error) => {}
+                Err(keepd_wal::Error::Io(error)) if error.is_out_of_space() => {
+                    self.look_for_releases()?;
+                    if !self.shared.make_room(&error, asks) {
+                        return Err(error.into());
+                    }
+                }
                 result => return result,
             }
         }
@@ -154,7 +240,10 @@ impl WalThread {
         let hard_state = self.remembered.take();
         let clock = Arc::clone(&self.shared.env.clock);
         let started = clock.monotonic();
-        self.with_room(|this| this.wal.append(&Batch { entries: &this.entries, hard_state }))?;
+        self.with_room(Asks::Write, |this| {
+            this.wal.append(&Batch { entries: &this.entries, hard_state })
+        })?;
+        self.shared.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
         let written = clock.monotonic();
         self.wal.sync()?;
         let synced = clock.monotonic().saturating_sub(written);

@@ -223,7 +223,7 @@ async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
     let handle = node.handle();
     let cost = i64::try_from(VALUE).expect("small");
     let mut count = 0;
-    while handle.fits(cost) {
+    while handle.admits(cost) {
         put(&handle, count, vec![1; VALUE]).await.expect("there is room");
         count += 1;
         assert!(count < 100, "the quota is reached");
@@ -236,7 +236,7 @@ async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
     // There is room for one more, but not clearly.
     delete(&handle, 0, 2).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(handle.fits(cost), "{:?}", handle.space());
+    assert!(handle.admits(cost), "{:?}", handle.space());
     assert_eq!(handle.alarms().as_slice(), [alarm], "{:?}", handle.space());
     assert_eq!(put(&handle, count, vec![1]).await, Err(ApplyError::NoSpace));
 

@@ -121,13 +121,10 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         self.context.admit(request.metadata())?;
-        // Space is reclaimed while the member serves; the client's own deadline bounds the wait.
+        // A task of its own: it goes on when the client's deadline has passed, as in etcd.
         let node = self.context.node.clone();
-        tokio::spawn(async move {
-            if let Err(error) = node.reclaim().await {
-                tracing::debug!(%error, "the push to reclaim space was not waited for");
-            }
-        });
+        let reclaimed = tokio::spawn(async move { node.reclaim().await }).await;
+        reclaimed.unwrap_or(Err(keepd_node::Error::Stopped)).map_err(errors::node)?;
         // etcd leaves the header out.
         Ok(Response::new(DefragmentResponse { header: None }))
     }

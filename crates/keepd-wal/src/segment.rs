@@ -105,15 +105,25 @@ pub(crate) struct NewSegment<'a> {
 }
 
 impl SegmentWriter {
-    /// Creates a segment, durably.
+    /// Creates a segment, durably. On a full disk it is begun without a reserve: a start that needs
+    /// it in order to give space back must not fail for the reserve.
     pub(crate) fn create(new: NewSegment<'_>) -> Result<Self> {
-        let NewSegment { env, dir, keys, options, sequence, mut head } = new;
-        let name = SegmentName { sequence, first_index: head.first_index };
+        match Self::create_with(&new, new.options.reserve_bytes) {
+            Err(error) if error.is_out_of_space() && new.options.reserve_bytes > 0 => {
+                Self::create_with(&new, 0)
+            }
+            created => created,
+        }
+    }
+
+    fn create_with(new: &NewSegment<'_>, reserve_bytes: u64) -> Result<Self> {
+        let NewSegment { env, dir, keys, sequence, .. } = *new;
+        let name = SegmentName { sequence, first_index: new.head.first_index };
         let path = name.path(dir);
         let temporary = dir.join(format!("{}.{TEMPORARY_EXTENSION}", name.file_name()));
         remove_if_present(env, &temporary)?;
         let sealer = keys.create(FileKind::Wal, sequence, env.random.as_ref());
-        head.reserved = options.reserve_bytes;
+        let head = Head { reserved: reserve_bytes, ..new.head.clone() };
         let mut payload = Vec::new();
         record::encode_head(&head, &mut payload);
         let mut bytes = sealer.header().to_vec();
@@ -181,8 +191,14 @@ impl SegmentWriter {
         if end.offset > self.reserved {
             let step = self.reserved.saturating_add(options.reserve_bytes);
             let wanted = step.min(options.segment_bytes).max(end.offset);
-            self.file.allocate(wanted).map_err(|error| self.named(error))?;
-            self.reserved = wanted;
+            let reserved = match self.file.allocate(wanted) {
+                // The step may be too much where the write itself is not.
+                Err(error) if error.is_out_of_space() && wanted > end.offset => {
+                    self.file.allocate(end.offset).map(|()| end.offset)
+                }
+                result => result.map(|()| wanted),
+            };
+            self.reserved = reserved.map_err(|error| self.named(error))?;
         }
         if let Err(error) = self.file.write_all_at(bytes, self.end.offset) {
             self.is_broken = true;
@@ -207,7 +223,9 @@ impl SegmentWriter {
 
 /// Reserves space for a new segment and writes how it begins.
 fn fill(file: &dyn DiskFile, bytes: &[u8], reserved: u64) -> std::result::Result<(), IoError> {
-    file.allocate(reserved)?;
+    if reserved > 0 {
+        file.allocate(reserved)?;
+    }
     file.write_all_at(bytes, 0)?;
     file.sync()
 }

@@ -266,7 +266,7 @@ impl Wal {
         if self.active.end().frames == 1 && is_current {
             return Ok(());
         }
-        self.begin_segment()
+        self.begin_segment(self.options.reserve_bytes)
     }
 
     /// Ends the log in an orderly way: afterwards any damage to it will be recognised.
@@ -282,6 +282,23 @@ impl Wal {
             self.sync()?;
         }
         Ok(())
+    }
+
+    /// Lets the log start behind `index` and ends it in an orderly way, as small as it can be. What
+    /// the disk has no room for is left to the next start.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn close_behind(mut self, index: u64, term: u64) -> Result<()> {
+        self.release(index, term)?;
+        if self.shape.mark.index == self.last_index() && self.active.end().frames > 1 {
+            let begun = self.begin_segment(0);
+            if begun.as_ref().is_err_and(|error| !error.is_out_of_space()) {
+                return begun;
+            }
+            self.remove_released()?;
+        }
+        self.close()
     }
 
     /// The last index; the mark's if the log is empty.
@@ -338,19 +355,20 @@ impl Wal {
         let end = self.active.end();
         let is_full = end.offset.saturating_add(bytes) > self.options.segment_bytes;
         if self.active.is_broken() || (is_full && end.frames > 1) {
-            self.begin_segment()?;
+            self.begin_segment(self.options.reserve_bytes)?;
         }
         Ok(())
     }
 
-    fn begin_segment(&mut self) -> Result<()> {
+    fn begin_segment(&mut self, reserve_bytes: u64) -> Result<()> {
         // ORDER: the new segment's head says where this one ends, so that must be durable first.
         self.sync()?;
+        let options = Options { reserve_bytes, ..self.options };
         let created = SegmentWriter::create(NewSegment {
             env: &self.env,
             dir: &self.dir,
             keys: &self.keys,
-            options: &self.options,
+            options: &options,
             sequence: self.active.name.sequence + 1,
             head: head(&self.shape, &self.metadata, Some(self.active.link())),
         });

@@ -50,6 +50,8 @@ pub(super) struct Faults {
     pub(super) mutations: u64,
     pub(super) crash_at: Option<u64>,
     pub(super) capacity: Option<u64>,
+    /// No file can be opened.
+    pub(super) lacks_descriptors: bool,
     pub(super) log: Option<Vec<Call>>,
     plans: Vec<FaultPlan>,
 }
@@ -62,6 +64,7 @@ impl Faults {
     pub(super) fn heal(&mut self) {
         self.plans.clear();
         self.capacity = None;
+        self.lacks_descriptors = false;
         self.crash_at = None;
     }
 
@@ -80,6 +83,9 @@ impl Faults {
         }
         if !self.is_powered() {
             return Err(io::Error::other("the simulated power is off"));
+        }
+        if self.lacks_descriptors && matches!(op, IoOp::Create | IoOp::Open) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let mut failure = None;
         self.plans.retain_mut(|plan| {

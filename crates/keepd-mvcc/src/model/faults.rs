@@ -27,7 +27,14 @@ fn script(len: usize) -> Vec<Op> {
 }
 
 fn is_job_of_little_consequence(op: &Op) -> bool {
-    matches!(op, Op::RunCheckpoint | Op::Checkpoint | Op::RunRewrite | Op::Rewrite(_))
+    matches!(
+        op,
+        Op::RunCheckpoint
+            | Op::Checkpoint
+            | Op::ReclaimingCheckpoint(_)
+            | Op::RunRewrite
+            | Op::Rewrite(_)
+    )
 }
 
 /// Runs the script until something fails that ends a process.

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use super::state::Model;
 use crate::revlog::recovery::count_dead;
 use crate::{
-    Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, RewriteDone, RewriteJob,
-    Store, Urgency, full_speed,
+    Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, Reclaim, RewriteDone,
+    RewriteJob, Store, Urgency, full_speed,
 };
 
 pub(crate) const DIR: &str = "/data/revlog";
@@ -48,6 +48,10 @@ pub(crate) enum Op {
     TakeCheckpoint,
     RunCheckpoint,
     FinishCheckpoint,
+    /// A whole checkpoint that leaves so many, as before rewrites that are to drop all they can.
+    ReclaimingCheckpoint(u8),
+    /// Closes the last segment with the next flush.
+    Close(u8),
     /// A whole rewrite.
     Rewrite(u8),
     TakeRewrite(u8),
@@ -81,6 +85,8 @@ pub(crate) fn ops() -> impl Strategy<Value = Op> {
         1 => Just(Op::TakeCheckpoint),
         1 => Just(Op::RunCheckpoint),
         1 => Just(Op::FinishCheckpoint),
+        2 => any::<u8>().prop_map(Op::ReclaimingCheckpoint),
+        2 => any::<u8>().prop_map(Op::Close),
         5 => any::<u8>().prop_map(Op::Rewrite),
         1 => any::<u8>().prop_map(Op::TakeRewrite),
         1 => Just(Op::RunRewrite),
@@ -362,6 +368,16 @@ impl World {
                     self.checkpoint.0 = self.store.take_checkpoint();
                 }
             }
+            Op::ReclaimingCheckpoint(kept) => {
+                self.job_step(&Op::FinishCheckpoint)?;
+                if self.checkpoint.0.is_none() {
+                    let kept = 1 + usize::from(kept % 2);
+                    self.checkpoint.0 = self.store.take_reclaiming_checkpoint(kept);
+                }
+                self.job_step(&Op::RunCheckpoint)?;
+                self.job_step(&Op::FinishCheckpoint)?;
+            }
+            Op::Close(urgency) => self.store.close_segment(urgency_of(*urgency)),
             Op::RunCheckpoint => {
                 if let Some(job) = self.checkpoint.0.take() {
                     self.checkpoint.1 = Some(job.run(&mut full_speed)?);
@@ -373,10 +389,10 @@ impl World {
                 }
             }
             Op::TakeRewrite(urgency) => {
-                let urgency =
-                    [Urgency::Normal, Urgency::High, Urgency::Full][usize::from(urgency % 3)];
                 if self.rewrite.0.is_none() && self.rewrite.1.is_none() {
-                    self.rewrite.0 = self.store.take_rewrite(urgency);
+                    let is_short = *urgency >= 128;
+                    let reclaim = Reclaim { is_short, ..urgency_of(*urgency).into() };
+                    self.rewrite.0 = self.store.take_rewrite(reclaim);
                 }
             }
             Op::RunRewrite => {
@@ -394,6 +410,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn urgency_of(number: u8) -> Urgency {
+    [Urgency::Normal, Urgency::High, Urgency::Full][usize::from(number % 3)]
 }
 
 pub(crate) fn crash_mode(seed: u64) -> CrashMode {

@@ -193,6 +193,11 @@ impl Files {
         data_key != self.dir.keys.active() || segment < self.rewrite_below.load(Ordering::Relaxed)
     }
 
+    /// The id that the next file gets.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     /// An id that no file of the directory has.
     pub(crate) fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)

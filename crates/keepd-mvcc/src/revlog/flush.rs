@@ -40,6 +40,8 @@ pub struct FlushJob {
     pub(crate) files: Arc<Files>,
     pub(crate) options: Options,
     pub(crate) active: Active,
+    /// The last segment is to be complete, whatever its length.
+    pub(crate) closes: bool,
     pub(crate) tail: Tail,
     pub(crate) meta_ops: Vec<MetaOp>,
     pub(crate) durable: Durable,
@@ -67,10 +69,11 @@ impl FlushJob {
     /// If the disk fails. Then the store must be dropped and opened again.
     pub fn run(self) -> Result<FlushDone, Error> {
         let mut active = self.active;
-        let is_stale =
-            |writer: &mut SegmentWriter| self.files.is_stale(writer.id(), writer.data_key());
-        if let Some(writer) = active.writer.take_if(is_stale) {
+        let is_over = |writer: &mut SegmentWriter| {
             // Everything that is added goes under the active key.
+            self.closes || self.files.is_stale(writer.id(), writer.data_key())
+        };
+        if let Some(writer) = active.writer.take_if(is_over) {
             let (_, closed) = writer.close()?;
             active.full = Some(closed);
         }

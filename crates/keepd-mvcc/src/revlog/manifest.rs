@@ -246,7 +246,7 @@ impl Manifest {
         dir.with_room(|| file.write_all_at(&bytes, 0))?;
         file.sync()?;
         dir.with_room(|| disk.rename(&unfinished, &path))?;
-        disk.sync_dir(&dir.path)?;
+        dir.with_room(|| disk.sync_dir(&dir.path))?;
         let len = bytes.len() as u64;
         Ok(Self { number, path, file, sealer, len, next_ordinal: 1, state, is_poisoned: false })
     }

@@ -30,6 +30,10 @@ use crate::store::Options;
 
 /// What is encoded goes to the system in writes of about this size.
 const WRITE_BYTES: u64 = 1 << 20;
+/// What a segment takes beside its records: header, head, commit, and some frames of meta writes.
+const SEGMENT_OVERHEAD: u64 = 64 * 1024;
+/// Frames and the table add at most one part in so many to the records.
+const FRAMING_PARTS: u64 = 8;
 
 /// How eagerly to reclaim space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,50 @@ pub struct RewriteJob {
     /// The durable compact revision: the index names everything behind it.
     pub(crate) compact_revision: i64,
     pub(crate) limits: Limits,
+    /// What the copy may take.
+    pub(crate) room: u64,
+    /// What it will take, as far as the counts of the dead tell.
+    pub(crate) copied_bytes: u64,
     pub(crate) token: Arc<()>,
+}
+
+/// What a copy kept.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    records: u64,
+    /// Dead tombstones among them that had to stay.
+    pinned: u64,
+}
+
+/// The segment that a copy goes into; there is no file as long as nothing is kept.
+struct Target<'a> {
+    job: &'a RewriteJob,
+    writer: Option<SegmentWriter>,
+    /// How much of it was handed to the system.
+    written: u64,
+}
+
+impl Target<'_> {
+    fn writer(&mut self) -> Result<&mut SegmentWriter, Error> {
+        if self.writer.is_none() {
+            let RewriteJob { files, options, .. } = self.job;
+            let writer = SegmentWriter::create(files, Origin::Rewrite, options.block_bytes)?;
+            self.written = writer.len();
+            self.writer = Some(writer);
+        }
+        Ok(self.writer.as_mut().expect("it was just made"))
+    }
+
+    /// Hands over what gathered.
+    fn write(&mut self) -> Result<(), Error> {
+        if let Some(writer) = &mut self.writer
+            && writer.len() - self.written >= WRITE_BYTES
+        {
+            writer.write()?;
+            self.written = writer.len();
+        }
+        Ok(())
+    }
 }
 
 /// A rewrite that is durable; hand it to `finish_rewrite`.
@@ -92,20 +139,17 @@ pub struct RewriteDone {
     _token: Arc<()>,
 }
 
-/// What a job did with the records and meta writes of its run.
-#[derive(Clone, Copy, Debug, Default)]
-struct Copied {
-    kept: u64,
-    dropped: u64,
-    /// Those of the kept ones that are dead.
-    pinned: u64,
-}
-
 impl RewriteJob {
     /// How many bytes the job reads.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.run.iter().map(|segment| segment.len).sum()
+    }
+
+    /// What the copy takes on the disk, as far as the counts of the dead tell.
+    #[must_use]
+    pub const fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
     }
 
     /// Copies what is live, makes it durable and removes the old files.
@@ -115,18 +159,19 @@ impl RewriteJob {
     /// every later job fails, too.
     pub fn run(self, pace: &mut Pace<'_>) -> Result<RewriteDone, Error> {
         let dir = &self.files.dir;
-        let mut writer =
-            SegmentWriter::create(&self.files, Origin::Rewrite, self.options.block_bytes)?;
-        let id = writer.id();
-        let copied = self.copy(&mut writer, pace).and_then(|copied| {
-            let closed = if copied.kept > 0 { Some(writer.close()?) } else { None };
-            Ok((closed, copied))
-        });
-        if !matches!(copied, Ok((Some(_), _))) {
+        self.check_room(pace)?;
+        let mut target = Target { job: &self, writer: None, written: 0 };
+        let copied = self.copy(&mut target, pace);
+        let id = target.writer.as_ref().map(SegmentWriter::id);
+        let copied = copied
+            .and_then(|kept| Ok((kept, target.writer.map(SegmentWriter::close).transpose()?)));
+        if copied.is_err()
+            && let Some(id) = id
+        {
             // Nothing names the file; if it cannot go now, the next start removes it.
             let _is_gone = dir.remove(Name::Segment(id)).is_ok();
         }
-        let (closed, Copied { dropped, pinned, .. }) = copied?;
+        let (Kept { records, pinned }, closed) = copied?;
         let (added, closed) = closed.unzip();
         let removed: Vec<u64> = self.run.iter().map(|segment| segment.id).collect();
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
@@ -137,12 +182,49 @@ impl RewriteJob {
         if dir.env.disk.sync_dir(&dir.path).is_ok() {
             self.files.manifest.lock().forget(&gone);
         }
+        let all: u64 = self.run.iter().map(|segment| segment.table.commit.records).sum();
+        let dropped = all - records;
         Ok(RewriteDone { removed, added, dropped, pinned, _token: self.token })
     }
 
+    /// Counts what the copy would take where it might not fit: a copy that fails half way took the
+    /// space that others needed meanwhile.
+    fn check_room(&self, pace: &mut Pace<'_>) -> Result<(), Error> {
+        if self.room >= self.bytes() + SEGMENT_OVERHEAD {
+            return Ok(());
+        }
+        let (mut kept, room) = (0, self.room);
+        self.for_each_kept(pace, &mut |entry, _| {
+            kept += entry.bytes();
+            let bytes = kept + kept / FRAMING_PARTS + SEGMENT_OVERHEAD;
+            if bytes > room { Err(Error::NoRoom { bytes, room }) } else { Ok(()) }
+        })
+    }
+
     /// Copies what must stay.
-    fn copy(&self, writer: &mut SegmentWriter, pace: &mut Pace<'_>) -> Result<Copied, Error> {
-        let (mut copied, mut written) = (Copied::default(), writer.len());
+    fn copy(&self, target: &mut Target<'_>, pace: &mut Pace<'_>) -> Result<Kept, Error> {
+        let mut kept = Kept::default();
+        self.for_each_kept(pace, &mut |entry, is_live| {
+            target.writer()?.push(entry)?;
+            kept.records += 1;
+            kept.pinned += u64::from(!is_live);
+            target.write()
+        })?;
+        let meta_ops = self.meta_ops()?;
+        if kept.records > 0 || !meta_ops.is_empty() {
+            let writer = target.writer()?;
+            writer.push_meta(&meta_ops)?;
+            writer.commit(self.commit())?;
+        }
+        Ok(kept)
+    }
+
+    /// Calls `keep` with each record that must stay, and whether it is live.
+    fn for_each_kept(
+        &self,
+        pace: &mut Pace<'_>,
+        keep: &mut dyn FnMut(&Entry, bool) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for segment in &self.run {
             let (mut next, count) = (0, segment.table.blocks.len());
             while next < count {
@@ -152,28 +234,16 @@ impl RewriteJob {
                         let entry = segment.entry(position, &block, at)?;
                         let is_live = self.is_live(&entry);
                         if is_live || self.is_pinned(&entry) {
-                            writer.push(&entry)?;
-                            copied.kept += 1;
-                            copied.pinned += u64::from(!is_live);
-                        } else {
-                            copied.dropped += 1;
+                            keep(&entry, is_live)?;
                         }
                     }
                 }
                 let blocks = &segment.table.blocks;
                 pace::tell(pace, blocks[end - 1].frame.end() - blocks[next].frame.offset)?;
                 next = end;
-                if writer.len() - written >= WRITE_BYTES {
-                    writer.write()?;
-                    written = writer.len();
-                }
             }
         }
-        let meta_ops = self.meta_ops()?;
-        copied.kept += meta_ops.len() as u64;
-        writer.push_meta(&meta_ops)?;
-        writer.commit(self.commit())?;
-        Ok(copied)
+        Ok(())
     }
 
     fn commit(&self) -> Commit {

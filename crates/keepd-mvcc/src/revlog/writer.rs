@@ -79,12 +79,16 @@ impl SegmentWriter {
         };
         writer.frame(frame_kind::HEAD, &origin.encode())?;
         writer.first_ordinal = writer.next_ordinal;
-        if let Err(error) = writer.sync() {
+        let room_maker = writer.room_maker.clone();
+        let made = writer.sync().and_then(|()| {
+            with_room(room_maker.as_ref(), || dir.env.disk.sync_dir(&dir.path))?;
+            Ok(())
+        });
+        if let Err(error) = made {
             // Nothing names the file; if it cannot go now, the next start removes it.
             let _is_gone = dir.remove(Name::Segment(id)).is_ok();
             return Err(error);
         }
-        dir.env.disk.sync_dir(&dir.path)?;
         Ok(writer)
     }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use keepd_env::sim::{CrashMode, FaultPlan};
-use keepd_env::{IoOp, SimDisk};
+use keepd_env::{Disk, IoOp, SimDisk};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm, Put};
 use keepd_machine::{ApplyError, Command};
 use keepd_node::{BootError, Node, Options};
@@ -123,12 +123,12 @@ async fn fill(node: &Node) -> i64 {
     panic!("the disk never fills");
 }
 
-/// What was not flushed yet when the disk became full, one step of the log's reserve, and some more.
+/// Enough for what these tests write on a full disk; the margin beside it is 4 MiB.
 fn with_large_ballast() -> Options {
     Options { ballast_bytes: 6 << 20, ..options() }
 }
 
-/// A member whose disk is full: the alarm stands, the ballast is gone.
+/// A member whose disk is full: the alarm stands.
 async fn full_member() -> (SimDisk, Node) {
     let disk = SimDisk::new();
     // On a small file system the ballast would be small.
@@ -136,11 +136,11 @@ async fn full_member() -> (SimDisk, Node) {
     let node = start_with(&disk, 1, with_large_ballast()).expect("a fresh disk works");
     node.ready().await.expect("a fresh member works");
     wait_for("the ballast", || disk.peek(BALLAST.as_ref()).is_some()).await;
-    disk.set_capacity(Some(disk.used_bytes() + (3 << 20)));
+    disk.set_capacity(Some(disk.used_bytes() + (9 << 20)));
     let count = fill(&node).await;
     assert!(count > 10, "only {count} values fit");
     assert_eq!(node.handle().alarms().as_slice(), [nospace(&node)]);
-    assert!(node.handle().space().is_disk_full && !node.handle().fits(1));
+    assert!(node.handle().space().is_disk_full && !node.handle().admits(1));
     (disk, node)
 }
 
@@ -160,7 +160,7 @@ async fn on_a_full_disk_reads_deletions_and_compactions_work_until_there_is_spac
 
     disk.set_capacity(Some(disk.used_bytes() + (40 << 20)));
     wait_for("the end of the alarm", || handle.alarms().is_empty()).await;
-    assert!(handle.fits(1) && disk.peek(BALLAST.as_ref()).is_some());
+    assert!(handle.admits(1) && disk.peek(BALLAST.as_ref()).is_some());
     write(&handle, &command("small", Some(1))).await.expect("puts work");
     assert!(handle.halted().borrow().is_none());
     node.stop();
@@ -170,8 +170,8 @@ async fn on_a_full_disk_reads_deletions_and_compactions_work_until_there_is_spac
 async fn a_start_on_a_full_disk_works_or_says_what_to_do() {
     let (disk, node) = full_member().await;
     node.stop();
-    // Not enough for a new segment of the log.
-    disk.set_capacity(Some(disk.used_bytes() + 1000));
+    let _is_gone = disk.remove(BALLAST.as_ref()).is_ok();
+    disk.set_capacity(Some(disk.used_bytes() + 100));
     let refused = start_with(&disk, 2, with_large_ballast()).expect_err("nothing can be written");
     let text = refused.to_string();
     assert!(matches!(refused, BootError::Full { .. }), "{text}");
@@ -220,6 +220,38 @@ async fn a_member_that_waits_for_space_stops_when_told_to() {
     base.heal();
     let known = Known { values: [("before".to_owned(), Some(1))].into(), ..Known::default() };
     check(&base.crash(CrashMode::LoseUnsynced), 9, &known, "stopped on a full disk").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_file_descriptors_goes_on_and_catches_up() {
+    let (base, _) = base().await;
+    let node = start(&base, 2).expect("the disk works");
+    node.ready().await.expect("it leads");
+    let handle = node.handle();
+    write(&handle, &command("before", Some(1))).await.expect("puts work");
+    handle.reclaim().await.expect("it ends");
+    base.withhold_descriptors(true);
+    // The next flush is to begin a file, and a rewrite and a checkpoint, too.
+    let mut revision = 0;
+    for i in 0..20 {
+        revision = write(&handle, &command("key", Some(i))).await.expect("the log is open");
+    }
+    write(&handle, &Command::Compact { revision }).await.expect("the log is open");
+    let reclaiming = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.reclaim().await }
+    });
+    tokio::time::sleep(STALL).await;
+    assert!(handle.halted().borrow().is_none(), "want of a descriptor is no reason to stop");
+    assert!(!reclaiming.is_finished() && !handle.space().is_disk_full);
+    let view = handle.linearizable_view().await.expect("reads are served");
+    assert_eq!(view.count(&KeyRange::point("key".into()), 0), Ok(1));
+
+    base.withhold_descriptors(false);
+    let reclaimed = tokio::time::timeout(Duration::from_secs(10), reclaiming).await;
+    reclaimed.expect("it catches up").expect("it does not panic").expect("it ends");
+    assert!(handle.halted().borrow().is_none());
+    node.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "a failed check says at which call the power was cut")]
 
 mod full_disk;
+mod given_back;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -37,7 +37,7 @@ pub(crate) fn txn_cost(request: &TxnRequest) -> i64 {
 /// to a transaction that could not get through for all of them.
 pub(crate) async fn check(context: &Context, cost: i64) -> Result<(), Status> {
     context.turns.give_way().await;
-    if context.node.fits(cost) {
+    if context.node.admits(cost) {
         return Ok(());
     }
     let space = context.node.space();

@@ -56,6 +56,7 @@ pub(crate) fn render(context: &Context) -> String {
     server(&mut page, context);
     store(&mut page, context);
     disk(&mut page, context);
+    file_system(&mut page, context);
     rpc(&mut page, context);
     tls(&mut page, context);
     encryption(&mut page, context);
@@ -279,6 +280,22 @@ fn tls(page: &mut Page, context: &Context) {
         let stands = u8::from(tls.status().problem.is_some());
         page.sample(problem, &format!("port=\"{port}\""), stands);
     }
+}
+
+fn file_system(page: &mut Page, context: &Context) {
+    let space = context.node.space();
+    if let Some(available) = space.available_bytes {
+        page.gauge(
+            "keepd_disk_available_bytes",
+            "What is free on the file system of the data directory, beside the ballast.",
+            available,
+        );
+    }
+    page.gauge(
+        "keepd_disk_short",
+        "1 if the file system has no space to spare: puts are refused until it has.",
+        u8::from(space.is_disk_full),
+    );
 }
 
 fn encryption(page: &mut Page, context: &Context) {

@@ -190,16 +190,47 @@ fn a_sync_without_space_poisons_like_any_other() {
 
 #[test]
 fn a_segment_that_found_no_space_leaves_no_file() {
-    for op in [IoOp::Resize, IoOp::Write, IoOp::Rename] {
+    for op in [IoOp::Write, IoOp::Rename] {
         let (disk, keys) = (SimDisk::new(), sealing());
         let mut wal = create(&disk, &keys).unwrap();
         wal.append(&Batch { entries: &entries(1, 1, 1, 100), hard_state: None }).unwrap();
         let before = disk.files();
-        disk.fail(FaultPlan::once(Some(op), 0, ErrorKind::StorageFull));
+        let plan = FaultPlan::once(Some(op), 0, ErrorKind::StorageFull);
+        disk.fail(FaultPlan { sticky: true, ..plan });
         let error = wal.rotate().unwrap_err();
         assert!(error.is_out_of_space(), "{error}");
         assert_eq!(disk.files(), before, "{op}");
+        disk.heal();
         wal.rotate().unwrap();
         assert_eq!(wal.segments().len(), 2);
     }
+}
+
+#[test]
+fn a_segment_whose_reserve_does_not_fit_is_begun_without_one() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let plan = FaultPlan::once(Some(IoOp::Resize), 0, ErrorKind::StorageFull);
+    disk.fail(FaultPlan { sticky: true, ..plan });
+    wal.append(&Batch { entries: &entries(1, 1, 1, 10), hard_state: None }).unwrap();
+    wal.rotate().unwrap();
+    assert!(wal.segments()[1].bytes < 700, "{:?}", wal.segments());
+    disk.heal();
+    wal.append(&Batch { entries: &entries(2, 1, 1, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    let image = disk.crash(CrashMode::LoseUnsynced);
+    assert_eq!(read(&image, &keys).unwrap().entries.len(), 2);
+}
+
+#[test]
+fn a_log_that_is_closed_with_nothing_needed_takes_no_more_than_its_head() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 5, 1, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    wal.close_behind(5, 1).unwrap();
+    assert!(disk.used_bytes() < 700, "{}", disk.used_bytes());
+    let found = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
+    assert_eq!((found.mark.index, found.entries.len()), (5, 0));
 }
