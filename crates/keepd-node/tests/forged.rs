@@ -90,7 +90,7 @@ fn forged(genuine: &SimDisk, forger: &SimDisk, takes: impl Fn(&str) -> bool) -> 
     let disk = SimDisk::new();
     let of = |source: &SimDisk, wanted: &dyn Fn(&str) -> bool| {
         for (path, bytes) in content(source) {
-            let name = path.strip_prefix("/data/member").unwrap_or(Path::new("LOCK"));
+            let name = path.strip_prefix("/data/member").unwrap_or_else(|_| Path::new("LOCK"));
             if wanted(name.to_str().expect("names are unicode")) {
                 disk.create_dir(path.parent().expect("it has one")).expect("makes it");
                 disk.replace(&path, &bytes.expect("it is there")).expect("writes");
@@ -116,7 +116,8 @@ async fn serves_forged(disk: &SimDisk, config: EncryptionConfig) -> Result<bool,
 async fn no_plain_file_is_served_under_a_configuration_that_seals_everything() {
     let genuine = member(Some(sealing()), "/registry/pods/default/a").await;
     let forger = member(None, FORGED).await;
-    let cases: [(&str, fn(&str) -> bool); 5] = [
+    type Takes = fn(&str) -> bool;
+    let cases: [(&str, Takes); 5] = [
         ("a plain directory", |_| true),
         ("store and log beside the keyring", |name| !name.starts_with("KEYRING")),
         ("the store", |name| name.starts_with("store")),

@@ -132,7 +132,7 @@ fn a_bump_beyond_the_last_revision_there_can_be_is_refused() {
 #[test]
 fn numbers_that_leave_no_room_to_go_on_are_refused() {
     let (env, disk) = env();
-    let mut refused = |buckets: &[(&str, Vec<(Bytes, Bytes)>)]| {
+    let refused = |buckets: &[(&str, Vec<(Bytes, Bytes)>)]| {
         disk.poke(Path::new(FILE), &crafted(buckets));
         let error = restore_plain(&env, &unbumped()).unwrap_err();
         assert!(matches!(error, Error::Entry { .. }), "{error}");
@@ -140,7 +140,7 @@ fn numbers_that_leave_no_room_to_go_on_are_refused() {
     };
     for last in [i64::MAX, i64::MAX - 1, (1 << 62) + 1] {
         refused(&[("key", vec![record_item(last, &kv("k", last, "v"))])]);
-        let place = crate::format::record_key(Revision::first(last), false);
+        let place = format::record_key(Revision::first(last), false);
         for mark in [format::SCHEDULED_COMPACTION, format::FINISHED_COMPACTION] {
             let mark = (Bytes::from_static(mark), place.clone());
             refused(&[("key", vec![record_item(2, &kv("k", 2, "v"))]), ("meta", vec![mark])]);
@@ -172,7 +172,7 @@ fn a_value_larger_than_a_frame_is_refused() {
 #[test]
 fn a_record_left_by_etcds_own_bump_only_raises_the_revision() {
     let (env, disk) = env();
-    let revision = |main| crate::format::record_key(Revision::first(main), false);
+    let revision = |main| format::record_key(Revision::first(main), false);
     let file = crafted(&[
         ("key", vec![record_item(2, &kv("k", 2, "v")), (revision(1002), Bytes::new())]),
         ("meta", vec![(Bytes::from_static(b"scheduledCompactRev"), revision(1002))]),
