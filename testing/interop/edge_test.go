@@ -159,6 +159,23 @@ func TestHostsAndOriginsOfPages(t *testing.T) {
 	})
 }
 
+// gRPC is HTTP/2's: what a page can send to a plain port under a rebound name reaches no key.
+func TestGRPCIsNotServedOverHTTP1(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		a.put("precious", "1")
+		everything := "\x00\x00\x00\x00\x06\x0a\x01\x00\x12\x01\x00"
+		for _, kind := range []string{"application/grpc", "application/grpc+proto", "application/grpc-web", "text/plain"} {
+			request := must(http.NewRequest("POST", a.ClientURL+"/etcdserverpb.KV/DeleteRange", strings.NewReader(everything)))(t)
+			request.Header.Set("Content-Type", kind)
+			request.Host = "evil.example"
+			response := must(a.HTTP().Do(request))(t)
+			response.Body.Close()
+			equal(t, kind, response.StatusCode, 404)
+		}
+		equal(t, "the key", a.MustCtl("get", "precious", "--print-value-only"), "1\n")
+	})
+}
+
 // Over TLS any host will do: no certificate is valid for a foreign page's name. By default every
 // origin may read the HTTP endpoints, but keepd grants no page what it could call gRPC with.
 func TestHostsOverTLSAndOriginsByDefault(t *testing.T) {

@@ -45,8 +45,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the headers of a plain HTTP request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Receive windows of one HTTP/2 stream and connection: room for the largest request.
-const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Receive windows of one HTTP/2 stream and connection. The library ends a connection on which small
+/// messages lie unread: half the connection's window is spent, 256 bytes for each. A stream whose
+/// reader has fallen behind must not come there, so its window is small against the connection's.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// How connections are treated.
@@ -176,7 +178,7 @@ impl Listener {
             };
             let Accepted { stream, peer, .. } = accepted;
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
-            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes) });
+            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes), turn: 0 });
             let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
                 let ticket = Arc::new(ticket);

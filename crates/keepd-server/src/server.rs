@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +100,8 @@ impl Service for ClientEdge {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        if is_grpc(&request) {
+        // gRPC is HTTP/2's: over HTTP/1.1 its paths are unknown, to a page whose host was rebound too.
+        if request.version() == Version::HTTP_2 && is_grpc(&request) {
             let is_endless = until_stop::is_endless(request.uri().path());
             let answering = self.grpc.call(request);
             if !is_endless {

@@ -15,6 +15,9 @@ use super::admission::Ticket;
 /// How long a new connection may take to say what it speaks, and how many bytes that are at most.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 const PREFACE_BYTES: usize = 24;
+/// Bytes that a connection reads before others have a turn: among them the readers of its streams. The
+/// HTTP/2 library ends a connection on which some thousand small messages lie unread.
+const TURN_BYTES: usize = 32 * 1024;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -24,6 +27,8 @@ pub(super) type BoxedStream = Box<dyn Stream>;
 pub(super) struct Counted {
     pub(super) stream: BoxedStream,
     pub(super) bytes: Arc<TrafficBytes>,
+    /// Bytes read in this turn.
+    pub(super) turn: usize,
 }
 
 /// Bytes that clients sent and were sent, as they go over the wire.
@@ -39,9 +44,15 @@ impl AsyncRead for Counted {
         task: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            task.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(task, buffer);
         let read = buffer.filled().len() - before;
+        self.turn = if result.is_pending() { 0 } else { self.turn + read };
         self.bytes.received.fetch_add(read as u64, Ordering::Relaxed);
         result
     }
