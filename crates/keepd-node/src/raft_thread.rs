@@ -201,6 +201,7 @@ impl RaftThread {
             // Whatever comes during a sync becomes one batch after it.
             return false;
         }
+        self.forget_abandoned();
         let mut bytes = 0;
         let held = self.held.iter().take(BATCH_PROPOSALS_MAX);
         let batch = held.map(|proposal| proposal.encoded.clone());
@@ -239,6 +240,19 @@ impl RaftThread {
             let _ = waiter.send(Err(error.clone()));
         }
         false
+    }
+
+    /// Lets go of proposals whose clients gave up while they were held: nobody would learn that they
+    /// were done.
+    fn forget_abandoned(&mut self) {
+        let bytes = &mut self.held_bytes;
+        self.held.retain(|proposal| {
+            let is_abandoned = proposal.waiter.as_ref().is_some_and(Waiter::is_closed);
+            if is_abandoned {
+                *bytes -= proposal.encoded.len();
+            }
+            !is_abandoned
+        });
     }
 
     fn read(&mut self, readers: Vec<Reader>) {
@@ -444,6 +458,27 @@ mod tests {
         }
         assert_eq!(confirm(&mut raft), [1], "the first waits for nobody, the others for its sync");
         assert_eq!(confirm(&mut raft), [3]);
+    }
+
+    #[test]
+    fn what_a_client_gave_up_is_not_proposed() {
+        let mut raft = raft_thread();
+        raft.core.campaign().unwrap();
+        raft.act();
+        confirm(&mut raft);
+        let mut replies: Vec<_> = (0..6)
+            .map(|_| {
+                let (proposal, reply) = proposal(10);
+                raft.hold(proposal);
+                raft.act();
+                reply
+            })
+            .collect();
+        // The first is being synced; two of the others are given up meanwhile.
+        drop(replies.drain(2..4));
+        assert_eq!(confirm(&mut raft), [1]);
+        assert_eq!(confirm(&mut raft), [3]);
+        assert_eq!((raft.held.len(), raft.held_bytes), (0, 0));
     }
 
     #[test]
