@@ -198,3 +198,26 @@ func TestGatewayWatch(t *testing.T) {
 		equal(t, "type", event["type"].(string), "DELETE")
 	})
 }
+
+// gRPC is HTTP/2's: what a page in a browser can send over HTTP/1.1 reaches no method, and none of
+// them is granted to any origin.
+func TestMethodsAreNotForBrowsers(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		const put = "/etcdserverpb.KV/Put"
+		message := string(harness.Message([]byte("\x0a\x01k\x12\x01v")))
+		for _, kind := range []string{"application/grpc", "application/grpc-web", "text/plain"} {
+			request := must(http.NewRequest("POST", a.ClientURL+put, strings.NewReader(message)))(t)
+			request.Header.Set("content-type", kind)
+			response := must(a.HTTP().Do(request))(t)
+			response.Body.Close()
+			equal(t, kind, response.StatusCode, 404)
+		}
+		equal(t, "nothing was written", len(a.one("k").Kvs), 0)
+		request := must(http.NewRequest("OPTIONS", a.ClientURL+put, nil))(t)
+		response := must(a.HTTP().Do(request))(t)
+		response.Body.Close()
+		if granted := response.Header.Get("access-control-allow-origin"); a.Flavor.IsKeepd() && granted != "" {
+			t.Errorf("%s is granted to %s", put, granted)
+		}
+	})
+}

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 /// How long a client may read nothing while there is something to read, as long as a watcher may.
-const STALL_MAX: Duration = Duration::from_secs(300);
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 
 /// The client went away or was given up: there is nobody to make an answer for.
 #[derive(Debug)]

@@ -1,92 +1,33 @@
-//! gRPC's framing for the hot methods: one message in, pieces of encoded bytes out.
+//! gRPC's framing of answers for the hot methods: pieces of encoded bytes go out.
 //!
 //! tonic's own would copy an answer into one buffer before it is sent, which for a list is most of
-//! what remains to be done. Here the pieces go to HTTP/2 as they are. Compression is not offered,
-//! as in etcd.
+//! what remains to be done. Here the pieces go to HTTP/2 as they are. Whoever compresses a request
+//! gets a compressed answer, as from grpc-go.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::Stream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
-use http_body_util::BodyExt;
-use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::codec::Payload;
+use crate::errors;
+use crate::message::{Encoding, PREFIX_BYTES};
 use crate::metrics::Counted;
+use crate::unread::{Large, Turn, Unread};
 
-/// Before each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 /// Answers up to this size are sent as one piece, with one frame.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
-
-/// Receives the message of a call that has one.
-pub(crate) async fn receive<R, B>(request: Request<B>, bytes_max: usize) -> Result<R, Status>
-where
-    R: Message + Default,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
-    let encoding = request.headers().get("grpc-encoding").filter(|it| *it != "identity");
-    if let Some(encoding) = encoding {
-        let encoding = encoding.to_str().unwrap_or_default();
-        let text = format!("grpc: Decompressor is not installed for grpc-encoding \"{encoding}\"");
-        return Err(Status::unimplemented(text));
-    }
-    let mut body = request.into_body();
-    let mut received = BytesMut::new();
-    let mut expected = None;
-    while !body.is_end_stream() {
-        let Some(frame) = body.frame().await else { break };
-        let Ok(data) = frame.map_err(interrupted)?.into_data() else { continue };
-        if expected.is_none() && received.is_empty() && data.len() > PREFIX_BYTES {
-            // Nearly always this is all, and a buffer of its size is enough.
-            received.reserve(data.len());
-        }
-        received.put_slice(&data);
-        if expected.is_none() && received.len() >= PREFIX_BYTES {
-            let length = message_len(&received, bytes_max)?;
-            received.reserve((PREFIX_BYTES + length).saturating_sub(received.len()));
-            expected = Some(PREFIX_BYTES + length);
-        }
-        if expected.is_some_and(|expected| received.len() > expected) {
-            return Err(Status::internal("keepd: more than one message in a call that takes one"));
-        }
-    }
-    if expected != Some(received.len()) {
-        return Err(Status::internal("keepd: the call ended before its message was complete"));
-    }
-    R::decode(received.split_off(PREFIX_BYTES).freeze()).map_err(|error| {
-        Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
-    })
-}
-
-fn interrupted<E>(_gone: E) -> Status {
-    Status::cancelled("context canceled")
-}
-
-/// The length of the message behind a prefix.
-fn message_len(prefix: &[u8], bytes_max: usize) -> Result<usize, Status> {
-    let &[flag, a, b, c, d, ..] = prefix else {
-        return Err(Status::internal("keepd: a message without its length"));
-    };
-    if flag != 0 {
-        let text = "grpc: compressed flag set with identity or empty encoding";
-        return Err(Status::internal(text));
-    }
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length > bytes_max {
-        return Err(Status::resource_exhausted(format!(
-            "grpc: received message larger than max ({length} vs. {bytes_max})"
-        )));
-    }
-    Ok(length)
-}
 
 /// Refuses what no client of gRPC takes, in grpc-go's words.
 pub(crate) fn sendable(payload: Payload) -> Result<Payload, Status> {
@@ -99,26 +40,56 @@ pub(crate) fn sendable(payload: Payload) -> Result<Payload, Status> {
     Ok(payload)
 }
 
-/// Answers a unary call.
-pub(crate) fn answer(result: Result<Payload, Status>) -> Response<Body> {
+/// Compresses an answer to a compressed request, a large one where that holds nobody up.
+pub(crate) async fn compressed(payload: Payload, encoding: Encoding) -> Result<Payload, Status> {
+    match encoding {
+        Encoding::Identity => Ok(payload),
+        Encoding::Gzip if payload.len() <= JOINED_BYTES_MAX => Ok(gzip(&payload)),
+        Encoding::Gzip => {
+            tokio::task::spawn_blocking(move || gzip(&payload)).await.map_err(errors::task)
+        }
+    }
+}
+
+fn gzip(payload: &Payload) -> Payload {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let written = payload.pieces.iter().try_for_each(|piece| encoder.write_all(piece));
+    written.and_then(|()| encoder.finish()).expect("a vector takes everything").into()
+}
+
+/// Answers a unary call; what is compressed is so in `encoding`.
+pub(crate) fn answer(
+    result: Result<Payload, Status>,
+    encoding: Encoding,
+    unread: &Arc<Unread>,
+    turn: Option<Turn>,
+) -> Response<Body> {
     match result {
         Ok(payload) => {
-            let mut frames = VecDeque::new();
-            frame(payload, &mut frames);
-            respond(Whole { frames, trailers: Some(trailers(&Status::ok(""))) })
+            let (mut frames, trailers) = (VecDeque::new(), trailers(&Status::ok("")));
+            frame(payload, encoding, &mut frames);
+            if frames.len() > 1 {
+                return respond(Large::new(frames, trailers, unread, turn), encoding);
+            }
+            respond(Whole { frames, trailers: Some(trailers) }, encoding)
         }
         Err(status) => status.into_http(),
     }
 }
 
 /// Answers a call with a stream of messages; `counted` ends with it.
-pub(crate) fn answer_stream<S>(result: Result<S, Status>, counted: Counted) -> Response<Body>
+pub(crate) fn answer_stream<S>(
+    result: Result<S, Status>,
+    encoding: Encoding,
+    counted: Counted,
+) -> Response<Body>
 where
     S: Stream<Item = Result<Payload, Status>> + Unpin + Send + 'static,
 {
     match result {
         Ok(messages) => {
-            respond(Streamed { messages, counted: Some(counted), frames: VecDeque::new() })
+            let (counted, frames) = (Some(counted), VecDeque::new());
+            respond(Streamed { messages, encoding, counted, frames }, encoding)
         }
         Err(status) => {
             counted.finish(status.code());
@@ -127,21 +98,25 @@ where
     }
 }
 
-fn respond<B>(body: B) -> Response<Body>
+fn respond<B>(body: B, encoding: Encoding) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes, Error = Status> + Send + 'static,
 {
     let mut response = Response::new(Body::new(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if encoding == Encoding::Gzip {
+        headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+    }
     response
 }
 
 /// Puts a message behind its prefix.
-fn frame(payload: Payload, frames: &mut VecDeque<Bytes>) {
+fn frame(payload: Payload, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
     let length = payload.len();
     let joined = if length <= JOINED_BYTES_MAX { length } else { 0 };
     let mut first = BytesMut::with_capacity(PREFIX_BYTES + joined);
-    first.put_u8(0);
+    first.put_u8(u8::from(encoding == Encoding::Gzip));
     first.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
     if joined > 0 {
         payload.pieces.iter().for_each(|piece| first.put_slice(piece));
@@ -162,7 +137,7 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// The answer to a unary call.
+/// The small answer to a unary call.
 struct Whole {
     frames: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
@@ -190,6 +165,7 @@ impl http_body::Body for Whole {
 /// The answer to a call for a stream.
 struct Streamed<S> {
     messages: S,
+    encoding: Encoding,
     /// `None` once the stream has ended.
     counted: Option<Counted>,
     frames: VecDeque<Bytes>,
@@ -216,7 +192,11 @@ where
             }
             let status = match ready!(Pin::new(&mut this.messages).poll_next(task)) {
                 Some(Ok(payload)) => {
-                    frame(payload, &mut this.frames);
+                    let payload = match this.encoding {
+                        Encoding::Identity => payload,
+                        Encoding::Gzip => gzip(&payload),
+                    };
+                    frame(payload, this.encoding, &mut this.frames);
                     continue;
                 }
                 Some(Err(status)) => status,
@@ -273,73 +253,18 @@ impl http_body::Body for CountedBody {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-    use std::sync::Arc;
+    use std::io::Read;
     use std::sync::atomic::Ordering;
 
     use futures_util::stream;
-    use http_body_util::{Full, StreamBody};
-    use keepd_api::etcdserverpb::PutRequest;
+    use http_body_util::BodyExt;
     use tonic::Code;
 
     use super::*;
     use crate::metrics::RpcMetrics;
 
-    const BYTES_MAX: usize = 1000;
-
-    fn put() -> PutRequest {
-        PutRequest { key: "key".into(), value: "value".into(), ..PutRequest::default() }
-    }
-
-    fn encoded(message: &PutRequest) -> Vec<u8> {
-        let mut bytes = vec![0];
-        bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
-        message.encode(&mut bytes).unwrap();
-        bytes
-    }
-
-    async fn receive_bytes(bytes: &[u8]) -> Result<PutRequest, Status> {
-        let body = Full::new(Bytes::copy_from_slice(bytes));
-        receive(Request::new(body), BYTES_MAX).await
-    }
-
-    #[tokio::test]
-    async fn a_message_may_come_in_any_pieces() {
-        let bytes = encoded(&put());
-        assert_eq!(receive_bytes(&bytes).await.unwrap(), put());
-        for cut in 0..=bytes.len() {
-            let (head, tail) = bytes.split_at(cut);
-            let pieces = [head, tail].map(|it| Frame::data(Bytes::copy_from_slice(it)));
-            let body = StreamBody::new(stream::iter(pieces.map(Ok::<_, Infallible>)));
-            let received: PutRequest = receive(Request::new(body), BYTES_MAX).await.unwrap();
-            assert_eq!(received, put(), "cut at {cut}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_not_one_message_is_refused() {
-        let whole = encoded(&put());
-        let long = PutRequest { value: vec![0; BYTES_MAX].into(), ..put() };
-        let garbage = [0, 0, 0, 0, 1, 0xff];
-        let cases = [
-            (whole[..whole.len() - 1].to_vec(), Code::Internal),
-            (whole[..3].to_vec(), Code::Internal),
-            (Vec::new(), Code::Internal),
-            ([whole.clone(), whole.clone()].concat(), Code::Internal),
-            ([&[1], &whole[1..]].concat(), Code::Internal),
-            (garbage.to_vec(), Code::Internal),
-            (encoded(&long), Code::ResourceExhausted),
-            // Its length alone is enough to refuse it.
-            (encoded(&long)[..5].to_vec(), Code::ResourceExhausted),
-        ];
-        for (number, (bytes, code)) in cases.into_iter().enumerate() {
-            let status = receive_bytes(&bytes).await.unwrap_err();
-            assert_eq!(status.code(), code, "case {number}: {status}");
-        }
-        let body = Full::new(Bytes::from(whole));
-        let request = Request::builder().header("grpc-encoding", "gzip").body(body).unwrap();
-        let status = receive::<PutRequest, _>(request, BYTES_MAX).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unimplemented);
+    fn answered(payload: Payload, encoding: Encoding) -> Response<Body> {
+        answer(Ok(payload), encoding, &Arc::default(), None)
     }
 
     /// Data frames, and the status in the trailers.
@@ -361,14 +286,33 @@ mod tests {
     #[tokio::test]
     async fn small_answers_are_one_frame_and_large_ones_are_not_copied() {
         let small = Payload { pieces: vec!["ab".into(), "c".into()] };
-        let (data, code) = read(answer(Ok(small))).await;
+        let (data, code) = read(answered(small, Encoding::Identity)).await;
         assert_eq!((data, code), (vec![Bytes::from_static(b"\0\0\0\0\x03abc")], Code::Ok));
 
         let large = Bytes::from(vec![7; JOINED_BYTES_MAX + 1]);
         let payload = Payload { pieces: vec![large.clone()] };
-        let (data, _) = read(answer(Ok(payload))).await;
+        let (data, _) = read(answered(payload, Encoding::Identity)).await;
         assert_eq!(data[0].as_ref(), [0, 0, 0, 0x40, 1]);
-        assert_eq!(data[1].as_ptr(), large.as_ptr());
+        assert_eq!(data[1].as_ptr(), large.as_ptr(), "nothing is copied");
+    }
+
+    #[tokio::test]
+    async fn a_compressed_answer_is_the_same_one() {
+        for length in [0, 10, JOINED_BYTES_MAX * 10] {
+            let plain = Bytes::from(vec![7; length]);
+            let payload =
+                Payload { pieces: vec![plain.slice(..length / 2), plain.slice(length / 2..)] };
+            let payload = compressed(payload, Encoding::Gzip).await.unwrap();
+            let response = answered(payload, Encoding::Gzip);
+            assert_eq!(response.headers()["grpc-encoding"], "gzip");
+            let (data, _) = read(response).await;
+            let framed = data.concat();
+            assert_eq!(framed[0], 1);
+            let mut inflated = Vec::new();
+            let compressed = &framed[PREFIX_BYTES..];
+            flate2::read::GzDecoder::new(compressed).read_to_end(&mut inflated).unwrap();
+            assert_eq!(inflated, plain);
+        }
     }
 
     #[tokio::test]
@@ -379,14 +323,14 @@ mod tests {
         let messages = || vec![Ok(Payload::default()), Err(Status::aborted("given up"))];
 
         let call = Counted::start(Arc::clone(&method));
-        let response = answer_stream(Ok(stream::iter(messages())), call);
+        let response = answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call);
         assert_eq!(handled(Code::Aborted), 0);
         let (data, code) = read(response).await;
         assert_eq!((data, code), (vec![Bytes::from_static(&[0; 5])], Code::Aborted));
         assert_eq!(handled(Code::Aborted), 1);
 
         let call = Counted::start(Arc::clone(&method));
-        drop(answer_stream(Ok(stream::iter(messages())), call));
+        drop(answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call));
         assert_eq!(handled(Code::Cancelled), 1, "its client went away");
     }
 }

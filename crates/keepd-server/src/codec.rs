@@ -10,6 +10,8 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 
+use crate::message::NO_MESSAGE;
+
 /// The first size of a message's buffer.
 const BUFFER_BYTES: usize = 512;
 /// Encoded bytes of a stream that are sent together.
@@ -57,8 +59,9 @@ impl<Request: Message + Default> Decoder for RequestDecoder<Request> {
     }
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
-        Request::decode(bytes)
-            .map(Some)
-            .map_err(|error| Status::internal(format!("failed to unmarshal the message: {error}")))
+        Request::decode(bytes).map(Some).map_err(|_whatever| {
+            let text = "grpc: failed to unmarshal the received message";
+            Status::internal(format!("{text}: {NO_MESSAGE}"))
+        })
     }
 }

@@ -20,10 +20,13 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::errors;
 use crate::kv::txn::Turns;
 use crate::listener::TrafficBytes;
+use crate::message::{Messages, Takes};
 use crate::metrics::RpcMetrics;
-use crate::{call, errors};
+use crate::protocol::Terms;
+use crate::unfinished::{Share, Unfinished};
 
 /// Large reads at once, by threads that may wait for the disk.
 const LARGE_READS_MAX: usize = 16;
@@ -64,6 +67,8 @@ pub struct Context {
     pub(crate) turns: Turns,
     /// Turns of reads of many records: more at once would only share the same disk and processors.
     pub(crate) large_reads: Arc<Semaphore>,
+    /// Requests of all connections that are not whole yet.
+    pub(crate) unfinished: Arc<Unfinished>,
     /// What the services count.
     pub(crate) rpc_metrics: RpcMetrics,
     /// What goes over the client ports.
@@ -88,6 +93,7 @@ impl Context {
             limits,
             turns: Turns::default(),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            unfinished: Unfinished::new(limits.receive_bytes_max()),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),
@@ -125,9 +131,15 @@ impl Context {
     pub(crate) async fn receive<R: Message + Default>(
         &self,
         request: Request<Incoming>,
+        takes: Takes,
+        terms: &Terms,
+        share: Arc<Share>,
     ) -> Result<R, Status> {
         let wants_leader = wants_leader(request.headers());
-        let message = call::receive(request, self.limits.receive_bytes_max()).await?;
+        let limit = self.limits.receive_bytes_max();
+        // What a client sends beside its message is not kept while that is awaited.
+        let body = request.into_body();
+        let message = Messages::new(body, takes, terms.encoding, limit, share).one().await?;
         self.admit_if(wants_leader)?;
         Ok(message)
     }

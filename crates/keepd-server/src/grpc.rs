@@ -5,7 +5,7 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use keepd_api::etcdserverpb::WatchRequest;
 use keepd_api::etcdserverpb::auth_server::AuthServer;
@@ -15,7 +15,7 @@ use keepd_api::etcdserverpb::maintenance_server::MaintenanceServer;
 use keepd_api::health::health_server::HealthServer;
 use prost::Message;
 use tonic::body::Body;
-use tonic::codec::Streaming;
+use tonic::codec::{CompressionEncoding, Streaming};
 use tonic::{Code, Status};
 use tower_service::Service;
 
@@ -24,12 +24,15 @@ use crate::cluster::ClusterService;
 use crate::codec::{Payload, RequestDecoder};
 use crate::context::Context;
 use crate::health::HealthService;
-use crate::kv::KvService;
+use crate::kv::{KvService, Reads};
 use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
-use crate::metrics::{Counted, Route};
+use crate::message::{Encoding, Messages, Takes};
+use crate::metrics::{Counted, Route, is_served};
+use crate::protocol::{self, Terms};
+use crate::unfinished::Share;
 use crate::watch::WatchService;
-use crate::{answers, call, errors};
+use crate::{answers, call, until};
 
 /// An answer under way.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -57,24 +60,34 @@ impl GrpcServices {
         Self {
             kv: KvService::new(Arc::clone(context)),
             watch: WatchService::new(Arc::clone(context)),
-            lease: lease.max_decoding_message_size(receive),
-            cluster: cluster.max_decoding_message_size(receive),
-            maintenance: maintenance.max_decoding_message_size(receive),
-            auth: auth.max_decoding_message_size(receive),
-            health: HealthServer::new(HealthService),
+            lease: lease.max_decoding_message_size(receive).send_compressed(GZIP),
+            cluster: cluster.max_decoding_message_size(receive).send_compressed(GZIP),
+            maintenance: maintenance.max_decoding_message_size(receive).send_compressed(GZIP),
+            auth: auth.max_decoding_message_size(receive).send_compressed(GZIP),
+            health: HealthServer::new(HealthService).send_compressed(GZIP),
             context: Arc::clone(context),
         }
     }
 
+    /// Whether a path is that of a method.
+    pub(crate) fn serves(&self, path: &str) -> bool {
+        self.context.rpc_metrics.method(path).is_some()
+    }
+
     /// Answers one request. Each method's future is boxed by itself, so that a put does not carry
     /// the size of a snapshot.
-    pub(crate) fn call(&self, request: Request<Incoming>) -> Answering {
-        let Some(method) = self.context.rpc_metrics.method(request.uri().path()) else {
-            let response = unimplemented(request.uri().path());
-            return Box::pin(ready(response));
+    pub(crate) fn call(&self, request: Request<Incoming>, share: Arc<Share>) -> Answering {
+        let terms = match protocol::terms(&request) {
+            Ok(terms) => terms,
+            Err(refused) => return Box::pin(ready(*refused)),
+        };
+        let path = protocol::path(&request);
+        let Some(method) = self.context.rpc_metrics.method(path) else {
+            let status = protocol::unknown_method(path, is_service);
+            return Box::pin(ready(terms.apply(status.into_http())));
         };
         let route = method.route;
-        let call = Counted::start(method);
+        let call = Call { counted: Counted::start(method), terms, share };
         match route {
             Route::Range => self.unary(call, KvService::range, request),
             Route::Put => self.unary(call, KvService::put, request),
@@ -91,58 +104,132 @@ impl GrpcServices {
         }
     }
 
-    fn unary<R, F, Fut>(&self, call: Counted, method: F, request: Request<Incoming>) -> Answering
+    fn unary<R, F, Fut>(&self, call: Call, method: F, request: Request<Incoming>) -> Answering
     where
-        R: Message + Default + Send + 'static,
-        F: Fn(KvService, R) -> Fut + Send + 'static,
+        R: Message + Default + Reads + Send + 'static,
+        F: Fn(KvService, R) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Payload, Status>> + Send + 'static,
     {
         let kv = self.kv.clone();
+        let Call { counted, terms, share } = call;
         Box::pin(async move {
-            let result = match kv.context().receive(request).await {
-                Ok(message) => method(kv, message).await,
-                Err(status) => Err(status),
+            let (unread, mut turn) = (Arc::clone(&share.unread), None);
+            let answer = async {
+                let context = Arc::clone(kv.context());
+                let message: R = context.receive(request, Takes::Unary, &terms, share).await?;
+                if message.reads() {
+                    unread.room().await;
+                }
+                if message.lists() {
+                    turn = Some(unread.list().await);
+                }
+                let payload = call::sendable(method(kv, message).await?)?;
+                call::compressed(payload, terms.encoding).await
             };
-            let result = result.and_then(call::sendable);
-            call.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
-            call::answer(result)
+            let result = terms.in_time(answer).await;
+            counted.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
+            terms.apply(call::answer(result, terms.encoding, &unread, turn))
         })
     }
 
-    fn range_stream(&self, call: Counted, request: Request<Incoming>) -> Answering {
+    fn range_stream(&self, call: Call, request: Request<Incoming>) -> Answering {
         let kv = self.kv.clone();
+        let Call { counted, terms, share } = call;
         Box::pin(async move {
-            let result = match kv.context().receive(request).await {
-                Ok(message) => kv.range_stream(message).await,
-                Err(status) => Err(status),
+            let messages = async {
+                let context = Arc::clone(kv.context());
+                let message = context.receive(request, Takes::One, &terms, share).await?;
+                kv.range_stream(message).await
             };
-            call::answer_stream(result, call)
+            let result = terms.in_time(messages).await;
+            ended_in_time(call::answer_stream(result, terms.encoding, counted), &terms)
         })
     }
 
-    fn watch(&self, call: Counted, request: Request<Incoming>) -> Answering {
+    fn watch(&self, call: Call, request: Request<Incoming>) -> Answering {
         let limit = self.context.limits.receive_bytes_max();
         let (watch, decoder) = (self.watch.clone(), RequestDecoder::<WatchRequest>::default());
+        let (request, Call { counted, terms, share }) = (request, call);
+        let request = whole_messages(request, Takes::Many, &terms, limit, share);
         let messages = |body| Streaming::new_request(decoder, body, None, Some(limit));
         let request = tonic::Request::from_http(request.map(messages));
         Box::pin(async move {
             let result = watch.watch(request).await;
             let messages = result.map(|response| answers::apart(response.into_inner()));
-            call::answer_stream(messages, call)
+            ended_in_time(call::answer_stream(messages, terms.encoding, counted), &terms)
         })
     }
 
-    fn generated<S>(&self, call: Counted, mut service: S, request: Request<Incoming>) -> Answering
+    fn generated<S>(&self, call: Call, mut service: S, request: Request<Incoming>) -> Answering
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
         S::Future: Send + 'static,
     {
         let limit = self.context.limits.receive_bytes_max();
-        let answer = service.call(request);
+        let Call { counted, terms, share } = call;
+        let answer = service.call(whole_messages(request, counted.takes(), &terms, limit, share));
         Box::pin(async move {
-            let response = infallible(answer.await);
-            call::count(rewrite_oversize(response, limit), call)
+            let answer = async { Ok(infallible(answer.await)) };
+            match terms.in_time(answer).await {
+                Ok(response) => ended_in_time(call::count(response, counted), &terms),
+                Err(late) => {
+                    counted.finish(late.code());
+                    terms.apply(late.into_http())
+                }
+            }
         })
+    }
+}
+
+/// One call of a method.
+struct Call {
+    counted: Counted,
+    terms: Terms,
+    /// What its connection may hold of unfinished requests.
+    share: Arc<Share>,
+}
+
+/// How tonic is told that an answer is to be compressed.
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
+
+/// Services that etcd has, with methods or without.
+fn is_service(name: &str) -> bool {
+    let unbuilt = ["v3lockpb.Lock", "v3electionpb.Election"];
+    unbuilt.contains(&name) || is_served(name)
+}
+
+/// Metadata that the services look at; a client's other fields are not kept.
+const METADATA: [&str; 3] = ["hasleader", "token", "authorization"];
+
+/// A request as tonic takes it: its messages whole, with the fields that matter.
+fn whole_messages(
+    request: Request<Incoming>,
+    takes: Takes,
+    terms: &Terms,
+    bytes_max: usize,
+    share: Arc<Share>,
+) -> Request<Body> {
+    let (mut head, body) = request.into_parts();
+    let mut headers = HeaderMap::new();
+    for name in METADATA {
+        if let Some(value) = head.headers.remove(name) {
+            headers.insert(name, value);
+        }
+    }
+    if terms.encoding == Encoding::Gzip {
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
+    }
+    head.headers = headers;
+    let messages = Messages::new(body, takes, terms.encoding, bytes_max, share);
+    Request::from_parts(head, messages.into_body())
+}
+
+/// An answer as its client asked for it, which ends when the client has given up.
+fn ended_in_time(response: Response<Body>, terms: &Terms) -> Response<Body> {
+    let response = terms.apply(response);
+    match terms.deadline {
+        Some(deadline) => until::deadline(response, deadline),
+        None => response,
     }
 }
 
@@ -151,29 +238,4 @@ fn infallible(response: Result<Response<Body>, Infallible>) -> Response<Body> {
         Ok(response) => response,
         Err(never) => match never {},
     }
-}
-
-fn split_path(path: &str) -> Option<(&str, &str)> {
-    path.strip_prefix('/')?.split_once('/')
-}
-
-fn unimplemented(path: &str) -> Response<Body> {
-    let status = match split_path(path) {
-        Some((service, method)) => {
-            Status::unimplemented(format!("unknown method {method} for service {service}"))
-        }
-        None => Status::unimplemented(format!("malformed method name: {path:?}")),
-    };
-    status.into_http()
-}
-
-/// tonic refuses an oversize request as OUT_OF_RANGE with words of its own; clients of etcd know
-/// grpc-go's.
-fn rewrite_oversize(response: Response<Body>, limit: usize) -> Response<Body> {
-    let is_out_of_range = response.headers().get("grpc-status").is_some_and(|code| code == "11");
-    if !is_out_of_range {
-        return response;
-    }
-    let Some(status) = Status::from_header_map(response.headers()) else { return response };
-    errors::unreadable(status, limit).into_http()
 }

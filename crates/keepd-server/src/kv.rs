@@ -31,6 +31,57 @@ pub(crate) struct KvService {
 
 type Answer = Result<Payload, Status>;
 
+/// What a request may bring back.
+pub(crate) trait Reads {
+    /// Whether values, however large.
+    fn reads(&self) -> bool {
+        false
+    }
+
+    /// Whether a long list of them.
+    fn lists(&self) -> bool {
+        false
+    }
+}
+
+impl Reads for RangeRequest {
+    fn reads(&self) -> bool {
+        true
+    }
+
+    fn lists(&self) -> bool {
+        range::is_large(self)
+    }
+}
+
+impl Reads for TxnRequest {
+    fn reads(&self) -> bool {
+        range::has_reads(self)
+    }
+
+    fn lists(&self) -> bool {
+        range::has_large(self)
+    }
+}
+
+impl Reads for DeleteRangeRequest {
+    fn reads(&self) -> bool {
+        self.prev_kv
+    }
+
+    fn lists(&self) -> bool {
+        self.prev_kv && !self.range_end.is_empty()
+    }
+}
+
+impl Reads for PutRequest {
+    fn reads(&self) -> bool {
+        self.prev_kv
+    }
+}
+
+impl Reads for CompactionRequest {}
+
 impl KvService {
     pub(crate) const fn new(context: Arc<Context>) -> Self {
         Self { context }

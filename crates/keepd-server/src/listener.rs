@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keepd_tls::ServerTls;
+use keepd_types::limits;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -34,7 +35,9 @@ use self::admission::{Source, Ticket};
 pub use self::bind::{Bind, BindError};
 pub use self::stream::TrafficBytes;
 use self::stream::{BoxedStream, Counted, Patient};
+use crate::http2::{self, Mended};
 use crate::requests::{Requests, WithRequests};
+use crate::unfinished::{Share, Unfinished};
 
 /// How long a client may take for its first TLS message, which needs nothing from the server.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,16 +48,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the headers of a plain HTTP request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Receive windows of one HTTP/2 stream and connection. The library ends a connection on which small
-/// messages lie unread: half the connection's window is spent, 256 bytes for each. A stream whose
-/// reader has fallen behind must not come there, so its window is small against the connection's.
+/// BOUND: receive windows of one HTTP/2 stream and connection, what may lie there unread: a request
+/// that waits for room (`unfinished`) fills them, and its client waits too. The library ends a
+/// connection on which small messages lie unread: half the connection's window is spent, 256 bytes
+/// for each. A stream whose reader has fallen behind must not come there, so its window is small
+/// against the connection's.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// How connections are treated.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionOptions {
-    /// HTTP/2 streams per connection.
+    /// HTTP/2 streams per connection; a client with more requests waits for earlier ones to end.
     pub concurrent_streams_max: u32,
     /// How often a silent client is pinged.
     pub keepalive_interval: Option<Duration>,
@@ -67,7 +72,7 @@ pub struct ConnectionOptions {
 impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
-            concurrent_streams_max: u32::MAX,
+            concurrent_streams_max: limits::CONCURRENT_STREAMS_MAX,
             keepalive_interval: Some(Duration::from_secs(2 * 3600)),
             keepalive_timeout: Duration::from_secs(20),
             reuse_port: false,
@@ -97,12 +102,19 @@ impl std::fmt::Debug for Listener {
     }
 }
 
+/// What the connections of a listener are counted in.
+pub(crate) struct Accounts {
+    pub(crate) bytes: Arc<TrafficBytes>,
+    pub(crate) unfinished: Arc<Unfinished>,
+}
+
 /// Answers the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
     /// Answers one request.
     fn call(
         self: Arc<Self>,
         request: Request<Incoming>,
+        share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 }
 
@@ -162,7 +174,7 @@ impl Listener {
         service: Arc<impl Service>,
         admission: Arc<Admission>,
         tasks: TaskTracker,
-        bytes: Arc<TrafficBytes>,
+        accounts: Accounts,
         mut stop: watch::Receiver<bool>,
         cut: CancellationToken,
     ) {
@@ -170,6 +182,7 @@ impl Listener {
             options: self.options,
             tls: self.tls.clone(),
             endpoint: self.endpoint,
+            unfinished: accounts.unfinished,
         });
         loop {
             let (accepted, ticket) = tokio::select! {
@@ -178,7 +191,8 @@ impl Listener {
             };
             let Accepted { stream, peer, .. } = accepted;
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
-            let stream = Box::new(Counted { stream, bytes: Arc::clone(&bytes), turn: 0 });
+            let bytes = Arc::clone(&accounts.bytes);
+            let stream = Box::new(Counted { stream, bytes, turn: 0 });
             let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
                 let ticket = Arc::new(ticket);
@@ -265,6 +279,7 @@ fn builder(options: &ConnectionOptions, requests: Requests) -> auto::Builder<Req
         .max_concurrent_streams(options.concurrent_streams_max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(http2::FIELD_BYTES_MAX)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
     builder
@@ -275,6 +290,7 @@ struct Connection {
     options: ConnectionOptions,
     tls: Option<Arc<ServerTls>>,
     endpoint: Endpoint,
+    unfinished: Arc<Unfinished>,
 }
 
 impl Connection {
@@ -349,12 +365,15 @@ impl Connection {
         service: Arc<impl Service>,
         mut stop: watch::Receiver<bool>,
     ) {
+        let share = self.unfinished.share();
+        let of_requests = Arc::clone(&share);
         let service = hyper::service::service_fn(move |request| {
-            let answer = Arc::clone(&service).call(request);
+            let answer = Arc::clone(&service).call(request, Arc::clone(&of_requests));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let requests = Requests::default();
         let builder = builder(&self.options, requests.clone());
+        let stream = Mended::new(stream, share);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = WithRequests::new(connection, requests);
         let result = tokio::select! {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::Code;
 
+use crate::message::Takes;
+
 /// What answers a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -77,6 +79,12 @@ const METHODS: &[(&str, &str, Route)] = &[
     ("/grpc.health.v1.Health/Watch", "server_stream", Route::Health),
 ];
 
+/// Whether a service has methods here.
+pub(crate) fn is_served(service: &str) -> bool {
+    let is_of = |path: &str| path[1..].split_once('/').is_some_and(|(of, _)| of == service);
+    METHODS.iter().any(|(path, ..)| is_of(path))
+}
+
 /// The names of gRPC's codes, by number.
 pub(crate) const CODES: [&str; 17] = [
     "OK",
@@ -118,6 +126,15 @@ impl Counted {
     pub(crate) fn start(method: Arc<Method>) -> Self {
         method.started.fetch_add(1, Ordering::Relaxed);
         Self(Some(method))
+    }
+
+    /// How many messages its method takes.
+    pub(crate) fn takes(&self) -> Takes {
+        match self.0.as_ref().map_or("unary", |method| method.grpc_type) {
+            "unary" => Takes::Unary,
+            "server_stream" => Takes::One,
+            _ => Takes::Many,
+        }
     }
 
     /// Counts how the call ended.

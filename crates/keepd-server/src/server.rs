@@ -1,12 +1,9 @@
 //! The server: services on listeners, and their end.
 
-mod until_stop;
-
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -18,7 +15,9 @@ use crate::access::AccessControl;
 use crate::context::Context;
 use crate::grpc::GrpcServices;
 use crate::http_edge::{self, HttpScope};
-use crate::listener::{Admission, Listener, Service, TrafficBytes};
+use crate::listener::{Accounts, Admission, Listener, Service, TrafficBytes};
+use crate::unfinished::Share;
+use crate::{protocol, until};
 
 /// Runs services on listeners.
 #[derive(Debug)]
@@ -69,7 +68,9 @@ impl Server {
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
         let (tasks, admission) = (self.tasks.clone(), Arc::clone(&self.admission));
         let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
-        let serving = listener.serve(Arc::new(edge), admission, tasks, bytes, stop, cut);
+        let unfinished = Arc::clone(&self.context.unfinished);
+        let accounts = Accounts { bytes, unfinished };
+        let serving = listener.serve(Arc::new(edge), admission, tasks, accounts, stop, cut);
         self.tasks.spawn(serving);
     }
 
@@ -99,26 +100,23 @@ impl Service for ClientEdge {
     fn call(
         self: Arc<Self>,
         request: Request<Incoming>,
+        share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        // gRPC is HTTP/2's: over HTTP/1.1 its paths are unknown, to a page whose host was rebound too.
-        if request.version() == Version::HTTP_2 && is_grpc(&request) {
-            let is_endless = until_stop::is_endless(request.uri().path());
-            let answering = self.grpc.call(request);
+        // gRPC is HTTP/2's: over HTTP/1.1 its paths are unknown, to browsers too.
+        let may_be_grpc = request.version() == Version::HTTP_2;
+        if may_be_grpc && (protocol::is_grpc(&request) || self.grpc.serves(request.uri().path())) {
+            let is_endless = until::is_endless(request.uri().path());
+            let answering = self.grpc.call(request, share);
             if !is_endless {
                 return answering;
             }
             let stop = self.stop.clone();
-            return Box::pin(async move { until_stop::end_with(answering.await, stop) });
+            return Box::pin(async move { until::stop(answering.await, stop) });
         }
         Box::pin(async move {
             http_edge::answer_client(&self.context, &self.access, self.is_tls, &request).await
         })
     }
-}
-
-fn is_grpc(request: &Request<Incoming>) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A metrics port.
@@ -130,6 +128,7 @@ impl Service for MetricsEdge {
     fn call(
         self: Arc<Self>,
         request: Request<Incoming>,
+        _share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         Box::pin(
             async move { http_edge::answer(&self.context, HttpScope::Metrics, &request).await },
@@ -144,6 +143,7 @@ impl Service for PeerEdge {
     fn call(
         self: Arc<Self>,
         _request: Request<Incoming>,
+        _share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         Box::pin(async move { http_edge::not_found() })
     }

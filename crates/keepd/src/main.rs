@@ -22,6 +22,16 @@ mod utl;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Gives memory that a burst took and left back to the system. The allocator does so by itself only
+/// when it is asked for more, which after a burst may be hours later.
+pub(crate) fn give_back_memory() {
+    #[expect(unsafe_code, reason = "the allocator is C")]
+    // SAFETY: may be called by any thread at any time; it touches nothing that is allocated.
+    unsafe {
+        libmimalloc_sys::mi_collect(false);
+    }
+}
+
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     let invoked = if arguments.is_empty() { OsString::new() } else { arguments.remove(0) };

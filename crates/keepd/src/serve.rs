@@ -20,6 +20,8 @@ use crate::flags::{AutoCompaction, Parsed, ServerOptions, Url};
 /// Exit code of a server that cannot start or had to stop.
 const FAILED: u8 = 1;
 
+/// How often memory that nothing uses is given back.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections may take to end after the member has stopped by itself.
 const HALTED_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -146,6 +148,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     {
         tokio::spawn(encryption_reload::follow(path, encryption, node.handle()));
     }
+    tokio::spawn(give_back_memory());
     keepd_server::compact_by_itself(&context, compaction(options.auto_compaction));
     let ending = wait_for_end(&node).await?;
     let patience = match &ending {
@@ -164,6 +167,15 @@ const fn compaction(auto: AutoCompaction) -> keepd_server::Compaction {
         AutoCompaction::Off => keepd_server::Compaction::Off,
         AutoCompaction::Periodic(retention) => keepd_server::Compaction::Periodic(retention),
         AutoCompaction::Revision(keep) => keepd_server::Compaction::Revision(keep),
+    }
+}
+
+/// Looks every now and then for memory that nothing uses any more.
+async fn give_back_memory() {
+    let mut interval = tokio::time::interval(MEMORY_INTERVAL);
+    loop {
+        interval.tick().await;
+        crate::give_back_memory();
     }
 }
 

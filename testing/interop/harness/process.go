@@ -202,3 +202,17 @@ func Eventually(t testing.TB, limit time.Duration, what string, condition func()
 		time.Sleep(50 * time.Millisecond)
 	}
 }
+
+// Memory is what the program has in memory, now and at most until now, in MiB.
+func (p *Process) Memory(t testing.TB) (now, peak int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &now)
+		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &peak)
+	}
+	return now / 1024, peak / 1024
+}

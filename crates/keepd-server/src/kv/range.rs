@@ -45,6 +45,16 @@ pub(crate) fn has_large(txn: &TxnRequest) -> bool {
     ops.any(|op| matches!(op, Op::RequestRange(range) if is_large(range)))
 }
 
+/// Whether the operations of a transaction may bring values back.
+pub(crate) fn has_reads(txn: &TxnRequest) -> bool {
+    let mut ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
+    ops.any(|op| match op {
+        Op::RequestRange(_) | Op::RequestTxn(_) => true,
+        Op::RequestPut(put) => put.prev_kv,
+        Op::RequestDeleteRange(delete) => delete.prev_kv,
+    })
+}
+
 /// The range of keys a request asks for.
 pub(crate) fn key_range(request: &RangeRequest) -> KeyRange {
     KeyRange::from_request(request.key.clone(), request.range_end.clone())

@@ -111,7 +111,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Member,
         "max-concurrent-streams",
         Kind::Uint32,
-        "4294967295",
+        "4096",
         "Streams a client may have open on one connection.",
     ),
     Flag::new(

@@ -1,4 +1,4 @@
-//! Answers that never end by themselves, ended when the server stops.
+//! Answers that are ended from outside: by their client's deadline, or by the end of the server.
 //!
 //! The stream of lease keep-alives and the watch on the health service stay open for as long as
 //! their client wants; without this they would hold up a stop for as long as it is patient. Watch
@@ -13,38 +13,54 @@ use http::Response;
 use http_body::Frame;
 use keepd_api::Error as Api;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::call;
+use crate::{call, protocol};
 
 /// The methods that answer so.
 const METHODS: [&str; 2] = ["/etcdserverpb.Lease/LeaseKeepAlive", "/grpc.health.v1.Health/Watch"];
 
 /// Whether the answers to a path never end by themselves.
-pub(super) fn is_endless(path: &str) -> bool {
+pub(crate) fn is_endless(path: &str) -> bool {
     METHODS.contains(&path)
 }
 
 /// The same answer, which also ends when `stop` turns true.
-pub(super) fn end_with(
-    response: Response<Body>,
-    mut stop: watch::Receiver<bool>,
-) -> Response<Body> {
-    let stopping = Box::pin(async move {
+pub(crate) fn stop(response: Response<Body>, mut stop: watch::Receiver<bool>) -> Response<Body> {
+    end(response, async move {
         // A server that is gone has stopped too.
         let _ = stop.wait_for(|stop| *stop).await;
-    });
-    response.map(|body| Body::new(UntilStop { body: Some(body), stopping }))
+        Api::Stopped.into()
+    })
 }
 
-struct UntilStop {
-    /// `None` once the server has stopped.
+/// The same answer, which also ends at its client's deadline.
+pub(crate) fn deadline(response: Response<Body>, deadline: Instant) -> Response<Body> {
+    end(response, async move {
+        tokio::time::sleep_until(deadline).await;
+        protocol::deadline_exceeded()
+    })
+}
+
+fn end(
+    response: Response<Body>,
+    end: impl Future<Output = Status> + Send + 'static,
+) -> Response<Body> {
+    if http_body::Body::is_end_stream(response.body()) {
+        return response;
+    }
+    response.map(|body| Body::new(Until { body: Some(body), end: Box::pin(end) }))
+}
+
+struct Until {
+    /// `None` once it was ended.
     body: Option<Body>,
-    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+    end: Pin<Box<dyn Future<Output = Status> + Send>>,
 }
 
-impl http_body::Body for UntilStop {
+impl http_body::Body for Until {
     type Data = Bytes;
     type Error = Status;
 
@@ -56,11 +72,11 @@ impl http_body::Body for UntilStop {
         let Some(body) = this.body.as_mut().filter(|body| !body.is_end_stream()) else {
             return Poll::Ready(None);
         };
-        if this.stopping.as_mut().poll(task).is_pending() {
+        let Poll::Ready(status) = this.end.as_mut().poll(task) else {
             return Pin::new(body).poll_frame(task);
-        }
+        };
         this.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(call::trailers(&Api::Stopped.into())))))
+        Poll::Ready(Some(Ok(Frame::trailers(call::trailers(&status)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -94,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_answer_ends_with_the_server() {
         let stop = watch::Sender::new(false);
-        let answer = end_with(Response::new(Body::new(Silent)), stop.subscribe());
+        let answer = super::stop(Response::new(Body::new(Silent)), stop.subscribe());
         let mut body = answer.into_body();
         let waited = tokio::time::timeout(Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing ends it before");
@@ -107,10 +123,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_silent_answer_ends_at_its_deadline() {
+        let at = Instant::now() + Duration::from_millis(10);
+        let mut body = deadline(Response::new(Body::new(Silent)), at).into_body();
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        let status = Status::from_header_map(&trailers).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(status.message(), "context deadline exceeded");
+    }
+
+    #[tokio::test]
     async fn an_answer_that_ends_by_itself_is_left_alone() {
         let stop = watch::Sender::new(false);
         let whole = Body::new(http_body_util::Full::new(Bytes::from_static(b"x")));
-        let body = end_with(Response::new(whole), stop.subscribe()).into_body();
+        let body = super::stop(Response::new(whole), stop.subscribe()).into_body();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "x");
     }
 }

@@ -1,0 +1,397 @@
+//! The messages of a request, whole, as they come in: gRPC's framing and compression.
+//!
+//! Memory follows the bytes that came, whatever length was announced, and what is not whole is
+//! counted (`unfinished`). All methods receive through this; tonic's own decoder, which the less hot
+//! ones use, is only handed whole messages.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flate2::bufread::MultiGzDecoder;
+use futures_util::stream;
+use http::HeaderMap;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::unfinished::{Held, REQUEST_BYTES, Share};
+
+/// What Go says of bytes that are no message, whatever is wrong with them.
+pub(crate) const NO_MESSAGE: &str = "proto: cannot parse invalid wire-format data";
+/// Before each message: whether it is compressed, and its length.
+pub(crate) const PREFIX_BYTES: usize = 5;
+
+/// Messages of which so much came are counted in larger steps.
+const LARGE_BYTES: usize = 16 * 1024;
+const AHEAD_BYTES: usize = 64 * 1024;
+
+/// How messages may be compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// That of a request; answers take the same one, as grpc-go's do.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Status> {
+        let Some(encoding) = headers.get("grpc-encoding") else { return Ok(Self::Identity) };
+        match encoding.as_bytes() {
+            b"" | b"identity" => Ok(Self::Identity),
+            b"gzip" => Ok(Self::Gzip),
+            other => Err(Status::unimplemented(format!(
+                "grpc: Decompressor is not installed for grpc-encoding \"{}\"",
+                String::from_utf8_lossy(other)
+            ))),
+        }
+    }
+}
+
+/// How many messages a call takes, which decides what is said when there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// One, and gives one.
+    Unary,
+    /// One, and gives a stream.
+    One,
+    /// A stream.
+    Many,
+}
+
+/// The messages of one request.
+#[derive(Debug)]
+pub(crate) struct Messages<B> {
+    body: B,
+    takes: Takes,
+    encoding: Encoding,
+    bytes_max: usize,
+    /// What came and was not taken yet.
+    received: BytesMut,
+    held: Held,
+}
+
+impl<B> Messages<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    pub(crate) fn new(
+        body: B,
+        takes: Takes,
+        encoding: Encoding,
+        bytes_max: usize,
+        share: Arc<Share>,
+    ) -> Self {
+        let (received, held) = (BytesMut::new(), Held::new(share));
+        Self { body, takes, encoding, bytes_max, received, held }
+    }
+
+    /// The message of a call that takes one. What a client sends after it is not looked at, as in
+    /// grpc-go.
+    pub(crate) async fn one<R: Message + Default>(&mut self) -> Result<R, Status> {
+        let mut framed = self.required().await?;
+        framed.advance(PREFIX_BYTES);
+        R::decode(framed).map_err(|_whatever| {
+            Status::internal(format!("grpc: error unmarshalling request: {NO_MESSAGE}"))
+        })
+    }
+
+    /// The next message behind its prefix, not compressed any more; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(framed) = self.take()? {
+                self.held.release();
+                return Ok(Some(framed));
+            }
+            if !self.received.is_empty() {
+                self.count().await?;
+            }
+            match self.frame().await? {
+                Some(data) if self.received.is_empty() => self.received = BytesMut::from(&data[..]),
+                Some(data) => self.received.put_slice(&data),
+                None if self.received.len() < PREFIX_BYTES => return Ok(None),
+                None if self.takes == Takes::Unary => {
+                    return Err(Status::unknown("unexpected EOF"));
+                }
+                None => return Err(Status::internal("unexpected EOF")),
+            }
+        }
+    }
+
+    async fn required(&mut self) -> Result<Bytes, Status> {
+        let framed = self.next().await?;
+        framed.ok_or_else(|| match self.takes {
+            Takes::Unary => Status::unknown("EOF"),
+            Takes::One | Takes::Many => Status::internal(
+                "cardinality violation: received no request message from non-client-streaming RPC",
+            ),
+        })
+    }
+
+    /// Counts what is there of an unfinished message, and the request itself.
+    async fn count(&mut self) -> Result<(), Status> {
+        let bytes = REQUEST_BYTES + self.received.len();
+        let more = bytes.saturating_sub(self.held.bytes());
+        if more == 0 {
+            return Ok(());
+        }
+        // What is large already is counted ahead, so that it waits less often.
+        let ahead = if self.received.len() > LARGE_BYTES { AHEAD_BYTES } else { 0 };
+        self.held.add(more + ahead).await
+    }
+
+    /// The next bytes; `None` at the end.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            // Most requests are here already, and nothing is counted for them.
+            let ready = poll_fn(|task| Poll::Ready(Pin::new(&mut self.body).poll_frame(task)));
+            let frame = match ready.await {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if self.takes == Takes::Many && self.received.is_empty() => {
+                    self.body.frame().await
+                }
+                Poll::Pending => {
+                    self.count().await?;
+                    let share = Arc::clone(self.held.share());
+                    tokio::select! {
+                        biased;
+                        frame = self.body.frame() => frame,
+                        evicted = share.evicted() => return Err(evicted),
+                    }
+                }
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            // Trailers of a request mean nothing.
+            if let Ok(data) = frame.map_err(interrupted)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// A message that is whole.
+    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        let &[flag, a, b, c, d, ..] = &self.received[..] else { return Ok(None) };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if length > self.bytes_max {
+            return Err(Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({length} vs. {})",
+                self.bytes_max
+            )));
+        }
+        if self.received.len() < PREFIX_BYTES + length {
+            return Ok(None);
+        }
+        let framed = self.received.split_to(PREFIX_BYTES + length).freeze();
+        match flag {
+            0 => Ok(Some(framed)),
+            1 if self.encoding == Encoding::Gzip => {
+                inflate(&framed[PREFIX_BYTES..], self.bytes_max).map(Some)
+            }
+            1 => {
+                let text = "grpc: compressed flag set with identity or empty encoding";
+                Err(Status::internal(text))
+            }
+            other => {
+                let text = format!("grpc: received unexpected payload format {other}");
+                Err(Status::internal(text))
+            }
+        }
+    }
+}
+
+impl<B> Messages<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Send> + Unpin + Send + 'static,
+{
+    /// A body of whole messages for tonic.
+    pub(crate) fn into_body(self) -> Body {
+        let frames = stream::unfold(Some(self), |messages| async {
+            let mut messages = messages?;
+            let takes_more = messages.takes == Takes::Many;
+            let next = if takes_more {
+                messages.next().await.transpose()?
+            } else {
+                messages.required().await
+            };
+            let rest = (takes_more && next.is_ok()).then_some(messages);
+            Some((next.map(Frame::data), rest))
+        });
+        Body::new(StreamBody::new(frames))
+    }
+}
+
+fn interrupted<E>(_gone: E) -> Status {
+    Status::cancelled("context canceled")
+}
+
+/// Inflates a message and puts it behind a prefix; one that grows beyond `bytes_max` is refused
+/// without being inflated further.
+fn inflate(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
+    let mut framed = vec![0; PREFIX_BYTES];
+    let mut reader = MultiGzDecoder::new(compressed);
+    let read = reader.by_ref().take(bytes_max as u64 + 1).read_to_end(&mut framed);
+    if let Err(error) = read {
+        let step = if reader.header().is_some() {
+            "grpc: failed to read decompressed data"
+        } else {
+            "grpc: failed to decompress the message"
+        };
+        let reason = if error.kind() != io::ErrorKind::UnexpectedEof {
+            format!("gzip: {error}")
+        } else if compressed.is_empty() {
+            "EOF".to_owned()
+        } else {
+            "unexpected EOF".to_owned()
+        };
+        return Err(Status::internal(format!("{step}: {reason}")));
+    }
+    let length = framed.len() - PREFIX_BYTES;
+    if length > bytes_max {
+        return Err(Status::resource_exhausted(format!(
+            "grpc: received message after decompression larger than max {bytes_max}"
+        )));
+    }
+    let length = u32::try_from(length).expect("no longer than a message may be");
+    framed[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    Ok(framed.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body_util::Full;
+    use keepd_api::etcdserverpb::PutRequest;
+    use tonic::Code;
+
+    use super::*;
+    use crate::unfinished::Unfinished;
+
+    const BYTES_MAX: usize = 1000;
+
+    fn put() -> PutRequest {
+        PutRequest { key: "key".into(), value: "value".into(), ..PutRequest::default() }
+    }
+
+    fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![flag];
+        bytes.put_u32(u32::try_from(message.len()).unwrap());
+        bytes.extend_from_slice(message);
+        bytes
+    }
+
+    fn encoded(message: &PutRequest) -> Vec<u8> {
+        framed(0, &message.encode_to_vec())
+    }
+
+    fn zipped(message: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(message).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn messages<B>(body: B, takes: Takes) -> Messages<B>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let share = Unfinished::new(BYTES_MAX).share();
+        Messages::new(body, takes, Encoding::Gzip, BYTES_MAX, share)
+    }
+
+    async fn receive(bytes: &[u8]) -> Result<PutRequest, Status> {
+        messages(Full::new(Bytes::copy_from_slice(bytes)), Takes::Unary).one().await
+    }
+
+    #[tokio::test]
+    async fn a_message_may_come_in_any_pieces() {
+        let bytes = encoded(&put());
+        assert_eq!(receive(&bytes).await.unwrap(), put());
+        for cut in 0..=bytes.len() {
+            let (head, tail) = bytes.split_at(cut);
+            let pieces = [head, tail].map(|it| Frame::data(Bytes::copy_from_slice(it)));
+            let body = StreamBody::new(stream::iter(pieces.map(Ok::<_, Infallible>)));
+            let received: PutRequest = messages(body, Takes::Unary).one().await.unwrap();
+            assert_eq!(received, put(), "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_is_refused_and_what_follows_one_ignored() {
+        let whole = encoded(&put());
+        assert_eq!(receive(&[whole.clone(), whole.clone()].concat()).await.unwrap(), put());
+        assert_eq!(receive(&[&whole[..], b"more"].concat()).await.unwrap(), put());
+        let long = PutRequest { value: vec![0; BYTES_MAX].into(), ..put() };
+        for (bytes, code) in [
+            (whole[..whole.len() - 1].to_vec(), Code::Unknown),
+            (whole[..3].to_vec(), Code::Unknown),
+            (Vec::new(), Code::Unknown),
+            ([&[1], &whole[1..]].concat(), Code::Internal),
+            ([&[2], &whole[1..]].concat(), Code::Internal),
+            (framed(0, &[0xff]), Code::Internal),
+            (encoded(&long), Code::ResourceExhausted),
+            // Its length alone is enough to refuse it.
+            (encoded(&long)[..5].to_vec(), Code::ResourceExhausted),
+        ] {
+            let status = receive(&bytes).await.unwrap_err();
+            assert_eq!(status.code(), code, "{bytes:x?}: {status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn compressed_messages_are_inflated_up_to_the_limit() {
+        let compressed = zipped(&put().encode_to_vec());
+        assert_eq!(receive(&framed(1, &compressed)).await.unwrap(), put());
+        let bomb = framed(1, &zipped(&vec![0; 100 * BYTES_MAX]));
+        assert!(bomb.len() < BYTES_MAX);
+        assert_eq!(receive(&bomb).await.unwrap_err().code(), Code::ResourceExhausted);
+        for cut in 0..compressed.len() {
+            let status = receive(&framed(1, &compressed[..cut])).await.unwrap_err();
+            assert_eq!(status.code(), Code::Internal, "cut at {cut}");
+        }
+        let mut damaged = compressed.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(receive(&framed(1, &damaged)).await.unwrap_err().code(), Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn tonic_gets_whole_messages() {
+        let bytes = [encoded(&put()), framed(1, &zipped(&put().encode_to_vec()))].concat();
+        for (takes, count) in [(Takes::Many, 2), (Takes::One, 1), (Takes::Unary, 1)] {
+            let pieces: Vec<_> = bytes
+                .chunks(3)
+                .map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))))
+                .collect();
+            let mut body = messages(StreamBody::new(stream::iter(pieces)), takes).into_body();
+            for _ in 0..count {
+                let frame = body.frame().await.unwrap().unwrap();
+                assert_eq!(frame.into_data().unwrap(), encoded(&put()));
+            }
+            assert!(body.frame().await.is_none());
+        }
+    }
+
+    /// Memory follows what came, and is counted while the message is not whole.
+    #[tokio::test]
+    async fn an_announced_length_reserves_nothing() {
+        let all = Unfinished::new(1 << 20);
+        let pieces = vec![Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\x0f\0\0abc")))];
+        let body = StreamBody::new(Box::pin(futures_util::StreamExt::chain(
+            stream::iter(pieces),
+            stream::pending(),
+        )));
+        let mut messages =
+            Messages::new(body, Takes::Unary, Encoding::Identity, 1 << 20, all.share());
+        let waiting = messages.one::<PutRequest>();
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
+        assert_eq!(messages.held.bytes(), REQUEST_BYTES + 8);
+        assert!(messages.received.capacity() < 100);
+    }
+}
