@@ -23,6 +23,7 @@ usage: cargo xtask <task>
   test             every test: Rust, then the Go ones against real etcd and kube-apiserver
   test rust        only the Rust tests
   test go [RUN]    only the Go tests (those whose name matches RUN)
+  interop --all    the programs of others against etcd and keepd; long, by hand
   tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver, kubectl and cfssl
   ci               all stages below, then `test`
   ci <stage>...    fmt, tidy, clippy, doc, go, deny, test
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["test", parts @ ..] => suite::Selection::parse(parts).and_then(|s| suite::run(&s)),
+        ["interop", "--all"] => suite::run_foreign(),
         ["tools"] => tools::build_all().map(|_| ()),
         ["ci", stages @ ..] => ci::run(stages),
         ["tidy"] => tidy::run(),

@@ -80,6 +80,24 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     Ok(())
 }
 
+/// Runs programs of others, unmodified, against etcd and keepd.
+pub(crate) fn run_foreign() -> Result<()> {
+    let root = root();
+    Call::new(&root, &["cargo", "build", "--release", "--package", "keepd"]).run()?;
+    let (tools, foreign) = (tools::build_all()?, tools::build_foreign()?);
+    let words =
+        ["go", "test", "-count=1", "-timeout=40m", "-v", "-tags=foreign", "-run=TestForeign", "."];
+    Call::new(&root.join("testing/interop"), &words)
+        .env("GOFLAGS", "-buildvcs=false")
+        .env("KEEPD_BIN", keepd_binary())
+        .env("KEEPD_INTEROP_ETCD", &tools.etcd)
+        .env("KEEPD_INTEROP_KUBE", &tools.kube)
+        .env("KEEPD_INTEROP_FOREIGN", &foreign.programs)
+        .env("KEEPD_INTEROP_ENVTEST", &foreign.envtest)
+        .env("KEEPD_INTEROP_PYTHON", &foreign.python)
+        .run()
+}
+
 fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut path = std::env::var_os("PATH").unwrap_or_default();

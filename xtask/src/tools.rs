@@ -82,6 +82,53 @@ const ENCRYPTION: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// Programs of others that use etcd: an old etcdctl, and go-kit's discovery of services.
+const FOREIGN: ToolSet = ToolSet {
+    name: "foreign",
+    module: "testing/interop/foreign",
+    binaries: &[("etcdctl-3.5.0", "go.etcd.io/etcd/etcdctl/v3")],
+    tests: &[("go-kit.test", "github.com/go-kit/kit/sd/etcdv3")],
+    linker_flags: "-s -w",
+};
+
+/// controller-runtime's own tests, which start etcd and kube-apiserver.
+const ENVTEST: ToolSet = ToolSet {
+    name: "envtest",
+    module: "testing/interop/envtest",
+    binaries: &[],
+    tests: &[("controller-runtime-client.test", "sigs.k8s.io/controller-runtime/pkg/client")],
+    linker_flags: "-s -w",
+};
+
+/// The folders of `cargo xtask interop --all`.
+#[derive(Debug)]
+pub(crate) struct ForeignTools {
+    pub(crate) programs: PathBuf,
+    pub(crate) envtest: PathBuf,
+    pub(crate) python: PathBuf,
+}
+
+/// Builds what only `cargo xtask interop --all` runs.
+pub(crate) fn build_foreign() -> Result<ForeignTools> {
+    Ok(ForeignTools { programs: build(&FOREIGN)?, envtest: build(&ENVTEST)?, python: python()? })
+}
+
+/// A Python with the packages of `requirements.txt`.
+fn python() -> Result<PathBuf> {
+    let module = root().join("testing/interop/foreign");
+    let folder = cache()?.join(format!("python-{}", hash_of(&module.join("requirements.txt"))?));
+    let python = folder.join("bin/python");
+    let path = folder.to_str().context("the cache folder's name is not UTF-8")?;
+    if !folder.join("complete").is_file() {
+        Call::new(&module, &["python3", "-m", "venv", "--clear", path]).run()?;
+        let install = ["-m", "pip", "install", "-q", "-r", "requirements.txt"];
+        let program = python.to_str().context("the cache folder's name is not UTF-8")?;
+        Call::new(&module, &[&[program], &install[..]].concat()).run()?;
+        std::fs::write(folder.join("complete"), "").context("mark the Python as complete")?;
+    }
+    Ok(python)
+}
+
 /// The folders that hold the built programs.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -121,7 +168,10 @@ fn build(set: &ToolSet) -> Result<PathBuf> {
     }
     let partial = folder.with_extension(format!("partial-{}", std::process::id()));
     let flags = format!("-ldflags={}", set.linker_flags);
-    let compile = [&["go", "build", "-buildvcs=false"][..], &["go", "test", "-c", "-tags=e2e"][..]];
+    let compile = [
+        &["go", "build", "-buildvcs=false"][..],
+        &["go", "test", "-c", "-tags=e2e,flaky_integration"][..],
+    ];
     for (list, compile) in [set.binaries, set.tests].into_iter().zip(compile) {
         for (name, package) in list {
             let output = partial.join(name);
@@ -149,9 +199,13 @@ fn cache() -> Result<PathBuf> {
     Ok(base.context("neither KEEPD_TOOLS, XDG_CACHE_HOME nor HOME is set")?.join("keepd/tools"))
 }
 
-/// The first 16 hex digits of the SHA-256 of the module's `go.sum`.
+/// The name of what the module's `go.sum` decides.
 fn sum_hash(module: &Path) -> Result<String> {
-    let path = module.join("go.sum");
-    let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    hash_of(&module.join("go.sum"))
+}
+
+/// The first 16 hex digits of a file's SHA-256.
+fn hash_of(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     Ok(Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }

@@ -37,6 +37,16 @@ func LoaderTool(t testing.TB) string {
 	return tool(t, "KEEPD_INTEROP_ENCRYPTION", "encryption", "encryption/go.sum", "loader")
 }
 
+// ForeignTool is a program of others that uses etcd.
+func ForeignTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_FOREIGN", "foreign", "foreign/go.sum", name)
+}
+
+// EnvtestTool is one of controller-runtime's own test programs.
+func EnvtestTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_ENVTEST", "envtest", "envtest/go.sum", name)
+}
+
 // KeepdBin is the keepd binary under test, or empty.
 func KeepdBin() string {
 	return os.Getenv("KEEPD_BIN")
