@@ -16,6 +16,7 @@ use http::uri::PathAndQuery;
 use keepd_api::etcdserverpb::{
     AuthenticateRequest, AuthenticateResponse, MemberListRequest, MemberListResponse,
 };
+use keepd_env::Env;
 use prost::Message;
 use tokio::time::{sleep, timeout};
 use tonic::client::Grpc;
@@ -367,8 +368,12 @@ impl Client {
     }
 
     async fn connect(&self, path: &str) -> Result<Channel, Failure> {
+        let mut reported = Vec::new();
         let mut last_error = String::new();
-        for _ in 0..ATTEMPTS_MAX {
+        let (clock, random) = (Env::real().clock, Env::real().random);
+        let started = clock.monotonic();
+        for round in 0_u32.. {
+            let mut is_refused = true;
             for _ in 0..self.targets.len() {
                 let target = &self.targets[self.current.get()];
                 match target.connect(&self.options).await {
@@ -376,23 +381,64 @@ impl Client {
                         *self.connected.borrow_mut() = Some(channel.clone());
                         return Ok(channel);
                     }
-                    Err(error) if error == last_error => {}
                     Err(error) => {
-                        let text = format!("connection error: desc = \"transport: {error}\"");
-                        self.report(path, 0, &framed(&Status::unavailable(text)));
-                        last_error = error;
+                        is_refused &= error.is_refusal;
+                        last_error = format!("connection error: desc = \"{}\"", error.text);
                     }
+                }
+                if !reported.contains(&last_error) {
+                    self.report(path, 0, &framed(&Status::unavailable(last_error.clone())));
+                    reported.push(last_error.clone());
                 }
                 self.turn();
             }
-            sleep(BACKOFF).await;
+            let pause = pause(round, is_refused, random.next_u64());
+            if clock.monotonic().saturating_sub(started) + pause > CONNECTING_MAX {
+                break;
+            }
+            sleep(pause).await;
         }
-        let text = format!("connection error: desc = \"transport: {last_error}\"");
-        Err(Failure::Status(Status::unavailable(text)))
+        Err(Failure::Status(Status::unavailable(last_error)))
     }
 }
 
-/// BOUND: with the pauses between them, attempts of a command without a deadline end within
-/// about ten seconds.
+/// The pause before another round of connecting: it grows by 1.6, and differs by up to a fifth, so
+/// that clients of a restarted server do not come at once. Whom TLS refused waits as gRPC
+/// prescribes, from one second on; a server that was not there may come back at any moment.
+fn pause(round: u32, is_refused: bool, random: u64) -> Duration {
+    let (first, most) = if is_refused { (1000, 8000) } else { (100, 500) };
+    let exponent = i32::try_from(round.min(16)).unwrap_or(16);
+    let pause = Duration::from_millis(first).mul_f64(1.6_f64.powi(exponent));
+    let per_mille = u32::try_from(random % 401).unwrap_or(200) + 800;
+    pause.min(Duration::from_millis(most)) * per_mille / 1000
+}
+
+/// BOUND: how long a command without a deadline tries to connect.
+const CONNECTING_MAX: Duration = Duration::from_secs(10);
+/// BOUND: answers of a command without a deadline that say to try again.
 const ATTEMPTS_MAX: u32 = 100;
 const BACKOFF: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refused_wait_as_grpc_says_and_a_server_that_comes_back_is_found_soon() {
+        for (round, is_refused, middle) in [
+            (0, true, 1000),
+            (1, true, 1600),
+            (2, true, 2560),
+            (9, true, 8000),
+            (0, false, 100),
+            (1, false, 160),
+            (4, false, 500),
+            (9, false, 500),
+        ] {
+            for (random, per_mille) in [(0, 800), (200, 1000), (400, 1200)] {
+                let millis = pause(round, is_refused, random).as_millis();
+                assert!(millis.abs_diff(middle * per_mille / 1000) <= 1, "{round}: {millis}");
+            }
+        }
+    }
+}

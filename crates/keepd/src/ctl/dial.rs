@@ -3,15 +3,19 @@
 //! Accepted are `host:port`, `http://`, `https://`, `unix://` and `unixs://`. A scheme decides on
 //! TLS; without one (and for `unix`) TLS is used when any of its options was given.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use keepd_tls::ClientTls;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
@@ -73,6 +77,27 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
     (Address::Tcp(host_port.to_owned()), host.to_owned(), security)
 }
 
+/// Why an endpoint could not be connected to.
+#[derive(Debug)]
+pub(crate) struct DialError {
+    /// For people, in gRPC's words.
+    pub(crate) text: String,
+    /// Whether TLS refused one side: that does not mend itself as a server that restarts does.
+    pub(crate) is_refusal: bool,
+}
+
+impl DialError {
+    fn absent(text: String) -> Self {
+        Self { text, is_refusal: false }
+    }
+
+    /// A failed read or handshake.
+    fn of(what: &str, error: &io::Error) -> Self {
+        let is_refusal = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        Self { text: format!("{what}: {}", keepd_tls::explain_io(error)), is_refusal }
+    }
+}
+
 impl Target {
     /// Reads an endpoint.
     pub(crate) fn new(endpoint: &str, options: &Options) -> Result<Self, Exit> {
@@ -85,8 +110,9 @@ impl Target {
         Ok(Self { name: endpoint.to_owned(), address, server_name, tls })
     }
 
-    /// Connects once. The error is for people.
-    pub(crate) async fn connect(&self, options: &Options) -> Result<Channel, String> {
+    /// Connects once, and waits for the server's first bytes: in TLS 1.3 a server that refuses the
+    /// client's certificate says so only after the handshake. The error is for people.
+    pub(crate) async fn connect(&self, options: &Options) -> Result<Channel, DialError> {
         // gRPC libraries allow no more than one probe in ten seconds, and servers count.
         let keepalive = options.keepalive_time.max(Duration::from_secs(10));
         let authority = match &self.address {
@@ -95,24 +121,34 @@ impl Target {
         };
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let origin: Uri =
-            format!("{scheme}://{authority}").parse().map_err(|error| format!("{error}"))?;
+            format!("{scheme}://{authority}").parse().map_err(|error: http::uri::InvalidUri| {
+                DialError::absent(format!("transport: {error}"))
+            })?;
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-            .map_err(|error| error.to_string())?
+            .map_err(|error| DialError::absent(format!("transport: {error}")))?
             .origin(origin)
             .http2_keep_alive_interval(keepalive)
             .keep_alive_timeout(options.keepalive_timeout);
         // The socket is opened before the channel, so that its error is not wrapped away.
-        let socket = timeout(options.dial_timeout, self.open())
-            .await
-            .map_err(|_elapsed| format!("dial {}: i/o timeout", self.describe()))??;
+        let socket = timeout(options.dial_timeout, self.open()).await.map_err(|_elapsed| {
+            DialError::absent(format!("transport: dial {}: i/o timeout", self.describe()))
+        })??;
+        let (socket, heard) = Heard::new(socket);
         let mut socket = Some(TokioIo::new(socket));
-        endpoint
+        let channel = endpoint
             .connect_with_connector(service_fn(move |_: Uri| {
                 let socket = socket.take();
-                async move { socket.ok_or_else(|| std::io::Error::other("connection closed")) }
+                async move { socket.ok_or_else(|| io::Error::other("connection closed")) }
             }))
             .await
-            .map_err(|error| format!("{error:?}"))
+            .map_err(|error| DialError::absent(format!("transport: {error:?}")))?;
+        const READING: &str = "error reading server preface";
+        match timeout(options.dial_timeout, heard).await {
+            Ok(Ok(None)) => Ok(channel),
+            Ok(Ok(Some(error))) => Err(DialError::of(READING, &error)),
+            Ok(Err(_dropped)) => Err(DialError::absent(format!("{READING}: EOF"))),
+            Err(_elapsed) => Err(DialError::absent(format!("{READING}: i/o timeout"))),
+        }
     }
 
     fn describe(&self) -> String {
@@ -122,9 +158,10 @@ impl Target {
         }
     }
 
-    async fn open(&self) -> Result<Box<dyn Socket>, String> {
-        let dialling = |error: std::io::Error| {
-            format!("dial {}: connect: {}", self.describe(), global::plain_os_error(&error))
+    async fn open(&self) -> Result<Box<dyn Socket>, DialError> {
+        let dialling = |error: io::Error| {
+            let reason = global::plain_os_error(&error);
+            DialError::absent(format!("transport: dial {}: connect: {reason}", self.describe()))
         };
         let socket: Box<dyn Socket> = match &self.address {
             Address::Tcp(host_port) => {
@@ -135,12 +172,12 @@ impl Target {
             Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(dialling)?),
         };
         let Some(tls) = &self.tls else { return Ok(socket) };
-        let name = ServerName::try_from(self.server_name.clone())
-            .map_err(|error| format!("{}: {error}", self.server_name))?;
-        let handshake = TlsConnector::from(tls.config()).connect(name, socket).await;
-        let stream = handshake.map_err(|error| {
-            format!("authentication handshake failed: {}", keepd_tls::explain_io(&error))
+        let name = ServerName::try_from(self.server_name.clone()).map_err(|error| {
+            DialError::absent(format!("transport: {}: {error}", self.server_name))
         })?;
+        let handshake = TlsConnector::from(tls.config()).connect(name, socket).await;
+        let stream = handshake
+            .map_err(|error| DialError::of("transport: authentication handshake failed", &error))?;
         Ok(Box::new(stream))
     }
 }
@@ -148,6 +185,63 @@ impl Target {
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// A socket that tells once how its first read went: the error, if it failed.
+struct Heard {
+    socket: Box<dyn Socket>,
+    first: Option<oneshot::Sender<Option<io::Error>>>,
+}
+
+impl Heard {
+    fn new(socket: Box<dyn Socket>) -> (Self, oneshot::Receiver<Option<io::Error>>) {
+        let (first, heard) = oneshot::channel();
+        (Self { socket, first: Some(first) }, heard)
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.socket).poll_read(context, buffer));
+        let Some(first) = self.first.take() else { return Poll::Ready(result) };
+        let (told, result) = match result {
+            Ok(()) if buffer.filled().len() == before => {
+                (Some(io::ErrorKind::UnexpectedEof.into()), Ok(()))
+            }
+            Ok(()) => (None, Ok(())),
+            // The connection fails by this too; why it does is told to who dialled.
+            Err(error) => {
+                let kind = error.kind();
+                (Some(error), Err(kind.into()))
+            }
+        };
+        // Nobody listens any more when the dial timed out.
+        let _unheard = first.send(told);
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
 
 #[cfg(test)]
 mod tests {
