@@ -84,6 +84,9 @@ pub fn complete_pending(
             make_member(env, &source, data_dir, &cluster, &options, encryption, progress)?;
         restored = Some(cluster.restored(imported, false));
     }
+    // ORDER: the member's name is durable before what it was made from goes. The process that made it
+    // may have died before its sync.
+    env.disk.sync_dir(data_dir)?;
     env.disk.remove_dir_all(&dir)?;
     env.disk.sync_dir(data_dir)?;
     Ok(restored)

@@ -223,6 +223,11 @@ impl Keyring {
                 (set, Some(Stored { bytes, generation, wrapped_under }), is_recovered)
             }
         };
+        if env.disk.exists(dir)? {
+            // ORDER: what was found is durable before a file is sealed under it. The process before
+            // may have died between a renaming or removal and its sync; the content was synced first.
+            env.disk.sync_dir(dir)?;
+        }
         let files = FileKeys::from_set(set.clone());
         let (env, dir) = (env.clone(), dir.to_owned());
         let must_rewrite = is_recovered;

@@ -172,6 +172,16 @@ impl Disk for RealDisk {
     }
 }
 
+/// Makes a call again for as long as signals interrupt it, as they do on tmpfs.
+fn until_not_interrupted(mut call: impl FnMut() -> libc::c_int) -> libc::c_int {
+    loop {
+        let result = call();
+        if result != libc::EINTR {
+            return result;
+        }
+    }
+}
+
 /// A locked lock file.
 #[derive(Debug)]
 struct RealLock {
@@ -231,8 +241,10 @@ impl DiskFile for RealFile {
         use std::os::fd::AsRawFd;
         let wanted = libc::off_t::try_from(len)
             .map_err(|error| failed(IoOp::Resize, &self.path)(io::Error::other(error)))?;
-        // SAFETY: the descriptor is open for writing and owned by `self` during the call.
-        let result = unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, wanted) };
+        let result = until_not_interrupted(|| {
+            // SAFETY: the descriptor is open for writing and owned by `self` during the call.
+            unsafe { libc::posix_fallocate(self.file.as_raw_fd(), 0, wanted) }
+        });
         match result {
             0 => Ok(()),
             libc::EOPNOTSUPP => self.fill(len).map_err(failed(IoOp::Resize, &self.path)),
@@ -271,6 +283,13 @@ mod tests {
             assert_eq!(disk.sync_dir(Path::new("/proc")).is_err(), is_synced);
             assert_eq!(disk.is_synced(), is_synced);
         }
+    }
+
+    #[test]
+    fn an_interrupted_reservation_is_made_again() {
+        let mut results = [libc::EINTR, libc::EINTR, 0, libc::ENOSPC].into_iter();
+        assert_eq!(until_not_interrupted(|| results.next().unwrap()), 0);
+        assert_eq!(until_not_interrupted(|| results.next().unwrap()), libc::ENOSPC);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! parent alone: the new name is durable when the parent is synced, the names in the directory when
 //! it is itself, before or after. Syncing a directory also makes its own creation and its ancestors'
 //! durable, as journaling file systems do. [`SimDisk::crash`] gives the disk as it may look after a
-//! power cut.
+//! power cut, [`SimDisk::kill`] as it looks to the next process after the death of this one: all that
+//! was written can be read, and what was not synced may still be lost.
 //!
-//! **Faults.** The Nth call (of any kind, or of one) fails, once or for ever; a failed sync drops
-//! the unsynced writes for good, as Linux does; a failed write leaves a part behind; space runs
+//! **Faults.** The Nth call (of any kind, or of one) fails, once or for ever; a failed sync of a file
+//! drops its unsynced writes for good, as Linux does: they are read until the power is cut, and no
+//! later sync makes them durable; a failed write leaves a part behind; space runs
 //! out; bytes change under the store; and [`SimDisk::crash_at`] cuts the power after the Nth change.
 //!
 //! Not modelled: permissions, links, sparse files, reordering of synced writes.
@@ -52,6 +54,15 @@ impl SimDisk {
     pub fn crash(&self, mode: CrashMode) -> Self {
         let image = crash::image(&self.state.lock(), mode);
         Self { state: Arc::new(Mutex::new(image)) }
+    }
+
+    /// The disk as the next process finds it after this one was killed now: every change is seen, and
+    /// those that were not synced still are not. Locks and open files are gone, and so are the
+    /// planned faults. This one goes on as it is, and neither touches the other.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        let left = crash::left_by_process(&self.state.lock());
+        Self { state: Arc::new(Mutex::new(left)) }
     }
 
     /// Lets a call fail; see [`FaultPlan`]. Plans add up until [`SimDisk::heal`].

@@ -121,7 +121,7 @@ impl Store {
     /// If the disk fails, a file is damaged or missing, or a key is. Nothing is changed then, except
     /// that a new store may have been begun.
     pub fn open(env: Env, dir: &Path, keys: FileKeys, options: Options) -> Result<Self, Error> {
-        let recovered = recovery::open(env, dir, keys)?;
+        let recovered = recovery::open(env, dir, keys, options.block_bytes)?;
         let Commit { applied, revision, compact_revision, .. } = recovered.durable.commit;
         let index = recovered.durable.index.clone();
         let meta = Arc::clone(&recovered.durable.meta);

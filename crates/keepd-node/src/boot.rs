@@ -79,8 +79,10 @@ impl DataDir {
             }
             bootstrap(env, options, &layout.partial, config.clone()).map_err(explain)?;
             disk.rename(&layout.partial, &layout.member)?;
-            disk.sync_dir(&options.data_dir)?;
         }
+        // ORDER: the member's name is durable before anything is acknowledged from it. The process
+        // that renamed the directory may have died before its sync.
+        disk.sync_dir(&options.data_dir)?;
         crate::key_check::check(env, &layout.member, config.as_ref())?;
         let ballast = Ballast::find(env, &layout.member, options.ballast_bytes);
         let encryption = ballast

@@ -111,7 +111,7 @@ async fn before(stage: Stage) -> (SimDisk, u64) {
     let stages = [Stage::Plain, Stage::On, Stage::Changed, Stage::Off];
     for (seed, earlier) in (1..).zip(stages) {
         let is_last = std::mem::discriminant(&earlier) == std::mem::discriminant(&stage);
-        let copy = disk.crash(CrashMode::KeepUnsynced);
+        let copy = disk.kill();
         let on = if is_last { &copy } else { &disk };
         let node = start(on, seed, earlier).expect("the disk works");
         convert(&node).await.unwrap_or_else(|error| panic!("{earlier:?}: {error}"));
@@ -135,7 +135,7 @@ async fn cut_power_during(stage: Stage) {
     assert!(calls > 15, "{stage:?} changes the disk only {calls} times");
     let mut cuts = JoinSet::new();
     for n in (0..calls).step_by(usize::try_from(calls / 8).expect("few calls")) {
-        let disk = base.crash(CrashMode::KeepUnsynced);
+        let disk = base.kill();
         disk.crash_at(n);
         cuts.spawn(survive_a_cut(disk, stage, n, format!("{stage:?} cut at call {n} of {calls}")));
     }
@@ -159,11 +159,22 @@ async fn survive_a_cut(disk: SimDisk, stage: Stage, n: u64, context: String) {
         }
         node.stop();
     }
+    // The process is killed, and the power goes when the next one has started.
+    let killed = disk.kill();
+    let node = start(&killed, 500 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
     let modes = [CrashMode::LoseUnsynced, CrashMode::Random { seed: n }];
-    let image = disk.crash(modes[usize::from(n.is_multiple_of(2))]);
+    let mode = modes[usize::from(n.is_multiple_of(2))];
+    let images = [disk.crash(mode), killed.crash(mode)];
+    node.stop();
+    for image in images {
+        go_on(image, stage, n, &context).await;
+    }
+}
+
+async fn go_on(image: SimDisk, stage: Stage, n: u64, context: &str) {
     let node = start(&image, 900 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
     convert(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
-    check(&node, &context);
+    check(&node, context);
     node.stop();
     let lies_open = image.find(CANARY.as_bytes());
     assert_eq!(lies_open.is_some(), matches!(stage, Stage::Off), "{context}: {lies_open:?}");

@@ -269,7 +269,7 @@ async fn a_lone_member_accepts_a_directory_that_was_rolled_back() {
     let revision = node.handle().view().revision();
     let identity = node.handle().identity();
     node.stop();
-    let old = disk.crash(CrashMode::KeepUnsynced);
+    let old = disk.kill();
 
     let node = start(&disk, 2, options()).await;
     put(&node.handle(), 2, vec![2]).await.expect("puts");

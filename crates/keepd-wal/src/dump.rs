@@ -59,7 +59,7 @@ impl Dump {
                 },
             };
             match reader.step()? {
-                Step::Frame(PlacedRecord { offset, frame, record }) => {
+                Step::Frame(PlacedRecord { offset, frame, record, .. }) => {
                     let path = reader.path().to_owned();
                     self.reader = Some(reader);
                     return Ok(Some(DumpedFrame { path, frame, offset, record }));

@@ -4,6 +4,11 @@
 //! begins at the mark or before it; older files are left over from an interrupted release. The
 //! segments are then replayed forward. Every step that does not fit is an error; nothing on the
 //! disk is changed here.
+//!
+//! What can be read need not be durable. The last frames of the newest segment, which no later one
+//! says were synced, may be in the page cache only, and after a failed sync no further sync of that
+//! file brings them to the disk. So they do not count where they lie: the new segment continues in
+//! front of them and carries them itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +28,10 @@ use crate::types::{Recovered, SegmentSummary, SnapshotMark};
 pub(crate) struct RecoveredLog {
     pub(crate) recovered: Recovered,
     pub(crate) next_index: u64,
+    /// Where the new segment begins: the log without what it carries.
+    pub(crate) base: LogBase,
+    /// What the new segment holds from the beginning, in order.
+    pub(crate) carried: Vec<Record>,
     /// The segments that a new one continues, oldest first.
     pub(crate) segments: Vec<SegmentSummary>,
     /// What the new one's head says of the last of them.
@@ -31,6 +40,14 @@ pub(crate) struct RecoveredLog {
     pub(crate) last_sequence: u64,
     /// Files that the log does not need, once there is a new segment.
     pub(crate) leftovers: Vec<PathBuf>,
+}
+
+/// What a segment's head says of the log before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogBase {
+    pub(crate) mark: SnapshotMark,
+    pub(crate) hard_state: HardState,
+    pub(crate) next_index: u64,
 }
 
 /// The segments in a directory, by number.
@@ -48,15 +65,19 @@ pub(crate) fn list_segments(env: &Env, dir: &Path) -> Result<BTreeMap<u64, Segme
 /// Reads the whole log.
 pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<RecoveredLog> {
     let names = list_segments(env, dir)?;
-    let chain = read_chain(env, dir, keys, &names)?;
-    let last = chain.last().expect("a chain has its newest segment");
+    let mut chain = read_chain(env, dir, keys, &names)?;
+    let last = chain.last_mut().expect("a chain has its newest segment");
     let (last_sequence, torn_tail) = (last.name.sequence, last.torn_tail.clone());
     let (last_path, last_end) = (last.summary.path.clone(), last.end);
+    let keep_behind = final_mark(last).index;
+    let unproven = last.take_unproven();
+    let last = &*last;
     let metadata = Bytes::copy_from_slice(&last.head.metadata);
 
-    let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
     let previous = link_behind(last);
-    if last.records.is_empty() {
+    let is_empty = last.records.is_empty();
+    let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
+    if is_empty {
         // It says nothing that its successor's head does not, so restarts do not pile up files.
         segments.pop();
     }
@@ -68,7 +89,16 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let temporary = env.disk.list(dir)?.into_iter().filter(|name| SegmentName::is_temporary(name));
     leftovers.extend(temporary.map(|name| dir.join(name)));
 
-    let replay = Replay::run(chain)?;
+    let mut replay = Replay::run(chain, keep_behind)?;
+    let Replay { mark, hard_state, next_index, .. } = replay;
+    let base = LogBase { mark, hard_state, next_index };
+    let mut carried = Vec::with_capacity(unproven.len());
+    for placed in unproven {
+        if !matches!(placed.record, Record::Closed(_)) {
+            carried.push(placed.record.clone());
+        }
+        replay.place(&last_path, placed)?;
+    }
     let Replay { mark, hard_state, next_index, entries, .. } = replay;
     if hard_state.commit >= next_index {
         return Err(Error::EndsBelowCommit {
@@ -79,7 +109,16 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
         });
     }
     let recovered = Recovered { metadata, mark, hard_state, entries, torn_tail };
-    Ok(RecoveredLog { recovered, next_index, segments, previous, last_sequence, leftovers })
+    Ok(RecoveredLog {
+        recovered,
+        next_index,
+        base,
+        carried,
+        segments,
+        previous,
+        last_sequence,
+        leftovers,
+    })
 }
 
 /// The link of the segment that will follow `last`.
@@ -149,10 +188,10 @@ struct Replay {
 }
 
 impl Replay {
-    fn run(chain: Vec<SegmentRecords>) -> Result<Self> {
+    fn run(chain: Vec<SegmentRecords>, keep_behind: u64) -> Result<Self> {
         let first = &chain.first().expect("a chain has its newest segment").head;
         let mut replay = Self {
-            keep_behind: chain.last().map_or(0, |segment| final_mark(segment).index),
+            keep_behind,
             mark: first.mark,
             hard_state: first.hard_state,
             next_index: first.first_index,
@@ -167,16 +206,17 @@ impl Replay {
                 frame: 0,
                 source,
             })?;
-            for PlacedRecord { offset, frame, record } in segment.records {
-                replay.apply(record).map_err(|source| Error::Record {
-                    path: path.clone(),
-                    offset,
-                    frame,
-                    source,
-                })?;
+            for placed in segment.records {
+                replay.place(path, placed)?;
             }
         }
         Ok(replay)
+    }
+
+    fn place(&mut self, path: &Path, placed: PlacedRecord) -> Result<()> {
+        let PlacedRecord { offset, frame, record, .. } = placed;
+        let misread = |source| Error::Record { path: path.to_owned(), offset, frame, source };
+        self.apply(record).map_err(misread)
     }
 
     fn check_head(&self, segment: &SegmentRecords) -> std::result::Result<(), RecordError> {

@@ -1,7 +1,7 @@
 //! One segment while it is written: names, creation, appending.
 //!
-//! A segment gets its name only when header and head are durable, so damage there is never a
-//! torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename, sync the directory.
+//! A segment gets its name only when header, head and what it carries over are durable, so damage
+//! there is never a torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename, sync the directory.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FileSealer};
 use keepd_env::{DiskFile, Env, IoError};
 
 use crate::error::{Error, Result};
-use crate::record::{self, Head, Link, Watermark};
+use crate::record::{self, Head, Link, MarkRecord, Record, Watermark};
 use crate::types::{Options, SegmentSummary};
 
 const EXTENSION: &str = "wal";
@@ -102,6 +102,8 @@ pub(crate) struct NewSegment<'a> {
     pub(crate) sequence: u64,
     /// Its head; `reserved` is filled in.
     pub(crate) head: Head,
+    /// What it holds before it has its name.
+    pub(crate) carried: &'a [Record],
 }
 
 impl SegmentWriter {
@@ -117,7 +119,7 @@ impl SegmentWriter {
     }
 
     fn create_with(new: &NewSegment<'_>, reserve_bytes: u64) -> Result<Self> {
-        let NewSegment { env, dir, keys, sequence, .. } = *new;
+        let NewSegment { env, dir, keys, sequence, carried, .. } = *new;
         let name = SegmentName { sequence, first_index: new.head.first_index };
         let path = name.path(dir);
         let temporary = dir.join(format!("{}.{TEMPORARY_EXTENSION}", name.file_name()));
@@ -129,8 +131,25 @@ impl SegmentWriter {
         let mut bytes = sealer.header().to_vec();
         // BOUND: the member's metadata and some numbers.
         sealer.seal_frame(0, record::KIND_HEAD, &payload, &mut bytes)?;
-        let frame = bytes.get(FILE_HEADER_LEN..).unwrap_or_default();
-        let end = SegmentEnd::start().behind(1, frame);
+        let mut count = 1;
+        for record in carried {
+            payload.clear();
+            // Nothing of the file is durable yet.
+            let kind = encode_carried(record, Watermark::default(), &mut payload);
+            // BOUND: each was a frame with a longer watermark.
+            sealer.seal_frame(count, kind, &payload, &mut bytes)?;
+            count += 1;
+        }
+        if !carried.is_empty() {
+            // True once the file has its name: damage to what it carries is never a torn write.
+            payload.clear();
+            let carried = Watermark { frames: count, len: head.reserved };
+            record::encode_watermark(carried, &mut payload);
+            sealer.seal_frame(count, record::KIND_CLOSED, &payload, &mut bytes)?;
+            count += 1;
+        }
+        let frames = bytes.get(FILE_HEADER_LEN..).unwrap_or_default();
+        let end = SegmentEnd::start().behind(count, frames);
 
         let file = env.disk.create(&temporary)?;
         let written = fill(&*file, &bytes, head.reserved)
@@ -218,6 +237,21 @@ impl SegmentWriter {
     /// The file was opened under its temporary name.
     fn named(&self, error: IoError) -> Error {
         Error::Io(IoError { path: self.path.clone(), ..error })
+    }
+}
+
+/// Appends the payload of a record that comes from another segment; its kind.
+fn encode_carried(record: &Record, watermark: Watermark, out: &mut Vec<u8>) -> u8 {
+    match record {
+        Record::Batch(batch) => {
+            record::encode_batch(watermark, batch.hard_state, &batch.entries, out);
+            record::KIND_BATCH
+        }
+        Record::Mark(mark) => {
+            record::encode_mark(&MarkRecord { watermark, ..*mark }, out);
+            record::KIND_MARK
+        }
+        Record::Head(_) | Record::Closed(_) => unreachable!("they belong to their segment alone"),
     }
 }
 

@@ -23,6 +23,8 @@ use crate::types::{SegmentSummary, TornTail};
 pub(crate) struct PlacedRecord {
     pub(crate) offset: u64,
     pub(crate) frame: u64,
+    /// The CRC32C of all frames before it.
+    chain: u32,
     pub(crate) record: Record,
 }
 
@@ -62,7 +64,7 @@ impl FrameReader {
 
     /// The next frame.
     pub(crate) fn step(&mut self) -> Result<Step> {
-        let (offset, frame) = (self.end.offset, self.end.frames);
+        let SegmentEnd { offset, frames: frame, chain } = self.end;
         let rest = self.rest();
         let opened = match self.sealer.open_frame(frame, rest) {
             Ok(opened) => opened,
@@ -75,7 +77,7 @@ impl FrameReader {
         }
         let record = record.map_err(|source| self.misread(offset, frame, source))?;
         self.end = end;
-        Ok(Step::Frame(PlacedRecord { offset, frame, record }))
+        Ok(Step::Frame(PlacedRecord { offset, frame, chain, record }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -163,6 +165,23 @@ pub(crate) struct SegmentRecords {
     pub(crate) records: Vec<PlacedRecord>,
     pub(crate) end: SegmentEnd,
     pub(crate) torn_tail: Option<TornTail>,
+}
+
+impl SegmentRecords {
+    /// Takes the records away that no later frame says were durable: they were read, but the process
+    /// that wrote them may have died before their sync, or of its failure. The segment then ends
+    /// in front of them.
+    pub(crate) fn take_unproven(&mut self) -> Vec<PlacedRecord> {
+        let proven = self.records.iter().map(|placed| placed.record.watermark().frames).max();
+        // The head was durable before the segment had its name.
+        let proven = proven.unwrap_or_default().max(1);
+        let first = self.records.partition_point(|placed| placed.frame < proven);
+        let unproven = self.records.split_off(first);
+        if let Some(&PlacedRecord { offset, frame, chain, .. }) = unproven.first() {
+            self.end = SegmentEnd { frames: frame, offset, chain };
+        }
+        unproven
+    }
 }
 
 /// Reads a segment: up to the end that its successor recorded, or the newest one up to where it

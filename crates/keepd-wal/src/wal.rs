@@ -99,6 +99,7 @@ impl Wal {
             options: &options,
             sequence: 1,
             head: head(&shape, &metadata, None),
+            carried: &[],
         })?;
         Ok(Self {
             env,
@@ -115,7 +116,8 @@ impl Wal {
         })
     }
 
-    /// Opens a log and begins a new segment of it.
+    /// Opens a log and begins a new segment of it. All that was recovered is durable then, also
+    /// what the process before wrote and did not sync.
     ///
     /// # Errors
     /// If there is none, if anything that was acknowledged is damaged or missing, or if the disk
@@ -134,8 +136,16 @@ impl Wal {
         keys: FileKeys,
         options: Options,
     ) -> Result<(Self, Recovered)> {
-        let RecoveredLog { recovered, next_index, segments, previous, last_sequence, leftovers } =
-            recover(&env, dir, &keys)?;
+        let RecoveredLog {
+            recovered,
+            next_index,
+            base,
+            carried,
+            segments,
+            previous,
+            last_sequence,
+            leftovers,
+        } = recover(&env, dir, &keys)?;
         let metadata = recovered.metadata.clone();
         let mut shape = LogShape::new(recovered.mark, recovered.hard_state);
         shape.extend(&recovered.entries);
@@ -146,7 +156,15 @@ impl Wal {
             keys: &keys,
             options: &options,
             sequence: last_sequence + 1,
-            head: head(&shape, &metadata, previous),
+            head: Head {
+                reserved: 0,
+                first_index: base.next_index,
+                mark: base.mark,
+                hard_state: base.hard_state,
+                previous,
+                metadata: metadata.clone(),
+            },
+            carried: &carried,
         })?;
         // ORDER: the new segment is durable before what it replaces goes away.
         for path in &leftovers {
@@ -371,6 +389,7 @@ impl Wal {
             options: &options,
             sequence: self.active.name.sequence + 1,
             head: head(&self.shape, &self.metadata, Some(self.active.link())),
+            carried: &[],
         });
         let active = self.poisoning(created)?;
         self.closed.push_back(self.active.summary());

@@ -40,7 +40,7 @@ fn check_whole_or_repeatable(env: &Env, mutations: u64) -> bool {
 #[test]
 fn an_interruption_leaves_a_whole_member_or_room_for_another_try() {
     for mode in [
-        CrashMode::KeepUnsynced,
+        CrashMode::WrittenBack,
         CrashMode::LoseUnsynced,
         CrashMode::Random { seed: 1 },
         CrashMode::Random { seed: 2 },
@@ -58,6 +58,27 @@ fn an_interruption_leaves_a_whole_member_or_room_for_another_try() {
             cuts += 1;
         }
         assert!(cuts > 20, "{cuts} cuts");
+    }
+}
+
+#[test]
+fn a_kill_then_a_start_then_a_power_cut_leaves_a_whole_member_or_room_for_another_try() {
+    for mutations in 0.. {
+        let (mut env, disk) = env();
+        let file = export(example(&env).views().load());
+        disk.poke(Path::new(FILE), &file);
+        disk.crash_at(disk.mutations() + mutations);
+        let is_done = restore_plain(&env, &unbumped()).is_ok();
+        let killed = disk.kill();
+        env.disk = Arc::new(killed.clone());
+        let exists = check_whole_or_repeatable(&env, mutations);
+        env.disk.sync_dir(Path::new(DATA)).unwrap();
+        env.disk = Arc::new(killed.crash(CrashMode::LoseUnsynced));
+        assert!(check_whole_or_repeatable(&env, mutations), "killed after {mutations}");
+        if is_done {
+            assert!(exists);
+            break;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a simulated disk may look like after a power cut.
+//! What a simulated disk may look like after a power cut, or after the death of a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,9 @@ const SECTOR_BYTES: usize = 512;
 pub enum CrashMode {
     /// All are lost.
     LoseUnsynced,
-    /// All are kept, as after the end of a process.
-    KeepUnsynced,
+    /// The system had written all of them back: they are durable. The death of a process alone is
+    /// [`super::SimDisk::kill`].
+    WrittenBack,
     /// Each is kept or lost at random.
     Random {
         /// Chooses.
@@ -31,11 +32,11 @@ pub enum CrashMode {
 pub(super) fn image(state: &State, mode: CrashMode) -> State {
     let random = match mode {
         CrashMode::Random { seed } | CrashMode::Torn { seed } => SeededRandom::new(seed),
-        CrashMode::LoseUnsynced | CrashMode::KeepUnsynced => SeededRandom::new(0),
+        CrashMode::LoseUnsynced | CrashMode::WrittenBack => SeededRandom::new(0),
     };
     let keeps = |random: &SeededRandom| match mode {
         CrashMode::LoseUnsynced => false,
-        CrashMode::KeepUnsynced | CrashMode::Torn { .. } => true,
+        CrashMode::WrittenBack | CrashMode::Torn { .. } => true,
         CrashMode::Random { .. } => coin(random),
     };
     let names = state.names.crashed(|| keeps(&random));
@@ -63,6 +64,15 @@ pub(super) fn image(state: &State, mode: CrashMode) -> State {
     };
     image.collect();
     image
+}
+
+/// The disk after the death of the process that used it.
+pub(super) fn left_by_process(state: &State) -> State {
+    let mut left =
+        State { locks: BTreeSet::new(), faults: super::faults::Faults::default(), ..state.clone() };
+    left.inodes.values_mut().for_each(|inode| inode.handles = 0);
+    left.collect();
+    left
 }
 
 /// Writes only some of a change's sectors.

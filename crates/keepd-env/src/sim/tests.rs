@@ -32,7 +32,7 @@ fn unsynced_content_is_lost_and_synced_content_stays() {
     a.write_all_at(b"two", 3).unwrap();
     disk.sync_dir(Path::new(DIR)).unwrap();
     assert_eq!(content(&disk.crash(CrashMode::LoseUnsynced), "a").unwrap(), b"one");
-    assert_eq!(content(&disk.crash(CrashMode::KeepUnsynced), "a").unwrap(), b"onetwo");
+    assert_eq!(content(&disk.crash(CrashMode::WrittenBack), "a").unwrap(), b"onetwo");
     assert_eq!(content(&disk, "a").unwrap(), b"onetwo");
 }
 
@@ -99,6 +99,43 @@ fn a_failed_sync_loses_what_it_should_have_kept() {
 }
 
 #[test]
+fn the_death_of_a_process_makes_nothing_durable() {
+    let disk = disk();
+    let a = file(&disk, "a");
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    a.write_all_at(b"one", 0).unwrap();
+    a.sync().unwrap();
+    a.write_all_at(b"two", 3).unwrap();
+    file(&disk, "b");
+    let _lock = disk.lock_dir(Path::new(DIR)).unwrap();
+    disk.fail(FaultPlan::failing_syncs());
+    let next = disk.kill();
+    assert_eq!(content(&next, "a").unwrap(), b"onetwo");
+    assert!(content(&next, "b").is_some());
+    let lost = next.crash(CrashMode::LoseUnsynced);
+    assert_eq!((content(&lost, "a").unwrap(), content(&lost, "b")), (b"one".to_vec(), None));
+    let _next_lock = next.lock_dir(Path::new(DIR)).unwrap();
+    next.open(&Path::new(DIR).join("a")).unwrap().sync().unwrap();
+    assert_eq!(content(&next.crash(CrashMode::LoseUnsynced), "a").unwrap(), b"onetwo");
+    a.write_all_at(b"!", 0).unwrap();
+    assert_eq!(content(&next, "a").unwrap(), b"onetwo", "the dead write no more");
+}
+
+#[test]
+fn what_a_failed_sync_dropped_is_read_by_the_next_process_and_never_durable() {
+    let disk = disk();
+    let a = file(&disk, "a");
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    a.write_all_at(b"one", 0).unwrap();
+    disk.fail(FaultPlan::once(Some(IoOp::Sync), 0, ErrorKind::Other));
+    assert!(a.sync().is_err());
+    let next = disk.kill();
+    assert_eq!(content(&next, "a").unwrap(), b"one");
+    next.open(&Path::new(DIR).join("a")).unwrap().sync().unwrap();
+    assert_eq!(content(&next.crash(CrashMode::WrittenBack), "a").unwrap(), b"");
+}
+
+#[test]
 fn the_planned_call_fails_with_the_planned_error() {
     let disk = disk();
     disk.fail(FaultPlan::once(None, 1, ErrorKind::PermissionDenied));
@@ -135,7 +172,7 @@ fn after_the_crash_point_nothing_works() {
     a.write_all_at(b"in", 0).unwrap();
     assert!(a.write_all_at(b"out", 0).is_err());
     assert!(disk.list(Path::new(DIR)).is_err());
-    let image = disk.crash(CrashMode::KeepUnsynced);
+    let image = disk.crash(CrashMode::WrittenBack);
     assert_eq!(content(&image, "a").unwrap(), b"in");
     assert_eq!(image.list(Path::new(DIR)).unwrap(), ["a"]);
 }

@@ -84,6 +84,93 @@ fn a_power_cut_at_any_moment_leaves_a_published_state() {
     }
 }
 
+/// Starts on what a killed process left, goes on, and cuts the power.
+fn check_killed(world: &mut World, seed: u64) {
+    let killed = world.disk.kill();
+    world.reopen_on(killed).unwrap();
+    // The start told the log what it found, and the log may have forgotten it.
+    world.reopen_on(world.disk.crash(crash_mode(seed))).unwrap();
+    for op in [Op::Put { key: 3, len: 30, is_sealed: false }, Op::Flush] {
+        world.step(&op).unwrap();
+    }
+    world.reopen_on(world.disk.crash(crash_mode(seed / 4))).unwrap();
+    go_on(world);
+}
+
+#[test]
+fn a_kill_at_any_moment_then_a_start_then_a_power_cut_leaves_what_the_start_found() {
+    let script = script(250);
+    let mut world = World::new(true);
+    assert!(!run(&mut world, &script));
+    let total = world.disk.mutations();
+    for at in 0..=total {
+        for seed in [0, 2, 3] {
+            let mut world = World::new(true);
+            if at < world.disk.mutations() {
+                continue;
+            }
+            world.disk.crash_at(at);
+            run(&mut world, &script);
+            check_killed(&mut world, at * 16 + seed);
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_a_start_takes_nothing_for_durable_that_it_reads() {
+    let script = script(250);
+    for after in 0.. {
+        let mut world = World::new(after % 2 == 0);
+        world.disk.fail(FaultPlan::once(Some(IoOp::Sync), after, ErrorKind::Other));
+        let is_ended = run(&mut world, &script);
+        check_killed(&mut world, 0);
+        if !is_ended && after > 200 {
+            break;
+        }
+    }
+}
+
+#[test]
+fn starts_that_are_killed_too_leave_what_the_first_found() {
+    let script = script(250);
+    for point in 0..14 {
+        for seed in 0..8 {
+            let mut world = World::new(true);
+            run(&mut world, &script);
+            // The last flush is written, and its sync fails.
+            world.step(&Op::Put { key: 5, len: 40, is_sealed: true }).unwrap();
+            world.disk.fail(FaultPlan::failing_syncs());
+            assert!(world.step(&Op::Flush).is_err());
+            let killed = world.disk.kill();
+            killed.crash_at(point);
+            let open = |disk: &SimDisk| {
+                Store::open(env(disk, 31), Path::new(DIR), world.keys(), options()).map(drop)
+            };
+            let _ = open(&killed);
+            let again = if seed % 2 == 0 { killed.kill() } else { killed.crash(crash_mode(seed)) };
+            world.reopen_on(again).unwrap();
+            check_killed(&mut world, seed);
+        }
+    }
+}
+
+#[test]
+fn an_orderly_stop_leaves_nothing_to_write_anew() {
+    let mut world = World::new(false);
+    let put = |key| Op::Put { key, len: 60, is_sealed: false };
+    for op in [put(1), Op::Flush, put(2), Op::Flush, Op::Checkpoint, Op::Reopen] {
+        world.step(&op).unwrap();
+    }
+    let segments = |world: &World| {
+        files(&world.disk).iter().filter(|path| path.to_string_lossy().contains("seg-")).count()
+    };
+    assert_eq!(segments(&world), 1);
+    for op in [put(3), Op::Flush, put(4), Op::Flush, Op::Reopen] {
+        world.step(&op).unwrap();
+    }
+    assert_eq!(segments(&world), 3, "the last flush lies in a segment of its own");
+}
+
 #[test]
 fn a_power_cut_while_a_store_is_created_leaves_an_empty_one() {
     for cut in 0..12 {
@@ -127,7 +214,7 @@ fn a_full_disk_loses_nothing() {
         world.disk.set_capacity(Some(capacity));
         run(&mut world, &script);
         world.disk.heal();
-        let image = world.disk.crash(CrashMode::KeepUnsynced);
+        let image = world.disk.crash(CrashMode::WrittenBack);
         world.reopen_on(image).unwrap();
         go_on(&mut world);
     }
@@ -225,7 +312,7 @@ fn check_every_flip(is_sealed: bool) {
     for file in names {
         let len = world.disk.peek(&file).unwrap().len() as u64;
         for offset in 0..len {
-            let disk = world.disk.crash(CrashMode::KeepUnsynced);
+            let disk = world.disk.crash(CrashMode::WrittenBack);
             assert!(disk.flip(&file, offset, if offset % 2 == 0 { 1 } else { 0x80 }));
             check_damaged(&world, disk, &format!("{} at {offset}", file.display()));
         }
@@ -248,7 +335,7 @@ fn every_cut_file_is_found_or_harmless() {
     for file in files(&world.disk) {
         let bytes = world.disk.peek(&file).unwrap();
         for len in 0..bytes.len() {
-            let disk = world.disk.crash(CrashMode::KeepUnsynced);
+            let disk = world.disk.crash(CrashMode::WrittenBack);
             disk.poke(&file, &bytes[..len]);
             check_damaged(&world, disk, &format!("{} cut at {len}", file.display()));
         }
@@ -259,10 +346,43 @@ fn every_cut_file_is_found_or_harmless() {
 fn a_missing_file_is_named_or_harmless() {
     let world = furnished(false);
     for file in files(&world.disk) {
-        let disk = world.disk.crash(CrashMode::KeepUnsynced);
+        let disk = world.disk.crash(CrashMode::WrittenBack);
         keepd_env::Disk::remove(&disk, &file).unwrap();
         check_damaged(&world, disk, &format!("{} removed", file.display()));
     }
+}
+
+#[test]
+fn a_segment_with_commits_that_the_manifest_lost_is_refused_and_stays() {
+    let mut world = World::new(false);
+    let is = |part: &str, path: &Path| path.to_string_lossy().contains(part);
+    let manifest = files(&world.disk).into_iter().find(|path| is("MANIFEST", path)).unwrap();
+    let before = world.disk.peek(&manifest).unwrap();
+    let put = |key| Op::Put { key, len: 20, is_sealed: false };
+    [put(0), Op::Flush].iter().for_each(|op| world.step(op).unwrap());
+    let segment = files(&world.disk).into_iter().find(|path| is("seg-", path)).unwrap();
+    let disk = world.disk.kill();
+    disk.poke(&manifest, &before);
+    let opened = Store::open(env(&disk, 77), Path::new(DIR), world.keys(), options());
+    assert!(matches!(opened, Err(Error::Corrupt { file, .. }) if file == segment));
+    assert_eq!(disk.peek(&segment), world.disk.peek(&segment));
+}
+
+#[test]
+fn a_broken_flush_is_torn_at_the_end_and_damage_before_another() {
+    let mut world = World::new(false);
+    let put = |key| Op::Put { key, len: 20, is_sealed: false };
+    let first = [put(0), Op::Flush];
+    first.iter().chain(&[put(1), Op::Flush]).for_each(|op| world.step(op).unwrap());
+    let segment = world.store.segments.list.last().unwrap();
+    assert_eq!((world.store.segments.list.len(), segment.table.blocks.len()), (1, 2));
+    let open = |block: usize| {
+        let disk = world.disk.kill();
+        assert!(disk.flip(&segment.path, segment.table.blocks[block].frame.offset + 20, 1));
+        Store::open(env(&disk, 77), Path::new(DIR), world.keys(), options())
+    };
+    assert!(matches!(open(0), Err(Error::Corrupt { file, .. }) if file == segment.path));
+    assert_eq!(open(1).unwrap().applied().index, world.store.applied().index - 1);
 }
 
 #[test]

@@ -317,10 +317,10 @@ impl World {
                 self.check(*a, *b, *limit);
                 self.model.check_txn(&mut self.store, &key(*a));
             }
-            Op::Reopen => self.reopen_on(self.disk.crash(CrashMode::KeepUnsynced))?,
+            Op::Reopen => self.reopen_on(self.disk.kill())?,
             Op::Crash(seed) => self.reopen_on(self.disk.crash(crash_mode(*seed)))?,
             Op::Damage { is_all } => {
-                let disk = self.disk.crash(CrashMode::KeepUnsynced);
+                let disk = self.disk.kill();
                 let files = self.checkpoints();
                 let count = if *is_all { files.len() } else { 1 };
                 for file in files.iter().rev().take(count) {
@@ -419,7 +419,7 @@ fn urgency_of(number: u8) -> Urgency {
 pub(crate) fn crash_mode(seed: u64) -> CrashMode {
     match seed % 4 {
         0 => CrashMode::LoseUnsynced,
-        1 => CrashMode::KeepUnsynced,
+        1 => CrashMode::WrittenBack,
         2 => CrashMode::Random { seed },
         _ => CrashMode::Torn { seed },
     }

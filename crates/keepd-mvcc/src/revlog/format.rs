@@ -78,6 +78,13 @@ impl Commit {
     /// The length of the encoding.
     pub(crate) const LEN: usize = 6 * 8 + 4;
 
+    /// Whether the store was the same at both, wherever they lie.
+    pub(crate) fn is_same_state(&self, other: &Self) -> bool {
+        self.applied == other.applied
+            && self.revision == other.revision
+            && self.compact_revision == other.compact_revision
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.applied.index.to_le_bytes());
         out.extend_from_slice(&self.applied.term.to_le_bytes());

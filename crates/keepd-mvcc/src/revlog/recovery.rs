@@ -5,7 +5,13 @@
 //! went and is dropped; anything else that does not fit is reported with its file and place, and
 //! nothing is cut or removed then. Afterwards a new manifest is begun, and the next flush begins a
 //! new segment: no file is written under a sealer that was opened.
+//!
+//! What can be read need not be durable: the process may have died between a write and its sync, or
+//! of a sync that failed, after which no further one proves anything. What the manifest names was
+//! synced before it was named, and a flush before the next one began. Only the last flush of the
+//! active segment is in doubt, unless a checkpoint was taken of it: see [`carry`].
 
+mod carry;
 mod inspect;
 
 use std::collections::BTreeMap;
@@ -25,7 +31,7 @@ use crate::revlog::files::{Directory, Files, Name};
 use crate::revlog::flush::Durable;
 use crate::revlog::format::{Commit, Origin};
 use crate::revlog::manifest::{Closed, Manifest, SegmentEntry, State as Live};
-use crate::revlog::scan::{End, scan};
+use crate::revlog::scan::{Before, End, Grown, scan};
 use crate::revlog::segment::{Segment, Segments};
 use crate::tail::Tail;
 use crate::walk::Walk;
@@ -48,7 +54,12 @@ pub(crate) struct Recovered {
 }
 
 /// Opens or creates the store in `path`.
-pub(crate) fn open(env: Env, path: &Path, keys: FileKeys) -> Result<Recovered, Error> {
+pub(crate) fn open(
+    env: Env,
+    path: &Path,
+    keys: FileKeys,
+    block_bytes: usize,
+) -> Result<Recovered, Error> {
     let dir = Directory::new(env, path.to_owned(), keys);
     dir.env.disk.create_dir(path)?;
     let names: Vec<Name> =
@@ -59,18 +70,36 @@ pub(crate) fn open(env: Env, path: &Path, keys: FileKeys) -> Result<Recovered, E
     });
     let Some(number) = number.max() else { return create(dir, &names) };
     let mut live = Manifest::load(&dir, number)?;
-    let segments = Arc::new(open_segments(&dir, &mut live)?);
+    let (segments, doubt) = open_segments(&dir, &mut live)?;
+    let mut segments = Arc::new(segments);
     check_orphans(&dir, &names, &live)?;
     let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
     let (durable, checkpoints) = read_checkpoints(&dir, &mut live, commit)?;
     let mut durable = replay(&segments, durable, commit)?;
     trim(&mut durable);
+    let mut next_id = next_id(&names);
+    if let Some(before) = doubt.filter(|before| !is_synced(&segments, before, &checkpoints)) {
+        segments =
+            Arc::new(carry::write_anew(&dir, &mut live, &segments, before, next_id, block_bytes)?);
+        next_id += 1;
+    }
     let dead = count_dead(&segments, &durable.index);
     live.removed.retain(|id| names.contains(&Name::Segment(*id)));
+    // ORDER: all that the manifest names is durable.
     let mut manifest = Manifest::create(&dir, number + 1, live)?;
     remove_orphans(&dir, &names, &mut manifest)?;
-    let files = Arc::new(Files::new(dir, manifest, next_id(&names)));
+    let files = Arc::new(Files::new(dir, manifest, next_id));
     Ok(Recovered { files, segments, durable, checkpoints, dead })
+}
+
+/// Whether a checkpoint was taken behind the last flush: they are taken of what was synced.
+fn is_synced(segments: &Segments, before: &Doubt, checkpoints: &[Mark]) -> bool {
+    let mut commits = segments.list.iter().rev().map(|segment| segment.table.commit);
+    let Some(last) = commits.next() else { return true };
+    let before = before.as_ref().map(|before| before.table.commit).or_else(|| commits.next());
+    // A flush that changed nothing cannot be told from the one before.
+    let is_told_apart = before.is_none_or(|before| !before.is_same_state(&last));
+    is_told_apart && checkpoints.iter().any(|mark| mark.commit.is_same_state(&last))
 }
 
 fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
@@ -104,9 +133,14 @@ fn next_id(names: &[Name]) -> u64 {
     ids.max().unwrap_or(0) + 1
 }
 
-/// Opens all segments; the active one is closed where its last commit ends.
-fn open_segments(dir: &Directory, live: &mut Live) -> Result<Segments, Error> {
-    let mut segments = Segments::default();
+/// The last flush of the active segment may not be durable; what the segment was before it, if it
+/// was anything.
+type Doubt = Option<Before>;
+
+/// Opens all segments; the active one is closed where its last commit ends, and its last flush is in
+/// doubt.
+fn open_segments(dir: &Directory, live: &mut Live) -> Result<(Segments, Option<Doubt>), Error> {
+    let (mut segments, mut doubt) = (Segments::default(), None);
     let count = live.segments.len();
     let mut kept = Vec::with_capacity(count);
     for (position, entry) in live.segments.iter().enumerate() {
@@ -118,7 +152,10 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Segments, Error> {
                     let reason = "an unfinished segment before the last one";
                     return Err(Error::Corrupt { file, offset: 0, reason });
                 }
-                open_active(dir, *id)?
+                open_active(dir, *id)?.map(|grown| {
+                    doubt = Some(grown.before);
+                    (grown.segment, grown.closed)
+                })
             }
         };
         let Some((segment, closed)) = opened else { continue };
@@ -135,10 +172,10 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Segments, Error> {
         live.removed.remove(&entry.id());
     }
     live.segments = kept;
-    Ok(segments)
+    Ok((segments, doubt))
 }
 
-fn open_active(dir: &Directory, id: u64) -> Result<Option<(Segment, Closed)>, Error> {
+fn open_active(dir: &Directory, id: u64) -> Result<Option<Grown>, Error> {
     let opened = dir.open(FileKind::Segment, id, Name::Segment(id))?;
     let len = opened.len;
     scan(id, opened, len, End::Torn)
@@ -154,7 +191,7 @@ fn open_closed(dir: &Directory, closed: &Closed) -> Result<Segment, Error> {
         let path = opened.path.clone();
         let scanned = scan(closed.id, opened, closed.len, End::Exact)?;
         let nothing = Error::Corrupt { file: path, offset: 0, reason: "a segment without commit" };
-        return scanned.map(|(segment, _)| segment).ok_or(nothing);
+        return scanned.map(|grown| grown.segment).ok_or(nothing);
     };
     Segment::open(closed.id, opened, closed.len, &table)
 }
@@ -170,7 +207,7 @@ fn check_orphans(dir: &Directory, names: &[Name], live: &Live) -> Result<(), Err
         // A file that cannot be opened was being created: its head is synced before it is named.
         let Ok(opened) = dir.open(FileKind::Segment, id, *name) else { continue };
         let len = opened.len;
-        if let Ok(Some((segment, _))) = scan(id, opened, len, End::Torn)
+        if let Ok(Some(Grown { segment, .. })) = scan(id, opened, len, End::Torn)
             && segment.table.origin == Origin::Flush
         {
             return Err(segment.corrupt(0, "the segment holds commits, but the manifest lost it"));

@@ -41,15 +41,28 @@ struct Scan<'a> {
     end: usize,
     /// The parts of the table that were read.
     parts: (Vec<FrameRef>, Vec<u8>),
+    /// What the commit before that covers, and where it ends.
+    before: (Table, usize),
+}
+
+/// A segment that grew until a process ended, up to its last commit.
+#[derive(Debug)]
+pub(crate) struct Grown {
+    pub(crate) segment: Segment,
+    pub(crate) closed: Closed,
+    /// What it was without its last flush; `None` if that was its first.
+    pub(crate) before: Option<Before>,
+}
+
+/// A segment as it was before its last flush.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub(crate) table: Table,
+    pub(crate) len: u64,
 }
 
 /// Reads a segment up to its last commit; `None` if there is no commit.
-pub(crate) fn scan(
-    id: u64,
-    opened: Opened,
-    len: u64,
-    end: End,
-) -> Result<Option<(Segment, Closed)>, Error> {
+pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option<Grown>, Error> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
     opened.file.read_exact_at(&mut bytes, 0)?;
     let mut scan = Scan {
@@ -63,9 +76,10 @@ pub(crate) fn scan(
         fresh: Table::new(Origin::Flush),
         end: FILE_HEADER_LEN,
         parts: Default::default(),
+        before: (Table::new(Origin::Flush), FILE_HEADER_LEN),
     };
     let closing = scan.run(end)?;
-    let (table, end_at) = (scan.table, scan.end as u64);
+    let (table, end_at, (before, len_before)) = (scan.table, scan.end as u64, scan.before);
     if table.commit == Commit::NONE {
         return Ok(None);
     }
@@ -80,7 +94,9 @@ pub(crate) fn scan(
         table,
         len,
     };
-    Ok(Some((segment, closed)))
+    let before = Before { table: before, len: len_before as u64 };
+    let before = Some(before).filter(|before| before.table.commit != Commit::NONE);
+    Ok(Some(Grown { segment, closed, before }))
 }
 
 impl Scan<'_> {
@@ -202,7 +218,7 @@ impl Scan<'_> {
         let commit = commit.filter(|it| it.hash == self.hash && it.records == self.records);
         self.fresh.commit =
             commit.ok_or_else(|| self.corrupt("a commit that does not fit its frames"))?;
-        self.table = self.fresh.clone();
+        self.before = (std::mem::replace(&mut self.table, self.fresh.clone()), self.end);
         Ok(())
     }
 }

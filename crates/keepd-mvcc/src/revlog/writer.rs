@@ -15,7 +15,7 @@ use crate::jobs::rekey::Resealer;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::block::BlockBuilder;
-use crate::revlog::files::{Files, Name, seal_frame};
+use crate::revlog::files::{Directory, Files, Name, seal_frame};
 use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
 use crate::revlog::manifest::Closed;
 use crate::revlog::segment::Segment;
@@ -54,7 +54,18 @@ pub(crate) struct SegmentWriter {
 impl SegmentWriter {
     /// Creates the file, durably, with its head. The manifest does not name it yet.
     pub(crate) fn create(files: &Files, origin: Origin, block_bytes: usize) -> Result<Self, Error> {
-        let (dir, id) = (&files.dir, files.new_id());
+        let resealer = files.resealer.get().filter(|_| origin == Origin::Rewrite).cloned();
+        Self::create_in(&files.dir, files.new_id(), origin, resealer, block_bytes)
+    }
+
+    /// [`Self::create`] with an id that no file of the directory has.
+    pub(crate) fn create_in(
+        dir: &Directory,
+        id: u64,
+        origin: Origin,
+        resealer: Option<Resealer>,
+        block_bytes: usize,
+    ) -> Result<Self, Error> {
         let path = dir.file(Name::Segment(id));
         let sealer = dir.keys.create(FileKind::Segment, id, dir.env.random.as_ref());
         let room_maker = dir.room_maker.get().filter(|_| origin == Origin::Flush).cloned();
@@ -66,7 +77,7 @@ impl SegmentWriter {
             file,
             out: sealer.header().to_vec(),
             sealer: Arc::new(sealer),
-            resealer: files.resealer.get().filter(|_| origin == Origin::Rewrite).cloned(),
+            resealer,
             room_maker,
             block_bytes,
             table: Table::new(origin),

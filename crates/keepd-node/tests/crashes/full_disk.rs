@@ -25,7 +25,7 @@ const STALL: Duration = Duration::from_millis(300);
 
 /// How many calls of one kind the script makes on a copy of `base`.
 async fn count(base: &SimDisk, op: IoOp) -> u64 {
-    let disk = base.crash(CrashMode::KeepUnsynced);
+    let disk = base.kill();
     disk.record_calls();
     let node = start(&disk, 3).expect("the disk works");
     script(&node, &mut Known::default()).await.expect("the disk works");
@@ -37,7 +37,7 @@ async fn count(base: &SimDisk, op: IoOp) -> u64 {
 /// Runs the script with one fault and compares, in the member at hand and after a power cut.
 async fn survive(base: SimDisk, plan: FaultPlan, seed: u64) {
     let context = format!("the disk is full at {plan:?}");
-    let disk = base.crash(CrashMode::KeepUnsynced);
+    let disk = base.kill();
     disk.fail(plan);
     let node = match start(&disk, seed) {
         Ok(node) => node,

@@ -67,7 +67,7 @@ impl Member {
         }
         let node = self.node.take().expect("it runs");
         if how == Restart::Kill {
-            self.disk = self.disk.crash(CrashMode::KeepUnsynced);
+            self.disk = self.disk.kill();
             self.disk.set_capacity(Some(CAPACITY));
         }
         node.stop();

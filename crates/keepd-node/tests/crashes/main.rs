@@ -1,6 +1,6 @@
 //! A whole member on a simulated disk: the power is cut at every mutating call of a scripted run,
-//! every sync and every write fails once, and each time the next start must have what was
-//! acknowledged. [`full_disk`]: the disk is full at each of them, and the member goes on.
+//! the process is killed at each of them, started, and the power cut then; every sync and every write
+//! fails once; and each time the next start must have what was acknowledged. [`full_disk`]: the disk is full at each of them, and the member goes on.
 
 #![expect(clippy::panic, reason = "a failed check says at which call the power was cut")]
 
@@ -60,7 +60,7 @@ fn start_with(disk: &SimDisk, seed: u64, options: Options) -> Result<Node, BootE
 }
 
 /// What a client knows: acknowledged values, and those that may or may not be there.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     values: BTreeMap<String, Option<i64>>,
     uncertain: Option<(String, Option<i64>)>,
@@ -149,7 +149,7 @@ fn compare(node: &Node, known: &Known, context: &str) {
 
 /// Runs the script on a copy of `base` prepared by `fault`; the crashed image and the knowledge.
 async fn run(base: &SimDisk, seed: u64, fault: impl Fn(&SimDisk)) -> (SimDisk, Known) {
-    let disk = base.crash(CrashMode::KeepUnsynced);
+    let disk = base.kill();
     fault(&disk);
     let mut known = Known::default();
     if let Ok(node) = start(&disk, seed) {
@@ -182,11 +182,73 @@ async fn a_power_cut_at_any_call_loses_nothing_acknowledged() {
             CrashMode::LoseUnsynced,
             CrashMode::Torn { seed: n },
             CrashMode::Random { seed: n },
-            CrashMode::KeepUnsynced,
+            CrashMode::WrittenBack,
         ];
         let mode = modes[usize::try_from(n).expect("few calls") % modes.len()];
         let image = disk.crash(mode);
         check(&image, 7000 + n, &known, &format!("cut at call {n} of {calls}, {mode:?}")).await;
+    }
+}
+
+/// Starts on what a killed process left, acknowledges more, and cuts the power at once and after a
+/// flush: each time the next start has it all.
+async fn check_killed(killed: &SimDisk, seed: u64, mut known: Known, context: &str) -> usize {
+    let node = start(killed, seed).unwrap_or_else(|error| panic!("{context}: {error}"));
+    node.ready().await.unwrap_or_else(|error| panic!("{context}: {error}"));
+    compare(&node, &known, context);
+    let mut images = Vec::new();
+    for (key, pause) in [("after", 0), ("again", 10)] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let done = write(&node.handle(), &command(key, Some(1))).await;
+        known.revision = done.unwrap_or_else(|error| panic!("{context}: {error}"));
+        known.values.insert(key.to_owned(), Some(1));
+        images.push((killed.crash(CrashMode::LoseUnsynced), known.clone()));
+        images.push((killed.crash(CrashMode::Random { seed }), known.clone()));
+    }
+    node.stop();
+    let count = images.len();
+    for (image, known) in images {
+        check(&image, seed + 1, &known, &format!("{context}, then a start and a power cut")).await;
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_call_then_a_start_then_a_power_cut_loses_nothing_acknowledged() {
+    let (base, calls) = base().await;
+    let mut cuts = 0;
+    for n in 0..calls {
+        let (disk, known) = run(&base, 100 + n, |disk| disk.crash_at(n)).await;
+        let context = format!("killed at call {n} of {calls}");
+        cuts += check_killed(&disk.kill(), 20_000 + n, known, &context).await;
+    }
+    assert!(cuts > 300, "{cuts} power cuts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_a_member_is_made_then_a_start_then_a_power_cut_leaves_a_member() {
+    for n in 0.. {
+        let disk = SimDisk::new();
+        disk.crash_at(n);
+        let made = start(&disk, 1);
+        let is_made = made.is_ok();
+        made.map(Node::stop).ok();
+        let context = format!("killed at call {n} of a first start");
+        check_killed(&disk.kill(), 30_000 + n, Known::default(), &context).await;
+        if is_made {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_a_start_takes_nothing_for_durable_that_it_reads() {
+    let (base, calls) = base().await;
+    for n in 0..calls / 2 {
+        let plan = FaultPlan::once(Some(IoOp::Sync), n, ErrorKind::Other);
+        let (disk, known) = run(&base, 300 + n, |disk| disk.fail(plan)).await;
+        let context = format!("sync {n} failed");
+        check_killed(&disk.kill(), 40_000 + n, known, &context).await;
     }
 }
 

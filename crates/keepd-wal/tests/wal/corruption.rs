@@ -3,10 +3,14 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use keepd_crypto::{FileKeys, FileKind, FrameError};
+use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FrameError};
 use keepd_env::sim::CrashMode;
 use keepd_env::{SeededRandom, SimDisk};
-use keepd_wal::{Batch, BatchRecord, Dump, Error, HardState, Record};
+use keepd_types::varint::write_u64;
+use keepd_wal::{
+    Batch, BatchRecord, Dump, DumpedFrame, Error, HardState, Head, Record, RecordError,
+    SnapshotMark,
+};
 
 use super::world::{
     State, bytes_of, create, create_seeded, dir, entries, env, open, read, sealing, segment_paths,
@@ -102,6 +106,21 @@ impl Sample {
         true
     }
 
+    /// Where a segment validly ends. What a start carried over lies behind that, and nobody reads it.
+    fn used(&self, path: &Path) -> usize {
+        let position = self.segments.iter().position(|other| other == path).unwrap();
+        let Some(next) = self.segments.get(position + 1) else {
+            return content_len(&bytes_of(&self.disk, path));
+        };
+        let mut dump = Dump::new(env(&self.disk, 1), &dir(), self.keys.clone()).unwrap();
+        let head = dump.find_map(|frame| match frame.unwrap() {
+            DumpedFrame { path, record: Record::Head(head), .. } if path == *next => Some(head),
+            _ => None,
+        });
+        let link = head.and_then(|head| head.previous).unwrap();
+        usize::try_from(link.end.offset).unwrap()
+    }
+
     fn touches_zone(&self, path: &Path, range: &Range<usize>) -> bool {
         let is_last = self.segments.last().is_some_and(|last| last == path);
         let zone = self.zone();
@@ -126,7 +145,7 @@ fn every_changed_byte_is_detected_or_harmless() {
     for sample in samples() {
         for path in &sample.segments {
             let original = bytes_of(&sample.disk, path);
-            let used = content_len(&original);
+            let used = sample.used(path);
             for at in 0..original.len() {
                 for change in [|b: u8| b ^ 1, |b: u8| b ^ 0xff, |_: u8| 0] {
                     let mut bytes = original.clone();
@@ -167,7 +186,7 @@ fn every_shortened_file_is_detected_or_harmless() {
     for sample in samples() {
         for path in &sample.segments {
             let original = bytes_of(&sample.disk, path);
-            let used = content_len(&original);
+            let used = sample.used(path);
             for len in 0..original.len() {
                 let what = format!("{} cut to {len}", path.display());
                 let is_detected = sample.check(path, &original[..len], len..used, &what);
@@ -227,7 +246,7 @@ fn a_missing_swapped_or_older_segment_is_detected() {
         let (disk, keys, paths) = (&sample.disk, &sample.keys, &sample.segments);
         let (last, older) = paths.split_last().unwrap();
         for path in older {
-            let copy = disk.crash(CrashMode::KeepUnsynced);
+            let copy = disk.crash(CrashMode::WrittenBack);
             keepd_env::Disk::remove(&copy, path).unwrap();
             assert!(matches!(read(&copy, keys), Err(Error::MissingSegment { .. })));
             let other = bytes_of(disk, last);
@@ -274,6 +293,69 @@ fn a_whole_frame_in_a_wrong_place_is_damage_even_at_the_end() {
         skipped[end..end + later.len()].copy_from_slice(&later);
         disk.poke(&path, &skipped);
         assert!(matches!(read(&disk, &keys), Err(Error::Corrupt { frame: 2, .. })), "skipped");
+    }
+}
+
+/// A head's payload, as `docs/formats/wal.md` says.
+fn head_payload(head: &Head) -> Vec<u8> {
+    let mut out = vec![1];
+    let number = |number: u64, out: &mut Vec<u8>| write_u64(number, out);
+    for field in [head.reserved, head.first_index, head.mark.index, head.mark.term] {
+        number(field, &mut out);
+    }
+    let HardState { term, vote, commit } = head.hard_state;
+    [term, vote, commit].into_iter().for_each(|field| number(field, &mut out));
+    let link = head.previous.unwrap();
+    out.push(1);
+    number(link.sequence, &mut out);
+    out.extend(link.header);
+    number(link.end.frames, &mut out);
+    number(link.end.offset, &mut out);
+    out.extend(link.end.chain.to_le_bytes());
+    number(head.metadata.len() as u64, &mut out);
+    out.extend(&head.metadata);
+    out
+}
+
+#[test]
+fn a_head_that_says_something_else_than_the_segments_before_it_is_refused() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let hard_state = HardState { term: 3, vote: 1, commit: 2 };
+    let batch = Batch { entries: &entries(1, 3, 4, 20), hard_state: Some(hard_state) };
+    wal.append(&batch).unwrap();
+    wal.rotate().unwrap();
+    wal.append(&Batch { entries: &entries(5, 3, 1, 20), hard_state: None }).unwrap();
+    wal.close().unwrap();
+    let last = segment_paths(&disk).pop().unwrap();
+    let mut dump = Dump::new(env(&disk, 1), &dir(), keys.clone()).unwrap();
+    let head = dump.find_map(|frame| match frame.unwrap() {
+        DumpedFrame { path, record: Record::Head(head), .. } if path == last => Some(*head),
+        _ => None,
+    });
+    let head = head.unwrap();
+    let original = bytes_of(&disk, &last);
+    let sealer = keys.open(FileKind::Wal, 2, &original).unwrap();
+    let with = |head: &Head| {
+        let (mut bytes, mut frame) = (original.clone(), Vec::new());
+        sealer.seal_frame(0, 1, &head_payload(head), &mut frame).unwrap();
+        bytes[FILE_HEADER_LEN..FILE_HEADER_LEN + frame.len()].copy_from_slice(&frame);
+        disk.poke(&last, &bytes);
+        read(&disk, &keys)
+    };
+    assert!(with(&head).is_ok(), "the payload is built as the log does");
+    let HardState { term, vote, commit } = hard_state;
+    let mark = SnapshotMark { index: 1, term: 3 };
+    let others = [
+        Head { hard_state: HardState { term: term + 1, ..hard_state }, ..head.clone() },
+        Head { hard_state: HardState { vote: vote + 1, ..hard_state }, ..head.clone() },
+        Head { hard_state: HardState { commit: commit + 1, ..hard_state }, ..head.clone() },
+        Head { mark, ..head.clone() },
+    ];
+    for other in others {
+        let error = with(&other).unwrap_err();
+        let is_told = matches!(error, Error::Record { source: RecordError::Contradiction, .. });
+        assert!(is_told, "{other:?}: {error}");
     }
 }
 

@@ -1,16 +1,18 @@
-//! Power cuts at every call to the disk.
+//! Power cuts and kills at every call to the disk.
+
+use std::io::ErrorKind;
 
 use keepd_crypto::FileKeys;
-use keepd_env::SimDisk;
-use keepd_env::sim::CrashMode;
-use keepd_wal::{Batch, Error, Wal};
+use keepd_env::sim::{CrashMode, FaultPlan};
+use keepd_env::{IoOp, SimDisk};
+use keepd_wal::{Batch, Dump, Error, Record, Wal};
 
-use super::world::{Op, State, create, dir, entries, env, open, script, sealing};
+use super::world::{Op, State, create, dir, entries, env, open, script, sealing, segment_paths};
 
 fn modes(seed: u64) -> impl Iterator<Item = CrashMode> {
     let seeds = (0..6).map(move |i| seed * 100 + i);
     let random = seeds.flat_map(|seed| [CrashMode::Random { seed }, CrashMode::Torn { seed }]);
-    [CrashMode::LoseUnsynced, CrashMode::KeepUnsynced].into_iter().chain(random)
+    [CrashMode::LoseUnsynced, CrashMode::WrittenBack].into_iter().chain(random)
 }
 
 /// What a run until the power cut promised, and what it may have left.
@@ -89,6 +91,132 @@ fn every_synced_batch_survives_a_power_cut_at_every_call() {
     assert!(images > 10_000, "{images} images");
 }
 
+/// Starts on what a killed process left, goes on, and cuts the power at both moments: what the start
+/// recovered and what was acknowledged after it must be there.
+fn check_killed(killed: &SimDisk, keys: &FileKeys, run: &Run, what: &str) -> u64 {
+    let (mut wal, recovered) = match open(killed, keys, 15) {
+        Ok(opened) => opened,
+        Err(Error::NotFound { .. }) if !run.is_created => return 0,
+        Err(error) => panic!("{what}: {error}"),
+    };
+    let mut state = State::of(&recovered);
+    assert!(run.allowed.contains(&state), "{what}: {state:?} of {:?}", run.allowed);
+    let mut cuts = 0;
+    let mut cut = |state: &State, moment: &str| {
+        let run = Run { is_created: true, allowed: vec![state.clone()], is_done: true };
+        for mode in modes(cuts).take(6) {
+            let what = format!("{what}, {moment}, {mode:?}");
+            check_image(&killed.crash(mode), keys, &run, &what);
+            cuts += 1;
+        }
+    };
+    cut(&state, "cut behind the start");
+    let term = wal.hard_state().term.max(wal.term(wal.last_index()).unwrap());
+    let more = entries(wal.last_index() + 1, term, 2, 30);
+    let batch = Batch { entries: &more, hard_state: None };
+    wal.append(&batch).unwrap();
+    wal.sync().unwrap();
+    state = state.after(&batch, 2);
+    cut(&state, "cut behind a write");
+    cuts
+}
+
+#[test]
+fn a_kill_at_every_call_then_a_start_then_a_power_cut_loses_nothing() {
+    let mut cuts = 0;
+    for seed in 0..6 {
+        let keys = if seed % 2 == 0 { FileKeys::plain() } else { sealing() };
+        let ops = script(seed, 60);
+        for point in 0.. {
+            let disk = SimDisk::new();
+            disk.crash_at(point);
+            let run = run(&disk, &keys, &ops);
+            cuts += check_killed(&disk.kill(), &keys, &run, &format!("seed {seed} kill {point}"));
+            if run.is_done {
+                break;
+            }
+        }
+    }
+    assert!(cuts > 5_000, "{cuts} power cuts");
+}
+
+#[test]
+fn starts_that_are_killed_too_lose_nothing() {
+    let keys = sealing();
+    for seed in 0..4 {
+        let disk = SimDisk::new();
+        let run = run(&disk, &keys, &script(seed, 40));
+        for point in 0.. {
+            let killed = disk.kill();
+            killed.crash_at(point);
+            let is_done = open(&killed, &keys, 8).is_ok();
+            let what = format!("seed {seed} start killed at {point}");
+            check_killed(&killed.kill(), &keys, &run, &what);
+            for mode in modes(point) {
+                let what = format!("{what}, {mode:?}");
+                let lost = Run { allowed: run.allowed.clone(), ..run };
+                check_image(&killed.crash(mode), &keys, &lost, &what);
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_a_start_takes_nothing_for_durable_that_it_reads() {
+    let mut cuts = 0;
+    for seed in 0..6 {
+        let keys = if seed % 2 == 0 { FileKeys::plain() } else { sealing() };
+        let ops = script(seed, 60);
+        for position in 0.. {
+            let disk = SimDisk::new();
+            disk.fail(FaultPlan::once(Some(IoOp::Sync), position, ErrorKind::Other));
+            let run = run(&disk, &keys, &ops);
+            cuts +=
+                check_killed(&disk.kill(), &keys, &run, &format!("seed {seed} sync {position}"));
+            if run.is_done {
+                break;
+            }
+        }
+    }
+    assert!(cuts > 1_000, "{cuts} power cuts");
+}
+
+#[test]
+fn an_orderly_end_leaves_nothing_to_carry_over() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 2, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    let killed = disk.kill();
+    wal.close().unwrap();
+    let frames = |disk: &SimDisk| {
+        drop(open(disk, &keys, 3).unwrap());
+        let newest = segment_paths(disk).pop().unwrap();
+        let dump = Dump::new(env(disk, 1), &dir(), keys.clone()).unwrap();
+        dump.map(Result::unwrap).filter(|frame| frame.path == newest).count()
+    };
+    assert_eq!(frames(&disk), 1, "the head");
+    assert_eq!(frames(&killed), 3, "head, batch, and that both are durable");
+}
+
+#[test]
+fn damage_to_what_a_start_carried_over_is_never_a_torn_write() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 2, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    drop(wal);
+    drop(open(&disk, &keys, 3).unwrap());
+    let dump = Dump::new(env(&disk, 1), &dir(), keys.clone()).unwrap();
+    let carried = dump.map(Result::unwrap).filter(|frame| matches!(frame.record, Record::Batch(_)));
+    let carried = carried.last().unwrap();
+    assert!(disk.flip(&carried.path, carried.offset + 20, 1));
+    assert!(matches!(open(&disk, &keys, 4), Err(Error::Corrupt { .. })));
+}
+
 #[test]
 fn a_torn_tail_is_reported_and_accepted_behind_a_new_segment() {
     let (disk, keys) = (SimDisk::new(), sealing());
@@ -125,7 +253,7 @@ fn a_power_cut_while_opening_loses_nothing() {
         let run = run(&disk, &keys, &script(seed, 40));
         let torn = disk.crash(CrashMode::Torn { seed });
         for point in 0.. {
-            let image = torn.crash(CrashMode::KeepUnsynced);
+            let image = torn.kill();
             image.crash_at(point);
             let is_done = open(&image, &keys, 8).is_ok();
             for mode in modes(point) {
@@ -135,6 +263,35 @@ fn a_power_cut_while_opening_loses_nothing() {
             if is_done {
                 break;
             }
+        }
+    }
+}
+
+/// A segment with a head alone is replaced by the next opening. It is the only one that says where
+/// the one before ends, so it goes after its replacement is there.
+#[test]
+fn an_opening_always_knows_where_the_segment_before_ends() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 2, 100), hard_state: None }).unwrap();
+    wal.rotate().unwrap();
+    drop(wal);
+    let dump = Dump::new(env(&disk, 1), &dir(), keys.clone()).unwrap();
+    let batch = dump.map(Result::unwrap).find(|frame| matches!(frame.record, Record::Batch(_)));
+    let batch = batch.unwrap();
+    for point in 0.. {
+        let image = disk.kill();
+        image.crash_at(point);
+        let is_done = open(&image, &keys, 8).is_ok();
+        for mode in modes(point) {
+            let cut = image.crash(mode);
+            assert!(cut.flip(&batch.path, batch.offset + 20, 1));
+            let opened = open(&cut, &keys, 9).map(|(_, recovered)| recovered.torn_tail);
+            let what = format!("opening cut at {point}, {mode:?}");
+            assert!(matches!(opened, Err(Error::Corrupt { .. })), "{what}: {opened:?}");
+        }
+        if is_done {
+            break;
         }
     }
 }

@@ -101,7 +101,7 @@ fn a_full_disk_at_any_write_leaves_the_log_usable() {
         let failures = each_failure(op, ErrorKind::StorageFull, |disk, keys, outcome| {
             let (acked, allowed, is_poisoned) = outcome;
             assert!(!is_poisoned);
-            let kept = read(&disk.crash(CrashMode::KeepUnsynced), keys).unwrap();
+            let kept = read(&disk.crash(CrashMode::WrittenBack), keys).unwrap();
             assert_eq!(Some(&State::of(&kept)), allowed.last());
             let lost = read(&disk.crash(CrashMode::LoseUnsynced), keys).unwrap();
             let lost = State::of(&lost);
@@ -128,7 +128,7 @@ fn opening_fails_whole_and_works_later() {
     let (_, allowed, _) = run(&disk, &keys, &script(31, 60));
     let expected = allowed.last().unwrap();
     for position in 0.. {
-        let image = disk.crash(CrashMode::KeepUnsynced);
+        let image = disk.crash(CrashMode::WrittenBack);
         image.fail(FaultPlan::once(None, position, ErrorKind::Other));
         let is_done = open(&image, &keys, 1).is_ok();
         image.heal();

@@ -44,7 +44,7 @@ pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Err
     };
     let Some(number) = manifests.max() else { return Ok(Arc::new(view)) };
     let mut live = Manifest::load(&dir, number)?;
-    let segments = Arc::new(open_segments(&dir, &mut live)?);
+    let segments = Arc::new(open_segments(&dir, &mut live)?.0);
     check_orphans(&dir, &names, &live)?;
     let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
     let (checkpoint, _) = read_checkpoints(&dir, &mut live, commit)?;
