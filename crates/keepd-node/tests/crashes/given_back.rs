@@ -5,7 +5,6 @@
 use std::time::{Duration, Instant};
 
 use keepd_env::SimDisk;
-use keepd_env::sim::CrashMode;
 use keepd_machine::command::{DeleteRange, Put};
 use keepd_machine::{ApplyError, Command};
 use keepd_node::{Handle, Node, Options};
