@@ -2,9 +2,9 @@
 //! within a stated time puts are accepted again and the space is there, with a restart before each
 //! step.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use keepd_env::SimDisk;
+use keepd_env::{Clock, SimDisk, SystemClock};
 use keepd_machine::command::{DeleteRange, Put};
 use keepd_machine::{ApplyError, Command};
 use keepd_node::{Handle, Node, Options};
@@ -113,7 +113,8 @@ fn delete_all() -> Command {
 
 async fn wait_until_given_back(member: &Member, context: &str) {
     let handle = member.handle();
-    let asked = Instant::now();
+    let clock = SystemClock::new();
+    let asked = clock.monotonic();
     loop {
         let is_open = handle.alarms().is_empty() && handle.admits(1000);
         let space = handle.space();
@@ -124,7 +125,7 @@ async fn wait_until_given_back(member: &Member, context: &str) {
             return;
         }
         assert!(
-            asked.elapsed() < PATIENCE,
+            clock.monotonic() - asked < PATIENCE,
             "{context}: open {is_open}, {live} bytes live, {on_disk} in files, {used} used: {:?}",
             member.disk.files()
         );
