@@ -112,11 +112,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     if options.encryption_trust_plain_data {
         tell_of_trust(&encryption);
     }
-    if !encryption.files().is_sealing() {
-        tracing::warn!(
-            "data at rest is NOT encrypted: give --encryption-provider-config to seal it"
-        );
-    }
+    tell_of_plain_data(&encryption);
     let node = {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
@@ -160,6 +156,14 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
     Ok(ending)
+}
+
+fn tell_of_plain_data(encryption: &Encryption) {
+    if !encryption.files().is_sealing() {
+        tracing::warn!(
+            "data at rest is NOT encrypted: give --encryption-provider-config to seal it"
+        );
+    }
 }
 
 const fn compaction(auto: AutoCompaction) -> keepd_server::Compaction {

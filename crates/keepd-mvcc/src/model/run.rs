@@ -334,23 +334,21 @@ impl World {
         Ok(())
     }
 
+    fn job_steps(&mut self, ops: &[Op]) -> Result<(), crate::Error> {
+        ops.iter().try_for_each(|op| self.job_step(op))
+    }
+
     fn job_step(&mut self, op: &Op) -> Result<(), crate::Error> {
         match op {
             Op::Flush => {
                 self.publish();
-                for op in [Op::FinishFlush, Op::TakeFlush, Op::RunFlush, Op::FinishFlush] {
-                    self.job_step(&op)?;
-                }
+                self.job_steps(&[Op::FinishFlush, Op::TakeFlush, Op::RunFlush, Op::FinishFlush])?;
             }
             Op::Checkpoint => {
-                for op in [Op::TakeCheckpoint, Op::RunCheckpoint, Op::FinishCheckpoint] {
-                    self.job_step(&op)?;
-                }
+                self.job_steps(&[Op::TakeCheckpoint, Op::RunCheckpoint, Op::FinishCheckpoint])?;
             }
             Op::Rewrite(urgency) => {
-                for op in [Op::TakeRewrite(*urgency), Op::RunRewrite, Op::FinishRewrite] {
-                    self.job_step(&op)?;
-                }
+                self.job_steps(&[Op::TakeRewrite(*urgency), Op::RunRewrite, Op::FinishRewrite])?;
             }
             Op::TakeFlush => self.flush.0 = self.flush.0.take().or_else(|| self.store.take_flush()),
             Op::RunFlush => {

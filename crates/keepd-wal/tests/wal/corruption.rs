@@ -350,7 +350,7 @@ fn a_head_that_says_something_else_than_the_segments_before_it_is_refused() {
         Head { hard_state: HardState { term: term + 1, ..hard_state }, ..head.clone() },
         Head { hard_state: HardState { vote: vote + 1, ..hard_state }, ..head.clone() },
         Head { hard_state: HardState { commit: commit + 1, ..hard_state }, ..head.clone() },
-        Head { mark, ..head.clone() },
+        Head { mark, ..head },
     ];
     for other in others {
         let error = with(&other).unwrap_err();
