@@ -333,7 +333,7 @@ fn warnings(rules: &[ConfigRule], directories: &Directories) -> Vec<String> {
             format!(
                 "resource {:?} is none that Kubernetes stores; resources are named as in \
                  `secrets` or `deployments.apps`",
-                scope.to_string()
+                read::shown(&scope.to_string())
             )
         })
         .collect()

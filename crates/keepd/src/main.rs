@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use keepd_crypto::{ConfigOptions, EncryptionConfig};
 
+use crate::wiping::wiping;
+
 mod ctl;
 mod encryption;
 mod flags;
@@ -18,9 +20,10 @@ mod quickstart;
 mod serve;
 mod shell;
 mod utl;
+mod wiping;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: wiping::Wiping = wiping::Wiping;
 
 /// Gives memory that a burst took and left back to the system. The allocator does so by itself only
 /// when it is asked for more, which after a burst may be hours later.
@@ -126,10 +129,14 @@ fn log_notice(notice: &flags::Notice) {
 /// Reads an `EncryptionConfiguration`.
 fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result<EncryptionConfig> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| {
-        anyhow::anyhow!("error reading encryption provider configuration file {name:?}: {error}")
-    })?;
-    Ok(EncryptionConfig::parse_with(&name, &bytes, options)?)
+    wiping(|| {
+        let bytes = std::fs::read(path).map_err(|error| {
+            anyhow::anyhow!(
+                "error reading encryption provider configuration file {name:?}: {error}"
+            )
+        })?;
+        Ok(EncryptionConfig::parse_with(&name, &bytes, options)?)
+    })
 }
 
 /// Tells a person at a terminal what the log has said already, in plain words.

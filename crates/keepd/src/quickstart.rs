@@ -14,6 +14,7 @@
 //! Data whose encryption configuration is missing is refused, never started with another key.
 
 mod guide;
+mod owned;
 mod ports;
 mod ready;
 
@@ -167,6 +168,7 @@ struct Made {
 /// Makes what is missing.
 fn prepare(env: &Env, place: &Place) -> anyhow::Result<Made> {
     let disk = env.disk.as_ref();
+    owned::check(place)?;
     let names = disk.list(&place.dir)?;
     let is_ours = names.is_empty() || names.iter().any(|name| name.starts_with("pki"));
     anyhow::ensure!(
@@ -175,6 +177,8 @@ fn prepare(env: &Env, place: &Place) -> anyhow::Result<Made> {
         place.dir.display()
     );
     disk.create_dir(&place.dir)?;
+    // Somebody may have been faster.
+    owned::check(place)?;
     let is_new = !disk.exists(&place.pki())?;
     if is_new {
         make_pki(env, place)?;

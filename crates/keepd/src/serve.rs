@@ -109,9 +109,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         sealed = encryption.files().is_sealing(),
         "starting an etcd server"
     );
-    if options.encryption_trust_plain_data {
-        tell_of_trust(&encryption);
-    }
+    warn_of_data_dir(&options, &encryption);
     tell_of_plain_data(&encryption);
     let node = {
         let env = env.clone();
@@ -236,8 +234,18 @@ fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<Encryptio
     Ok(Some(config))
 }
 
-/// Says what `--encryption-trust-plain-data` does at this start: it is meant for one conversion.
-fn tell_of_trust(encryption: &Encryption) {
+/// Warns of a data directory that others can enter, and says what `--encryption-trust-plain-data`
+/// does at this start: it is meant for one conversion.
+fn warn_of_data_dir(options: &ServerOptions, encryption: &Encryption) {
+    if process::is_entered_by_others(&options.data_dir) {
+        tracing::warn!(
+            data_dir = %options.data_dir.display(),
+            "others can enter the data directory: chmod 700 it"
+        );
+    }
+    if !options.encryption_trust_plain_data {
+        return;
+    }
     if encryption.files().known().contains(&DataKeyId::PLAIN) {
         tracing::warn!(
             "plain files of the data directory are taken for genuine and are being encrypted; \
@@ -312,7 +320,14 @@ async fn bind(env: &Env, options: &ServerOptions) -> anyhow::Result<Listeners> {
 
 fn tls(env: &Env, options: Option<TlsOptions>) -> anyhow::Result<Option<Arc<ServerTls>>> {
     let Some(options) = options else { return Ok(None) };
+    let key_file = options.key_file.clone();
     let tls = ServerTls::new(options, env)?;
+    if process::is_readable_by_others(&key_file) {
+        tracing::warn!(
+            file = %key_file.display(),
+            "others can read the private key: chmod 600 it"
+        );
+    }
     for warning in tls.warnings() {
         tracing::warn!("{warning}");
     }

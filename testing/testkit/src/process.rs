@@ -146,6 +146,12 @@ impl Server {
         &self.options
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails the test if it has ended.
     ///
     /// # Panics

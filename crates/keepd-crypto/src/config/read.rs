@@ -18,7 +18,7 @@ impl Reader {
     }
 
     pub(super) fn invalid(&mut self, path: &str, value: &str, detail: &str, remedy: &str) {
-        self.push(path, format!("Invalid value: {value:?}: {detail}"), remedy);
+        self.push(path, format!("Invalid value: {:?}: {detail}", shown(value)), remedy);
     }
 
     /// An invalid value that is a mapping, hence not repeated in the message.
@@ -66,7 +66,7 @@ impl Reader {
                     *seen = true;
                     *slot = Some(value).filter(|value| !matches!(value, Node::Null));
                 }
-                None => self.unknown(&join(path, &shown(field)), field, &known),
+                None => self.unknown(&join(path, &shown_field(field)), field, &known),
             }
         }
         Some(found)
@@ -128,17 +128,34 @@ pub(super) fn join(path: &str, field: &str) -> String {
     if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
 }
 
+/// A text of the file in an error. Anything may be a secret that was pasted into the wrong place, so
+/// it is repeated only if it cannot be one: it reads like a name.
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
+    const NAME_MAX: usize = 100;
+    const WORD_MAX: usize = 24;
+    const DIGITS_MAX: usize = 4;
+    let is_mark = |char: char| " .-*:/".contains(char);
+    let digits = text.chars().filter(char::is_ascii_digit).count();
+    // A key of 16 bytes in base64 has 24 characters, in hexadecimal 32; either has many digits, or
+    // capital letters and an equals sign.
+    let is_name = text.len() <= NAME_MAX
+        && digits <= DIGITS_MAX
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || is_mark(c));
+    let is_word = text.chars().count() < WORD_MAX
+        && digits == 0
+        && text.chars().all(|c| c.is_alphanumeric() || is_mark(c) || !c.is_ascii());
+    if is_name || is_word {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("({} characters, not shown: it may be a secret)", text.chars().count()))
+}
+
 /// An unknown field in an error. Where a space is missing the field is a secret with its name in
-/// front, so only what precedes a colon is shown, and of anything long only the beginning.
-fn shown(field: &str) -> Cow<'_, str> {
-    const SHOWN_MAX: usize = 20;
-    let (name, _) = field.split_once(':').unwrap_or((field, ""));
-    if name.chars().nth(SHOWN_MAX).is_some() {
-        Cow::Owned(name.chars().take(4).chain("...".chars()).collect())
-    } else if name.len() < field.len() {
-        Cow::Owned(format!("{name}:..."))
-    } else {
-        Cow::Borrowed(name)
+/// front, so only what precedes a colon is looked at.
+fn shown_field(field: &str) -> Cow<'_, str> {
+    match field.split_once(':') {
+        Some((name, _)) => Cow::Owned(format!("{}:...", shown(name))),
+        None => shown(field),
     }
 }
 

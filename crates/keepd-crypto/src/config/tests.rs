@@ -51,6 +51,41 @@ fn no_error_shows_a_secret() {
     }
 }
 
+/// Whatever field a key is pasted into, in either form.
+#[test]
+fn no_error_shows_a_secret_that_stands_in_another_field() {
+    const HEX: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let kms = "{kms: {apiVersion: v2, name: n, endpoint: 'unix:///s', timeout: 3s}}";
+    let text = FLOW.replace("{identity: {}}", &format!("{kms}, {{identity: {{}}}}"));
+    let places = [
+        "apiserver.config.k8s.io/v1",
+        "EncryptionConfiguration",
+        "secrets",
+        "resources",
+        "kind",
+        "providers",
+        "aescbc",
+        "keys",
+        "v2",
+        "unix:///s",
+        "3s",
+        "identity: {}",
+    ];
+    for place in places {
+        for secret in [SECRET, HEX] {
+            for form in [secret.to_owned(), format!("'{secret}'"), format!("{secret}: x")] {
+                let pasted = text.replacen(place, &form, 1);
+                let shown = match parse(&pasted) {
+                    Ok(config) => config.warnings().join(" "),
+                    Err(error) => format!("{error} {error:?}"),
+                };
+                let leaks = (0..secret.len() - 8).any(|at| shown.contains(&secret[at..at + 8]));
+                assert!(!leaks, "in place of {place}: {shown}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_hash_is_the_files() {
     let config = parse(FLOW).unwrap();

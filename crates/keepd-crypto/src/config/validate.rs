@@ -11,7 +11,7 @@ use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
-use super::read::{Reader, join};
+use super::read::{Reader, join, shown};
 use super::tree::Node;
 use super::{ConfigRule, Provider, kms};
 use crate::provider::{Algorithm, ProviderKey};
@@ -64,10 +64,11 @@ fn version(reader: &mut Reader, api_version: Option<&Node>, kind: Option<&Node>)
             reader.required("kind", "Object 'Kind' is missing", remedy);
         }
         _ => {
-            let detail = format!("no kind {kind:?} is registered for version {api_version:?}");
+            let (kind, version) = (shown(kind), shown(api_version));
+            let detail = format!("no kind {kind:?} is registered for version {version:?}");
             let remedy = "write `apiVersion: apiserver.config.k8s.io/v1` and \
                           `kind: EncryptionConfiguration`";
-            reader.invalid("kind", kind, &detail, remedy);
+            reader.invalid("kind", &kind, &detail, remedy);
         }
     }
 }
@@ -119,9 +120,10 @@ impl Pass {
         within_one_list(reader, path, &names);
         for (path, name, scope) in &names {
             if let Some(rule) = masking(scope, &self.earlier) {
+                let name = shown(name);
                 let detail = format!("resource {name:?} is masked by earlier rule \"{rule}\"");
                 let remedy = "move this name to an entry before that rule, or remove it";
-                reader.invalid(path, name, &detail, remedy);
+                reader.invalid(path, &name, &detail, remedy);
             }
         }
         let scopes: Vec<Scope> = names.into_iter().map(|(_, _, scope)| scope).collect();

@@ -186,8 +186,18 @@ struct PartFile {
 impl PartFile {
     fn create(path: &str) -> Result<Self, Exit> {
         let path = format!("{path}.part");
-        let opened =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        // What lies there is left over from a save that was killed, or a link or a file that somebody
+        // else put there: it is not written into, but taken away.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let why = plain_os_error(&error);
+                return Err(broken_off(format_args!(
+                    "could not open {path} (remove {path}: {why})"
+                )));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(|error| {
             let why = plain_os_error(&error);
             broken_off(format_args!("could not open {path} (open {path}: {why})"))

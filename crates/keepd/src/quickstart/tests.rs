@@ -158,3 +158,60 @@ fn ports_follow_the_clients_and_must_differ() {
     assert!(parse(&["--client-port=65535"]).unwrap_err().to_string().contains("--peer-port"));
     assert!(parse(&["--client-port=0"]).is_err());
 }
+
+/// Directories as another user leaves them for whoever comes next. Needs root to give them away,
+/// as the tests have it.
+#[test]
+fn what_others_own_or_may_write_is_refused() {
+    let refusal = |make: &dyn Fn(&Place)| {
+        let (scratch, env) = (Scratch::new(), Env::real());
+        let place = scratch.place();
+        make(&place);
+        prepare(&env, &place).unwrap_err().to_string()
+    };
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let made = |place: &Place| {
+        prepare(&Env::real(), place).unwrap();
+    };
+    for (name, is_dir) in
+        [("", true), ("pki", true), ("pki/ca.key", false), ("encryption.yaml", false)]
+    {
+        let path =
+            |place: &Place| if name.is_empty() { place.dir.clone() } else { place.dir.join(name) };
+        let writable = refusal(&|place| {
+            made(place);
+            chmod(&path(place), if is_dir { 0o770 } else { 0o620 });
+        });
+        assert!(writable.contains("others can write") && writable.contains("chmod"), "{writable}");
+        let linked = refusal(&|place| {
+            made(place);
+            let real = path(place);
+            let elsewhere = place.dir.with_extension("real");
+            let _earlier = fs::remove_dir_all(&elsewhere).or_else(|_| fs::remove_file(&elsewhere));
+            fs::rename(&real, &elsewhere).unwrap();
+            std::os::unix::fs::symlink(&elsewhere, &real).unwrap();
+        });
+        assert!(linked.contains("symbolic link"), "{name}: {linked}");
+        let given_away = Scratch::new();
+        fs::create_dir(&given_away.0).unwrap();
+        if std::os::unix::fs::chown(&given_away.0, Some(65_534), None).is_ok() {
+            let foreign = refusal(&|place| {
+                made(place);
+                std::os::unix::fs::chown(path(place), Some(65_534), None).unwrap();
+            });
+            assert!(foreign.contains("another user (uid 65534"), "{name}: {foreign}");
+        }
+    }
+    // Every user can exchange the folder itself.
+    let parent = Scratch::new();
+    fs::create_dir(&parent.0).unwrap();
+    chmod(&parent.0, 0o777);
+    let place = Place { dir: parent.0.join("keepd"), client_port: 2379, peer_port: 2380 };
+    let open = prepare(&Env::real(), &place).unwrap_err().to_string();
+    assert!(open.contains("every user of this machine"), "{open}");
+    assert!(!place.dir.exists());
+    chmod(&parent.0, 0o1777);
+    prepare(&Env::real(), &place).unwrap();
+}

@@ -10,13 +10,19 @@ use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, KeyringErro
 use keepd_crypto::{ReloadError, ReloadReport};
 use keepd_node::{FileCounts, Handle};
 use keepd_types::KeyId;
+use zeroize::Zeroizing;
+
+use crate::wiping::wiping;
 
 /// How often the file is looked at; Kubernetes waits a minute.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// What the file holds: keys, so it is wiped when it is dropped.
+type Content = Zeroizing<Vec<u8>>;
+
 /// A content that was not taken.
 struct Refused {
-    content: Vec<u8>,
+    content: Content,
     /// It lacks a key that is in use, or plain files are left that it does not take; worth another
     /// try when the files have changed since.
     waits_for_files: Option<FileCounts>,
@@ -25,11 +31,11 @@ struct Refused {
 /// Takes each new content of the file; one that is not right is logged and the old one holds.
 pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Handle) {
     let mut refused: Option<Refused> = None;
-    let mut taken = tokio::fs::read(&path).await.ok();
+    let mut taken = read(&path).await.ok();
     let mut is_unreadable = false;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let content = match tokio::fs::read(&path).await {
+        let content = match read(&path).await {
             Ok(content) => content,
             Err(error) if is_unreadable => {
                 tracing::debug!(%error, "the encryption configuration is still unreadable");
@@ -66,6 +72,13 @@ pub(super) async fn follow(path: PathBuf, encryption: Arc<Encryption>, node: Han
             Err(Failure::Node(error)) => refuse(&path, &node, &error),
         }
     }
+}
+
+/// Reads the file and leaves no copy behind.
+async fn read(path: &Path) -> std::io::Result<Content> {
+    let path = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || wiping(|| std::fs::read(path)));
+    reading.await.map_err(std::io::Error::other)?.map(Zeroizing::new)
 }
 
 /// Says what is written how from now on. Keys are named; nothing here can print a secret.
@@ -110,8 +123,8 @@ fn names(keys: &[KeyName]) -> String {
 }
 
 /// Whether a content was refused and nothing has changed that could help it.
-fn is_hopeless(refused: Option<&Refused>, content: &[u8], node: &Handle) -> bool {
-    let Some(refused) = refused.filter(|refused| refused.content == content) else { return false };
+fn is_hopeless(refused: Option<&Refused>, content: &Content, node: &Handle) -> bool {
+    let Some(refused) = refused.filter(|refused| refused.content == *content) else { return false };
     let counts = node.file_counts();
     refused.waits_for_files.as_ref().is_none_or(|before| !counts.is_settled || *before == counts)
 }
@@ -130,17 +143,17 @@ enum Failure {
 
 async fn reload(
     path: &Path,
-    content: &[u8],
+    content: &Content,
     encryption: &Arc<Encryption>,
     node: &Handle,
 ) -> Result<ReloadReport, Failure> {
     let lost = |error: keepd_node::Error| Failure::Node(error.to_string());
     // What was sealed before is stored, so that counting the values finds it.
     node.settle_sealing().await.map_err(lost)?;
-    let (name, content) = (path.display().to_string(), content.to_vec());
+    let (name, content) = (path.display().to_string(), content.clone());
     let (for_reload, for_count) = (Arc::clone(encryption), node.clone());
     let reloading = tokio::task::spawn_blocking(move || {
-        for_reload.reload(&name, &content, &|key| values_under(&for_count, key))
+        wiping(|| for_reload.reload(&name, &content, &|key| values_under(&for_count, key)))
     });
     let reloaded = reloading.await.map_err(|error| Failure::Node(error.to_string()))?;
     let report = match reloaded {

@@ -17,10 +17,17 @@ use keepd_server::RESERVED_DESCRIPTORS;
 /// If the limit of open files leaves nothing for connections.
 #[expect(unsafe_code, reason = "resource limits have no safe interface")]
 pub(super) fn prepare() -> Result<(), String> {
+    const NOT_DUMPABLE: libc::c_ulong = 0;
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live, initialized structure.
     if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
         tracing::warn!("core files could not be forbidden; they would hold keys");
+    }
+    // A limit does not hold for a core_pattern that is a program. The price: no process of the same
+    // user can trace this one or look into its /proc; root still can.
+    // SAFETY: both arguments are numbers of the types that the call takes.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, NOT_DUMPABLE) } != 0 {
+        tracing::warn!("the process could not be made undumpable; its memory holds keys");
     }
     let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live structure that the call fills.
@@ -78,6 +85,11 @@ fn notify(socket: &OsStr, message: &[u8]) -> io::Result<usize> {
         None => SocketAddr::from_pathname(socket)?,
     };
     UnixDatagram::unbound()?.send_to_addr(message, &address)
+}
+
+/// Whether group or others may enter a directory.
+pub(super) fn is_entered_by_others(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0)
 }
 
 /// Whether group or others may read a file.

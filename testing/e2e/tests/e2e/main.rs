@@ -11,6 +11,7 @@ mod crash;
 mod encryption;
 mod forged;
 mod leases;
+mod memory;
 mod restore;
 mod sealed;
 mod slow_watcher;

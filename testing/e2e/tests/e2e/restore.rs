@@ -146,3 +146,31 @@ async fn save_says_what_is_plain_beside_what_scripts_read() {
         assert!(stderr.contains(&said), "{stderr}");
     }
 }
+
+/// Nobody who can write beside the snapshot gets it, or has it written over another file.
+#[tokio::test(flavor = "multi_thread")]
+async fn save_follows_no_link_and_keeps_no_foreign_file() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let dir = TempDir::new("e2e-part");
+    let keepd = Keepd::new(dir.path());
+    let mut server = keepd.start();
+    let client = Client::ready(&mut server).await;
+    client.put("k", "v", 0).await.unwrap();
+    let (victim, part, file) = (dir.join("victim"), dir.join("b.db.part"), dir.join("b.db"));
+    let endpoints = format!("--endpoints={}", keepd.endpoint());
+    for is_link in [true, false] {
+        std::fs::write(&victim, "untouched").unwrap();
+        if is_link {
+            std::os::unix::fs::symlink(&victim, &part).unwrap();
+        } else {
+            std::fs::hard_link(&victim, &part).unwrap();
+            std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        let (saved, text) = tool(&["etcdctl", &endpoints, "snapshot", "save", unicode(&file)], &[]);
+        assert!(saved, "{text}");
+        assert_eq!(std::fs::read(&victim).unwrap(), b"untouched");
+        let meta = std::fs::symlink_metadata(&file).unwrap();
+        assert!(meta.is_file() && meta.mode() & 0o777 == 0o600, "{:o}", meta.mode());
+        assert_ne!(meta.ino(), std::fs::metadata(&victim).unwrap().ino());
+    }
+}

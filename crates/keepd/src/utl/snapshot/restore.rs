@@ -19,6 +19,7 @@ use crate::ctl::command::{Call, Command, Flag, Kind};
 use crate::ctl::exit::{Exit, bad_arguments, failed};
 use crate::ctl::json::string;
 use crate::ctl::{log, plain_os_error};
+use crate::wiping::wiping;
 
 /// Names the encryption configuration where the flag does not, to the server too.
 const CONFIG_VARIABLE: &str = "ETCD_ENCRYPTION_PROVIDER_CONFIG";
@@ -161,10 +162,13 @@ fn encryption(path: &str, trust_plain_data: bool) -> Result<Option<EncryptionCon
     if path.is_empty() {
         return Ok(None);
     }
-    let bytes = fs::read(path)
-        .map_err(|error| bad_arguments(format_args!("open {path}: {}", plain_os_error(&error))))?;
-    let options = ConfigOptions { trust_plain_data, ..ConfigOptions::default() };
-    EncryptionConfig::parse_with(path, &bytes, options).map(Some).map_err(bad_arguments)
+    wiping(|| {
+        let bytes = fs::read(path).map_err(|error| {
+            bad_arguments(format_args!("open {path}: {}", plain_os_error(&error)))
+        })?;
+        let options = ConfigOptions { trust_plain_data, ..ConfigOptions::default() };
+        EncryptionConfig::parse_with(path, &bytes, options).map(Some).map_err(bad_arguments)
+    })
 }
 
 /// Writes a line as etcdutl's log has it; `fields` are JSON already.
