@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::read::{Reader, join};
+use super::read::{Reader, join, shown};
 use super::tree::Node;
 
 const FIELDS: [&str; 5] = ["apiVersion", "name", "endpoint", "timeout", "cachesize"];
@@ -25,7 +25,8 @@ pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BT
     });
     if let Some(version) = version.filter(|version| !["v1", "v2"].contains(version)) {
         let detail = format!(
-            "unsupported apiVersion {version} for KMS provider, only v1 and v2 are supported"
+            "unsupported apiVersion {} for KMS provider, only v1 and v2 are supported",
+            shown(version)
         );
         reader.invalid(&at("apiVersion"), version, &detail, "write v2");
     }
@@ -40,13 +41,13 @@ pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BT
         check_endpoint(reader, &at("endpoint"), endpoint);
     }
     if let Some(size) = reader.integer(&at("cachesize"), cache_size) {
-        let shown = size.to_string();
+        let written = size.to_string();
         if is_v2 {
             let detail = "cachesize is not supported in v2";
-            reader.invalid(&at("cachesize"), &shown, detail, "remove it");
+            reader.invalid(&at("cachesize"), &written, detail, "remove it");
         } else if size == 0 {
             let detail = "cachesize should be a positive value, or negative to disable";
-            reader.invalid(&at("cachesize"), &shown, detail, "write 1000, or -1 for none");
+            reader.invalid(&at("cachesize"), &written, detail, "write 1000, or -1 for none");
         }
     }
 }
@@ -100,6 +101,7 @@ fn check_endpoint(reader: &mut Reader, path: &str, endpoint: &str) {
         let detail = "invalid endpoint for kms provider, error: it is not a URL";
         reader.invalid(path, endpoint, detail, remedy);
     } else if scheme != "unix" {
+        let scheme = shown(scheme);
         let detail =
             format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported");
         reader.invalid(path, endpoint, &detail, remedy);
