@@ -546,9 +546,14 @@ func TestKubernetesThatEncryptsMovesToKeepd(t *testing.T) {
 		}
 		t.Run(string(flavor), func(t *testing.T) {
 			s := harness.Prepare(t, harness.Options{Flavor: flavor, PKI: etcd.PKI, Encryption: mixedSealing})
-			ownTool("etcdutl").must(t, "snapshot", "restore", file, "--data-dir="+s.DataDir,
-				"--name="+s.Name, "--initial-cluster="+s.InitialCluster,
-				"--initial-advertise-peer-urls="+s.PeerURL, encrypting)
+			restore := []string{"snapshot", "restore", file, "--data-dir=" + s.DataDir,
+				"--name=" + s.Name, "--initial-cluster=" + s.InitialCluster,
+				"--initial-advertise-peer-urls=" + s.PeerURL, encrypting}
+			// Nothing in etcd's file proves where its values come from, so the operator has to vouch.
+			const vouch = "--encryption-trust-plain-data"
+			refused := ownTool("etcdutl").run(t, "", restore...)
+			equal(t, "refused, with the remedy", strings.Contains(refused.Stderr, vouch), true)
+			ownTool("etcdutl").must(t, append(restore, vouch)...)
 			s.Launch()
 			s.WaitReady()
 			moved := kubeOn(t, s, encrypting)
