@@ -86,10 +86,11 @@ impl Import<'_> {
                 continue;
             }
             let kv = parse_record(revision, tombstone, &entry.key, &entry.value)?;
-            if kv.lease.is_none() {
-                attachments.remove(&kv.key);
-            } else if self.facts.leases.contains_key(&kv.lease) {
+            if self.facts.leases.contains_key(&kv.lease) {
                 attachments.insert(Bytes::copy_from_slice(&kv.key), kv.lease);
+            } else {
+                // No lease, or one that has ended: an older one's end must not delete the key.
+                attachments.remove(&kv.key);
             }
             let record = if tombstone {
                 Record { encoded: Bytes::copy_from_slice(&entry.value), tombstone, seal: None }

@@ -5,7 +5,7 @@
 //! step fails, everything stays as it was.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -101,18 +101,28 @@ pub struct Encryption {
     options: ConfigOptions,
     /// Held through a whole reload, which may count values for long.
     reloading: Mutex<()>,
+    /// Held while the keyring is written, which a slow disk makes long. ORDER: before `state`.
+    keyring: Mutex<Keyring>,
+    /// Never held during a file operation.
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    keyring: Keyring,
     config: Option<EncryptionConfig>,
+    /// As the keyring was after the last change of it.
+    wrapped_under: Vec<KeyName>,
+    is_recovered: bool,
     /// The keys that every member can read; none until the cluster has said so.
     writable: Option<BTreeSet<KeyId>>,
 }
 
 impl State {
+    fn note(&mut self, keyring: &Keyring) {
+        self.wrapped_under = keyring.wrapped_under().to_vec();
+        self.is_recovered = keyring.is_recovered();
+    }
+
     fn sealer(&self) -> ValueSealer {
         match (&self.config, &self.writable) {
             (None, _) => ValueSealer::none(),
@@ -149,9 +159,15 @@ impl Encryption {
 
     fn with((keyring, files): (Keyring, FileKeys), config: Option<EncryptionConfig>) -> Self {
         let options = config.as_ref().map(|config| config.options.clone()).unwrap_or_default();
-        let state = State { keyring, config, writable: None };
+        let state = State {
+            config,
+            wrapped_under: keyring.wrapped_under().to_vec(),
+            is_recovered: keyring.is_recovered(),
+            writable: None,
+        };
         let sealer = ArcSwap::from_pointee(state.sealer());
-        Self { sealer, files, options, reloading: Mutex::new(()), state: Mutex::new(state) }
+        let (keyring, state) = (Mutex::new(keyring), Mutex::new(state));
+        Self { sealer, files, options, reloading: Mutex::new(()), keyring, state }
     }
 
     /// The value sealer of the moment.
@@ -198,15 +214,17 @@ impl Encryption {
         if let Some(key) = removed.iter().find(|name| writing.contains(&name.id)) {
             return Err(ReloadError::StillWriting { key: key.clone() });
         }
+        let mut keyring = self.keyring.lock();
+        let change = keyring.apply(&config)?;
         let mut state = self.state.lock();
+        state.note(&keyring);
         let old_hash = state.config.as_ref().map(|config| config.file_hash().to_owned());
-        let keyring = state.keyring.apply(&config)?;
         let report = ReloadReport {
             is_changed: old_hash.as_deref() != Some(config.file_hash()),
             file_hash: config.file_hash().to_owned(),
             added: beyond(&new, &old),
             removed,
-            keyring,
+            keyring: change,
             warnings: config.warnings().to_vec(),
         };
         state.config = Some(config);
@@ -234,23 +252,48 @@ impl Encryption {
     /// # Errors
     /// If the keyring cannot be written.
     pub fn rotate_data_key(&self) -> Result<DataKeyId, KeyringError> {
-        let state = &mut *self.state.lock();
-        match &state.config {
-            Some(config) => state.keyring.rotate(config),
-            None => Ok(DataKeyId::PLAIN),
-        }
+        self.change_keyring(DataKeyId::PLAIN, Keyring::rotate)
     }
 
-    /// Forgets data keys that no file is sealed under; see [`Keyring::retire`].
+    /// Changes the keyring under the configuration that holds; `without` one nothing is to change.
+    fn change_keyring<T>(
+        &self,
+        without: T,
+        change: impl FnOnce(&mut Keyring, &EncryptionConfig) -> Result<T, KeyringError>,
+    ) -> Result<T, KeyringError> {
+        let mut keyring = self.keyring.lock();
+        let Some(config) = self.state.lock().config.clone() else { return Ok(without) };
+        let changed = change(&mut keyring, &config)?;
+        self.state.lock().note(&keyring);
+        Ok(changed)
+    }
+
+    /// Forgets data keys that no file is sealed under; see [`Keyring::retire`]. `active` is the key that
+    /// was active when the files were looked at: nothing is forgotten if another one is by now, for
+    /// files may have been begun under keys in between.
     ///
     /// # Errors
     /// If the keyring cannot be written or removed.
-    pub fn retire_data_keys(&self, in_use: &BTreeSet<DataKeyId>) -> Result<bool, KeyringError> {
-        let state = &mut *self.state.lock();
-        match &state.config {
-            Some(config) => state.keyring.retire(config, in_use),
-            None => Ok(false),
-        }
+    pub fn retire_data_keys(
+        &self,
+        active: DataKeyId,
+        in_use: &BTreeSet<DataKeyId>,
+    ) -> Result<bool, KeyringError> {
+        self.change_keyring(false, |keyring, config| {
+            if self.files.active() != active {
+                return Ok(false);
+            }
+            keyring.retire(config, in_use)
+        })
+    }
+
+    /// The keyring's path if what lies there is not what was written last. Not told while it is
+    /// being written.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn misplaced_keyring(&self) -> Result<Option<PathBuf>, KeyringError> {
+        self.keyring.try_lock().map_or(Ok(None), |keyring| keyring.misplaced())
     }
 
     /// How things stand.
@@ -262,8 +305,8 @@ impl Encryption {
             file_hash: config.map(|config| config.file_hash().to_owned()),
             rules: self.sealer.load().rules(),
             keys: config.map_or_else(Vec::new, EncryptionConfig::key_names),
-            keyring_wrapped_under: state.keyring.wrapped_under().to_vec(),
-            keyring_is_recovered: state.keyring.is_recovered(),
+            keyring_wrapped_under: state.wrapped_under.clone(),
+            keyring_is_recovered: state.is_recovered,
             active_data_key: self.files.active(),
             data_keys: self.files.known(),
         }

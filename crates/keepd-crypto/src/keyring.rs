@@ -356,6 +356,20 @@ impl Keyring {
         self.is_recovered
     }
 
+    /// The file's path if what lies there is not what was written or read last.
+    pub(crate) fn misplaced(&self) -> Result<Option<PathBuf>, KeyringError> {
+        let Some(stored) = self.stored.as_ref().filter(|_| !self.must_rewrite) else {
+            return Ok(None);
+        };
+        let path = self.path(KEYRING_NAME);
+        let is_same = match self.env.disk.read(&path) {
+            Ok(bytes) => bytes == stored.bytes,
+            Err(error) if error.is_not_found() => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((!is_same).then_some(path))
+    }
+
     fn add_data_key(&self, set: &mut KeySet) -> DataKeyId {
         // Random numbers: a file from before a lost keyring names a key that is not held, instead
         // of one that does not fit.

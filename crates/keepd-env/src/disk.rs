@@ -93,6 +93,15 @@ impl IoError {
     }
 }
 
+/// Which file or directory something is, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
 /// How much a file system holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
@@ -147,6 +156,8 @@ pub trait Disk: Send + Sync + Debug {
     }
     /// Looks what stands at a path, without following a link; `None` if nothing does.
     fn probe(&self, path: &Path) -> Result<Option<Found>, IoError>;
+    /// What a path leads to; `None` if nothing.
+    fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
     /// The space on the file system that a directory lies on.

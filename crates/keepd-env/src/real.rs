@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, Found, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
 
 /// The lock file's name in a locked directory.
 const LOCK_NAME: &str = "LOCK";
@@ -125,6 +125,14 @@ impl Disk for RealDisk {
             len: meta.len(),
             reserved_bytes: meta.blocks() * STAT_BLOCK_BYTES,
         }))
+    }
+
+    fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError> {
+        match fs::metadata(path) {
+            Ok(meta) => Ok(Some(FileId { device: meta.dev(), inode: meta.ino() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(IoOp::Stat, path)(error)),
+        }
     }
 
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {

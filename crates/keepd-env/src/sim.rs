@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, Found, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
 use state::{Change, State};
 
 /// The lock file's name in a locked directory.
@@ -235,6 +235,10 @@ impl Disk for SimDisk {
             let dir = Found { is_dir, is_own_file: false, len: 0, reserved_bytes: 0 };
             Ok(is_dir.then_some(dir))
         })
+    }
+
+    fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError> {
+        self.run(IoOp::Stat, path, |state| Ok(state.names.get(path).map(|node| node.identity())))
     }
 
     fn sync_dir(&self, path: &Path) -> Result<(), IoError> {

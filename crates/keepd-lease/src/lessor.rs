@@ -9,6 +9,7 @@
 //! belongs to one lease; deadlines exist if and only if this member is the primary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -251,18 +252,24 @@ impl Lessor {
         Some(at.checked_sub(now).map_or_else(|| -whole(now - at), whole))
     }
 
-    /// All ids, the one that runs out first in front; by id when not primary.
+    /// The first `max` leases, or of those behind `after`, by id, each with the time when it runs out; all at the
+    /// same time when not primary.
     #[must_use]
-    pub fn list(&self, now: Duration) -> Vec<LeaseId> {
-        let mut ids: Vec<_> = self.leases.keys().copied().collect();
-        if let Some(deadlines) = &self.deadlines {
-            ids.sort_by_cached_key(|id| {
-                deadlines
-                    .at(*id)
-                    .unwrap_or_else(|| now.saturating_add(life(&self.leases[id].lease)))
+    pub fn list(
+        &self,
+        after: Option<LeaseId>,
+        max: usize,
+        now: Duration,
+    ) -> Vec<(Duration, LeaseId)> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.leases.range((after, Bound::Unbounded)).take(max);
+        let listed = behind.map(|(id, held)| {
+            let at = self.deadlines.as_ref().map(|deadlines| {
+                deadlines.at(*id).unwrap_or_else(|| now.saturating_add(life(&held.lease)))
             });
-        }
-        ids
+            (at.unwrap_or_default(), *id)
+        });
+        listed.collect()
     }
 
     /// Up to `max` leases whose time is over, for which the caller proposes revokes. None when not

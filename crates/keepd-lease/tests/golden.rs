@@ -74,7 +74,11 @@ impl Runner {
             "renew" => shown(self.lessor.renew(id(), self.now), |renewed| format!("{renewed:?}\n")),
             "remaining" => format!("{:?}\n", self.lessor.remaining(id(), self.now)),
             "keys" => format!("{:?}\n", self.lessor.keys(id())),
-            "list" => ids(&self.lessor.list(self.now)),
+            "list" => {
+                let mut leases = self.lessor.list(None, usize::MAX, self.now);
+                leases.sort_unstable();
+                ids(&leases.into_iter().map(|(_, id)| id).collect::<Vec<_>>())
+            }
             "expired" => {
                 let max = usize::try_from(command.named_number("max", 500)).unwrap();
                 ids(&self.lessor.expired(self.now, max))

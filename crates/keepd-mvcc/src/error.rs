@@ -103,6 +103,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a part of a file cannot be read: what needs it fails, everything else goes on.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+            || matches!(self, Self::Io(error) if error.op == keepd_env::IoOp::Read)
+    }
+
     /// Whether the disk was full, so that the same work can be done once it is not.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {

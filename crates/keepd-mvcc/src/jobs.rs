@@ -3,7 +3,9 @@
 //! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
 //! and the store takes the results in between two batches. At most one job of a kind is out.
 
+pub(crate) mod in_place;
 pub(crate) mod rekey;
+pub(crate) mod scrub;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -13,6 +13,7 @@
 //! when things become durable and what space is reclaimed.
 
 mod checkpoint;
+mod damage;
 mod error;
 mod hash;
 mod import;
@@ -34,8 +35,11 @@ mod walk;
 mod model;
 
 pub use checkpoint::{CheckpointDone, CheckpointJob};
+pub use damage::{Damage, Damages};
 pub use error::{Error, RangeError};
+pub use jobs::in_place::InPlace;
 pub use jobs::rekey::Resealer;
+pub use jobs::scrub::ScrubJob;
 pub use meta::MetaTable;
 pub use pace::{Pace, full_speed};
 pub use reclaim::Reclaim;

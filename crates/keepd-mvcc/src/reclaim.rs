@@ -197,7 +197,7 @@ impl Store {
         let ones = (0..complete.len()).map(|position| self.run_of_one(position));
         let ones = ones.zip(complete).filter(|(run, segment)| {
             let is_worth_it = self.share(segment).is_worth(reclaim.urgency);
-            is_worth_it && segment.id < reclaim.below && fits(run)
+            is_worth_it && segment.id < reclaim.below && !self.is_damaged(segment) && fits(run)
         });
         let ones = ones.map(|(run, _)| run);
         let cheapest = ones.min_by_key(|run| (run.live_bytes, Reverse(run.gain)));
@@ -224,6 +224,10 @@ impl Store {
             let share = self.share(segment);
             let is_dead_enough = share.is_worth(reclaim.urgency);
             let is_small = segment.len < self.jobs.options.segment_bytes / SMALL_SHARE;
+            if self.is_damaged(segment) {
+                run = Run { start: position + 1, end: position + 1, ..Run::default() };
+                continue;
+            }
             let is_taken = (is_dead_enough || is_small) && segment.id < reclaim.below;
             let full = self.jobs.options.segment_bytes;
             let fits = run.live_bytes + share.live_bytes <= full

@@ -127,6 +127,7 @@ impl Store {
         let meta = Arc::clone(&recovered.durable.meta);
         let segments = Arc::clone(&recovered.segments);
         let cache = Arc::new(BlockCache::new(options.cache_bytes));
+        let damages = recovered.files.dir.damages.clone();
         let view = View {
             index: index.clone(),
             revision,
@@ -157,7 +158,7 @@ impl Store {
             pinned: BTreeMap::new(),
             jobs: Jobs::new(recovered, options),
             compactions: VecDeque::new(),
-            views: Views { newest: Arc::new(ArcSwap::from_pointee(view)) },
+            views: Views { newest: Arc::new(ArcSwap::from_pointee(view)), damages },
         })
     }
 

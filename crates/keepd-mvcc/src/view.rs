@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use keepd_types::{KeyRange, Revision};
 
+use crate::damage::Damages;
 use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
 use crate::index::KeyIndex;
@@ -30,6 +31,7 @@ const PACE_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Views {
     pub(crate) newest: Arc<ArcSwap<View>>,
+    pub(crate) damages: Damages,
 }
 
 impl Views {
@@ -37,6 +39,12 @@ impl Views {
     #[must_use]
     pub fn load(&self) -> Arc<View> {
         self.newest.load_full()
+    }
+
+    /// The damage that was met in the store's files.
+    #[must_use]
+    pub const fn damages(&self) -> &Damages {
+        &self.damages
     }
 }
 
@@ -170,16 +178,27 @@ impl View {
     /// The history from main revision `from_main` on: whole revisions, at most `revisions_max`.
     ///
     /// # Errors
-    /// If `from_main` is compacted, or records cannot be read.
+    /// If `from_main` is compacted, or its records cannot be read. The page ends before later ones
+    /// that cannot.
     pub fn changes(&self, from_main: i64, revisions_max: usize) -> Result<ChangesPage, Error> {
         if from_main < self.compact_revision {
             let (required, compacted) = (from_main, self.compact_revision);
             return Err(RangeError::Compacted { required, compacted }.into());
         }
         let mut page = ChangesPage { changes: Vec::new(), next: self.revision + 1 };
-        let (mut revisions, mut last) = (0, i64::MIN);
+        let (mut revisions, mut last, mut seen) = (0, i64::MIN, from_main);
         for entry in self.walk(Revision::first(from_main)) {
-            let change = entry?.change;
+            let change = match entry {
+                Ok(entry) => entry.change,
+                Err(error) if seen == from_main => return Err(error),
+                Err(_damaged) => {
+                    // What is whole is told; who needs more meets the damage first.
+                    page.changes.retain(|change| change.revision.main < seen);
+                    page.next = seen;
+                    break;
+                }
+            };
+            seen = change.revision.main;
             if !self.survives(&change) {
                 continue;
             }

@@ -74,8 +74,15 @@ impl Walk {
                 (self.segment, self.next_block) = (self.segment + 1, 0);
                 continue;
             }
-            let end = self.next_block + segment.run_from(self.next_block);
-            self.run = segment.read_run(self.next_block, end)?;
+            let mut end = self.next_block + segment.run_from(self.next_block);
+            self.run = match segment.read_run(self.next_block, end) {
+                Ok(run) => run,
+                Err(_damaged) => {
+                    // Somewhere in the run: what lies before the damage is whole.
+                    end = self.next_block + 1;
+                    segment.read_run(self.next_block, end)?
+                }
+            };
             self.run.reverse();
             self.next_block = end;
         }

@@ -135,7 +135,12 @@ fn files_follow_the_data_key_on_to_another_and_off_again() {
     let next = world.encryption.rotate_data_key().unwrap();
     let counts = world.convert();
     assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [next]);
-    assert!(world.encryption.retire_data_keys(&counts.keys().copied().collect()).unwrap());
+    assert!(
+        world
+            .encryption
+            .retire_data_keys(world.encryption.files().active(), &counts.keys().copied().collect())
+            .unwrap()
+    );
     world.reopen();
     assert_eq!(world.keys(), keys);
 
@@ -143,7 +148,10 @@ fn files_follow_the_data_key_on_to_another_and_off_again() {
     world.put(60);
     let counts = world.convert();
     assert_eq!(counts.keys().copied().collect::<Vec<_>>(), [DataKeyId::PLAIN]);
-    world.encryption.retire_data_keys(&counts.keys().copied().collect()).unwrap();
+    world
+        .encryption
+        .retire_data_keys(world.encryption.files().active(), &counts.keys().copied().collect())
+        .unwrap();
     world.encryption = Encryption::open(&world.env, Path::new(DIR), None).unwrap();
     world.reopen();
     assert_eq!(world.keys().len(), 61);

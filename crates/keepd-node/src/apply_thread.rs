@@ -5,6 +5,7 @@
 //! never waits for any of them.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,17 +18,20 @@ use tokio::sync::oneshot;
 
 use crate::background::Done;
 use crate::encryption::active_keys;
-use crate::error::Error;
 use crate::handle::{Completion, LeaseTimeToLive, Renewal};
 use crate::housekeeping::Housekeeping;
 use crate::hub_thread::HubEvent;
-use crate::raft_thread::{RaftEvent, Reader, Waiter};
+use crate::raft_thread::{RaftEvent, Reader};
+use crate::room::Taken;
 use crate::shared::Shared;
+use crate::unapplied::Waiting;
 
 /// The longest sleep: housekeeping is due at this pace.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The sleep while a compaction is under way: somebody may wait for it.
 const BRIEF: Duration = Duration::from_micros(200);
+/// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
+pub(crate) const PIECE_MAX: usize = 5_000;
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
@@ -51,13 +55,18 @@ pub(crate) enum ApplyEvent {
     TimeToLive {
         /// The lease.
         id: LeaseId,
-        /// Its keys are wanted.
-        keys: bool,
+        /// Its keys are wanted, those behind this one.
+        keys_after: Option<Bytes>,
         /// Who asks.
         reply: oneshot::Sender<Option<LeaseTimeToLive>>,
     },
-    /// List all leases.
-    Leases(oneshot::Sender<Vec<LeaseId>>),
+    /// List leases behind this one with the times of their ends.
+    Leases {
+        /// The last one that is known.
+        after: Option<LeaseId>,
+        /// Who asks.
+        reply: oneshot::Sender<Vec<(Duration, LeaseId)>>,
+    },
     /// A background job has ended.
     Background(Box<Done>),
     /// Reclaim what can be reclaimed; answered when a full round is done.
@@ -68,12 +77,14 @@ pub(crate) enum ApplyEvent {
     Stop,
 }
 
-/// A committed entry and, if it was proposed here, its command and who waits for it.
+/// A committed entry and, if it was proposed here, its command and its room.
 #[derive(Debug)]
 pub(crate) struct Committed {
     pub(crate) entry: keepd_raft::Entry,
     pub(crate) command: Option<Command>,
-    pub(crate) waiter: Option<Waiter>,
+    /// Somebody waits for its outcome, see [`crate::unapplied`].
+    pub(crate) is_awaited: bool,
+    pub(crate) _room: Taken,
 }
 
 #[derive(Debug)]
@@ -90,8 +101,8 @@ pub(crate) struct ApplyThread {
     housekeeping: Housekeeping,
     /// What the cluster writes under, as it was last told to the sealer.
     active_keys: Option<Bytes>,
-    /// Outcomes of the batch at hand, completed after it is published.
-    outcomes: Vec<(Waiter, Outcome)>,
+    /// Outcomes of the batch at hand that somebody waits for, by index; sent after it is published.
+    outcomes: Vec<(u64, Outcome)>,
 }
 
 impl ApplyThread {
@@ -171,12 +182,12 @@ impl ApplyThread {
                 ApplyEvent::Renew(id, reply) => {
                     let _ = reply.send(self.renew(id));
                 }
-                ApplyEvent::TimeToLive { id, keys, reply } => {
-                    let _ = reply.send(self.time_to_live(id, keys));
+                ApplyEvent::TimeToLive { id, keys_after, reply } => {
+                    let _ = reply.send(self.time_to_live(id, keys_after.as_ref()));
                 }
-                ApplyEvent::Leases(reply) => {
+                ApplyEvent::Leases { after, reply } => {
                     let now = self.shared.env.clock.monotonic();
-                    let _ = reply.send(self.machine.lessor().list(now));
+                    let _ = reply.send(self.machine.lessor().list(after, PIECE_MAX, now));
                 }
                 ApplyEvent::Background(done) => self.housekeeping.done(&mut self.machine, *done),
                 ApplyEvent::Reclaim(reply) => self.housekeeping.reclaim(reply),
@@ -192,7 +203,7 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
-        let Committed { entry, command, waiter } = committed;
+        let Committed { entry, command, is_awaited, _room } = committed;
         assert!(entry.index > self.applied.index, "entries come in order, each once");
         self.applied = Applied { index: entry.index, term: entry.term };
         if entry.kind != keepd_raft::EntryKind::Normal {
@@ -210,8 +221,8 @@ impl ApplyThread {
         };
         let outcome = self.machine.apply(&command)?;
         self.count(&command, &outcome);
-        if let Some(waiter) = waiter {
-            self.outcomes.push((waiter, outcome));
+        if is_awaited {
+            self.outcomes.push((entry.index, outcome));
         }
         Ok(())
     }
@@ -247,9 +258,14 @@ impl ApplyThread {
             }
         }
         let term = shared.term.load(Ordering::Acquire);
-        for (waiter, outcome) in self.outcomes.drain(..) {
-            let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
+        let mut outcomes = self.outcomes.drain(..);
+        for Waiting { index, waiter, .. } in shared.unapplied.take(self.applied.index) {
+            // Outcomes of those who have given up are passed over.
+            if let Some((_, outcome)) = outcomes.find(|(of, _)| *of == index) {
+                let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
+            }
         }
+        drop(outcomes);
         shared.raft.hand(RaftEvent::Applied(self.applied.index));
     }
 
@@ -297,15 +313,18 @@ impl ApplyThread {
         }
     }
 
-    fn time_to_live(&self, id: LeaseId, keys: bool) -> Option<LeaseTimeToLive> {
+    fn time_to_live(&self, id: LeaseId, keys_after: Option<&Bytes>) -> Option<LeaseTimeToLive> {
         let lessor = self.machine.lessor();
         let lease = lessor.get(id)?;
         let remaining = lessor.remaining(id, self.shared.env.clock.monotonic())?;
-        let keys = lessor.keys(id).filter(|_| keys);
+        let keys = lessor.keys(id).zip(keys_after).map(|(keys, after)| {
+            let behind = keys.range::<Bytes, _>((Bound::Excluded(after), Bound::Unbounded));
+            behind.take(PIECE_MAX).cloned().collect()
+        });
         Some(LeaseTimeToLive {
             granted_ttl: lease.ttl,
             remaining_ttl: remaining,
-            keys: keys.map(|keys| keys.iter().cloned().collect()).unwrap_or_default(),
+            keys: keys.unwrap_or_default(),
         })
     }
 
@@ -349,8 +368,6 @@ impl ApplyThread {
 
 impl Drop for ApplyThread {
     fn drop(&mut self) {
-        for (waiter, _) in self.outcomes.drain(..) {
-            let _ = waiter.send(Err(Error::Stopped));
-        }
+        self.shared.unapplied.close();
     }
 }

@@ -3,18 +3,21 @@
 //! Flushes have a thread, since the log grows until they are done. So have rewrites, which are paced
 //! lest they starve the log of disk time: a compaction's hash does not wait for them.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keepd_crypto::{DataKeyId, KeyringError};
 use keepd_mvcc::{
-    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
-    RewriteJob, View,
+    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, InPlace,
+    RewriteDone, RewriteJob, ScrubJob, View,
 };
 
 use crate::apply_thread::ApplyEvent;
 use crate::ballast::Asks;
 use crate::conversion::Writer;
+use crate::in_place::check_store;
 use crate::inbox::Inbox;
 use crate::shared::Shared;
 
@@ -22,6 +25,9 @@ use crate::shared::Shared;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Rewritten bytes per second at most, unless space is urgent.
 const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+
+/// Bytes per second that are read only to look for damage.
+const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// Work off the apply thread.
 #[derive(Debug)]
@@ -34,6 +40,15 @@ pub(crate) enum Job {
     CountSealed(Arc<View>),
     /// Brings the ballast back.
     RestoreBallast,
+    /// Looks for damage in a segment.
+    Scrub(ScrubJob),
+    /// Forgets data keys that no file lies under.
+    RetireKeys {
+        /// What was active when the files were counted.
+        active: DataKeyId,
+        /// What files lie under.
+        in_use: BTreeSet<DataKeyId>,
+    },
 }
 
 /// A finished job.
@@ -45,11 +60,17 @@ pub(crate) enum Done {
     },
     Checkpoint(CheckpointDone),
     Rewrite(RewriteDone),
-    CompactionHash(HashKv),
-    CountSealed(u64),
+    /// None if a part of what it needs cannot be read.
+    CompactionHash(Option<HashKv>),
+    /// None if a part of the store cannot be read.
+    CountSealed(Option<u64>),
     RestoreBallast,
     /// A flush waited for space or a descriptor, and the member stops.
     FlushGivenUp,
+    Scrub,
+    RetireKeys(Result<bool, KeyringError>),
+    /// A part of what it was to read is damaged: it is left alone.
+    Damaged(Writer),
     /// There was no space, or no descriptor: to be done anew later.
     Postponed {
         /// What the job writes.
@@ -101,29 +122,38 @@ impl Background {
     }
 
     /// The loop of the flush thread.
-    pub(crate) fn run_flushes(&self, shared: &Shared) {
-        work(&self.flushes, shared);
+    pub(crate) fn run_flushes(&self, shared: &Shared, store: &InPlace) {
+        work(&self.flushes, shared, Some(store));
     }
 
     /// The loop of the thread for rewrites.
     pub(crate) fn run_rewrites(&self, shared: &Shared) {
-        work(&self.rewrites, shared);
+        work(&self.rewrites, shared, None);
     }
 
     /// The loop of the thread for everything else.
     pub(crate) fn run_rest(&self, shared: &Shared) {
-        work(&self.rest, shared);
+        work(&self.rest, shared, None);
     }
 }
 
-fn work(inbox: &Inbox<Job>, shared: &Shared) {
+fn work(inbox: &Inbox<Job>, shared: &Shared, store: Option<&InPlace>) {
     let mut jobs = Vec::new();
     // `hand` to the apply thread fails once it has ended, and with it this thread.
     let mut open = true;
     while open && !shared.is_halted() {
         inbox.drain(&mut jobs, PATIENCE);
+        if jobs.is_empty()
+            && let Some(Err(error)) = store.map(|store| check_store(shared, store))
+        {
+            shared.halt(error);
+        }
         for job in jobs.drain(..) {
-            match run(job, shared) {
+            let done = run(job, shared).and_then(|done| {
+                // ORDER: before the log lets go what was flushed.
+                store.map_or(Ok(()), |store| check_store(shared, store)).map(|()| done)
+            });
+            match done {
                 Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
                 // The next life does it anew.
                 Err(keepd_mvcc::Error::Stopped) => open = false,
@@ -153,26 +183,61 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
         },
         Job::Rewrite(job) => match job.run(&mut |bytes| pace(shared, bytes)) {
             Ok(done) => Done::Rewrite(done),
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%error, "a rewrite is given up: its segment stays as it is");
+                Done::Damaged(Writer::Rewrite)
+            }
             Err(error) => later(shared, Writer::Rewrite, error)?,
         },
         Job::CompactionHash(job) => {
-            Done::CompactionHash(job.run(&mut |_| unless_stopping(shared))?)
+            let hash = job.run(&mut |_| unless_stopping(shared));
+            Done::CompactionHash(readable(hash, "a compaction's hash")?)
         }
         Job::CountSealed(view) => {
-            let mut sealed = 0;
-            for record in view.records() {
-                sealed += u64::from(record?.1.seal.is_some());
-                if shared.raft.is_closed() {
-                    return Err(keepd_mvcc::Error::Stopped);
-                }
-            }
-            Done::CountSealed(sealed)
+            let sealed = count_sealed(&view, shared);
+            Done::CountSealed(readable(sealed, "the number of sealed values")?)
+        }
+        Job::Scrub(job) => {
+            job.run(&mut |bytes| {
+                scrub_pace(bytes);
+                !shared.raft.is_closed() && !shared.is_halted()
+            });
+            Done::Scrub
+        }
+        Job::RetireKeys { active, in_use } => {
+            Done::RetireKeys(shared.encryption.retire_data_keys(active, &in_use))
         }
         Job::RestoreBallast => {
             shared.ballast.restore(shared.growth.promised_bytes());
             Done::RestoreBallast
         }
     })
+}
+
+fn count_sealed(view: &Arc<View>, shared: &Shared) -> Result<u64, keepd_mvcc::Error> {
+    let mut sealed = 0;
+    for record in view.records() {
+        sealed += u64::from(record?.1.seal.is_some());
+        if shared.raft.is_closed() {
+            return Err(keepd_mvcc::Error::Stopped);
+        }
+    }
+    Ok(sealed)
+}
+
+/// What a job read; none if a part of it cannot be read, which is told and ends nothing.
+fn readable<T>(
+    read: Result<T, keepd_mvcc::Error>,
+    what: &str,
+) -> Result<Option<T>, keepd_mvcc::Error> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "{what} cannot be computed");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A job that found no space or no descriptor has changed nothing and is begun anew when there is.
@@ -210,4 +275,11 @@ fn pace(shared: &Shared, bytes: u64) -> ControlFlow<()> {
         ));
     }
     unless_stopping(shared)
+}
+
+/// Leaves disk and processor to others.
+fn scrub_pace(bytes: u64) {
+    std::thread::sleep(Duration::from_nanos(
+        bytes.saturating_mul(1_000_000_000) / SCRUB_BYTES_PER_SECOND,
+    ));
 }

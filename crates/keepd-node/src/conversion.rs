@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_crypto::{DataKeyId, Encryption};
+use keepd_crypto::{DataKeyId, Encryption, KeyringError};
 use keepd_env::Env;
 use keepd_mvcc::{Record, Resealer, Store};
 use keepd_types::{KeyValue, StoredValue};
@@ -21,6 +21,9 @@ use crate::wal_thread::WalEvent;
 
 /// How long after a failure or an unfinished count it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How long after values could not be counted because of damage they are counted again.
+const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(600);
 
 /// What the files of the log lie under.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +66,8 @@ pub(crate) struct Conversion {
     is_free: bool,
     retry_at: Duration,
     barrier_at: Duration,
+    /// The keyring is being written, which the disk may make long.
+    is_retiring: bool,
 }
 
 /// What a turn found to do.
@@ -86,6 +91,7 @@ impl Conversion {
             is_free: false,
             retry_at: Duration::ZERO,
             barrier_at: Duration::ZERO,
+            is_retiring: false,
         }
     }
 
@@ -100,8 +106,13 @@ impl Conversion {
     }
 
     /// The sealed values were counted while everything was to be plain.
-    pub(crate) fn counted(&mut self, store: &Store, sealed: u64) {
+    pub(crate) fn counted(&mut self, store: &Store, sealed: Option<u64>) {
         self.counting = false;
+        let Some(sealed) = sealed else {
+            // Whether one is in the part that cannot be read is not known: the keyring stays.
+            self.retry_at = self.shared.env.clock.monotonic() + RETRY_UNREADABLE_AFTER;
+            return;
+        };
         self.is_free = sealed == 0;
         if sealed > 0 {
             tracing::info!(sealed, "some values are still sealed; storing them plain");
@@ -166,7 +177,7 @@ impl Conversion {
         let is_over = counts.keys().all(|key| *key == active)
             && log.seen == Some(active)
             && self.out.values().all(|key| *key == active);
-        if is_over && now >= self.retry_at {
+        if is_over && now >= self.retry_at && !self.is_retiring {
             return self.finish(&counts, active, now);
         }
         Wish::Nothing
@@ -187,7 +198,15 @@ impl Conversion {
             return Wish::Run(Box::new(Job::CountSealed(self.shared.views.load())));
         }
         self.retry_at = now + RETRY_AFTER;
-        match self.shared.encryption.retire_data_keys(&counts.keys().copied().collect()) {
+        self.is_retiring = true;
+        Wish::Run(Box::new(Job::RetireKeys { active, in_use: counts.keys().copied().collect() }))
+    }
+
+    /// The keyring was told which keys are in use.
+    pub(crate) fn retired(&mut self, result: Result<bool, KeyringError>) {
+        self.is_retiring = false;
+        let active = self.shared.encryption.files().active();
+        match result {
             Ok(true) if active == DataKeyId::PLAIN => tracing::info!(
                 "sealed files left: 0; no value is sealed: the encryption configuration may go"
             ),
@@ -195,8 +214,6 @@ impl Conversion {
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the keyring still keeps data keys unused"),
         }
-        self.publish(counts, active, self.shared.encryption.files().known() == [active]);
-        Wish::Nothing
     }
 
     fn publish(&self, counts: &BTreeMap<DataKeyId, u64>, active: DataKeyId, is_settled: bool) {

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
 use keepd_machine::layout::Identity;
 use keepd_machine::{Command, Outcome};
-use keepd_mvcc::{HashKv, View};
+use keepd_mvcc::{Damages, HashKv, View};
 use keepd_types::{LeaseId, limits};
 use tokio::sync::{oneshot, watch};
 
-use crate::apply_thread::ApplyEvent;
+use crate::apply_thread::{ApplyEvent, PIECE_MAX};
 use crate::error::Error;
 use crate::hub_thread::HubHandle;
 use crate::inbox::Refused;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::raft_thread::{Proposal, RaftEvent};
 use crate::shared::{HaltReason, Shared};
+use crate::unapplied::Stall;
 
 /// An applied command: what came out, and the view that shows it.
 #[derive(Clone, Debug)]
@@ -201,7 +203,8 @@ impl Handle {
         self.ask(|reply| ApplyEvent::Renew(id, reply)).await
     }
 
-    /// A lease's time and, if wanted, keys; `None` for a missing lease.
+    /// A lease's time and, if wanted, keys; `None` for a missing lease. Many keys come in pieces, as
+    /// they are when each is asked for.
     ///
     /// # Errors
     /// `TooManyRequests`, `TimedOut` or `Stopped`.
@@ -210,7 +213,18 @@ impl Handle {
         id: LeaseId,
         keys: bool,
     ) -> Result<Option<LeaseTimeToLive>, Error> {
-        self.ask(|reply| ApplyEvent::TimeToLive { id, keys, reply }).await
+        let ask = async |keys_after: Option<Bytes>| {
+            self.ask(|reply| ApplyEvent::TimeToLive { id, keys_after, reply }).await
+        };
+        let Some(mut found) = ask(keys.then(Bytes::new)).await? else { return Ok(None) };
+        let mut piece = found.keys.len();
+        while piece == PIECE_MAX {
+            // The lease may have ended since.
+            let Some(more) = ask(found.keys.last().cloned()).await? else { break };
+            piece = more.keys.len();
+            found.keys.extend(more.keys);
+        }
+        Ok(Some(found))
     }
 
     /// All leases, the one that ends first in front.
@@ -218,7 +232,21 @@ impl Handle {
     /// # Errors
     /// `TooManyRequests`, `TimedOut` or `Stopped`.
     pub async fn leases(&self) -> Result<Vec<LeaseId>, Error> {
-        self.ask(ApplyEvent::Leases).await
+        let mut leases: Vec<(Duration, LeaseId)> = Vec::new();
+        loop {
+            let after = leases.last().map(|(_, id)| *id);
+            let piece = self.ask(|reply| ApplyEvent::Leases { after, reply }).await?;
+            let is_last = piece.len() < PIECE_MAX;
+            leases.extend(piece);
+            if is_last {
+                break;
+            }
+        }
+        let sort = move || {
+            leases.sort_unstable();
+            leases.into_iter().map(|(_, id)| id).collect()
+        };
+        tokio::task::spawn_blocking(sort).await.map_err(|_panicked| Error::Stopped)
     }
 
     /// Has store and log give back the space of what is dead now; waits until that is done, and gives
@@ -291,6 +319,28 @@ impl Handle {
             is_disk_full: self.shared.ballast.is_short(),
             available_bytes: self.shared.ballast.available_bytes(),
         }
+    }
+
+    /// Why writes are not answered, if that has gone on for longer than an election timeout.
+    #[must_use]
+    pub fn stall(&self) -> Option<String> {
+        let now = self.shared.env.clock.monotonic();
+        let stall = self.shared.unapplied.stall(now, self.shared.options.election_timeout)?;
+        Some(match stall {
+            Stall::Apply(age) => format!(
+                "the oldest committed entry has waited for {:.1} s to be applied",
+                age.as_secs_f64()
+            ),
+            Stall::Log(age) => {
+                format!("a write to the log has not become durable for {:.1} s", age.as_secs_f64())
+            }
+        })
+    }
+
+    /// The damage that was met in the store's files.
+    #[must_use]
+    pub fn damages(&self) -> &Damages {
+        self.shared.views.damages()
     }
 
     /// Whether a request of this cost fits into the quota and onto the disk; a `true` takes its place

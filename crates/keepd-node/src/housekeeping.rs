@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_machine::{Command, Machine, tables};
 use keepd_mvcc::{Applied, Reclaim, RewriteJob, Urgency, full_speed};
+use keepd_types::Revision;
 use tokio::sync::oneshot;
 
 use crate::background::{Background, Done, Job};
@@ -53,6 +54,9 @@ const KEPT_WITHOUT_SPACE: usize = 1;
 const RECLAIMERS_MAX: usize = 1000;
 /// How often a missing ballast is tried to be brought back.
 const BALLAST_INTERVAL: Duration = Duration::from_secs(1);
+/// What to do about a damaged segment.
+const DAMAGE_ADVICE: &str = "a file is damaged: records in it cannot be read, everything else is \
+    served; write or delete the keys whose reads fail, or restore a snapshot from before";
 /// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
 const QUOTA_CLEAR_PERCENT: i64 = 90;
 
@@ -87,6 +91,11 @@ pub(crate) struct Housekeeping {
     /// Who waits for past compactions to be done with.
     settlers: Vec<oneshot::Sender<()>>,
     hash_pending: bool,
+    /// A segment is read to find damage; every segment is, once after a start.
+    scrubbing: bool,
+    scrub_from: Option<Revision>,
+    /// The places that were told.
+    damages_told: usize,
     /// The log was last told that it may go up to here.
     released: u64,
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
@@ -119,6 +128,9 @@ impl Housekeeping {
             reclaimers: Vec::new(),
             settlers: Vec::new(),
             hash_pending: false,
+            scrubbing: false,
+            scrub_from: Some(Revision::default()),
+            damages_told: 0,
             released: 0,
             release_at: 0,
             conversion,
@@ -147,6 +159,7 @@ impl Housekeeping {
             self.space_due = now + SPACE_INTERVAL;
             self.look_after_space(machine, now);
             self.convert(machine, now);
+            self.look_for_damage(machine);
         }
         trimming
     }
@@ -189,9 +202,18 @@ impl Housekeeping {
             }
             Done::CompactionHash(hash) => {
                 self.hash_pending = false;
-                self.shared.remember_hash(hash);
+                if let Some(hash) = hash {
+                    self.shared.remember_hash(hash);
+                }
             }
             Done::CountSealed(sealed) => self.conversion.counted(store, sealed),
+            Done::Scrub => self.scrubbing = false,
+            Done::RetireKeys(result) => self.conversion.retired(result),
+            Done::Damaged(writer) => {
+                self.conversion.finished(writer);
+                self.rewriting = false;
+                self.space_due = Duration::ZERO;
+            }
             Done::RestoreBallast => self.restoring_ballast = false,
             Done::Postponed { writer, for_space } => {
                 if for_space && writer == Writer::Rewrite {
@@ -475,6 +497,32 @@ impl Housekeeping {
             Command::AlarmDeactivate(nospace)
         };
         self.shared.propose_own(command, now);
+    }
+
+    /// Damage in old segments is found before it is needed, and told whoever met it.
+    fn look_for_damage(&mut self, machine: &Machine) {
+        let damages = machine.store().damages();
+        let count = damages.len();
+        if count != self.damages_told {
+            for damage in damages.list().iter().skip(self.damages_told) {
+                tracing::error!(
+                    file = %damage.file.display(),
+                    offset = damage.offset,
+                    reason = damage.reason,
+                    "{DAMAGE_ADVICE}"
+                );
+            }
+            self.damages_told = count;
+        }
+        let is_idle = !(self.scrubbing || self.rewriting || self.checkpointing);
+        if let Some(from) = self.scrub_from.filter(|_| is_idle) {
+            let next = machine.store().take_scrub(from);
+            self.scrub_from = next.as_ref().map(|(_, next)| *next);
+            if let Some((job, _)) = next {
+                self.scrubbing = true;
+                self.background.run(Job::Scrub(job));
+            }
+        }
     }
 
     fn look_after_ballast(&mut self, now: Duration) {

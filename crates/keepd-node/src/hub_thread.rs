@@ -170,8 +170,8 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             Ok(Work::Blocked) => BLOCKED,
             Ok(Work::More) => Duration::ZERO,
             Err(error) => {
-                shared.halt(error);
-                return;
+                tracing::error!(%error, "watches are cancelled: the history that they need cannot be read");
+                Duration::ZERO
             }
         };
         let stats = hub.stats();

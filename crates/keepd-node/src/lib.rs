@@ -23,6 +23,7 @@ mod growth;
 mod handle;
 mod housekeeping;
 mod hub_thread;
+mod in_place;
 mod inbox;
 mod key_check;
 mod metrics;
@@ -31,6 +32,7 @@ mod options;
 mod raft_thread;
 mod room;
 mod shared;
+mod unapplied;
 mod wal_thread;
 
 pub use boot::DataDir;

@@ -43,6 +43,7 @@ impl Node {
         let Opened { machine, wal, core, identity, encryption, ballast, lock } =
             data_dir.open(&env, &options)?;
         let views = machine.store().views();
+        let in_place = machine.store().in_place()?;
         let shared = Shared::new(env, options, identity, views, encryption, ballast);
         let for_flushes = Arc::clone(&shared);
         machine.store().set_room_maker(RoomMaker::new(move |error| {
@@ -59,7 +60,7 @@ impl Node {
         let (for_flushes, for_rest) = (Arc::clone(&node.shared), Arc::clone(&node.shared));
         let (rewrites, for_rewrites) = (node.background.clone(), Arc::clone(&node.shared));
         let for_hub = Arc::clone(&node.shared);
-        node.spawn("flush", move || flushes.run_flushes(&for_flushes))?;
+        node.spawn("flush", move || flushes.run_flushes(&for_flushes, &in_place))?;
         node.spawn("rewrite", move || rewrites.run_rewrites(&for_rewrites))?;
         node.spawn("background", move || rest.run_rest(&for_rest))?;
         node.spawn("watch-hub", move || hub_thread::run(&for_hub))?;

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::handle::Completion;
 use crate::room::Taken;
 use crate::shared::Shared;
+use crate::unapplied::Waiting;
 use crate::wal_thread::WalEvent;
 
 /// Bytes of commands proposed at once.
@@ -62,7 +63,7 @@ pub(crate) struct Proposal {
     pub(crate) waiter: Option<Waiter>,
     /// When it was taken.
     pub(crate) taken: Duration,
-    /// Its room, kept until it is committed, also if its client goes away.
+    /// Its room, kept until it is applied, also if its client goes away.
     pub(crate) room: Taken,
 }
 
@@ -74,7 +75,7 @@ struct Pending {
     command: Command,
     waiter: Option<Waiter>,
     taken: Duration,
-    _room: Taken,
+    room: Taken,
 }
 
 #[derive(Debug)]
@@ -146,6 +147,7 @@ impl RaftThread {
                 RaftEvent::Read(reader) => readers.push(reader),
                 RaftEvent::Persisted(number) => {
                     self.unconfirmed -= 1;
+                    self.note_log(self.unconfirmed > 0);
                     self.core.persisted(number);
                 }
                 RaftEvent::Applied(index) => self.core.applied(index),
@@ -220,14 +222,7 @@ impl RaftThread {
                 for (index, proposal) in (first..).zip(self.held.drain(..count)) {
                     let Proposal { command, encoded, waiter, taken, room } = proposal;
                     self.held_bytes -= encoded.len();
-                    self.pending.push_back(Pending {
-                        index,
-                        term,
-                        command,
-                        waiter,
-                        taken,
-                        _room: room,
-                    });
+                    self.pending.push_back(Pending { index, term, command, waiter, taken, room });
                 }
                 return true;
             }
@@ -299,6 +294,13 @@ impl RaftThread {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
         }
+        self.shared.unapplied.give_up(now, timeout);
+    }
+
+    /// Says whether the log owes a confirmation from now on.
+    fn note_log(&self, owes: bool) {
+        let now = owes.then(|| self.shared.env.clock.monotonic());
+        self.shared.unapplied.note_log(now);
     }
 
     fn act(&mut self) {
@@ -318,6 +320,9 @@ impl RaftThread {
         let reads = std::mem::take(&mut actions.reads);
         if !actions.entries.is_empty() || actions.must_sync {
             self.unconfirmed += 1;
+            if self.unconfirmed == 1 {
+                self.note_log(true);
+            }
             let remembered = self.remembered.take();
             actions.hard_state = actions.hard_state.or(remembered);
             self.shared.wal.hand(WalEvent::Append(actions));
@@ -333,8 +338,13 @@ impl RaftThread {
             // ORDER: before it can be applied; nobody shall see more applied than committed.
             self.shared.commit_index.store(last.index, Ordering::Release);
         }
-        if !committed.is_empty() {
-            let committed = committed.into_iter().map(|entry| self.join(entry)).collect();
+        if let Some(last) = committed.last().map(|entry| entry.index) {
+            let mut waiting = Vec::new();
+            let committed = committed.into_iter().map(|entry| self.join(entry, &mut waiting));
+            let committed = committed.collect();
+            // ORDER: before the apply thread can look for those who wait.
+            let now = self.shared.env.clock.monotonic();
+            self.shared.unapplied.add(last, waiting, now);
             self.shared.apply.hand(ApplyEvent::Committed(committed));
         }
         for (context, index) in reads {
@@ -343,20 +353,23 @@ impl RaftThread {
     }
 
     /// Finds who waits for an entry; proposals that lost their place to another term fail.
-    fn join(&mut self, entry: keepd_raft::Entry) -> Committed {
+    fn join(&mut self, entry: keepd_raft::Entry, waiting: &mut Vec<Waiting>) -> Committed {
         while let Some(front) = self.pending.front() {
             if front.index > entry.index {
                 break;
             }
             let pending = self.pending.pop_front().expect("it was just looked at");
             if pending.index == entry.index && pending.term == entry.term {
-                return Committed { entry, command: Some(pending.command), waiter: pending.waiter };
+                let Pending { index, command, waiter, taken, room, .. } = pending;
+                let is_awaited = waiter.is_some();
+                waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
+                return Committed { entry, command: Some(command), is_awaited, _room: room };
             }
             if let Some(waiter) = pending.waiter {
                 let _ = waiter.send(Err(Error::LeaderChanged));
             }
         }
-        Committed { entry, command: None, waiter: None }
+        Committed { entry, command: None, is_awaited: false, _room: None }
     }
 
     fn release_reads(&mut self, context: u64, index: u64) {
@@ -525,5 +538,33 @@ mod tests {
             let answer = reply.try_recv();
             assert!(matches!(answer, Err(oneshot::error::TryRecvError::Empty)), "{answer:?}");
         }
+    }
+
+    /// An entry that takes minutes to apply must not keep the others from being told.
+    #[test]
+    fn who_waits_for_apply_is_told_in_time_and_health_fails() {
+        let mut raft = raft_thread();
+        raft.core.campaign().unwrap();
+        raft.act();
+        confirm(&mut raft);
+        let shared = Arc::clone(&raft.shared);
+        let handle = crate::Handle { shared: Arc::clone(&shared) };
+        shared.unapplied.take(u64::MAX);
+        let (mut proposal, mut reply) = proposal(10);
+        let now = shared.env.clock.monotonic();
+        proposal.taken = now;
+        raft.hold(proposal);
+        raft.act();
+        while !confirm(&mut raft).is_empty() {}
+        // It is committed, and no apply thread takes it.
+        let (timeout, election) =
+            (shared.options.request_timeout(), shared.options.election_timeout);
+        raft.give_up(now + timeout - Duration::from_millis(1));
+        assert!(reply.try_recv().is_err());
+        raft.give_up(now + timeout);
+        assert!(matches!(reply.try_recv(), Ok(Err(Error::TimedOut))));
+        assert!(handle.stall().is_none());
+        let later = shared.env.clock.monotonic() + election * 2;
+        assert!(shared.unapplied.stall(later, election).is_some());
     }
 }

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::raft_thread::{Proposal, RaftEvent};
 use crate::room::Room;
+use crate::unapplied::Unapplied;
 use crate::wal_thread::WalEvent;
 
 /// Bytes of client requests that may wait for the Raft thread.
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) room: Room,
     pub(crate) wal: Inbox<WalEvent>,
     pub(crate) apply: Inbox<ApplyEvent>,
+    /// What is committed and not published.
+    pub(crate) unapplied: Unapplied,
     pub(crate) hub: Inbox<HubEvent>,
     /// Bytes that requests to the hub may have under way.
     pub(crate) hub_requests: Arc<Semaphore>,
@@ -115,6 +118,7 @@ impl Shared {
             room: Room::default(),
             wal: Inbox::new(usize::MAX),
             apply: Inbox::new(APPLY_QUEUE_WEIGHT),
+            unapplied: Unapplied::default(),
             hub: Inbox::new(HUB_QUEUE_BYTES),
             hub_requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX as usize)),
             term: AtomicU64::new(0),

@@ -16,6 +16,7 @@ use keepd_wal::{Batch, Wal};
 
 use crate::ballast::Asks;
 use crate::conversion::WalFiles;
+use crate::in_place::LogInPlace;
 use crate::raft_thread::RaftEvent;
 use crate::shared::Shared;
 
@@ -62,6 +63,7 @@ struct Release {
 pub(crate) struct WalThread {
     shared: Arc<Shared>,
     wal: Wal,
+    in_place: LogInPlace,
     remembered: Option<HardState>,
     /// What the log may let go, until it has.
     release: Option<Release>,
@@ -72,10 +74,11 @@ pub(crate) struct WalThread {
 }
 
 impl WalThread {
-    pub(crate) const fn new(shared: Arc<Shared>, wal: Wal) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, wal: Wal) -> Self {
         Self {
             shared,
             wal,
+            in_place: LogInPlace::default(),
             remembered: None,
             release: None,
             later: Vec::new(),
@@ -246,6 +249,8 @@ impl WalThread {
         self.shared.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
         let written = clock.monotonic();
         self.wal.sync()?;
+        // ORDER: before anybody is told that it is durable.
+        self.in_place.check(&*self.shared.env.disk, self.wal.active_path())?;
         let synced = clock.monotonic().saturating_sub(written);
         let metrics = &self.shared.metrics;
         metrics.wal_write_seconds.observe(written.saturating_sub(started));

@@ -31,6 +31,9 @@ use crate::unfinished::{Share, Unfinished};
 /// Large reads at once, by threads that may wait for the disk.
 const LARGE_READS_MAX: usize = 16;
 
+/// Hashes of the whole store at once; further ones wait for their turn.
+const HASHES_MAX: usize = 1;
+
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -69,6 +72,8 @@ pub struct Context {
     pub(crate) large_reads: Arc<Semaphore>,
     /// Requests of all connections that are not whole yet.
     pub(crate) unfinished: Arc<Unfinished>,
+    /// A turn of reading the whole store for a hash: a request of some bytes.
+    pub(crate) hashes: Semaphore,
     /// What the services count.
     pub(crate) rpc_metrics: RpcMetrics,
     /// What goes over the client ports.
@@ -94,6 +99,7 @@ impl Context {
             turns: Turns::default(),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             unfinished: Unfinished::new(limits.receive_bytes_max()),
+            hashes: Semaphore::new(HASHES_MAX),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),

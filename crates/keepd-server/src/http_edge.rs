@@ -282,7 +282,12 @@ async fn checks(context: &Arc<Context>, checks: &[Check], query: Query<'_>) -> R
     if !healthy {
         return nosniff(plain(StatusCode::SERVICE_UNAVAILABLE, lines + "\n"));
     }
-    if !query.has("verbose") {
+    if query.has("verbose") {
+        // Not a failure: everything else is served.
+        for damage in context.node.damages().list() {
+            lines.push_str(&format!("[!]damaged_file {damage}\n"));
+        }
+    } else {
         lines.clear();
     }
     nosniff(plain(StatusCode::OK, lines + "ok\n"))
@@ -295,7 +300,9 @@ fn read_local(context: &Arc<Context>) -> Result<(), String> {
 
 async fn read_linearizable(context: &Arc<Context>) -> Result<(), String> {
     let view = context.node.linearizable_view().await;
-    view.map(drop).map_err(|error| errors::node(error).message().to_owned())
+    view.map_err(|error| errors::node(error).message().to_owned())?;
+    // A lone member reads what it has acknowledged; but it acknowledges nothing while this lasts.
+    context.node.stall().map_or(Ok(()), Err)
 }
 
 /// A query string without escapes: nothing here needs them.

@@ -1,6 +1,7 @@
 //! The KV service, routed by hand so that its answers need no second encoding.
 
 mod convert;
+mod price;
 pub(crate) mod quota;
 mod range;
 mod stream;
@@ -171,6 +172,7 @@ impl KvService {
         // etcd looks at the local quota before it validates.
         quota::check(context, quota::txn_cost(&request)).await?;
         validate::txn(&request, context.limits.txn_ops_max)?;
+        price::check(&context.node.view(), &request)?;
         if !range::has_large(&request) {
             return Ok(Payload::of(&txn::run(context, request).await?));
         }

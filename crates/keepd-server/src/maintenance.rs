@@ -21,6 +21,9 @@ use tonic::{Request, Response, Status};
 use crate::context::Context;
 use crate::{errors, snapshot};
 
+/// BOUND: damaged places that a status names.
+const DAMAGES_TOLD_MAX: usize = 16;
+
 /// The Maintenance service.
 #[derive(Clone, Debug)]
 pub(crate) struct MaintenanceService {
@@ -99,6 +102,9 @@ impl Maintenance for MaintenanceService {
             let (member, name) = (alarm.member.0, alarm.name());
             errors.push(format!("memberID:{member} alarm:{name}"));
         }
+        for damage in node.damages().list().iter().take(DAMAGES_TOLD_MAX) {
+            errors.push(format!("keepd: {damage}"));
+        }
         Ok(Response::new(StatusResponse {
             header: Some(self.context.current_header()),
             version: keepd_api::SERVER_VERSION.to_owned(),
@@ -133,6 +139,7 @@ impl Maintenance for MaintenanceService {
         self.context.admit(request.metadata())?;
         let view = self.context.node.view();
         let header = Some(self.context.header(view.revision()));
+        let _turn = self.context.hashes.acquire().await;
         let hash = blocking(move || view.hash().map_err(errors::store)).await?;
         Ok(Response::new(HashResponse { header, hash }))
     }
@@ -148,7 +155,10 @@ impl Maintenance for MaintenanceService {
         // The hash of a past compaction comes first, before any check of the revision.
         let hash = match self.context.node.compaction_hash(revision) {
             Some(hash) => hash,
-            None => blocking(move || view.hash_kv(revision).map_err(errors::store)).await?,
+            None => {
+                let _turn = self.context.hashes.acquire().await;
+                blocking(move || view.hash_kv(revision).map_err(errors::store)).await?
+            }
         };
         Ok(Response::new(HashKvResponse {
             header,

@@ -30,6 +30,10 @@ use crate::codec::Payload;
 use crate::context::Context;
 use crate::{errors, wire};
 
+/// Why a watch ends that needs a damaged part of the history. The place is in the log.
+const UNREADABLE: &str =
+    "keepd: the history from this revision on could not be read; see the server's log";
+
 /// The Watch service.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchService {
@@ -225,6 +229,13 @@ fn encode(context: &Context, message: StreamMessage) -> Result<Vec<Payload>, Sta
             watch_id: watch_id.0,
             canceled: true,
             compact_revision,
+            ..Default::default()
+        },
+        StreamMessage::Unreadable { watch_id } => WatchResponse {
+            header: Some(context.current_header()),
+            watch_id: watch_id.0,
+            canceled: true,
+            cancel_reason: UNREADABLE.to_owned(),
             ..Default::default()
         },
         StreamMessage::Progress { watch_id, header_revision } => WatchResponse {

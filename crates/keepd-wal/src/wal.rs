@@ -273,6 +273,12 @@ impl Wal {
         self.remove_released()
     }
 
+    /// The segment that batches go into.
+    #[must_use]
+    pub fn active_path(&self) -> &Path {
+        &self.active.path
+    }
+
     /// Begins a new segment, under the key that is active now. Nothing happens if the current one
     /// is empty and has that key.
     ///

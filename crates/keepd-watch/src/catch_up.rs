@@ -30,7 +30,8 @@ impl Hub {
     /// gone, and tries again what streams had no room for.
     ///
     /// # Errors
-    /// If the history cannot be read; the watchers stay where they are.
+    /// If history cannot be read; the watchers that need it next have been cancelled, as far as their
+    /// streams take the message. Call again.
     pub fn catch_up(&mut self, now: Duration) -> Result<Work, Error> {
         for stream in self.streams.unstick(now, self.limits.stall_max) {
             self.give_up(stream, CloseReason::Stalled);
@@ -74,7 +75,13 @@ impl Hub {
     fn replay(&mut self, view: &Arc<View>) -> Result<(), Error> {
         let Some((from, group)) = self.next_group() else { return Ok(()) };
         assert!(from <= view.revision(), "an unsynced watcher needs what the store has");
-        let page = view.changes(from, self.scan_revisions)?;
+        let page = match view.changes(from, self.scan_revisions) {
+            Ok(page) => page,
+            Err(error) => {
+                self.cancel_unreadable(from);
+                return Err(error);
+            }
+        };
         assert!(page.next > from, "a page holds at least one revision");
         self.learn_scan_size(from, page.next, &page.changes);
 
@@ -98,6 +105,25 @@ impl Hub {
             self.advance(slot, unsent.unwrap_or(page.next), view.revision());
         }
         Ok(())
+    }
+
+    /// Ends the watchers that need `revision` next.
+    fn cancel_unreadable(&mut self, revision: i64) {
+        let streams: Vec<StreamId> = self.streams.ready().map(|(id, _)| id).collect();
+        for id in streams {
+            loop {
+                let stream = self.streams.get_mut(id).expect("listed above");
+                let Some(&(next, slot)) = stream.unsynced.first() else { break };
+                if next > revision {
+                    break;
+                }
+                let watch_id = self.watchers[slot].id;
+                if !self.streams.offer(id, StreamMessage::Unreadable { watch_id }) {
+                    break;
+                }
+                self.remove_watcher(slot);
+            }
+        }
     }
 
     /// The lowest revision that a ready stream needs, and who needs it or something close behind.

@@ -52,6 +52,11 @@ pub enum StreamMessage {
         /// The compact revision.
         compact_revision: i64,
     },
+    /// A watcher needs history that cannot be read; nothing of it follows.
+    Unreadable {
+        /// Its id.
+        watch_id: WatchId,
+    },
     /// All events up to the revision precede this message.
     Progress {
         /// The watcher, or [`WatchId::NONE`] for all of the stream.
@@ -68,7 +73,7 @@ impl StreamMessage {
         match self {
             Self::Created { .. } | Self::Refused { .. } | Self::Canceled { .. } => true,
             Self::Progress { watch_id, .. } => *watch_id == WatchId::NONE,
-            Self::Events(_) | Self::Compacted { .. } => false,
+            Self::Events(_) | Self::Compacted { .. } | Self::Unreadable { .. } => false,
         }
     }
 }

@@ -36,6 +36,20 @@ fn a_restored_store_holds_what_the_file_does() {
     assert_eq!(attached, [(&Bytes::from_static(b"b"), &tables::lease_key(LeaseId(77)))]);
 }
 
+/// The end of its older lease would delete a key that it no longer owns.
+#[test]
+fn a_key_whose_newer_lease_is_gone_is_not_attached_to_the_older_one() {
+    let (env, disk) = env();
+    let mut source = example(&env);
+    put(&mut source, "b", "again", 78);
+    put(&mut source, "c", "of a lease that exists", 77);
+    source.publish(Applied { index: 41, term: 3 });
+    let restored = restored_store(&env, &disk, &export(source.views().load()), &three());
+    let view = restored.views().load();
+    let attached: Vec<_> = view.meta(tables::ATTACHMENTS).iter().collect();
+    assert_eq!(attached, [(&Bytes::from_static(b"c"), &tables::lease_key(LeaseId(77)))]);
+}
+
 #[test]
 fn members_and_ids_are_those_of_the_new_cluster() {
     let (env, disk) = env();

@@ -153,7 +153,11 @@ fn encryption_is_turned_on_and_off_while_running() {
     let gone = text(&[("identity", "")]);
     let gone = encryption.reload("enc.yaml", gone.as_bytes(), &|_| 0);
     assert!(matches!(gone, Err(ReloadError::Keyring(KeyringError::WrongKeys { .. }))));
-    assert!(encryption.retire_data_keys(&BTreeSet::from([DataKeyId::PLAIN])).unwrap());
+    assert!(
+        encryption
+            .retire_data_keys(encryption.files().active(), &BTreeSet::from([DataKeyId::PLAIN]))
+            .unwrap()
+    );
     assert!(disk.files().is_empty());
     assert_eq!(encryption.status().data_keys, [DataKeyId::PLAIN]);
 }

@@ -9,6 +9,8 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::disk::FileId;
+
 /// A directory, whatever it is called.
 pub(super) type DirId = u64;
 
@@ -33,6 +35,14 @@ impl Node {
         match self {
             Self::File(inode) => Some(*inode),
             Self::Dir(_) => None,
+        }
+    }
+
+    /// Directories and files are numbered apart.
+    pub(super) const fn identity(self) -> FileId {
+        match self {
+            Self::Dir(inode) => FileId { device: 0, inode },
+            Self::File(inode) => FileId { device: 1, inode },
         }
     }
 

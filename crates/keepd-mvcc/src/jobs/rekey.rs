@@ -14,6 +14,7 @@ use keepd_crypto::{DataKeyId, FileKind};
 use crate::record::Record;
 use crate::revlog::files::Name;
 use crate::revlog::rewrite::RewriteJob;
+use crate::revlog::segment::Segment;
 use crate::store::Store;
 
 type Reseal = dyn Fn(&Record) -> Option<Record> + Send + Sync;
@@ -52,9 +53,8 @@ impl Store {
     /// one; `None` if there is none, or a rewrite is out. The last segment is not complete: it
     /// waits for a flush.
     pub fn take_rekey(&mut self) -> Option<RewriteJob> {
-        let files = &self.jobs.files;
         let (_, complete) = self.segments.list.split_last()?;
-        let at = complete.iter().position(|it| files.is_stale(it.id, it.sealer.data_key()))?;
+        let at = complete.iter().position(|it| self.is_to_rekey(it))?;
         self.rewrite_of_one(at)
     }
 
@@ -67,8 +67,12 @@ impl Store {
     /// Whether a segment waits for [`Self::take_rekey`] or for the next flush.
     #[must_use]
     pub fn is_rekeying(&self) -> bool {
-        let files = &self.jobs.files;
-        self.segments.list.iter().any(|it| files.is_stale(it.id, it.sealer.data_key()))
+        self.segments.list.iter().any(|it| self.is_to_rekey(it))
+    }
+
+    /// A damaged segment cannot be rewritten and stays under its key.
+    fn is_to_rekey(&self, segment: &Segment) -> bool {
+        self.jobs.files.is_stale(segment.id, segment.sealer.data_key()) && !self.is_damaged(segment)
     }
 
     /// Whether a kept checkpoint lies under another data key than the active one, as of the last

@@ -11,6 +11,7 @@ use keepd_crypto::{
 use keepd_env::{DiskFile, Env, IoError};
 use parking_lot::Mutex;
 
+use crate::damage::Damages;
 use crate::error::Error;
 use crate::jobs::rekey::Resealer;
 use crate::revlog::manifest::Manifest;
@@ -84,6 +85,8 @@ pub(crate) struct Directory {
     pub(crate) keys: FileKeys,
     /// Who is asked when the disk is full; nobody while the store is opened.
     pub(crate) room_maker: OnceLock<RoomMaker>,
+    /// What was met in its files.
+    pub(crate) damages: Damages,
 }
 
 /// An open file with its sealer.
@@ -93,11 +96,13 @@ pub(crate) struct Opened {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) sealer: FileSealer,
     pub(crate) len: u64,
+    /// Where damage in it is noted.
+    pub(crate) damages: Damages,
 }
 
 impl Directory {
-    pub(crate) const fn new(env: Env, path: PathBuf, keys: FileKeys) -> Self {
-        Self { env, path, keys, room_maker: OnceLock::new() }
+    pub(crate) fn new(env: Env, path: PathBuf, keys: FileKeys) -> Self {
+        Self { env, path, keys, room_maker: OnceLock::new(), damages: Damages::default() }
     }
 
     /// Makes a call that must succeed once there is space.
@@ -131,7 +136,8 @@ impl Directory {
                 Some(reason) => Error::Corrupt { file: path.clone(), offset: 0, reason },
                 None => Error::Key { file: path.clone(), source },
             })?;
-        Ok(Opened { path, file: file.into(), sealer, len })
+        let damages = self.damages.clone();
+        Ok(Opened { path, file: file.into(), sealer, len, damages })
     }
 
     /// Removes a file that nothing names any more.

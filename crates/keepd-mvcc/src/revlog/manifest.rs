@@ -6,7 +6,7 @@
 //! Layout: `docs/formats/revlog.md`.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError};
@@ -292,6 +292,11 @@ impl Manifest {
         self.sealer.data_key()
     }
 
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The manifest's number.
     pub(crate) const fn number(&self) -> u64 {
         self.number
@@ -312,7 +317,7 @@ impl Manifest {
     /// Reads manifest `number`.
     pub(crate) fn load(dir: &Directory, number: u64) -> Result<State, Error> {
         let opened = dir.open(FileKind::Manifest, number, Name::Manifest(number))?;
-        let Opened { path, file, sealer, len } = opened;
+        let Opened { path, file, sealer, len, .. } = opened;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
         let corrupt =

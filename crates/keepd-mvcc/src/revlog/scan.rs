@@ -93,6 +93,7 @@ pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option
         first: table.first(),
         table,
         len,
+        damages: opened.damages,
     };
     let before = Before { table: before, len: len_before as u64 };
     let before = Some(before).filter(|before| before.table.commit != Commit::NONE);

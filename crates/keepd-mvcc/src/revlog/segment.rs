@@ -13,6 +13,7 @@ use keepd_crypto::{FileSealer, Frame};
 use keepd_env::DiskFile;
 use keepd_types::Revision;
 
+use crate::damage::Damages;
 use crate::error::Error;
 use crate::meta::MetaOp;
 use crate::record::{Entry, Record};
@@ -42,12 +43,14 @@ pub(crate) struct Segment {
     pub(crate) first: Revision,
     /// The bytes that belong to it.
     pub(crate) len: u64,
+    /// Where damage in it is noted.
+    pub(crate) damages: Damages,
 }
 
 impl Segment {
     /// Opens a complete segment by its table.
     pub(crate) fn open(id: u64, opened: Opened, len: u64, table: &FrameRef) -> Result<Self, Error> {
-        let Opened { path, file, sealer, .. } = opened;
+        let Opened { path, file, sealer, damages, .. } = opened;
         let mut segment = Self {
             id,
             path,
@@ -56,6 +59,7 @@ impl Segment {
             table: Table::new(Origin::Flush),
             first: Revision::default(),
             len,
+            damages,
         };
         let mut payload = segment.open_frame(table, frame_kind::TABLE, &segment.read(table)?)?;
         if let Some(parts) = Table::decode_parts(&payload) {
@@ -78,6 +82,7 @@ impl Segment {
 
     /// Damage in this file.
     pub(crate) fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
+        self.damages.note(&self.path, offset, reason);
         Error::Corrupt { file: self.path.clone(), offset, reason }
     }
 
@@ -106,8 +111,16 @@ impl Segment {
             return Err(self.corrupt(at.offset, "a frame behind the end of the file"));
         }
         let mut bytes = vec![0; at.len as usize];
-        self.file.read_exact_at(&mut bytes, at.offset)?;
+        self.fill(&mut bytes, at.offset)?;
         Ok(bytes)
+    }
+
+    /// A part that the disk does not give is damaged, too.
+    fn fill(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
+        self.file.read_exact_at(bytes, offset).map_err(|error| {
+            self.damages.note(&self.path, offset, &error.source.to_string());
+            error.into()
+        })
     }
 
     /// The writes to the meta tables, in order.
@@ -141,7 +154,7 @@ impl Segment {
         let len = len.and_then(|len| usize::try_from(len).ok());
         let len = len.ok_or_else(|| self.corrupt(offset, "blocks out of place"))?;
         let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, offset)?;
+        self.fill(&mut bytes, offset)?;
         let parse = |at: &BlockRef| {
             let place = at.frame.offset.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
             let frame = place.and_then(|place| bytes.get(place..));

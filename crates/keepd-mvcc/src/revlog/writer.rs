@@ -10,6 +10,7 @@ use std::sync::Arc;
 use keepd_crypto::{DataKeyId, FileKind, FileSealer};
 use keepd_env::DiskFile;
 
+use crate::damage::Damages;
 use crate::error::Error;
 use crate::jobs::rekey::Resealer;
 use crate::meta::MetaOp;
@@ -33,6 +34,7 @@ pub(crate) struct SegmentWriter {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     sealer: Arc<FileSealer>,
+    damages: Damages,
     /// What records go through first.
     resealer: Option<Resealer>,
     /// Who is asked when the disk is full; nobody for a rewrite, which can be begun anew.
@@ -77,6 +79,7 @@ impl SegmentWriter {
             file,
             out: sealer.header().to_vec(),
             sealer: Arc::new(sealer),
+            damages: dir.damages.clone(),
             resealer,
             room_maker,
             block_bytes,
@@ -241,6 +244,7 @@ impl SegmentWriter {
             first: self.table.first(),
             table: self.table.clone(),
             len: self.written,
+            damages: self.damages.clone(),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{
     Compare as CompareRequest, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
 };
 use keepd_machine::command::{Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
-use keepd_mvcc::{RangeRefs, Record, View};
+use keepd_mvcc::{KeyState, RangeRefs, Record, View};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tonic::Status;
 
@@ -24,6 +25,13 @@ const COMPARED_AT_ONCE: usize = 256;
 /// A put with its value sealed.
 pub(crate) fn put(context: &Context, request: PutRequest) -> Result<Put, Status> {
     let value = if request.ignore_value {
+        // The value is taken when the command is applied, where one that cannot be read would end
+        // this member, and again at each start.
+        let view = context.node.view();
+        let range = KeyRange::point(request.key.clone());
+        if let Some((_, revision)) = view.range(&range, 0, 1).map_err(errors::range)?.keys.first() {
+            view.load(*revision).map_err(errors::store)?;
+        }
         keepd_types::StoredValue::default()
     } else {
         context.seal(&request.key, request.value)?
@@ -89,8 +97,14 @@ async fn off_task<T: Send + 'static>(
     if records <= INLINE_RECORDS_MAX {
         return work(context, view);
     }
+    let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
+        return Err(Api::Stopped.into());
+    };
     let (context, view) = (Arc::clone(context), Arc::clone(view));
-    let working = tokio::task::spawn_blocking(move || work(&context, &view));
+    let working = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work(&context, &view)
+    });
     working.await.map_err(errors::task)?
 }
 
@@ -227,23 +241,27 @@ fn holds(context: &Context, view: &View, request: &CompareRequest) -> Result<boo
         Compare::Resolved { result, .. } => return Ok(result),
         Compare::Number { range, target, relation, operand } => (range, target, relation, operand),
     };
+    if target != Target::Lease {
+        let absent = KeyState { create_revision: 0, mod_revision: Revision::default(), version: 0 };
+        let holds = |state: &KeyState| relation.holds(&of_state(state, target, operand), &operand);
+        return Ok(view.all(&range, |_, _, state| holds(state)).unwrap_or_else(|| holds(&absent)));
+    }
     let refs = view.range(&range, 0, 0).map_err(errors::range)?;
     if refs.keys.is_empty() {
-        let zero = KeyValue::default();
-        return Ok(relation.holds(&number(&zero, target, operand), &operand));
+        return Ok(relation.holds(&0, &operand));
     }
+    // The index does not know leases.
     all_records(view, &refs, |record| {
         let kv = KeyValue::decode(&record.encoded).map_err(errors::record)?;
-        Ok(relation.holds(&number(&kv, target, operand), &operand))
+        Ok(relation.holds(&kv.lease.0, &operand))
     })
 }
 
-const fn number(kv: &KeyValue, target: Target, operand: i64) -> i64 {
+const fn of_state(state: &KeyState, target: Target, operand: i64) -> i64 {
     match target {
-        Target::Version => kv.version,
-        Target::Create => kv.create_revision,
-        Target::Mod => kv.mod_revision,
-        Target::Lease => kv.lease.0,
-        Target::Unknown => operand,
+        Target::Version => state.version,
+        Target::Create => state.create_revision,
+        Target::Mod => state.mod_revision.main,
+        Target::Lease | Target::Unknown => operand,
     }
 }

@@ -26,6 +26,8 @@ use crate::wire;
 const SHORT_KEYS_MAX: i64 = 32;
 /// Records read on the task itself; more go to a thread that may block on the disk.
 const INLINE_RECORDS_MAX: usize = 32;
+/// Keys and past states beyond which a walk over the index goes to a thread that may take long.
+const LONG_WALK: u64 = 16 * 1024;
 /// A list is read in up to so many parts, each of at least so many records: while one waits for the
 /// disk, another decrypts.
 const PARTS_MAX: usize = 4;
@@ -61,8 +63,11 @@ pub(crate) fn key_range(request: &RangeRequest) -> KeyRange {
 }
 
 /// How many keys to fetch: all if they will be filtered or sorted, else one more than the limit so
-/// that `more` is known. 0 is all.
+/// that `more` is known. 0 is all. Who only counts needs none; the least there is is one.
 pub(crate) fn fetch_limit(request: &RangeRequest) -> usize {
+    if request.count_only {
+        return 1;
+    }
     if request.limit <= 0 || !is_plain(request) {
         return 0;
     }
@@ -105,8 +110,13 @@ pub(crate) async fn answer(
 ) -> Result<Payload, Status> {
     let at = request.revision.max(0);
     let range = key_range(&request);
+    // A long walk over the index would keep this thread's other tasks waiting.
+    let is_long = view.weight(&range, at, LONG_WALK) > LONG_WALK;
     if request.count_only {
-        let count = view.count(&range, at).map_err(errors::range)?;
+        // Whole subtrees are counted at once where nothing is newer.
+        let is_long = is_long && at > 0;
+        let count = walk(context, view, is_long, move |view| view.count(&range, at)).await?;
+        let count = count.map_err(errors::range)?;
         return Ok(Payload::of(&RangeResponse {
             header: Some(header),
             count: to_i64(count),
@@ -114,9 +124,12 @@ pub(crate) async fn answer(
         }));
     }
     if request.keys_only && request.sort_target() != SortTarget::Value {
-        return keys_only(view, &range, at, header, &request);
+        let answer = move |view: &View| keys_only(view, &range, at, header, &request);
+        return walk(context, view, is_long, answer).await?;
     }
-    let refs = view.range(&range, at, fetch_limit(&request)).map_err(errors::range)?;
+    let limit = fetch_limit(&request);
+    let refs = walk(context, view, is_long, move |view| view.range(&range, at, limit)).await?;
+    let refs = refs.map_err(errors::range)?;
     let sorted_by_key = request.sort_target() == SortTarget::Key;
     if is_plain(&request) && sorted_by_key && !request.keys_only {
         return plain(context, view, header, &request, refs).await;
@@ -124,7 +137,29 @@ pub(crate) async fn answer(
     let count = refs.count;
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
     let kvs = load_kvs(context, view, revisions).await?;
-    Ok(Payload::of(&finish(&request, header, kvs, count)))
+    // Sorting is part of it.
+    walk(context, view, is_long, move |_| Payload::of(&finish(&request, header, kvs, count))).await
+}
+
+/// Works on a view: here, or on a thread that may take long.
+async fn walk<T: Send + 'static>(
+    context: &Arc<Context>,
+    view: &Arc<View>,
+    is_long: bool,
+    work: impl FnOnce(&View) -> T + Send + 'static,
+) -> Result<T, Status> {
+    if !is_long {
+        return Ok(work(view));
+    }
+    let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
+        return Err(Api::Stopped.into());
+    };
+    let view = Arc::clone(view);
+    let working = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work(&view)
+    });
+    AbortOnDropHandle::new(working).await.map_err(errors::task)
 }
 
 /// Only the index: the lease shows as zero, as in etcd 3.7.

@@ -60,6 +60,11 @@ pub(crate) fn render(context: &Context) -> String {
     rpc(&mut page, context);
     tls(&mut page, context);
     encryption(&mut page, context);
+    page.gauge(
+        "keepd_store_damaged_places",
+        "Parts of the store's files that cannot be read; 0 is healthy.",
+        context.node.damages().len(),
+    );
     process::render(&mut page.out);
     page.out
 }

@@ -117,6 +117,7 @@ fn weight(message: &StreamMessage) -> usize {
         | StreamMessage::Refused { .. }
         | StreamMessage::Canceled { .. }
         | StreamMessage::Compacted { .. }
+        | StreamMessage::Unreadable { .. }
         | StreamMessage::Progress { .. } => 0,
     }
 }

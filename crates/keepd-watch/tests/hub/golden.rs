@@ -92,6 +92,7 @@ fn message(message: &StreamMessage) -> String {
         StreamMessage::Canceled { watch_id, header_revision } => {
             format!("canceled id={} header={header_revision}", watch_id.0)
         }
+        StreamMessage::Unreadable { watch_id } => format!("unreadable id={}", watch_id.0),
         StreamMessage::Compacted { watch_id, compact_revision } => {
             format!("compacted id={} compact_revision={compact_revision}", watch_id.0)
         }

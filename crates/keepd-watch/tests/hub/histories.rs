@@ -234,6 +234,7 @@ impl Checker {
                 assert!(model.is_canceled);
                 model.is_over = true;
             }
+            StreamMessage::Unreadable { .. } => panic!("the history is whole"),
             StreamMessage::Compacted { watch_id, compact_revision } => {
                 let model = self.watchers.get_mut(&(stream, watch_id)).unwrap();
                 assert!(model.is_created && !model.is_over);

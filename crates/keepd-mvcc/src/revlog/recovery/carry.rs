@@ -72,6 +72,7 @@ fn with_table(segment: &Segment, len: u64, table: Table) -> Segment {
         path: segment.path.clone(),
         file: Arc::clone(&segment.file),
         sealer: Arc::clone(&segment.sealer),
+        damages: segment.damages.clone(),
         first: table.first(),
         table,
         len,
