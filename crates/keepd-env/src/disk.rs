@@ -160,6 +160,8 @@ pub trait Disk: Send + Sync + Debug {
     fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
+    /// Opens a directory, so that its syncs need no descriptor at that moment.
+    fn open_dir(&self, path: &Path) -> Result<Box<dyn DiskDir>, IoError>;
     /// The space on the file system that a directory lies on.
     fn space(&self, path: &Path) -> Result<DiskSpace, IoError>;
     /// Takes the exclusive lock of a directory (a lock file in it), so that two processes never
@@ -216,6 +218,12 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> Result<(), IoError>;
     /// Where it is.
     fn path(&self) -> &Path;
+}
+
+/// An open directory.
+pub trait DiskDir: Send + Sync + Debug {
+    /// As [`Disk::sync_dir`].
+    fn sync(&self) -> Result<(), IoError>;
 }
 
 /// A held directory lock; released when dropped.

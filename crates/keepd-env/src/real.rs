@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
 
 /// The lock file's name in a locked directory.
 const LOCK_NAME: &str = "LOCK";
@@ -139,13 +139,18 @@ impl Disk for RealDisk {
         if !self.is_synced {
             return Ok(());
         }
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let dir = File::open(path).map_err(failed(IoOp::Open, path)).map_err(|error| {
+        let dir = self.open_dir(path).map_err(|error| {
             // Want of a descriptor says nothing of what is durable.
             let op = if error.is_out_of_descriptors() { IoOp::Open } else { IoOp::Sync };
             IoError { op, ..error }
         })?;
-        dir.sync_all().map_err(failed(IoOp::Sync, path))
+        dir.sync()
+    }
+
+    fn open_dir(&self, path: &Path) -> Result<Box<dyn DiskDir>, IoError> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let dir = File::open(path).map_err(failed(IoOp::Open, path))?;
+        Ok(Box::new(RealDir { dir, path: path.to_owned(), is_synced: self.is_synced }))
     }
 
     #[expect(unsafe_code, reason = "std cannot ask for a file system's space")]
@@ -197,6 +202,23 @@ struct RealLock {
 }
 
 impl DirLock for RealLock {}
+
+/// An open directory with its path, for errors.
+#[derive(Debug)]
+struct RealDir {
+    dir: File,
+    path: PathBuf,
+    is_synced: bool,
+}
+
+impl DiskDir for RealDir {
+    fn sync(&self) -> Result<(), IoError> {
+        if self.is_synced {
+            self.dir.sync_all().map_err(failed(IoOp::Sync, &self.path))?;
+        }
+        Ok(())
+    }
+}
 
 /// An open file with its path, for errors.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
-use crate::disk::{DirLock, Disk, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
+use crate::disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
 use state::{Change, State};
 
 /// The lock file's name in a locked directory.
@@ -248,6 +248,11 @@ impl Disk for SimDisk {
         self.run(op, path, |state| state.sync_dir(path))
     }
 
+    fn open_dir(&self, path: &Path) -> Result<Box<dyn DiskDir>, IoError> {
+        self.run(IoOp::Open, path, |_| Ok(()))?;
+        Ok(Box::new(SimDir { disk: self.clone(), path: path.to_owned() }))
+    }
+
     fn space(&self, path: &Path) -> Result<DiskSpace, IoError> {
         self.run(IoOp::Stat, path, |state| {
             let total_bytes = state.faults.capacity.unwrap_or(u64::MAX);
@@ -368,6 +373,19 @@ impl Drop for SimFile {
 struct SimLock {
     disk: SimDisk,
     path: PathBuf,
+}
+
+/// An open directory.
+#[derive(Debug)]
+struct SimDir {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl DiskDir for SimDir {
+    fn sync(&self) -> Result<(), IoError> {
+        self.disk.run(IoOp::Sync, &self.path, |state| state.sync_dir(&self.path))
+    }
 }
 
 impl DirLock for SimLock {}

@@ -96,7 +96,7 @@ impl WalThread {
             }
             match self.handle(&mut events) {
                 Ok(stop) => stopping = stop,
-                Err(error) if error.is_out_of_space() => {
+                Err(error) if error.is_shortage() => {
                     tracing::warn!(%error, "stopping without what was not acknowledged");
                     stopping = true;
                 }
@@ -170,7 +170,8 @@ impl WalThread {
         self.entries.extend(entries);
     }
 
-    /// Lets go what was released. What finds no space for that is tried again with the next call.
+    /// Lets go what was released. What finds no space or no descriptor for that is tried again with
+    /// the next call.
     fn let_go(&mut self) -> Result<(), keepd_wal::Error> {
         let Some(Release { index, term, is_short }) = self.release else { return Ok(()) };
         loop {
@@ -180,6 +181,7 @@ impl WalThread {
                         return Ok(());
                     }
                 }
+                Err(error) if error.is_shortage() => return Ok(()),
                 result => break result?,
             }
         }
@@ -215,12 +217,12 @@ impl WalThread {
         match self.wal.rotate() {
             Ok(()) => self.wal.release(index, term),
             // What comes next still finds the space that is reserved in the old file.
-            Err(error) if error.is_out_of_space() => Ok(()),
+            Err(error) if error.is_shortage() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Makes a call on the log, again for as long as it finds the disk full.
+    /// Makes a call on the log, again for as long as it finds the disk full or no descriptor.
     fn with_room(
         &mut self,
         asks: Asks,
@@ -228,7 +230,7 @@ impl WalThread {
     ) -> Result<(), keepd_wal::Error> {
         loop {
             match call(self) {
-                Err(keepd_wal::Error::Io(error)) if error.is_out_of_space() => {
+                Err(keepd_wal::Error::Io(error)) if error.is_shortage() => {
                     self.look_for_releases()?;
                     if !self.shared.make_room(&error, asks) {
                         return Err(error.into());

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -114,19 +114,21 @@ impl GrpcServices {
         let Call { counted, terms, share } = call;
         Box::pin(async move {
             let (unread, mut turn) = (Arc::clone(&share.unread), None);
-            let answer = async {
-                let context = Arc::clone(kv.context());
-                let message: R = context.receive(request, Takes::Unary, &terms, share).await?;
-                if message.reads() {
-                    unread.room().await;
-                }
-                if message.lists() {
-                    turn = Some(unread.list().await);
-                }
-                let payload = call::sendable(method(kv, message).await?)?;
-                call::compressed(payload, terms.encoding).await
+            let result = {
+                let answer = pin!(async {
+                    let context = Arc::clone(kv.context());
+                    let message: R = context.receive(request, Takes::Unary, &terms, share).await?;
+                    if message.reads() {
+                        unread.room().await;
+                    }
+                    if message.lists() {
+                        turn = Some(unread.list().await);
+                    }
+                    let payload = call::sendable(method(kv, message).await?)?;
+                    call::compressed(payload, terms.encoding).await
+                });
+                terms.in_time(answer).await
             };
-            let result = terms.in_time(answer).await;
             counted.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
             terms.apply(call::answer(result, terms.encoding, &unread, turn))
         })
@@ -141,7 +143,7 @@ impl GrpcServices {
                 let message = context.receive(request, Takes::One, &terms, share).await?;
                 kv.range_stream(message).await
             };
-            let result = terms.in_time(messages).await;
+            let result = terms.in_time(pin!(messages)).await;
             ended_in_time(call::answer_stream(result, terms.encoding, counted), &terms)
         })
     }
@@ -170,7 +172,7 @@ impl GrpcServices {
         let answer = service.call(whole_messages(request, counted.takes(), &terms, limit, share));
         Box::pin(async move {
             let answer = async { Ok(infallible(answer.await)) };
-            match terms.in_time(answer).await {
+            match terms.in_time(pin!(answer)).await {
                 Ok(response) => ended_in_time(call::count(response, counted), &terms),
                 Err(late) => {
                     counted.finish(late.code());

@@ -1,6 +1,7 @@
 //! gRPC's mapping to HTTP/2: what a request must look like before it is a call. Codes and texts are
 //! grpc-go's.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use base64::Engine;
@@ -92,10 +93,11 @@ impl Terms {
         response
     }
 
-    /// Works on a call until its client has given up.
+    /// Works on a call until its client has given up. The work stays pinned where the caller has it:
+    /// by value it would lie in this future twice, and each call would pay for the copy.
     pub(crate) async fn in_time<T>(
         &self,
-        work: impl Future<Output = Result<T, Status>>,
+        work: Pin<&mut impl Future<Output = Result<T, Status>>>,
     ) -> Result<T, Status> {
         let Some(deadline) = self.deadline else { return work.await };
         match tokio::time::timeout_at(deadline, work).await {

@@ -147,6 +147,13 @@ impl Error {
         matches!(self, Self::Io(error) if error.is_out_of_space())
     }
 
+    /// Whether space or descriptors ran short. As with [`Self::is_out_of_space`] the call may be made
+    /// again.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Io(error) if error.is_shortage())
+    }
+
     /// Whether a sync failed.
     pub(crate) fn is_failed_sync(&self) -> bool {
         matches!(self, Self::Io(error) if error.op == IoOp::Sync)

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FileSealer};
-use keepd_env::{DiskFile, Env, IoError};
+use keepd_env::{DiskDir, DiskFile, Env, IoError};
 
 use crate::error::{Error, Result};
 use crate::record::{self, Head, Link, MarkRecord, Record, Watermark};
@@ -96,6 +96,9 @@ pub(crate) struct SegmentWriter {
 /// What a new segment needs to know.
 pub(crate) struct NewSegment<'a> {
     pub(crate) env: &'a Env,
+    /// `dir`, opened before: once the segment has its name, nothing but a failed sync may end its
+    /// creation, or the segment before it would be written behind the end that it names.
+    pub(crate) folder: &'a dyn DiskDir,
     pub(crate) dir: &'a Path,
     pub(crate) keys: &'a FileKeys,
     pub(crate) options: &'a Options,
@@ -161,7 +164,7 @@ impl SegmentWriter {
             let _is_gone = env.disk.remove(&temporary).is_ok();
             return Err(error.into());
         }
-        env.disk.sync_dir(dir)?;
+        new.folder.sync()?;
         let reserved = head.reserved.max(end.offset);
         let durable = Watermark { frames: end.frames, len: reserved };
         Ok(Self { file, path, name, sealer, end, reserved, durable, is_broken: false })

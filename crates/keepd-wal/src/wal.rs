@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use keepd_crypto::{FRAME_PLAIN_MAX, FileKeys};
-use keepd_env::Env;
+use keepd_env::{DiskDir, Env};
 use keepd_types::{Entry, HardState};
 
 use crate::error::{Error, Result};
@@ -33,6 +33,8 @@ const BUFFER_BYTES_MAX: usize = 4 << 20;
 pub struct Wal {
     env: Env,
     dir: PathBuf,
+    /// The same, open for its syncs.
+    folder: Box<dyn DiskDir>,
     keys: FileKeys,
     options: Options,
     metadata: Bytes,
@@ -90,10 +92,12 @@ impl Wal {
         if let Some(parent) = dir.parent() {
             env.disk.sync_dir(parent)?;
         }
+        let folder = env.disk.open_dir(dir)?;
         let metadata = Bytes::copy_from_slice(metadata);
         let shape = LogShape::new(mark, HardState::default());
         let active = SegmentWriter::create(NewSegment {
             env: &env,
+            folder: &*folder,
             dir,
             keys: &keys,
             options: &options,
@@ -104,6 +108,7 @@ impl Wal {
         Ok(Self {
             env,
             dir: dir.to_owned(),
+            folder,
             keys,
             options,
             metadata,
@@ -147,11 +152,13 @@ impl Wal {
             leftovers,
         } = recover(&env, dir, &keys)?;
         let metadata = recovered.metadata.clone();
+        let folder = env.disk.open_dir(dir)?;
         let mut shape = LogShape::new(recovered.mark, recovered.hard_state);
         shape.extend(&recovered.entries);
         assert_eq!(shape.next_index, next_index, "recovery leaves no gap");
         let active = SegmentWriter::create(NewSegment {
             env: &env,
+            folder: &*folder,
             dir,
             keys: &keys,
             options: &options,
@@ -171,11 +178,12 @@ impl Wal {
             remove_if_present(&env, path)?;
         }
         if !leftovers.is_empty() {
-            env.disk.sync_dir(dir)?;
+            folder.sync()?;
         }
         let wal = Self {
             env,
             dir: dir.to_owned(),
+            folder,
             keys,
             options,
             metadata,
@@ -317,7 +325,7 @@ impl Wal {
         self.release(index, term)?;
         if self.shape.mark.index == self.last_index() && self.active.end().frames > 1 {
             let begun = self.begin_segment(0);
-            if begun.as_ref().is_err_and(|error| !error.is_out_of_space()) {
+            if begun.as_ref().is_err_and(|error| !error.is_shortage()) {
                 return begun;
             }
             self.remove_released()?;
@@ -390,6 +398,7 @@ impl Wal {
         let options = Options { reserve_bytes, ..self.options };
         let created = SegmentWriter::create(NewSegment {
             env: &self.env,
+            folder: &*self.folder,
             dir: &self.dir,
             keys: &self.keys,
             options: &options,
@@ -465,7 +474,7 @@ impl Wal {
             remove_if_present(&self.env, &segment.path)?;
             self.closed.pop_front();
         }
-        let synced = self.env.disk.sync_dir(&self.dir).map_err(Error::Io);
+        let synced = self.folder.sync().map_err(Error::Io);
         self.poisoning(synced)
     }
 }

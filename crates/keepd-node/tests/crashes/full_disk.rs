@@ -246,8 +246,21 @@ async fn a_member_without_file_descriptors_goes_on_and_catches_up() {
     assert!(!reclaiming.is_finished() && !handle.space().is_disk_full);
     let view = handle.linearizable_view().await.expect("reads are served");
     assert_eq!(view.count(&KeyRange::point("key".into()), 0), Ok(1));
+    // More than the log's file takes: the next one cannot be created.
+    let mut large = JoinSet::new();
+    for i in 0..80 {
+        let handle = handle.clone();
+        let value = StoredValue::plain(vec![7; 1_000_000].into());
+        let put = Put { key: format!("large{i}").into(), value, ..Put::default() };
+        large.spawn(async move { handle.propose(Command::Put(put)).await.map(|_done| ()) });
+    }
+    tokio::time::sleep(STALL).await;
+    assert!(handle.halted().borrow().is_none(), "nor is it in the log");
 
     base.withhold_descriptors(false);
+    while let Some(answer) = large.join_next().await {
+        answer.expect("it does not panic").expect("it is written in the end");
+    }
     let reclaimed = tokio::time::timeout(Duration::from_secs(10), reclaiming).await;
     reclaimed.expect("it catches up").expect("it does not panic").expect("it ends");
     assert!(handle.halted().borrow().is_none());

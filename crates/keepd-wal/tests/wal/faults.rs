@@ -207,6 +207,33 @@ fn a_segment_that_found_no_space_leaves_no_file() {
 }
 
 #[test]
+fn a_segment_that_found_no_descriptor_is_begun_when_there_is_one() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    wal.append(&Batch { entries: &entries(1, 1, 1, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    let before = disk.files();
+    disk.withhold_descriptors(true);
+    let error = wal.rotate().unwrap_err();
+    assert!(error.is_shortage() && !error.is_out_of_space(), "{error}");
+    assert_eq!(disk.files(), before);
+    // What the segment has room for needs none, and neither does letting go.
+    wal.append(&Batch { entries: &entries(2, 1, 1, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    disk.withhold_descriptors(false);
+    wal.rotate().unwrap();
+    wal.append(&Batch { entries: &entries(3, 1, 1, 100), hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    disk.withhold_descriptors(true);
+    wal.release(2, 1).unwrap();
+    assert_eq!(wal.segments().len(), 1);
+    disk.withhold_descriptors(false);
+    drop(wal);
+    let (_, recovered) = open(&disk.crash(CrashMode::LoseUnsynced), &keys, 3).unwrap();
+    assert_eq!(recovered.entries.last().map(|entry| entry.index), Some(3));
+}
+
+#[test]
 fn a_segment_whose_reserve_does_not_fit_is_begun_without_one() {
     let (disk, keys) = (SimDisk::new(), sealing());
     let mut wal = create(&disk, &keys).unwrap();
