@@ -28,9 +28,13 @@ func TestRefusedHandshakesAreToldByEtcdctl(t *testing.T) {
 				"server of another":    {pairOf(stranger, pki, "client"), "x509: certificate signed by unknown authority"},
 			} {
 				args := append([]string{"--endpoints=" + s.ClientURL, "--command-timeout=1s"}, of.args...)
-				// A write may meet the closed connection before the alert is read: then it is tried again.
+				// etcd closes at once: a write may meet that before the alert is read.
+				tries := 1
+				if s.Flavor == harness.Etcd {
+					tries = 6
+				}
 				var out harness.Output
-				for range 6 {
+				for range tries {
 					out = tool.run(t, "", append(args, "get", "a")...)
 					if out.Code == 0 || strings.Contains(out.Stderr, of.told) {
 						break

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use keepd_tls::ServerTls;
 use keepd_types::limits;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -41,6 +42,10 @@ use crate::unfinished::{Share, Unfinished};
 
 /// How long a client may take for its first TLS message, which needs nothing from the server.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client may take to read why its handshake was refused, and how many bytes are read
+/// meanwhile.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
+const ALERT_BYTES: u64 = 64 * 1024;
 /// How long the rest of a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a failed accept (out of descriptors, most likely); doubled up to the most.
@@ -270,6 +275,17 @@ struct Accepted {
     peer: String,
 }
 
+/// Closes a connection whose handshake was refused. A socket that is closed with unread bytes in it is
+/// reset, and a reset overtakes the alert that says why: so what the client sent is read first.
+async fn let_alert_arrive(mut stream: BoxedStream) {
+    let read = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(ALERT_BYTES), &mut tokio::io::sink()).await
+    };
+    // Whether it was read or not, the connection ends here.
+    let _ = timeout(ALERT_TIMEOUT, read).await;
+}
+
 fn builder(options: &ConnectionOptions, requests: Requests) -> auto::Builder<Requests> {
     let mut builder = auto::Builder::new(requests);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -304,7 +320,7 @@ impl Connection {
     ) {
         let stream = match &self.tls {
             None => stream,
-            Some(tls) => match self.handshake(tls, stream, &peer, &ticket).await {
+            Some(tls) => match Box::pin(self.handshake(tls, stream, &peer, &ticket)).await {
                 Some(stream) => Box::new(stream),
                 None => return,
             },
@@ -324,22 +340,27 @@ impl Connection {
         let handshake = match timeout(CLIENT_HELLO_TIMEOUT, hello).await {
             Ok(Ok(hello)) => {
                 ticket.opening();
-                timeout(HANDSHAKE_TIMEOUT, hello.into_stream(tls.config())).await
+                let rest = hello.into_stream(tls.config()).into_fallible();
+                match timeout(HANDSHAKE_TIMEOUT, rest).await {
+                    Ok(Ok(stream)) => return Some(stream),
+                    Ok(Err((error, stream))) => {
+                        let_alert_arrive(stream).await;
+                        Ok(error)
+                    }
+                    Err(elapsed) => Err(elapsed),
+                }
             }
-            Ok(Err(error)) => Ok(Err(error)),
+            Ok(Err(error)) => Ok(error),
             Err(_elapsed) => {
                 self.rejected(peer, &"no TLS ClientHello came", true);
                 return None;
             }
         };
         match handshake {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.rejected(peer, &"EOF", true);
             }
-            Ok(Err(error)) => {
-                self.rejected(peer, &keepd_tls::explain_io(&error), false);
-            }
+            Ok(error) => self.rejected(peer, &keepd_tls::explain_io(&error), false),
             Err(_elapsed) => self.rejected(peer, &"the handshake took too long", false),
         }
         None
