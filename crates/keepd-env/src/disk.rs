@@ -142,6 +142,8 @@ pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError>;
     /// Renames, replacing what was there. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError>;
+    /// Cuts a file that nobody writes. It may be as long as before after a power cut.
+    fn cut(&self, path: &Path, len: u64) -> Result<(), IoError>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
     fn remove(&self, path: &Path) -> Result<(), IoError>;
     /// Removes a directory with everything in it.

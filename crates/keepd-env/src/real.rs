@@ -79,6 +79,11 @@ impl Disk for RealDisk {
         fs::rename(from, to).map_err(failed(IoOp::Rename, from))
     }
 
+    fn cut(&self, path: &Path, len: u64) -> Result<(), IoError> {
+        let file = OpenOptions::new().write(true).open(path).map_err(failed(IoOp::Open, path))?;
+        file.set_len(len).map_err(failed(IoOp::Resize, path))
+    }
+
     fn remove(&self, path: &Path) -> Result<(), IoError> {
         fs::remove_file(path).map_err(failed(IoOp::Remove, path))
     }

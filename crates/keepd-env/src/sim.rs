@@ -207,6 +207,14 @@ impl Disk for SimDisk {
         self.run(IoOp::Rename, from, |state| state.names.rename(from, to))
     }
 
+    fn cut(&self, path: &Path, len: u64) -> Result<(), IoError> {
+        let file = self.run(IoOp::Open, path, |state| {
+            let inode = state.file(path).ok_or(ErrorKind::NotFound)?;
+            Ok(self.handle(state, inode, path, true))
+        })?;
+        file.set_len(len)
+    }
+
     fn remove(&self, path: &Path) -> Result<(), IoError> {
         self.run(IoOp::Remove, path, |state| state.names.remove_file(path))
     }

@@ -168,7 +168,10 @@ async fn no_start_writes_into_a_file_of_an_earlier_one() {
             let Some(salt) = salt(&content) else { continue };
             kinds.insert(content[10]);
             match before.get(&path) {
-                Some(old) => assert_eq!(*old, content, "{} was written to", path.display()),
+                // The end that a start wrote anew elsewhere is cut off.
+                Some(old) => {
+                    assert!(old.starts_with(&content), "{} was written to", path.display());
+                }
                 None => assert!(salts.insert(salt.to_vec()), "{}: its salt", path.display()),
             }
         }

@@ -1,5 +1,9 @@
 //! Giving space back while there is little of it.
 
+use std::path::{Path, PathBuf};
+
+use keepd_env::SimDisk;
+
 use super::run::{Op, World};
 use crate::{Error, Reclaim, Urgency, full_speed};
 
@@ -84,4 +88,64 @@ fn the_last_segment_is_given_back_too() {
     world.store.close_segment(Urgency::Full);
     assert!(!world.store.is_closing(), "the new one has nothing to give");
     run(&mut world, &[Op::Reopen, put(1, 10), Op::Flush, Op::Reopen]);
+}
+
+/// Leaves a file of the killed process full of what it wrote last, and no other space.
+fn fill(world: &World, file: &Path) -> SimDisk {
+    let disk = world.disk.kill();
+    let whole = disk.peek(file).unwrap_or_default();
+    disk.poke(file, &[whole, vec![0; 4000]].concat());
+    disk.set_capacity(Some(disk.used_bytes()));
+    disk
+}
+
+/// A flush or a rewrite filled the disk and was killed: there is space for nothing else.
+#[test]
+fn a_start_on_a_full_disk_takes_the_space_of_what_was_being_written() {
+    let is_segment = |path: &&PathBuf| path.to_string_lossy().contains("seg-");
+    let check = |mut world: World, file: &Path| {
+        let disk = fill(&world, file);
+        world.reopen_on(disk.clone()).unwrap();
+        assert!(disk.peek(file).is_none_or(|bytes| bytes.len() < 4000));
+        disk.set_capacity(None);
+        run(&mut world, &[put(1, 100), Op::Flush, Op::Reopen]);
+    };
+    for flushes in 1..3 {
+        let mut world = World::new(false);
+        (0..flushes).for_each(|key| run(&mut world, &[put(key, 200), Op::Flush]));
+        let newest = world.disk.files().iter().rfind(is_segment).unwrap().clone();
+        check(world, &newest);
+    }
+    // The first flush, cut at any call: its file is there or not, named or not.
+    for calls in 0.. {
+        let mut world = World::new(false);
+        run(&mut world, &[put(1, 200), Op::TakeFlush]);
+        world.disk.crash_at(world.disk.mutations() + calls);
+        if world.step(&Op::RunFlush).is_ok() {
+            break;
+        }
+        let begun = world.disk.kill().files().iter().find(is_segment).cloned();
+        if let Some(begun) = begun {
+            check(world, &begun);
+        }
+    }
+    // A rewrite's copy, and a file that has no name yet.
+    for name in ["seg-00000099.kd", "MANIFEST-new.tmp"] {
+        let mut world = World::new(false);
+        run(&mut world, &[put(1, 200), Op::Flush]);
+        let segment = world.disk.files().iter().find(is_segment).unwrap().clone();
+        check(world, &segment.with_file_name(name));
+    }
+}
+
+#[test]
+fn what_a_start_writes_anew_takes_no_space_twice() {
+    let mut world = World::new(false);
+    (0..2).for_each(|key| run(&mut world, &[put(key, 290), Op::Flush]));
+    (0..10).for_each(|_| run(&mut world, &[put(2, 290)]));
+    run(&mut world, &[Op::Flush]);
+    let disk = world.disk.kill();
+    let before = disk.used_bytes();
+    world.reopen_on(disk.clone()).unwrap();
+    assert!(disk.used_bytes() < before + 1000, "{before} bytes became {}", disk.used_bytes());
 }

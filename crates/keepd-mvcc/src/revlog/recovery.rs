@@ -15,10 +15,10 @@ mod carry;
 mod inspect;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keepd_crypto::{FileKeys, FileKind};
+use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind};
 use keepd_env::Env;
 use keepd_types::{KeyValue, Revision};
 
@@ -70,26 +70,76 @@ pub(crate) fn open(
     });
     let Some(number) = number.max() else { return create(dir, &names) };
     let mut live = Manifest::load(&dir, number)?;
-    let (segments, doubt) = open_segments(&dir, &mut live)?;
+    let unnamed = unnamed(&names, number, &live);
+    let (segments, doubt, torn) = open_segments(&dir, &mut live)?;
     let mut segments = Arc::new(segments);
     check_orphans(&dir, &names, &live)?;
     let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
     let (durable, checkpoints) = read_checkpoints(&dir, &mut live, commit)?;
     let mut durable = replay(&segments, durable, commit)?;
     trim(&mut durable);
+    let garbage = Garbage { unnamed, torn };
     let mut next_id = next_id(&names);
+    let mut carried = None;
     if let Some(before) = doubt.filter(|before| !is_synced(&segments, before, &checkpoints)) {
-        segments =
-            Arc::new(carry::write_anew(&dir, &mut live, &segments, before, next_id, block_bytes)?);
+        let kept = before.as_ref().map(|before| before.len);
+        carried = segments.list.last().zip(kept).map(|(grown, len)| (grown.path.clone(), len));
+        let carry =
+            || carry::write_anew(&dir, &mut live, &segments, before.clone(), next_id, block_bytes);
+        segments = Arc::new(without_garbage(&dir, &garbage, carry)?);
         next_id += 1;
     }
     let dead = count_dead(&segments, &durable.index);
     live.removed.retain(|id| names.contains(&Name::Segment(*id)));
     // ORDER: all that the manifest names is durable.
-    let mut manifest = Manifest::create(&dir, number + 1, live)?;
+    let create = || Manifest::create(&dir, number + 1, live.clone());
+    let mut manifest = without_garbage(&dir, &garbage, create)?;
+    if let Some((path, len)) = &carried {
+        // ORDER: the manifest names the copy. On a full disk it must not take space twice.
+        dir.env.disk.cut(path, *len)?;
+    }
     remove_orphans(&dir, &names, &mut manifest)?;
     let files = Arc::new(Files::new(dir, manifest, next_id));
     Ok(Recovered { files, segments, durable, checkpoints, dead })
+}
+
+/// What an earlier process left and nobody reads.
+#[derive(Debug)]
+struct Garbage {
+    /// Files that the manifest does not name.
+    unnamed: Vec<Name>,
+    torn: Option<Torn>,
+}
+
+fn unnamed(names: &[Name], manifest: u64, live: &Live) -> Vec<Name> {
+    let is_named = |name: &Name| match name {
+        Name::Manifest(number) => *number == manifest,
+        Name::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
+        Name::Checkpoint(id) => live.checkpoints.contains(id),
+        Name::Unfinished => false,
+    };
+    names.iter().copied().filter(|name| !is_named(name)).collect()
+}
+
+/// Makes a call that needs space, again without the garbage if there is none: a flush or a rewrite
+/// that filled the disk leaves nothing else to go on with.
+fn without_garbage<T>(
+    dir: &Directory,
+    garbage: &Garbage,
+    mut call: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    match call() {
+        Err(error) if error.is_out_of_space() => {
+            for name in &garbage.unnamed {
+                dir.remove(*name)?;
+            }
+            if let Some(Torn { path, len }) = &garbage.torn {
+                dir.env.disk.cut(path, *len)?;
+            }
+            call()
+        }
+        result => result,
+    }
 }
 
 /// Whether a checkpoint was taken behind the last flush: they are taken of what was synced.
@@ -137,10 +187,20 @@ fn next_id(names: &[Name]) -> u64 {
 /// was anything.
 type Doubt = Option<Before>;
 
+/// A file that ends with what was being written when the process ended, and where it begins.
+#[derive(Debug)]
+struct Torn {
+    path: PathBuf,
+    len: u64,
+}
+
+/// The segments, the doubt about the last flush, and what is torn.
+type Found = (Segments, Option<Doubt>, Option<Torn>);
+
 /// Opens all segments; the active one is closed where its last commit ends, and its last flush is in
 /// doubt.
-fn open_segments(dir: &Directory, live: &mut Live) -> Result<(Segments, Option<Doubt>), Error> {
-    let (mut segments, mut doubt) = (Segments::default(), None);
+fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
+    let (mut segments, mut doubt, mut torn) = (Segments::default(), None, None);
     let count = live.segments.len();
     let mut kept = Vec::with_capacity(count);
     for (position, entry) in live.segments.iter().enumerate() {
@@ -152,7 +212,9 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<(Segments, Option<D
                     let reason = "an unfinished segment before the last one";
                     return Err(Error::Corrupt { file, offset: 0, reason });
                 }
-                open_active(dir, *id)?.map(|grown| {
+                let (grown, end) = open_active(dir, *id)?;
+                torn = end;
+                grown.map(|grown| {
                     doubt = Some(grown.before);
                     (grown.segment, grown.closed)
                 })
@@ -172,13 +234,16 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<(Segments, Option<D
         live.removed.remove(&entry.id());
     }
     live.segments = kept;
-    Ok((segments, doubt))
+    Ok((segments, doubt, torn))
 }
 
-fn open_active(dir: &Directory, id: u64) -> Result<Option<Grown>, Error> {
+fn open_active(dir: &Directory, id: u64) -> Result<(Option<Grown>, Option<Torn>), Error> {
     let opened = dir.open(FileKind::Segment, id, Name::Segment(id))?;
-    let len = opened.len;
-    scan(id, opened, len, End::Torn)
+    let (path, len) = (opened.path.clone(), opened.len);
+    let head = FILE_HEADER_LEN + opened.sealer.frame_len(Origin::Flush.encode().len());
+    let grown = scan(id, opened, len, End::Torn)?;
+    let end = grown.as_ref().map_or(head as u64, |grown| grown.closed.len);
+    Ok((grown, (end < len).then_some(Torn { path, len: end })))
 }
 
 fn open_closed(dir: &Directory, closed: &Closed) -> Result<Segment, Error> {

@@ -55,7 +55,7 @@ pub(crate) struct Grown {
 }
 
 /// A segment as it was before its last flush.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Before {
     pub(crate) table: Table,
     pub(crate) len: u64,
