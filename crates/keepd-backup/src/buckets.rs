@@ -1,61 +1,16 @@
 //! Between keepd's meta tables and etcd's small buckets: all but the records.
 
 use bytes::Bytes;
+use keepd_machine::membership::ConfState;
 use keepd_machine::tables;
 use keepd_mvcc::View;
 use keepd_types::{MemberId, Revision};
-use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::format::{self, VERSION, encode_alarm, record_key};
-use crate::{Error, InitialMember};
 
 /// Items of one bucket, in order.
 pub(crate) type Items = Vec<(Bytes, Bytes)>;
-
-/// Raft's configuration as etcd's `confState` tells it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct ConfState {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    voters: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    learners: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    voters_outgoing: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    learners_next: Vec<u64>,
-    auto_leave: bool,
-}
-
-/// The meta table's form of it.
-#[derive(Debug, Serialize)]
-struct Voters<'a> {
-    voters: &'a [u64],
-    learners: &'a [u64],
-}
-
-/// The value of the conf state's table for a cluster of voters alone.
-pub(crate) fn conf_state_of(voters: &[u64]) -> Bytes {
-    serde_json::to_vec(&Voters { voters, learners: &[] })
-        .expect("numbers can be told in JSON")
-        .into()
-}
-
-/// A member without client URLs, as `members` holds it before the member has started.
-#[derive(Debug, Serialize)]
-struct MemberJson<'a> {
-    id: u64,
-    #[serde(rename = "peerURLs")]
-    peer_urls: &'a [String],
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-}
-
-/// A first member's entry.
-pub(crate) fn member_json(member: &InitialMember) -> Bytes {
-    let json = MemberJson { id: member.id.0, peer_urls: &member.peer_urls, name: &member.name };
-    serde_json::to_vec(&json).expect("strings can be told in JSON").into()
-}
 
 /// Every bucket but those of records, in order of their names.
 pub(crate) fn small_buckets(view: &View) -> Result<Vec<(&'static [u8], Items)>, Error> {
@@ -133,14 +88,10 @@ pub(crate) fn foreign_key(bucket: &[u8], key: &[u8]) -> Bytes {
 
 fn meta(view: &View) -> Result<Items, Error> {
     let table = tables::CONF_STATE;
-    let stored = match view.meta(table).get(tables::CONF_STATE_KEY) {
-        Some(json) => {
-            serde_json::from_slice(json).map_err(|_malformed| Error::MetaTable { table })?
-        }
-        None => ConfState::default(),
-    };
-    let conf_state: Bytes =
-        serde_json::to_vec(&stored).expect("numbers can be told in JSON").into();
+    let conf_state = ConfState::stored(view.meta(table))
+        .map_err(|_malformed| Error::MetaTable { table })?
+        .unwrap_or_default()
+        .encode();
     let applied = view.applied();
     let number = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
     let mut items = vec![

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use keepd_bolt::{Entries, Entry, Reader};
 use keepd_crypto::ValueSealer;
 use keepd_env::Random;
+use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
 use keepd_mvcc::{Applied, Record, Store};
 use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
 use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
-use crate::buckets::{conf_state_of, member_json};
 use crate::facts::Facts;
 use crate::format::{self, Proof, SealEntry};
 use crate::source::SnapshotFile;
@@ -219,14 +219,10 @@ impl Import<'_> {
             store.meta_put(tables::FOREIGN, key.clone(), value.clone());
         }
         for member in &self.cluster.members {
-            store.meta_put(tables::MEMBERS, tables::member_key(member.id), member_json(member));
+            let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
+            Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
         }
-        let voters: Vec<u64> = self.cluster.members.iter().map(|member| member.id.0).collect();
-        store.meta_put(
-            tables::CONF_STATE,
-            Bytes::from_static(tables::CONF_STATE_KEY),
-            conf_state_of(&voters),
-        );
+        ConfState::of_voters(self.cluster.members.iter().map(|member| member.id)).store(store);
         store.meta_put(
             tables::CLUSTER,
             Bytes::from_static(tables::CLUSTER_VERSION_KEY),

@@ -11,6 +11,7 @@ use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue};
 use thiserror::Error;
 
 use self::encoding::put_overhead;
+use crate::tables::ActiveKeys;
 
 /// Bytes in the log that are no command this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -32,6 +33,9 @@ pub enum CommandError {
         /// Its value.
         value: u8,
     },
+    /// A field holds what it cannot.
+    #[error("command has a malformed {0}")]
+    Malformed(&'static str),
 }
 
 /// One entry of the log.
@@ -71,19 +75,24 @@ pub enum Command {
     AlarmActivate(Alarm),
     /// Clears an alarm.
     AlarmDeactivate(Alarm),
-    /// A member tells its name and client URLs; the value is its JSON record.
+    /// A member tells its name and client URLs.
     PublishMember {
         /// The member.
         id: MemberId,
-        /// etcd's JSON of the member.
-        json: Bytes,
-    },
-    /// A named fact about the cluster (cluster version, feature level, active keys).
-    SetCluster {
         /// Its name.
-        name: Bytes,
-        /// Its value.
-        value: Bytes,
+        name: String,
+        /// Where its clients reach it.
+        client_urls: Vec<String>,
+    },
+    /// Names the keys that the cluster writes under, unless they are older than those in force. The
+    /// same ones again are a barrier: when they are applied, so is all that was proposed before.
+    SetActiveKeys(ActiveKeys),
+    /// A member tells how it seals from now on.
+    SetSealing {
+        /// The member.
+        member: MemberId,
+        /// The fingerprint of its rules and keys.
+        fingerprint: Bytes,
     },
 }
 
@@ -281,7 +290,8 @@ impl Command {
             | Self::AlarmActivate(_)
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
-            | Self::SetCluster { .. } => {}
+            | Self::SetActiveKeys(_)
+            | Self::SetSealing { .. } => {}
         }
     }
 }

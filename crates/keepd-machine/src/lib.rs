@@ -11,6 +11,7 @@
 pub mod command;
 pub mod layout;
 pub mod machine;
+pub mod membership;
 pub mod outcome;
 pub mod tables;
 

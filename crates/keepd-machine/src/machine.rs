@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_lease::{Lease, Lessor};
 use keepd_mvcc::{Applied, Change, RangeError, Store, View};
-use keepd_types::{DecodeError, LeaseId};
+use keepd_types::{DecodeError, LeaseId, MemberId};
 use thiserror::Error;
 
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, CommandError, Op, Txn};
+use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, Outcome, Response};
-use crate::tables::{self, ActiveKeys};
+use crate::tables;
 use crate::txn::{Execution, Failure};
 
 /// Why this member must stop: it can no longer do what every other member does.
@@ -100,12 +101,13 @@ impl Machine {
             let Some(lease) = tables::read_u64(value) else { return Err(halt) };
             lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
         }
+        membership::members(store.meta(tables::MEMBERS))?;
         let mut alarms = Vec::new();
         for key in store.meta(tables::ALARMS).keys() {
             let halt = Halt::Meta { table: tables::ALARMS };
             let Some(member) = tables::read_u64(key) else { return Err(halt) };
             let Some(&kind) = key.get(8) else { return Err(halt) };
-            alarms.push(Alarm { member: keepd_types::MemberId(member), kind });
+            alarms.push(Alarm { member: MemberId(member), kind });
         }
         Ok(Self { store, lessor, alarms, changes: Vec::new(), attachments: Vec::new() })
     }
@@ -178,7 +180,8 @@ impl Machine {
             | Command::AlarmActivate(_)
             | Command::AlarmDeactivate(_)
             | Command::PublishMember { .. }
-            | Command::SetCluster { .. } => (false, false),
+            | Command::SetActiveKeys(_)
+            | Command::SetSealing { .. } => (false, false),
         };
         if writes && self.has_alarm(ALARM_CORRUPT) {
             return Some(ApplyError::Corrupt);
@@ -214,26 +217,40 @@ impl Machine {
             }
             Command::AlarmActivate(alarm) => Ok(self.alarm_activate(*alarm)),
             Command::AlarmDeactivate(alarm) => Ok(self.alarm_deactivate(*alarm)),
-            Command::PublishMember { id, json } => {
-                self.store.meta_put(tables::MEMBERS, tables::member_key(*id), json.clone());
+            Command::PublishMember { id, name, client_urls } => {
+                self.publish_member(*id, name, client_urls)?;
                 Ok(Response::Done)
             }
-            Command::SetCluster { name, value } => {
-                if name == tables::ACTIVE_KEYS_KEY && !self.is_newer(value) {
-                    return Ok(Response::Done);
+            Command::SetActiveKeys(keys) => {
+                if tables::active_keys(self.store.meta(tables::CLUSTER))
+                    .is_none_or(|current| current.epoch < keys.epoch)
+                {
+                    let key = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
+                    self.store.meta_put(tables::CLUSTER, key, keys.encode());
                 }
-                self.store.meta_put(tables::CLUSTER, name.clone(), value.clone());
+                Ok(Response::Done)
+            }
+            Command::SetSealing { member, fingerprint } => {
+                let key = tables::sealing_key(*member);
+                self.store.meta_put(tables::CLUSTER, key, fingerprint.clone());
                 Ok(Response::Done)
             }
         }
     }
 
-    /// Whether active keys are newer than those in the table. The others serve as a barrier: when
-    /// they are applied, so is whatever was proposed before.
-    fn is_newer(&self, active_keys: &[u8]) -> bool {
-        let epoch = |bytes: &[u8]| ActiveKeys::decode(bytes).map(|keys| keys.epoch);
-        let current = self.store.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY);
-        epoch(active_keys) > current.and_then(|bytes| epoch(bytes))
+    /// Tells what a member says of itself; as in etcd, of one that is not in the cluster nothing is
+    /// kept.
+    fn publish_member(
+        &mut self,
+        id: MemberId,
+        name: &str,
+        client_urls: &[String],
+    ) -> Result<(), Halt> {
+        if let Some(known) = membership::member(self.store.meta(tables::MEMBERS), id)? {
+            let (name, client_urls) = (name.to_owned(), client_urls.to_vec());
+            Member { name, client_urls, ..known }.store(&mut self.store);
+        }
+        Ok(())
     }
 
     /// Runs `work` in one write transaction and keeps its changes for the watchers.

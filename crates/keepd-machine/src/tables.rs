@@ -8,15 +8,16 @@
 //! | [`LEASES`] | lease id, 8 bytes BE | `leasepb.Lease` (1 ID, 2 TTL, 3 RemainingTTL) |
 //! | [`ATTACHMENTS`] | user key | lease id, 8 bytes BE |
 //! | [`ALARMS`] | member id 8 bytes BE, alarm type 1 byte | empty |
-//! | [`MEMBERS`] | member id, 8 bytes BE | JSON as etcd's `members` bucket has it |
+//! | [`MEMBERS`] | member id, 8 bytes BE | JSON as etcd's `members` bucket has it ([`crate::membership`]) |
 //! | [`MEMBERS_REMOVED`] | member id, 8 bytes BE | empty |
 //! | [`CLUSTER`] | name (`clusterVersion`, `activeKeys`, ...) | by name |
-//! | [`CONF_STATE`] | `confState` | JSON `{"voters":[...],"learners":[...]}` |
+//! | [`CONF_STATE`] | `confState` | JSON as etcd's key `confState` has it |
 //! | [`FOREIGN`] | bucket name, 0, entry key | entry value, of buckets kept for re-export (auth) |
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use keepd_mvcc::MetaTable;
 use keepd_types::{KeyId, LeaseId, MemberId};
 
 /// Granted leases.
@@ -74,11 +75,24 @@ impl ActiveKeys {
     }
 }
 
+/// The keys in force, as [`CLUSTER`] has them; `None` before the first were activated.
+#[must_use]
+pub fn active_keys(cluster: &MetaTable) -> Option<ActiveKeys> {
+    ActiveKeys::decode(cluster.get(ACTIVE_KEYS_KEY)?)
+}
+
 /// The entry of [`CLUSTER`] that holds the fingerprint of how a member seals: what was written
 /// before it was set is stored otherwise, unless the member has rewritten it since.
 #[must_use]
 pub fn sealing_key(member: MemberId) -> Bytes {
     format!("{SEALING_PREFIX}{:016x}", member.0).into()
+}
+
+/// The member whose fingerprint an entry of [`CLUSTER`] holds.
+pub(crate) fn sealing_member(name: &[u8]) -> Option<MemberId> {
+    let digits = std::str::from_utf8(name).ok()?.strip_prefix(SEALING_PREFIX)?;
+    let id = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
+    Some(MemberId(id))
 }
 
 /// The key of a lease in [`LEASES`].

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_machine::tables::{ACTIVE_KEYS_KEY, ActiveKeys, CLUSTER};
+use keepd_machine::tables::{ActiveKeys, CLUSTER, active_keys};
 use keepd_machine::{Command, Machine, Options};
 use keepd_mvcc::Store;
 use keepd_types::KeyId;
@@ -19,11 +18,8 @@ fn an_older_epoch_never_replaces_a_newer_one() {
     let mut machine = Machine::new(store, Options::default()).unwrap();
     let mut set = |epoch: u64, key: u64| {
         let keys = ActiveKeys { epoch, keys: BTreeSet::from([KeyId(key)]) };
-        let name = Bytes::from_static(ACTIVE_KEYS_KEY);
-        let command = Command::SetCluster { name, value: keys.encode() };
-        machine.apply(&command).unwrap().result.unwrap();
-        let stored = machine.store().meta(CLUSTER).get(ACTIVE_KEYS_KEY).unwrap();
-        let stored = ActiveKeys::decode(stored).unwrap();
+        machine.apply(&Command::SetActiveKeys(keys)).unwrap().result.unwrap();
+        let stored = active_keys(machine.store().meta(CLUSTER)).unwrap();
         (stored.epoch, stored.keys.first().unwrap().0)
     };
     assert_eq!(set(2, 20), (2, 20));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig, FileKeys};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
+use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{Machine, tables};
 use keepd_mvcc::{Applied, Store};
 use keepd_raft::{Core, Restored, Settings};
@@ -118,9 +119,9 @@ impl DataDir {
         }
         let identity =
             Identity::decode(&recovered.metadata).ok_or(BootError::Identity { dir: wal_dir })?;
-        let voters = voters(&store);
-        if voters != [identity.member.0] {
-            return Err(BootError::NotAlone(voters.len()));
+        let members = ConfState::load(store.meta(tables::CONF_STATE))?;
+        if members != ConfState::of_voters([identity.member]) {
+            return Err(BootError::NotAlone(members.voters.len()));
         }
         let restored = Restored {
             hard_state: recovered.hard_state,
@@ -128,8 +129,8 @@ impl DataDir {
             mark_term: recovered.mark.term,
             entries: recovered.entries,
             applied_index: store.applied().index,
-            voters,
-            learners: Vec::new(),
+            voters: members.voters,
+            learners: members.learners,
         };
         let settings = Settings {
             id: identity.member.0,
@@ -140,7 +141,7 @@ impl DataDir {
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
         store.set_resealer(crate::conversion::resealer(env, &self.encryption));
-        if let Some(active) = crate::encryption::active_keys(&store.views().load()) {
+        if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
             self.encryption.set_writable(active.keys);
         }
         let machine = Machine::new(store, machine_options)?;
@@ -224,13 +225,11 @@ fn bootstrap(
     let identity = Identity { member, cluster: ClusterId::from_members(&[member]) };
     let encryption = Encryption::create(env, dir, config)?;
     let mut store = open_store(env, dir, encryption.files())?;
-    let record = new_member_record(options, member);
-    store.meta_put(tables::MEMBERS, tables::member_key(member), record);
+    let (peer_urls, name) = (options.peer_urls.clone(), options.name.clone());
+    Member { id: member.0, peer_urls, name, ..Member::default() }.store(&mut store);
     let cluster_version = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
     store.meta_put(tables::CLUSTER, cluster_version, Bytes::from_static(CLUSTER_VERSION));
-    let conf_state = format!(r#"{{"voters":[{}],"auto_leave":false}}"#, member.0);
-    let key = Bytes::from_static(tables::CONF_STATE_KEY);
-    store.meta_put(tables::CONF_STATE, key, conf_state.into());
+    ConfState::of_voters([member]).store(&mut store);
     let sealing = encryption.sealer().fingerprint();
     if !sealing.is_empty() {
         store.meta_put(tables::CLUSTER, tables::sealing_key(member), sealing.into());
@@ -248,43 +247,6 @@ fn bootstrap(
     wal.close()?;
     disk.sync_dir(dir)?;
     Ok(())
-}
-
-/// etcd's JSON of a member before it has told its name.
-fn new_member_record(options: &Options, member: MemberId) -> Bytes {
-    let peer_urls = json_list(&options.peer_urls);
-    let name = json_string(&options.name);
-    format!(r#"{{"id":{},"peerURLs":{peer_urls},"name":{name}}}"#, member.0).into()
-}
-
-/// etcd's JSON of a started member.
-pub(crate) fn member_record(options: &Options, member: MemberId) -> Bytes {
-    let (peer_urls, client_urls) = (json_list(&options.peer_urls), json_list(&options.client_urls));
-    let name = json_string(&options.name);
-    format!(
-        r#"{{"id":{},"peerURLs":{peer_urls},"name":{name},"clientURLs":{client_urls}}}"#,
-        member.0
-    )
-    .into()
-}
-
-fn json_list(strings: &[String]) -> String {
-    let strings: Vec<_> = strings.iter().map(|string| json_string(string)).collect();
-    format!("[{}]", strings.join(","))
-}
-
-fn json_string(string: &str) -> String {
-    serde_json::Value::from(string).to_string()
-}
-
-/// Raft's voters as of the applied index.
-fn voters(store: &Store) -> Vec<u64> {
-    let Some(json) = store.meta(tables::CONF_STATE).get(tables::CONF_STATE_KEY) else {
-        return Vec::new();
-    };
-    let Ok(state) = serde_json::from_slice::<serde_json::Value>(json) else { return Vec::new() };
-    let voters = state.get("voters").and_then(serde_json::Value::as_array);
-    voters.into_iter().flatten().filter_map(serde_json::Value::as_u64).collect()
 }
 
 fn election_ticks(options: &Options) -> usize {

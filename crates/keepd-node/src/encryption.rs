@@ -90,7 +90,7 @@ impl Handle {
         if keys.keys != readable {
             keys = ActiveKeys { epoch: keys.epoch + 1, keys: readable };
         }
-        self.set_active_keys(&keys).await?;
+        self.set_active_keys(keys).await?;
         let fingerprint = self.shared.encryption.sealer().fingerprint();
         let name = tables::sealing_key(self.identity().member);
         let view = self.view();
@@ -105,8 +105,8 @@ impl Handle {
         match rotated {
             Ok(Ok(_)) => {
                 self.shared.file_counts.lock().is_settled = false;
-                let value = fingerprint.into();
-                self.propose(Command::SetCluster { name, value }).await?;
+                let (member, fingerprint) = (self.identity().member, fingerprint.into());
+                self.propose(Command::SetSealing { member, fingerprint }).await?;
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "stored values keep their old keys until the next reload");
@@ -121,12 +121,11 @@ impl Handle {
     /// # Errors
     /// If the command does not get through.
     pub async fn settle_sealing(&self) -> Result<(), Error> {
-        self.set_active_keys(&active_keys(&self.view()).unwrap_or_default()).await
+        self.set_active_keys(active_keys(&self.view()).unwrap_or_default()).await
     }
 
-    async fn set_active_keys(&self, keys: &ActiveKeys) -> Result<(), Error> {
-        let name = bytes::Bytes::from_static(tables::ACTIVE_KEYS_KEY);
-        self.propose(Command::SetCluster { name, value: keys.encode() }).await?;
+    async fn set_active_keys(&self, keys: ActiveKeys) -> Result<(), Error> {
+        self.propose(Command::SetActiveKeys(keys)).await?;
         Ok(())
     }
 
@@ -153,5 +152,5 @@ impl Handle {
 
 /// The keys that the cluster writes under; none before the first were activated.
 pub(crate) fn active_keys(view: &View) -> Option<ActiveKeys> {
-    ActiveKeys::decode(view.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY)?)
+    tables::active_keys(view.meta(tables::CLUSTER))
 }

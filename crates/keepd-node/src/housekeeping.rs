@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use keepd_machine::{Command, Machine, tables};
+use keepd_machine::{Command, Machine};
 use keepd_mvcc::{Applied, Reclaim, RewriteJob, Urgency, full_speed};
 use keepd_types::Revision;
 use tokio::sync::oneshot;
@@ -442,9 +441,7 @@ impl Housekeeping {
             Wish::Checkpoint => self.checkpoint(machine),
             Wish::Barrier => {
                 let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
-                let name = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
-                let command = Command::SetCluster { name, value: keys.encode() };
-                self.shared.propose_own(command, now);
+                self.shared.propose_own(Command::SetActiveKeys(keys), now);
             }
         }
     }

@@ -5,7 +5,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keepd_env::{DirLock, Env};
-use keepd_machine::Command;
+use keepd_machine::membership::{self, Member};
+use keepd_machine::{Command, tables};
 use keepd_mvcc::{Applied, RoomMaker};
 
 use crate::apply_thread::{ApplyEvent, ApplyThread};
@@ -105,11 +106,14 @@ impl Node {
             }
             tokio::time::sleep(LEAD_POLL).await;
         }
-        let record = crate::boot::member_record(&self.shared.options, self.shared.identity.member);
-        let key = keepd_machine::tables::member_key(self.shared.identity.member);
-        if handle.view().meta(keepd_machine::tables::MEMBERS).get(&key) != Some(&record) {
-            let id = self.shared.identity.member;
-            handle.propose(Command::PublishMember { id, json: record }).await?;
+        let Options { name, client_urls, .. } = &self.shared.options;
+        let id = self.shared.identity.member;
+        let view = handle.view();
+        let known = membership::member(view.meta(tables::MEMBERS), id).ok().flatten();
+        let is_told = |known: Member| known.name == *name && known.client_urls == *client_urls;
+        if !known.is_some_and(is_told) {
+            let (name, client_urls) = (name.clone(), client_urls.clone());
+            handle.propose(Command::PublishMember { id, name, client_urls }).await?;
         }
         Ok(())
     }

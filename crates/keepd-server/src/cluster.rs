@@ -8,9 +8,8 @@ use keepd_api::etcdserverpb::{
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
     MemberUpdateRequest, MemberUpdateResponse, ResponseHeader,
 };
-use keepd_machine::tables;
+use keepd_machine::{membership, tables};
 use keepd_mvcc::View;
-use serde_json::Value;
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
@@ -30,23 +29,16 @@ impl ClusterService {
 
 /// The members that a view knows, by id.
 pub(crate) fn members(view: &View) -> Vec<Member> {
-    let members = view.meta(tables::MEMBERS);
-    members.iter().filter_map(|(key, json)| member(key, json)).collect()
-}
-
-fn member(key: &[u8], json: &[u8]) -> Option<Member> {
-    let record: Value = serde_json::from_slice(json).ok()?;
-    let urls = |name: &str| -> Vec<String> {
-        let list = record.get(name).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    // A malformed table ends the member's start, and nothing malformed is ever written into it.
+    let members = membership::members(view.meta(tables::MEMBERS)).unwrap_or_default();
+    let told = |member: membership::Member| Member {
+        id: member.id,
+        name: member.name,
+        peer_ur_ls: member.peer_urls,
+        client_ur_ls: member.client_urls,
+        is_learner: member.is_learner,
     };
-    Some(Member {
-        id: tables::read_u64(key)?,
-        name: record.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        peer_ur_ls: urls("peerURLs"),
-        client_ur_ls: urls("clientURLs"),
-        is_learner: record.get("isLearner").and_then(Value::as_bool).unwrap_or(false),
-    })
+    members.into_iter().map(told).collect()
 }
 
 fn not_yet<T>(what: &str) -> Result<T, Status> {

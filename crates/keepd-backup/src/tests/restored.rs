@@ -73,7 +73,7 @@ fn members_and_ids_are_those_of_the_new_cluster() {
     let conf_state: serde_json::Value = serde_json::from_slice(conf_state).unwrap();
     let mut voters = [id("a").0, id("b").0, id("c").0];
     voters.sort_unstable();
-    assert_eq!(conf_state, serde_json::json!({"voters": voters, "learners": []}));
+    assert_eq!(conf_state, serde_json::json!({"voters": voters, "auto_leave": false}));
 
     let wal = Layout::wal(&Layout::new(Path::new(DATA)).member);
     let (_wal, recovered) = Wal::open(env, &wal, plain_keys()).unwrap();

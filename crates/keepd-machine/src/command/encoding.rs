@@ -13,6 +13,8 @@ use super::{
     Txn,
 };
 use crate::codec::{Reader, Writer};
+use crate::membership::Member;
+use crate::tables::{self, ActiveKeys};
 
 /// The first byte of every command: its format version.
 const FORMAT_VERSION: u8 = 1;
@@ -53,20 +55,28 @@ impl Command {
             }
             Self::AlarmActivate(alarm) => write_alarm(&mut w, 7, *alarm),
             Self::AlarmDeactivate(alarm) => write_alarm(&mut w, 8, *alarm),
-            Self::PublishMember { id, json } => {
-                w.u8(9);
-                w.u64(id.0);
-                w.bytes(json);
-            }
-            Self::SetCluster { name, value } => {
-                w.u8(10);
-                w.bytes(name);
-                w.bytes(value);
-            }
             Self::LeaseCheckpoint { id, remaining_ttl } => {
                 w.u8(11);
                 w.i64(id.0);
                 w.i64(*remaining_ttl);
+            }
+            Self::PublishMember { id, name, client_urls } => {
+                w.u8(12);
+                w.u64(id.0);
+                w.bytes(name.as_bytes());
+                w.u64(client_urls.len() as u64);
+                for url in client_urls {
+                    w.bytes(url.as_bytes());
+                }
+            }
+            Self::SetActiveKeys(keys) => {
+                w.u8(13);
+                w.bytes(&keys.encode());
+            }
+            Self::SetSealing { member, fingerprint } => {
+                w.u8(14);
+                w.u64(member.0);
+                w.bytes(fingerprint);
             }
         }
         w.finish()
@@ -91,9 +101,18 @@ impl Command {
             6 => Self::LeaseRevoke { id: LeaseId(r.i64()?) },
             7 => Self::AlarmActivate(read_alarm(&mut r)?),
             8 => Self::AlarmDeactivate(read_alarm(&mut r)?),
-            9 => Self::PublishMember { id: MemberId(r.u64()?), json: r.bytes()? },
-            10 => Self::SetCluster { name: r.bytes()?, value: r.bytes()? },
+            9 => read_member_json(&mut r)?,
+            10 => read_named_fact(&mut r)?,
             11 => Self::LeaseCheckpoint { id: LeaseId(r.i64()?), remaining_ttl: r.i64()? },
+            12 => Self::PublishMember {
+                id: MemberId(r.u64()?),
+                name: read_text(&mut r)?,
+                client_urls: (0..r.count()?)
+                    .map(|_| read_text(&mut r))
+                    .collect::<Result<_, _>>()?,
+            },
+            13 => Self::SetActiveKeys(read_active_keys(&r.bytes()?)?),
+            14 => Self::SetSealing { member: MemberId(r.u64()?), fingerprint: r.bytes()? },
             value => return Err(CommandError::Unknown { what: "command", value }),
         };
         r.finish()?;
@@ -114,7 +133,8 @@ impl Command {
             | Self::AlarmActivate(_)
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
-            | Self::SetCluster { .. } => 0,
+            | Self::SetActiveKeys(_)
+            | Self::SetSealing { .. } => 0,
         }
     }
 }
@@ -156,6 +176,33 @@ fn write_alarm(w: &mut Writer, tag: u8, alarm: Alarm) {
 
 fn read_alarm(r: &mut Reader) -> Result<Alarm, CommandError> {
     Ok(Alarm { member: MemberId(r.u64()?), kind: r.u8()? })
+}
+
+fn read_text(r: &mut Reader) -> Result<String, CommandError> {
+    let bytes = r.bytes()?;
+    String::from_utf8(bytes.into()).map_err(|_other| CommandError::Malformed("text"))
+}
+
+fn read_active_keys(bytes: &[u8]) -> Result<ActiveKeys, CommandError> {
+    ActiveKeys::decode(bytes).ok_or(CommandError::Malformed("list of active keys"))
+}
+
+/// Tag 9, written before the member's fields had places of their own.
+fn read_member_json(r: &mut Reader) -> Result<Command, CommandError> {
+    let id = MemberId(r.u64()?);
+    let member = Member::decode(&r.bytes()?).ok_or(CommandError::Malformed("member"))?;
+    let Member { name, client_urls, .. } = member;
+    Ok(Command::PublishMember { id, name, client_urls })
+}
+
+/// Tag 10, written when facts about the cluster were told apart by name.
+fn read_named_fact(r: &mut Reader) -> Result<Command, CommandError> {
+    let (name, value) = (r.bytes()?, r.bytes()?);
+    if name == tables::ACTIVE_KEYS_KEY {
+        return Ok(Command::SetActiveKeys(read_active_keys(&value)?));
+    }
+    let member = tables::sealing_member(&name).ok_or(CommandError::Malformed("name of a fact"))?;
+    Ok(Command::SetSealing { member, fingerprint: value })
 }
 
 const PREV_KV: u8 = 1;

@@ -1,5 +1,7 @@
 //! Commands survive the log.
 
+use std::collections::BTreeSet;
+
 use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
 
@@ -76,10 +78,50 @@ fn command() -> impl Strategy<Value = Command> {
             id: LeaseId(id),
             remaining_ttl
         }),
-        (any::<u64>(), bytes())
-            .prop_map(|(id, json)| Command::PublishMember { id: MemberId(id), json }),
+        (any::<u64>(), any::<String>(), any::<Vec<String>>()).prop_map(
+            |(id, name, client_urls)| Command::PublishMember {
+                id: MemberId(id),
+                name,
+                client_urls
+            }
+        ),
+        (any::<u64>(), any::<BTreeSet<u64>>()).prop_map(|(epoch, keys)| {
+            let keys = keys.into_iter().map(KeyId).collect();
+            Command::SetActiveKeys(ActiveKeys { epoch, keys })
+        }),
+        (any::<u64>(), bytes()).prop_map(|(id, fingerprint)| Command::SetSealing {
+            member: MemberId(id),
+            fingerprint
+        }),
         any::<u64>().prop_map(|id| Command::AlarmActivate(Alarm { member: MemberId(id), kind: 1 })),
     ]
+}
+
+/// The tags that version 0.1 wrote for what have fields of their own now.
+#[test]
+fn untyped_commands_of_older_logs_are_read() {
+    let encoded = |tag: u8, first: &[u8], second: &[u8]| {
+        let mut bytes = vec![1, tag];
+        bytes.extend_from_slice(first);
+        bytes.push(u8::try_from(second.len()).unwrap());
+        bytes.extend_from_slice(second);
+        Command::decode(bytes.into())
+    };
+    let json = br#"{"id":7,"peerURLs":["http://p"],"name":"a","clientURLs":["http://c"]}"#;
+    let member = MemberId(7);
+    let published = Command::PublishMember {
+        id: member,
+        name: "a".to_owned(),
+        client_urls: vec!["http://c".to_owned()],
+    };
+    assert_eq!(encoded(9, &[7], json), Ok(published));
+    let keys = ActiveKeys { epoch: 3, keys: BTreeSet::from([KeyId(5)]) };
+    assert_eq!(encoded(10, b"\x0aactiveKeys", &keys.encode()), Ok(Command::SetActiveKeys(keys)));
+    let name = [&[24_u8][..], b"sealing/0000000000000007"].concat();
+    let sealing = Command::SetSealing { member, fingerprint: Bytes::from_static(b"f") };
+    assert_eq!(encoded(10, &name, b"f"), Ok(sealing));
+    let fact = CommandError::Malformed("name of a fact");
+    assert_eq!(encoded(10, b"\x05other", b"f"), Err(fact));
 }
 
 proptest! {
