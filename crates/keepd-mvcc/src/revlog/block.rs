@@ -142,6 +142,17 @@ impl Block {
         Some(low)
     }
 
+    /// Whether its records are in order, as those who write blocks anew rely on.
+    pub(crate) fn is_ascending(&self) -> bool {
+        let mut last = None;
+        (0..self.count).all(|position| {
+            let revision = self.revision(position);
+            let is_behind = revision.is_some() && revision > last;
+            last = revision;
+            is_behind
+        })
+    }
+
     fn record_at(&self, position: usize) -> Option<&[u8]> {
         let at = self.table_at + position.checked_mul(OFFSET_LEN)?;
         let offset = u32::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?) as usize;

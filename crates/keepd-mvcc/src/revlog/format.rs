@@ -85,6 +85,13 @@ impl Commit {
             && self.compact_revision == other.compact_revision
     }
 
+    /// Whether a later flush can have ended with this one: nothing goes back.
+    pub(crate) fn may_follow(&self, earlier: &Self) -> bool {
+        self.applied >= earlier.applied
+            && self.revision >= earlier.revision
+            && self.compact_revision >= earlier.compact_revision
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.applied.index.to_le_bytes());
         out.extend_from_slice(&self.applied.term.to_le_bytes());
@@ -196,6 +203,18 @@ impl Table {
             table.metas.push(FrameRef::read(&mut from)?);
         }
         Some(table)
+    }
+
+    /// Whether it can be true of a segment of `len` bytes: frames inside, blocks in order, and
+    /// neither more records than there is room for nor later ones than the commit knows.
+    pub(crate) fn is_sound(&self, len: u64) -> bool {
+        let mut frames = self.blocks.iter().map(|block| &block.frame).chain(&self.metas);
+        let last = self.blocks.last();
+        frames.all(|frame| frame.end() <= len)
+            && self.blocks.is_sorted_by(|a, b| a.first < b.first)
+            && last.is_none_or(|block| block.first <= self.last)
+            && last.is_none_or(|_| self.last.main <= self.commit.revision)
+            && self.commit.records <= len
     }
 
     /// The revision by which the segment is found: its first record's, or the place of one behind

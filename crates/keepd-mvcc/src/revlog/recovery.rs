@@ -222,7 +222,10 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
         };
         let Some((segment, closed)) = opened else { continue };
         let before: Option<&Arc<Segment>> = segments.list.last();
-        if before.is_some_and(|before| before.table.first() > segment.first) {
+        let may_follow = |before: &Arc<Segment>| {
+            before.first <= segment.first && segment.table.commit.may_follow(&before.table.commit)
+        };
+        if !before.is_none_or(may_follow) {
             return Err(segment.corrupt(0, "the segment is out of order"));
         }
         kept.push(SegmentEntry::Closed(closed));

@@ -183,7 +183,8 @@ impl RewriteJob {
             self.files.manifest.lock().forget(&gone);
         }
         let all: u64 = self.run.iter().map(|segment| segment.table.commit.records).sum();
-        let dropped = all - records;
+        // A table may lie about its count.
+        let dropped = all.saturating_sub(records);
         Ok(RewriteDone { removed, added, dropped, pinned, _token: self.token })
     }
 
@@ -225,6 +226,7 @@ impl RewriteJob {
         pace: &mut Pace<'_>,
         keep: &mut dyn FnMut(&Entry, bool) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let mut last = None;
         for segment in &self.run {
             let (mut next, count) = (0, segment.table.blocks.len());
             while next < count {
@@ -232,6 +234,11 @@ impl RewriteJob {
                 for (position, block) in (next..end).zip(segment.read_run(next, end)?) {
                     for at in 0..block.count() {
                         let entry = segment.entry(position, &block, at)?;
+                        let revision = Some(entry.change.revision);
+                        if revision <= std::mem::replace(&mut last, revision) {
+                            let offset = segment.table.blocks[position].frame.offset;
+                            return Err(segment.corrupt(offset, "records out of order"));
+                        }
                         let is_live = self.is_live(&entry);
                         if is_live || self.is_pinned(&entry) {
                             keep(&entry, is_live)?;

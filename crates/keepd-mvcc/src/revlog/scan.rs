@@ -200,7 +200,7 @@ impl Scan<'_> {
     }
 
     fn block(&mut self, at: FrameRef, plain: Vec<u8>) -> Result<(), Error> {
-        let ends = Block::parse(plain).and_then(|block| {
+        let ends = Block::parse(plain).filter(Block::is_ascending).and_then(|block| {
             let last = block.entry(block.count() - 1)?;
             Some((block.entry(0)?.change.revision, last.change.revision, block.count()))
         });
@@ -217,8 +217,13 @@ impl Scan<'_> {
     fn commit(&mut self, plain: &[u8]) -> Result<(), Error> {
         let commit = Commit::decode(plain);
         let commit = commit.filter(|it| it.hash == self.hash && it.records == self.records);
-        self.fresh.commit =
-            commit.ok_or_else(|| self.corrupt("a commit that does not fit its frames"))?;
+        let commit = commit.ok_or_else(|| self.corrupt("a commit that does not fit its frames"))?;
+        let is_behind_records =
+            self.fresh.blocks.is_empty() || self.fresh.last.main <= commit.revision;
+        if !commit.may_follow(&self.table.commit) || !is_behind_records {
+            return Err(self.corrupt("a commit that goes back"));
+        }
+        self.fresh.commit = commit;
         self.before = (std::mem::replace(&mut self.table, self.fresh.clone()), self.end);
         Ok(())
     }

@@ -69,11 +69,7 @@ impl Segment {
                 payload.extend(segment.open_frame(part, frame_kind::TABLE_PART, &bytes)?);
             }
         }
-        let decoded = Table::decode(&payload).filter(|it| {
-            let frames = it.blocks.iter().map(|block| &block.frame).chain(&it.metas);
-            frames.into_iter().all(|frame| frame.end() <= len)
-                && it.blocks.is_sorted_by(|a, b| a.first < b.first)
-        });
+        let decoded = Table::decode(&payload).filter(|it| it.is_sound(len));
         let malformed = || segment.corrupt(table.offset, "a malformed table");
         segment.table = decoded.ok_or_else(malformed)?;
         segment.first = segment.table.first();
