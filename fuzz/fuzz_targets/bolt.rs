@@ -1,0 +1,5 @@
+//! `hostile::bolt` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::bolt(bytes));

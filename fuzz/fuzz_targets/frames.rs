@@ -1,0 +1,5 @@
+//! `hostile::frames` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::frames(bytes));

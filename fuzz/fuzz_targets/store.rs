@@ -1,0 +1,5 @@
+//! `hostile::store` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::store(bytes));
