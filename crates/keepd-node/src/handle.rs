@@ -124,7 +124,9 @@ impl Handle {
         if commit.saturating_sub(applied) > limits::APPLY_BACKLOG_MAX {
             return Err(Error::TooManyRequests);
         }
-        let room = shared.room.take(command.size_hint()).await?;
+        // The time of a request begins here, before it waits for room.
+        let taken = shared.env.clock.monotonic();
+        let room = shared.room.take(command.size_hint(), shared.options.request_timeout()).await?;
         let encoded = command.encode();
         if encoded.len() - command.seal_overhead() > shared.options.request_bytes_max
             || encoded.len() > limits::COMMAND_BYTES_MAX
@@ -134,7 +136,6 @@ impl Handle {
         let (waiter, outcome) = oneshot::channel();
         let bytes = encoded.len();
         let weight = bytes + 256;
-        let taken = shared.env.clock.monotonic();
         let proposal = Proposal { command, encoded, waiter: Some(waiter), taken, room };
         match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
             Ok(()) => {}

@@ -20,8 +20,6 @@ const UNIT_BYTES: usize = 1024;
 const UNITS: u32 = 48 * 1024;
 /// BOUND: what may wait for room, beside what has it: requests are held in memory meanwhile.
 const WAITING_UNITS_MAX: usize = 128 * 1024;
-/// BOUND: how long one waits for room at most. Clients' own deadlines are mostly shorter.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -57,8 +55,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Room {
-    /// Waits for room. A request larger than all of it takes all.
-    pub(crate) async fn take(&self, bytes: usize) -> Result<Taken, Error> {
+    /// Waits for room, at most for `timeout`. A request larger than all of it takes all.
+    pub(crate) async fn take(&self, bytes: usize, timeout: Duration) -> Result<Taken, Error> {
         if bytes < LARGE_BYTES {
             return Ok(None);
         }
@@ -67,10 +65,10 @@ impl Room {
             return Err(Error::TooManyRequests);
         };
         let room = Arc::clone(&self.units).acquire_many_owned(units);
-        match tokio::time::timeout(PATIENCE, room).await {
+        match tokio::time::timeout(timeout, room).await {
             Ok(Ok(taken)) => Ok(Some(taken)),
             Ok(Err(_closed)) => Err(Error::Stopped),
-            Err(_elapsed) => Err(Error::TooManyRequests),
+            Err(_elapsed) => Err(Error::TimedOut),
         }
     }
 
@@ -89,6 +87,7 @@ mod tests {
     use super::*;
 
     const ALL: usize = UNITS as usize * UNIT_BYTES;
+    const TIMEOUT: Duration = Duration::from_secs(7);
 
     fn is_waiting(waiting: std::pin::Pin<&mut impl Future>) -> bool {
         matches!(waiting.poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
@@ -97,10 +96,11 @@ mod tests {
     #[tokio::test]
     async fn large_requests_wait_in_order_and_small_ones_pass() {
         let room = Room::default();
-        let first = room.take(2 * ALL).await.unwrap();
-        let (mut second, mut third) = (pin!(room.take(ALL / 2)), pin!(room.take(ALL / 2 + 1024)));
+        let first = room.take(2 * ALL, TIMEOUT).await.unwrap();
+        let (mut second, mut third) =
+            (pin!(room.take(ALL / 2, TIMEOUT)), pin!(room.take(ALL / 2 + 1024, TIMEOUT)));
         assert!(is_waiting(second.as_mut()) && is_waiting(third.as_mut()));
-        assert!(room.take(LARGE_BYTES - 1).await.unwrap().is_none());
+        assert!(room.take(LARGE_BYTES - 1, TIMEOUT).await.unwrap().is_none());
         drop(first);
         let second = second.await.unwrap();
         assert!(is_waiting(third.as_mut()), "half of the room is too little");
@@ -111,26 +111,35 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded() {
         let room = Room::default();
-        let all = room.take(ALL).await.unwrap();
+        let all = room.take(ALL, TIMEOUT).await.unwrap();
         let mut waiting = Vec::new();
         for _ in 0..=WAITING_UNITS_MAX * UNIT_BYTES / ALL {
-            waiting.push(Box::pin(room.take(ALL)));
+            waiting.push(Box::pin(room.take(ALL, TIMEOUT)));
             assert!(is_waiting(waiting.last_mut().unwrap().as_mut()));
         }
-        assert_eq!(room.take(ALL).await.unwrap_err(), Error::TooManyRequests);
+        assert_eq!(room.take(ALL, TIMEOUT).await.unwrap_err(), Error::TooManyRequests);
         // Clients that give up make place for others.
         waiting.clear();
-        let mut next = pin!(room.take(ALL));
+        let mut next = pin!(room.take(ALL, TIMEOUT));
         assert!(is_waiting(next.as_mut()));
         drop(all);
         assert!(next.await.unwrap().is_some());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_a_request_may_take() {
+        let room = Room::default();
+        let _all = room.take(ALL, TIMEOUT).await.unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(room.take(ALL, TIMEOUT).await.unwrap_err(), Error::TimedOut);
+        assert_eq!(began.elapsed(), TIMEOUT);
+    }
+
     #[tokio::test]
     async fn nobody_waits_for_a_member_that_stops() {
         let room = Room::default();
-        let _all = room.take(ALL).await.unwrap();
-        let mut waiting = pin!(room.take(ALL));
+        let _all = room.take(ALL, TIMEOUT).await.unwrap();
+        let mut waiting = pin!(room.take(ALL, TIMEOUT));
         assert!(is_waiting(waiting.as_mut()));
         room.close();
         assert_eq!(waiting.await.unwrap_err(), Error::Stopped);
