@@ -12,6 +12,7 @@ mod encryption;
 mod forged;
 mod leases;
 mod memory;
+mod permissions;
 mod restore;
 mod sealed;
 mod slow_watcher;
