@@ -54,6 +54,8 @@ impl Class {
             b"te" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
                 Self::Dropped
             }
+            // Whether it is wrong shows with the data only, which ends the stream then.
+            b"content-length" => Self::Dropped,
             _ if name == PATH.as_bytes() || name == METHOD.as_bytes() => Self::Dropped,
             _ if is_name(name) => Self::Fine,
             _ => Self::Bad,

@@ -126,6 +126,7 @@ fn each_field_is_judged() {
         (":unknown", "x", Verdict::Refuse),
         ("te", "trailers", Verdict::Pass),
         ("te", "gzip", Verdict::Mend),
+        ("content-length", "12", Verdict::Mend),
         ("keep-alive", "x", Verdict::Mend),
         ("keepd-path", "/x", Verdict::Mend),
         ("X-Upper", "x", Verdict::Refuse),
