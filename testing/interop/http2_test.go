@@ -161,6 +161,44 @@ func rawCalls(t *testing.T) []rawCall {
 		rawCall{name: "KeepAlive, gzip", path: "/etcdserverpb.Lease/LeaseKeepAlive", data: zipped(must(proto.Marshal(&pb.LeaseKeepAliveRequest{ID: 7}))(t)),
 			changes: []harness.Field{field("grpc-encoding", "gzip")}},
 	)
+	return append(calls, malformed()...)
+}
+
+// malformed are messages that no decoder takes, for every method whatever answers it.
+func malformed() []rawCall {
+	var calls []rawCall
+	add := func(path, name string, message []byte) {
+		calls = append(calls, rawCall{name: path + ", " + name, path: path, data: harness.Message(message)})
+	}
+	for _, path := range grpcMethods {
+		add(path, "half a tag", []byte{0xff})
+		add(path, "half a field", []byte{0x7a, 5, 'a'})
+	}
+	for name, message := range map[string][]byte{
+		"half a number": {0x78, 0x80}, "wire type 7": {0x7f}, "field 0": {0x00, 0x00}, "the end of no group": {0x7c},
+		"a group without end": {0x7b}, "a number of eleven bytes": {0x78, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 1},
+	} {
+		for _, path := range []string{"/etcdserverpb.KV/Range", "/etcdserverpb.KV/RangeStream", "/etcdserverpb.Watch/Watch",
+			"/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.Lease/LeaseKeepAlive"} {
+			add(path, name, message)
+		}
+	}
+	// Bytes in the place of a text.
+	add("/etcdserverpb.Auth/Authenticate", "no UTF-8", []byte{0x0a, 1, 0xff})
+	add("/grpc.health.v1.Health/Check", "no UTF-8", []byte{0x0a, 1, 0xff})
+	add("/grpc.health.v1.Health/Watch", "no UTF-8", []byte{0x0a, 1, 0xff})
+	add("/etcdserverpb.Cluster/MemberAdd", "no UTF-8", []byte{0x0a, 1, 0xff})
+	// Fields of another type than theirs are unknown ones to Go.
+	mistyped := len(calls)
+	add("/etcdserverpb.KV/Range", "a number for a key", []byte{0x0a, 1, 'k', 0x08, 1})
+	add("/etcdserverpb.KV/Range", "a text for a limit", []byte{0x0a, 1, 'k', 0x1a, 1, 'x'})
+	add("/etcdserverpb.Lease/LeaseTimeToLive", "a text for an id", []byte{0x0a, 1, 'x'})
+	add("/etcdserverpb.KV/Txn", "a number for a comparison", []byte{0x08, 1})
+	for i := range calls[mistyped:] {
+		calls[mistyped+i].keepd = "status=200, content-type=application/grpc, grpc-status=13, " +
+			"grpc-message=grpc: error unmarshalling request: proto: cannot parse invalid wire-format data"
+	}
+	add("/etcdserverpb.KV/Range", "unknown fields", []byte{0x0a, 1, 'k', 0xf8, 0x7f, 1, 0xfa, 0x7f, 1, 'x', 0x7b, 0x08, 1, 0x7c})
 	return calls
 }
 

@@ -108,6 +108,49 @@ func TestLeaseKeepAlive(t *testing.T) {
 	})
 }
 
+// Thousands of renewals at once on one stream, from a client that reads all the time and from one
+// that reads when it has sent them all: each is answered, in order, and nobody else is held up.
+func TestBurstsOfKeepAlives(t *testing.T) {
+	const count = 60_000
+	onEach(t, func(t *testing.T, a *api) {
+		a.grant(5, 1000)
+		for _, reads := range []string{"at once", "later"} {
+			stream := must(a.lease.LeaseKeepAlive(ctx(t)))(t)
+			sent := make(chan error, 1)
+			go func() {
+				var err error
+				for i := 0; i < count && err == nil; i++ {
+					// Every third lease does not exist.
+					err = stream.Send(&pb.LeaseKeepAliveRequest{ID: 5 + 400*int64(i%3/2)})
+				}
+				sent <- err
+			}()
+			if reads == "later" {
+				time.Sleep(time.Second)
+				other := must(a.lease.LeaseKeepAlive(ctx(t)))(t)
+				if err := other.Send(&pb.LeaseKeepAliveRequest{ID: 5}); err != nil {
+					t.Fatal(err)
+				}
+				equal(t, "another stream", must(other.Recv())(t).TTL, 1000)
+			}
+			start := time.Now()
+			for i := range count {
+				got, err := stream.Recv()
+				if err != nil {
+					t.Fatalf("reading %s: the stream ended after %d of %d answers: %v", reads, i, count, err)
+				}
+				if want := 5 + 400*int64(i%3/2); got.ID != want || (got.TTL == 1000) != (want == 5) {
+					t.Fatalf("reading %s: answer %d is %v", reads, i, got)
+				}
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d renewals read %s took %v", count, reads, time.Since(start))
+		}
+	})
+}
+
 func TestLeaseExpiry(t *testing.T) {
 	onEach(t, func(t *testing.T, a *api) {
 		w := a.watchStream()

@@ -30,11 +30,21 @@ var grpcMethods = []string{
 	"/etcdserverpb.KV/DeleteRange", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Compact",
 	"/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.Lease/LeaseRevoke",
 	"/etcdserverpb.Lease/LeaseKeepAlive", "/etcdserverpb.Lease/LeaseTimeToLive",
-	"/etcdserverpb.Lease/LeaseLeases", "/etcdserverpb.Cluster/MemberList",
+	"/etcdserverpb.Lease/LeaseLeases", "/etcdserverpb.Cluster/MemberAdd",
+	"/etcdserverpb.Cluster/MemberRemove", "/etcdserverpb.Cluster/MemberUpdate",
+	"/etcdserverpb.Cluster/MemberList", "/etcdserverpb.Cluster/MemberPromote",
 	"/etcdserverpb.Maintenance/Alarm", "/etcdserverpb.Maintenance/Status",
 	"/etcdserverpb.Maintenance/Defragment", "/etcdserverpb.Maintenance/Hash",
 	"/etcdserverpb.Maintenance/HashKV", "/etcdserverpb.Maintenance/Snapshot",
-	"/etcdserverpb.Auth/AuthStatus", "/grpc.health.v1.Health/Check",
+	"/etcdserverpb.Maintenance/MoveLeader", "/etcdserverpb.Maintenance/Downgrade",
+	"/etcdserverpb.Auth/AuthEnable", "/etcdserverpb.Auth/AuthDisable", "/etcdserverpb.Auth/AuthStatus",
+	"/etcdserverpb.Auth/Authenticate", "/etcdserverpb.Auth/UserAdd", "/etcdserverpb.Auth/UserGet",
+	"/etcdserverpb.Auth/UserList", "/etcdserverpb.Auth/UserDelete",
+	"/etcdserverpb.Auth/UserChangePassword", "/etcdserverpb.Auth/UserGrantRole",
+	"/etcdserverpb.Auth/UserRevokeRole", "/etcdserverpb.Auth/RoleAdd", "/etcdserverpb.Auth/RoleGet",
+	"/etcdserverpb.Auth/RoleList", "/etcdserverpb.Auth/RoleDelete",
+	"/etcdserverpb.Auth/RoleGrantPermission", "/etcdserverpb.Auth/RoleRevokePermission",
+	"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch",
 }
 
 // announce opens streams that announce a large message each, send a little of it and then nothing.

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use keepd_api::Error as Api;
-use keepd_api::etcdserverpb::auth_server::Auth;
 use keepd_api::etcdserverpb::{
     AuthDisableRequest, AuthDisableResponse, AuthEnableRequest, AuthEnableResponse,
     AuthRoleAddRequest, AuthRoleAddResponse, AuthRoleDeleteRequest, AuthRoleDeleteResponse,
@@ -18,164 +17,136 @@ use keepd_api::etcdserverpb::{
     AuthUserChangePasswordResponse, AuthUserDeleteRequest, AuthUserDeleteResponse,
     AuthUserGetRequest, AuthUserGetResponse, AuthUserGrantRoleRequest, AuthUserGrantRoleResponse,
     AuthUserListRequest, AuthUserListResponse, AuthUserRevokeRoleRequest,
-    AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse, ResponseHeader,
+    AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse,
 };
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use crate::context::Context;
+use crate::grpc::call::Call;
 
-/// The Auth service.
-#[derive(Clone, Debug)]
-pub(crate) struct AuthService {
-    context: Arc<Context>,
-}
-
-impl AuthService {
-    pub(crate) const fn new(context: Arc<Context>) -> Self {
-        Self { context }
-    }
-
-    fn done<Q, R>(
-        &self,
-        request: &Request<Q>,
-        answer: impl FnOnce(Option<ResponseHeader>) -> R,
-    ) -> Result<Response<R>, Status> {
-        self.context.admit(request.metadata())?;
-        Ok(Response::new(answer(Some(self.context.current_header()))))
-    }
-
-    fn refused<Q, R>(&self, request: &Request<Q>, error: Api) -> Result<Response<R>, Status> {
-        self.context.admit(request.metadata())?;
-        Err(error.into())
-    }
-}
-
-fn not_yet<R>() -> Result<Response<R>, Status> {
+fn not_yet<R>() -> Result<R, Status> {
     Err(Status::unimplemented("keepd: users and roles are not built yet; authentication is off"))
 }
 
-#[tonic::async_trait]
-impl Auth for AuthService {
-    async fn auth_enable(
-        &self,
-        _request: Request<AuthEnableRequest>,
-    ) -> Result<Response<AuthEnableResponse>, Status> {
-        not_yet()
-    }
+pub(crate) async fn enable(
+    _context: &Arc<Context>,
+    _call: Call<AuthEnableRequest>,
+) -> Result<AuthEnableResponse, Status> {
+    not_yet()
+}
 
-    async fn auth_disable(
-        &self,
-        request: Request<AuthDisableRequest>,
-    ) -> Result<Response<AuthDisableResponse>, Status> {
-        self.done(&request, |header| AuthDisableResponse { header })
-    }
+pub(crate) async fn disable(
+    context: &Arc<Context>,
+    _call: Call<AuthDisableRequest>,
+) -> Result<AuthDisableResponse, Status> {
+    let header = Some(context.current_header());
+    Ok(AuthDisableResponse { header })
+}
 
-    async fn auth_status(
-        &self,
-        request: Request<AuthStatusRequest>,
-    ) -> Result<Response<AuthStatusResponse>, Status> {
-        self.done(&request, |header| AuthStatusResponse {
-            header,
-            enabled: false,
-            auth_revision: 1,
-        })
-    }
+pub(crate) async fn status(
+    context: &Arc<Context>,
+    _call: Call<AuthStatusRequest>,
+) -> Result<AuthStatusResponse, Status> {
+    let header = Some(context.current_header());
+    Ok(AuthStatusResponse { header, enabled: false, auth_revision: 1 })
+}
 
-    async fn authenticate(
-        &self,
-        request: Request<AuthenticateRequest>,
-    ) -> Result<Response<AuthenticateResponse>, Status> {
-        self.refused(&request, Api::AuthNotEnabled)
-    }
+pub(crate) async fn authenticate(
+    _context: &Arc<Context>,
+    _call: Call<AuthenticateRequest>,
+) -> Result<AuthenticateResponse, Status> {
+    Err(Api::AuthNotEnabled.into())
+}
 
-    async fn user_add(
-        &self,
-        _request: Request<AuthUserAddRequest>,
-    ) -> Result<Response<AuthUserAddResponse>, Status> {
-        not_yet()
-    }
+pub(crate) async fn user_add(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserAddRequest>,
+) -> Result<AuthUserAddResponse, Status> {
+    not_yet()
+}
 
-    async fn user_get(
-        &self,
-        request: Request<AuthUserGetRequest>,
-    ) -> Result<Response<AuthUserGetResponse>, Status> {
-        self.refused(&request, Api::UserNotFound)
-    }
+pub(crate) async fn user_get(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserGetRequest>,
+) -> Result<AuthUserGetResponse, Status> {
+    Err(Api::UserNotFound.into())
+}
 
-    async fn user_list(
-        &self,
-        request: Request<AuthUserListRequest>,
-    ) -> Result<Response<AuthUserListResponse>, Status> {
-        self.done(&request, |header| AuthUserListResponse { header, users: Vec::new() })
-    }
+pub(crate) async fn user_list(
+    context: &Arc<Context>,
+    _call: Call<AuthUserListRequest>,
+) -> Result<AuthUserListResponse, Status> {
+    let header = Some(context.current_header());
+    Ok(AuthUserListResponse { header, users: Vec::new() })
+}
 
-    async fn user_delete(
-        &self,
-        request: Request<AuthUserDeleteRequest>,
-    ) -> Result<Response<AuthUserDeleteResponse>, Status> {
-        self.refused(&request, Api::UserNotFound)
-    }
+pub(crate) async fn user_delete(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserDeleteRequest>,
+) -> Result<AuthUserDeleteResponse, Status> {
+    Err(Api::UserNotFound.into())
+}
 
-    async fn user_change_password(
-        &self,
-        request: Request<AuthUserChangePasswordRequest>,
-    ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
-        self.refused(&request, Api::UserNotFound)
-    }
+pub(crate) async fn user_change_password(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserChangePasswordRequest>,
+) -> Result<AuthUserChangePasswordResponse, Status> {
+    Err(Api::UserNotFound.into())
+}
 
-    async fn user_grant_role(
-        &self,
-        _request: Request<AuthUserGrantRoleRequest>,
-    ) -> Result<Response<AuthUserGrantRoleResponse>, Status> {
-        not_yet()
-    }
+pub(crate) async fn user_grant_role(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserGrantRoleRequest>,
+) -> Result<AuthUserGrantRoleResponse, Status> {
+    not_yet()
+}
 
-    async fn user_revoke_role(
-        &self,
-        request: Request<AuthUserRevokeRoleRequest>,
-    ) -> Result<Response<AuthUserRevokeRoleResponse>, Status> {
-        self.refused(&request, Api::UserNotFound)
-    }
+pub(crate) async fn user_revoke_role(
+    _context: &Arc<Context>,
+    _call: Call<AuthUserRevokeRoleRequest>,
+) -> Result<AuthUserRevokeRoleResponse, Status> {
+    Err(Api::UserNotFound.into())
+}
 
-    async fn role_add(
-        &self,
-        _request: Request<AuthRoleAddRequest>,
-    ) -> Result<Response<AuthRoleAddResponse>, Status> {
-        not_yet()
-    }
+pub(crate) async fn role_add(
+    _context: &Arc<Context>,
+    _call: Call<AuthRoleAddRequest>,
+) -> Result<AuthRoleAddResponse, Status> {
+    not_yet()
+}
 
-    async fn role_get(
-        &self,
-        request: Request<AuthRoleGetRequest>,
-    ) -> Result<Response<AuthRoleGetResponse>, Status> {
-        self.refused(&request, Api::RoleNotFound)
-    }
+pub(crate) async fn role_get(
+    _context: &Arc<Context>,
+    _call: Call<AuthRoleGetRequest>,
+) -> Result<AuthRoleGetResponse, Status> {
+    Err(Api::RoleNotFound.into())
+}
 
-    async fn role_list(
-        &self,
-        request: Request<AuthRoleListRequest>,
-    ) -> Result<Response<AuthRoleListResponse>, Status> {
-        self.done(&request, |header| AuthRoleListResponse { header, roles: Vec::new() })
-    }
+pub(crate) async fn role_list(
+    context: &Arc<Context>,
+    _call: Call<AuthRoleListRequest>,
+) -> Result<AuthRoleListResponse, Status> {
+    let header = Some(context.current_header());
+    Ok(AuthRoleListResponse { header, roles: Vec::new() })
+}
 
-    async fn role_delete(
-        &self,
-        request: Request<AuthRoleDeleteRequest>,
-    ) -> Result<Response<AuthRoleDeleteResponse>, Status> {
-        self.refused(&request, Api::RoleNotFound)
-    }
+pub(crate) async fn role_delete(
+    _context: &Arc<Context>,
+    _call: Call<AuthRoleDeleteRequest>,
+) -> Result<AuthRoleDeleteResponse, Status> {
+    Err(Api::RoleNotFound.into())
+}
 
-    async fn role_grant_permission(
-        &self,
-        _request: Request<AuthRoleGrantPermissionRequest>,
-    ) -> Result<Response<AuthRoleGrantPermissionResponse>, Status> {
-        not_yet()
-    }
+pub(crate) async fn role_grant_permission(
+    _context: &Arc<Context>,
+    _call: Call<AuthRoleGrantPermissionRequest>,
+) -> Result<AuthRoleGrantPermissionResponse, Status> {
+    not_yet()
+}
 
-    async fn role_revoke_permission(
-        &self,
-        request: Request<AuthRoleRevokePermissionRequest>,
-    ) -> Result<Response<AuthRoleRevokePermissionResponse>, Status> {
-        self.refused(&request, Api::RoleNotFound)
-    }
+pub(crate) async fn role_revoke_permission(
+    _context: &Arc<Context>,
+    _call: Call<AuthRoleRevokePermissionRequest>,
+) -> Result<AuthRoleRevokePermissionResponse, Status> {
+    Err(Api::RoleNotFound.into())
 }

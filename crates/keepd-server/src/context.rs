@@ -4,9 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
-use hyper::body::Incoming;
-use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb;
 use keepd_crypto::{Encryption, ValueSealer};
@@ -15,18 +12,15 @@ use keepd_node::Handle;
 use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::Status;
-use tonic::metadata::MetadataMap;
 
+use crate::answer_places;
 use crate::errors;
-use crate::kv::txn::Turns;
+use crate::kv::txn::CompareQueues;
 use crate::listener::TrafficBytes;
-use crate::message::{Messages, Takes};
 use crate::metrics::RpcMetrics;
-use crate::protocol::Terms;
-use crate::unfinished::{Share, Unfinished};
+use crate::unfinished::Unfinished;
 
 /// Large reads at once, by threads that may wait for the disk.
 const LARGE_READS_MAX: usize = 16;
@@ -67,11 +61,13 @@ pub struct Context {
     /// Limits of requests.
     pub limits: Limits,
     /// Transactions whose compared values keep changing.
-    pub(crate) turns: Turns,
-    /// Turns of reads of many records: more at once would only share the same disk and processors.
+    pub(crate) compare_queues: CompareQueues,
+    /// CompareQueues of reads of many records: more at once would only share the same disk and processors.
     pub(crate) large_reads: Arc<Semaphore>,
     /// Requests of all connections that are not whole yet.
     pub(crate) unfinished: Arc<Unfinished>,
+    /// Places for answers that streams share.
+    pub(crate) answer_places: Arc<Semaphore>,
     /// A turn of reading the whole store for a hash: a request of some bytes.
     pub(crate) hashes: Semaphore,
     /// What the services count.
@@ -96,9 +92,10 @@ impl Context {
             node,
             encryption,
             limits,
-            turns: Turns::default(),
+            compare_queues: CompareQueues::default(),
             large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
             unfinished: Unfinished::new(limits.receive_bytes_max()),
+            answer_places: answer_places::shared(),
             hashes: Semaphore::new(HASHES_MAX),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),
@@ -133,33 +130,12 @@ impl Context {
         }
     }
 
-    /// Receives the message of a call that has one, and admits the call.
-    pub(crate) async fn receive<R: Message + Default>(
-        &self,
-        request: Request<Incoming>,
-        takes: Takes,
-        terms: &Terms,
-        share: Arc<Share>,
-    ) -> Result<R, Status> {
-        let wants_leader = wants_leader(request.headers());
-        let limit = self.limits.receive_bytes_max();
-        // What a client sends beside its message is not kept while that is awaited.
-        let body = request.into_body();
-        let message = Messages::new(body, takes, terms.encoding, limit, share).one().await?;
-        self.admit_if(wants_leader)?;
-        Ok(message)
-    }
-
-    /// Refuses a request that wants a leader when none is known.
-    pub(crate) fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        self.admit_if(wants_leader(metadata.as_ref()))
-    }
-
-    fn admit_if(&self, wants_leader: bool) -> Result<(), Status> {
-        if wants_leader && self.node.status().leader == 0 {
-            return Err(Api::NoLeader.into());
+    /// The newest view, or one that holds whatever was acknowledged before this.
+    pub(crate) async fn view(&self, is_serializable: bool) -> Result<Arc<View>, Status> {
+        if is_serializable {
+            return Ok(self.node.view());
         }
-        Ok(())
+        self.node.linearizable_view().await.map_err(errors::node)
     }
 
     /// Seals a value if its key's resource asks for it.
@@ -195,10 +171,6 @@ impl Context {
         let record = view.load(revision).map_err(errors::store)?;
         Ok(to_proto(self.client_kv(record)?))
     }
-}
-
-fn wants_leader(headers: &HeaderMap) -> bool {
-    headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
 fn open_record(sealer: &ValueSealer, record: Record) -> Result<KeyValue, Status> {

@@ -3,7 +3,7 @@
 use keepd_api::Error as Api;
 use keepd_machine::ApplyError;
 use keepd_mvcc::RangeError;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// The protocol's error for a request that did not get through the node.
 pub(crate) fn node(error: keepd_node::Error) -> Status {
@@ -41,21 +41,6 @@ pub(crate) fn range(error: RangeError) -> Status {
         RangeError::Compacted { .. } => Api::Compacted.into(),
         RangeError::Future { .. } => Api::FutureRevision.into(),
     }
-}
-
-/// A message of a stream that cannot be read. tonic refuses one that is too large as OUT_OF_RANGE
-/// with words of its own; clients of etcd know grpc-go's.
-pub(crate) fn unreadable(status: Status, bytes_max: usize) -> Status {
-    let is_oversize = status.code() == Code::OutOfRange
-        && status.message().starts_with("Error, decoded message length too large");
-    if !is_oversize {
-        return status;
-    }
-    let found = status.message().split(' ').find_map(|word| word.parse::<u64>().ok());
-    let found = found.unwrap_or_default();
-    Status::resource_exhausted(format!(
-        "grpc: received message larger than max ({found} vs. {bytes_max})"
-    ))
 }
 
 /// A read that failed inside the store. Damage is never served, so the client gets an error; the

@@ -1,20 +1,19 @@
 //! The standard gRPC health service: the empty name serves, others do not exist.
 
-use std::pin::Pin;
+use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use keepd_api::health::health_check_response::ServingStatus;
-use keepd_api::health::health_server::Health;
 use keepd_api::health::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
 };
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
-/// The health service. It exists from the moment the member serves.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HealthService;
+use crate::context::Context;
+use crate::grpc::call::Call;
 
-fn check(service: &str) -> Result<HealthCheckResponse, Status> {
+fn status_of(service: &str) -> Result<HealthCheckResponse, Status> {
     if service.is_empty() {
         Ok(HealthCheckResponse { status: ServingStatus::Serving.into() })
     } else {
@@ -22,34 +21,27 @@ fn check(service: &str) -> Result<HealthCheckResponse, Status> {
     }
 }
 
-#[tonic::async_trait]
-impl Health for HealthService {
-    async fn check(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<HealthCheckResponse>, Status> {
-        check(&request.into_inner().service).map(Response::new)
-    }
+pub(crate) async fn check(
+    _context: &Arc<Context>,
+    call: Call<HealthCheckRequest>,
+) -> Result<HealthCheckResponse, Status> {
+    status_of(&call.request.service)
+}
 
-    async fn list(
-        &self,
-        _request: Request<HealthListRequest>,
-    ) -> Result<Response<HealthListResponse>, Status> {
-        let statuses = check("").map(|status| [(String::new(), status)].into())?;
-        Ok(Response::new(HealthListResponse { statuses }))
-    }
+pub(crate) async fn list(
+    _context: &Arc<Context>,
+    _call: Call<HealthListRequest>,
+) -> Result<HealthListResponse, Status> {
+    let statuses = status_of("").map(|status| [(String::new(), status)].into())?;
+    Ok(HealthListResponse { statuses })
+}
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
-
-    async fn watch(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let status = check(&request.into_inner().service).unwrap_or_else(|_| HealthCheckResponse {
-            status: ServingStatus::ServiceUnknown.into(),
-        });
-        // The status does not change while the member serves; the stream stays open.
-        let stream = stream::iter([Ok(status)]);
-        Ok(Response::new(Box::pin(futures_util::StreamExt::chain(stream, stream::pending()))))
-    }
+/// The status does not change while the member serves; the stream stays open.
+pub(crate) async fn watch(
+    _context: &Arc<Context>,
+    call: Call<HealthCheckRequest>,
+) -> Result<BoxStream<'static, Result<HealthCheckResponse, Status>>, Status> {
+    let status = status_of(&call.request.service)
+        .unwrap_or_else(|_| HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() });
+    Ok(stream::iter([Ok(status)]).chain(stream::pending()).boxed())
 }

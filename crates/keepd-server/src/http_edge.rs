@@ -51,7 +51,7 @@ pub(crate) async fn answer_client<B>(
 /// Paths that no page of another origin has any business with: gRPC's, which a page could use on a
 /// TLS port, and keepd's own.
 fn is_closed_to_pages(context: &Context, path: &str) -> bool {
-    path.starts_with("/keepd/") || context.rpc_metrics.method(path).is_some()
+    path.starts_with("/keepd/") || context.rpc_metrics.is_rpc(path)
 }
 
 /// Answers one request that is not gRPC.

@@ -5,13 +5,14 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod access;
-mod answers;
+mod answer_places;
 mod auth;
-mod call;
+mod auto_compaction;
 mod cluster;
-mod codec;
-mod compactor;
+
+mod connection_executor;
 mod context;
+mod encoded_message;
 mod encryption_status;
 mod errors;
 mod grpc;
@@ -22,25 +23,24 @@ mod kv;
 mod lease;
 mod listener;
 mod maintenance;
-mod message;
 mod metrics;
 mod proc_fs;
-mod protocol;
-mod requests;
+mod protobuf;
+mod response_stream;
+mod rpc;
 mod server;
+mod shutdown;
 mod snapshot;
 mod unfinished;
 mod unread;
-mod until;
 mod watch;
-mod wire;
 
 /// What is told where nothing is synced (`--unsafe-no-fsync`).
 pub const UNSYNCED: &str =
     "keepd: --unsafe-no-fsync: nothing is synced, a power cut loses acknowledged writes";
 
 pub use access::AccessControl;
-pub use compactor::{Compaction, compact_by_itself};
+pub use auto_compaction::{AutoCompaction, spawn_auto_compaction};
 pub use context::{Context, Limits};
 pub use http_edge::HttpScope;
 pub use listener::{

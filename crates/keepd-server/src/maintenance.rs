@@ -1,12 +1,9 @@
 //! The Maintenance service.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::alarm_request::AlarmAction;
-use keepd_api::etcdserverpb::maintenance_server::Maintenance;
 use keepd_api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
     DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
@@ -16,35 +13,25 @@ use keepd_api::etcdserverpb::{
 use keepd_machine::command::Alarm;
 use keepd_machine::{Command, Response as Outcome};
 use keepd_types::MemberId;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use crate::context::Context;
+use crate::grpc::call::Call;
+use crate::response_stream::Receiver;
 use crate::{errors, snapshot};
 
 /// BOUND: damaged places that a status names.
 const DAMAGES_TOLD_MAX: usize = 16;
 
-/// The Maintenance service.
-#[derive(Clone, Debug)]
-pub(crate) struct MaintenanceService {
-    context: Arc<Context>,
-}
-
-impl MaintenanceService {
-    pub(crate) const fn new(context: Arc<Context>) -> Self {
-        Self { context }
-    }
-
-    async fn change_alarm(&self, command: Command) -> Result<Vec<Alarm>, Status> {
-        let done = self.context.node.propose(command).await.map_err(errors::node)?;
-        match done.outcome.result.map_err(errors::apply)? {
-            Outcome::Alarms(alarms) => Ok(alarms),
-            Outcome::Put { .. }
-            | Outcome::DeleteRange { .. }
-            | Outcome::Txn(_)
-            | Outcome::LeaseGrant { .. }
-            | Outcome::Done => Ok(Vec::new()),
-        }
+async fn change_alarm(context: &Context, command: Command) -> Result<Vec<Alarm>, Status> {
+    let done = context.node.propose(command).await.map_err(errors::node)?;
+    match done.outcome.result.map_err(errors::apply)? {
+        Outcome::Alarms(alarms) => Ok(alarms),
+        Outcome::Put { .. }
+        | Outcome::DeleteRange { .. }
+        | Outcome::Txn(_)
+        | Outcome::LeaseGrant { .. }
+        | Outcome::Done => Ok(Vec::new()),
     }
 }
 
@@ -52,145 +39,137 @@ fn to_proto(alarm: Alarm) -> AlarmMember {
     AlarmMember { member_id: alarm.member.0, alarm: i32::from(alarm.kind) }
 }
 
-#[tonic::async_trait]
-impl Maintenance for MaintenanceService {
-    async fn alarm(
-        &self,
-        request: Request<AlarmRequest>,
-    ) -> Result<Response<AlarmResponse>, Status> {
-        self.context.admit(request.metadata())?;
-        let request = request.into_inner();
-        let kind = u8::try_from(request.alarm).unwrap_or(u8::MAX);
-        let alarm = Alarm { member: MemberId(request.member_id), kind };
-        let known = AlarmType::try_from(request.alarm).is_ok();
-        let alarms = match AlarmAction::try_from(request.action) {
-            Ok(AlarmAction::Get) => {
-                self.context.node.linearizable_view().await.map_err(errors::node)?;
-                let raised = self.context.node.alarms();
-                let wanted = |alarm: &Alarm| kind == 0 || alarm.kind == kind;
-                raised.iter().copied().filter(wanted).collect()
-            }
-            Ok(AlarmAction::Activate | AlarmAction::Deactivate) if kind == 0 => Vec::new(),
-            Ok(AlarmAction::Activate) if known => {
-                self.change_alarm(Command::AlarmActivate(alarm)).await?
-            }
-            Ok(AlarmAction::Deactivate) if known => {
-                self.change_alarm(Command::AlarmDeactivate(alarm)).await?
-            }
-            _ => return Err(Status::invalid_argument("keepd: unknown alarm action or type")),
-        };
-        let header = Some(self.context.current_header());
-        let alarms = alarms.into_iter().map(to_proto).collect();
-        Ok(Response::new(AlarmResponse { header, alarms }))
-    }
-
-    async fn status(
-        &self,
-        request: Request<StatusRequest>,
-    ) -> Result<Response<StatusResponse>, Status> {
-        self.context.admit(request.metadata())?;
-        let node = &self.context.node;
-        let (status, space) = (node.status(), node.space());
-        let mut errors = Vec::new();
-        if status.leader == 0 {
-            errors.push(Api::NoLeader.text().to_owned());
+pub(crate) async fn alarm(
+    context: &Arc<Context>,
+    call: Call<AlarmRequest>,
+) -> Result<AlarmResponse, Status> {
+    let request = call.request;
+    let kind = u8::try_from(request.alarm).unwrap_or(u8::MAX);
+    let alarm = Alarm { member: MemberId(request.member_id), kind };
+    let known = AlarmType::try_from(request.alarm).is_ok();
+    let alarms = match AlarmAction::try_from(request.action) {
+        Ok(AlarmAction::Get) => {
+            context.node.linearizable_view().await.map_err(errors::node)?;
+            let raised = context.node.alarms();
+            let wanted = |alarm: &Alarm| kind == 0 || alarm.kind == kind;
+            raised.iter().copied().filter(wanted).collect()
         }
-        if !node.env().disk.is_synced() {
-            errors.push(crate::UNSYNCED.to_owned());
+        Ok(AlarmAction::Activate | AlarmAction::Deactivate) if kind == 0 => Vec::new(),
+        Ok(AlarmAction::Activate) if known => {
+            change_alarm(context, Command::AlarmActivate(alarm)).await?
         }
-        for alarm in node.alarms().iter() {
-            let (member, name) = (alarm.member.0, alarm.name());
-            errors.push(format!("memberID:{member} alarm:{name}"));
+        Ok(AlarmAction::Deactivate) if known => {
+            change_alarm(context, Command::AlarmDeactivate(alarm)).await?
         }
-        for damage in node.damages().list().iter().take(DAMAGES_TOLD_MAX) {
-            errors.push(format!("keepd: {damage}"));
+        _ => return Err(Status::invalid_argument("keepd: unknown alarm action or type")),
+    };
+    let header = Some(context.current_header());
+    let alarms = alarms.into_iter().map(to_proto).collect();
+    Ok(AlarmResponse { header, alarms })
+}
+
+pub(crate) async fn status(
+    context: &Arc<Context>,
+    _call: Call<StatusRequest>,
+) -> Result<StatusResponse, Status> {
+    let node = &context.node;
+    let (status, space) = (node.status(), node.space());
+    let mut errors = Vec::new();
+    if status.leader == 0 {
+        errors.push(Api::NoLeader.text().to_owned());
+    }
+    if !node.env().disk.is_synced() {
+        errors.push(crate::UNSYNCED.to_owned());
+    }
+    for alarm in node.alarms().iter() {
+        let (member, name) = (alarm.member.0, alarm.name());
+        errors.push(format!("memberID:{member} alarm:{name}"));
+    }
+    for damage in node.damages().list().iter().take(DAMAGES_TOLD_MAX) {
+        errors.push(format!("keepd: {damage}"));
+    }
+    Ok(StatusResponse {
+        header: Some(context.current_header()),
+        version: keepd_api::SERVER_VERSION.to_owned(),
+        db_size: space.disk_bytes,
+        leader: status.leader,
+        raft_index: status.commit_index,
+        raft_term: status.term,
+        raft_applied_index: status.applied_index,
+        errors,
+        db_size_in_use: space.live_bytes,
+        is_learner: false,
+        storage_version: keepd_api::STORAGE_VERSION.to_owned(),
+        db_size_quota: space.quota_bytes.unwrap_or(-1),
+        downgrade_info: Some(DowngradeInfo::default()),
+    })
+}
+
+pub(crate) async fn defragment(
+    context: &Arc<Context>,
+    _call: Call<DefragmentRequest>,
+) -> Result<DefragmentResponse, Status> {
+    // A task of its own: it goes on when the client's deadline has passed, as in etcd.
+    let node = context.node.clone();
+    let reclaimed = tokio::spawn(async move { node.reclaim().await }).await;
+    reclaimed.unwrap_or(Err(keepd_node::Error::Stopped)).map_err(errors::node)?;
+    // etcd leaves the header out.
+    Ok(DefragmentResponse { header: None })
+}
+
+pub(crate) async fn hash(
+    context: &Arc<Context>,
+    _call: Call<HashRequest>,
+) -> Result<HashResponse, Status> {
+    let view = context.node.view();
+    let header = Some(context.header(view.revision()));
+    let _turn = context.hashes.acquire().await;
+    let hash = blocking(move || view.hash().map_err(errors::store)).await?;
+    Ok(HashResponse { header, hash })
+}
+
+pub(crate) async fn hash_kv(
+    context: &Arc<Context>,
+    call: Call<HashKvRequest>,
+) -> Result<HashKvResponse, Status> {
+    let revision = call.request.revision;
+    let view = context.node.view();
+    let header = Some(context.header(view.revision()));
+    // The hash of a past compaction comes first, before any check of the revision.
+    let hash = match context.node.compaction_hash(revision) {
+        Some(hash) => hash,
+        None => {
+            let _turn = context.hashes.acquire().await;
+            blocking(move || view.hash_kv(revision).map_err(errors::store)).await?
         }
-        Ok(Response::new(StatusResponse {
-            header: Some(self.context.current_header()),
-            version: keepd_api::SERVER_VERSION.to_owned(),
-            db_size: space.disk_bytes,
-            leader: status.leader,
-            raft_index: status.commit_index,
-            raft_term: status.term,
-            raft_applied_index: status.applied_index,
-            errors,
-            db_size_in_use: space.live_bytes,
-            is_learner: false,
-            storage_version: keepd_api::STORAGE_VERSION.to_owned(),
-            db_size_quota: space.quota_bytes.unwrap_or(-1),
-            downgrade_info: Some(DowngradeInfo::default()),
-        }))
-    }
+    };
+    Ok(HashKvResponse {
+        header,
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.revision,
+    })
+}
 
-    async fn defragment(
-        &self,
-        request: Request<DefragmentRequest>,
-    ) -> Result<Response<DefragmentResponse>, Status> {
-        self.context.admit(request.metadata())?;
-        // A task of its own: it goes on when the client's deadline has passed, as in etcd.
-        let node = self.context.node.clone();
-        let reclaimed = tokio::spawn(async move { node.reclaim().await }).await;
-        reclaimed.unwrap_or(Err(keepd_node::Error::Stopped)).map_err(errors::node)?;
-        // etcd leaves the header out.
-        Ok(Response::new(DefragmentResponse { header: None }))
-    }
+pub(crate) async fn snapshot(
+    context: &Arc<Context>,
+    _call: Call<SnapshotRequest>,
+) -> Result<Receiver<SnapshotResponse>, Status> {
+    Ok(snapshot::stream(context))
+}
 
-    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        self.context.admit(request.metadata())?;
-        let view = self.context.node.view();
-        let header = Some(self.context.header(view.revision()));
-        let _turn = self.context.hashes.acquire().await;
-        let hash = blocking(move || view.hash().map_err(errors::store)).await?;
-        Ok(Response::new(HashResponse { header, hash }))
-    }
+pub(crate) async fn move_leader(
+    _context: &Arc<Context>,
+    _call: Call<MoveLeaderRequest>,
+) -> Result<MoveLeaderResponse, Status> {
+    Err(Status::unimplemented("keepd: moving leadership comes with clusters"))
+}
 
-    async fn hash_kv(
-        &self,
-        request: Request<HashKvRequest>,
-    ) -> Result<Response<HashKvResponse>, Status> {
-        self.context.admit(request.metadata())?;
-        let revision = request.into_inner().revision;
-        let view = self.context.node.view();
-        let header = Some(self.context.header(view.revision()));
-        // The hash of a past compaction comes first, before any check of the revision.
-        let hash = match self.context.node.compaction_hash(revision) {
-            Some(hash) => hash,
-            None => {
-                let _turn = self.context.hashes.acquire().await;
-                blocking(move || view.hash_kv(revision).map_err(errors::store)).await?
-            }
-        };
-        Ok(Response::new(HashKvResponse {
-            header,
-            hash: hash.hash,
-            compact_revision: hash.compact_revision,
-            hash_revision: hash.revision,
-        }))
-    }
-
-    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
-
-    async fn snapshot(
-        &self,
-        request: Request<SnapshotRequest>,
-    ) -> Result<Response<Self::SnapshotStream>, Status> {
-        self.context.admit(request.metadata())?;
-        Ok(Response::new(Box::pin(snapshot::stream(&self.context))))
-    }
-
-    async fn move_leader(
-        &self,
-        _request: Request<MoveLeaderRequest>,
-    ) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(Status::unimplemented("keepd: moving leadership comes with clusters"))
-    }
-
-    async fn downgrade(
-        &self,
-        _request: Request<DowngradeRequest>,
-    ) -> Result<Response<DowngradeResponse>, Status> {
-        Err(Status::unimplemented("keepd: downgrades come with clusters"))
-    }
+pub(crate) async fn downgrade(
+    _context: &Arc<Context>,
+    _call: Call<DowngradeRequest>,
+) -> Result<DowngradeResponse, Status> {
+    Err(Status::unimplemented("keepd: downgrades come with clusters"))
 }
 
 /// Runs a long read where it may block.

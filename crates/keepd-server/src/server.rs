@@ -13,17 +13,15 @@ use tonic::body::Body;
 
 use crate::access::AccessControl;
 use crate::context::Context;
-use crate::grpc::GrpcServices;
+use crate::grpc::Grpc;
 use crate::http_edge::{self, HttpScope};
 use crate::listener::{Accounts, Admission, Listener, Service, TrafficBytes};
 use crate::unfinished::Share;
-use crate::{protocol, until};
 
 /// Runs services on listeners.
 #[derive(Debug)]
 pub struct Server {
     context: Arc<Context>,
-    grpc: GrpcServices,
     access: Arc<AccessControl>,
     admission: Arc<Admission>,
     tasks: TaskTracker,
@@ -36,22 +34,21 @@ impl Server {
     /// The services of a member.
     #[must_use]
     pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
-        let grpc = GrpcServices::new(&context);
         let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
         let (admission, cut) = (Admission::of_process(), CancellationToken::new());
-        Self { context, grpc, access: Arc::new(access), admission, tasks, stop, cut }
+        Self { context, access: Arc::new(access), admission, tasks, stop, cut }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
     pub fn serve_clients(&self, listener: Listener) {
-        let (context, grpc) = (Arc::clone(&self.context), self.grpc.clone());
+        let context = Arc::clone(&self.context);
         let bytes = Arc::clone(&context.client_bytes);
         if let Some(tls) = listener.tls() {
             context.certificates.lock().push(tls);
         }
-        let stop = self.stop.subscribe();
+        let grpc = Grpc::new(Arc::clone(&context), self.stop.subscribe());
         let (access, is_tls) = (Arc::clone(&self.access), listener.is_tls());
-        self.serve(listener, bytes, ClientEdge { context, grpc, access, is_tls, stop });
+        self.serve(listener, bytes, ClientEdge { context, grpc, access, is_tls });
     }
 
     /// Serves metrics and health, nothing else.
@@ -90,10 +87,9 @@ impl Server {
 /// A client port.
 struct ClientEdge {
     context: Arc<Context>,
-    grpc: GrpcServices,
+    grpc: Grpc,
     access: Arc<AccessControl>,
     is_tls: bool,
-    stop: watch::Receiver<bool>,
 }
 
 impl Service for ClientEdge {
@@ -103,15 +99,8 @@ impl Service for ClientEdge {
         share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         // gRPC is HTTP/2's: over HTTP/1.1 its paths are unknown, to browsers too.
-        let may_be_grpc = request.version() == Version::HTTP_2;
-        if may_be_grpc && (protocol::is_grpc(&request) || self.grpc.serves(request.uri().path())) {
-            let is_endless = until::is_endless(request.uri().path());
-            let answering = self.grpc.call(request, share);
-            if !is_endless {
-                return answering;
-            }
-            let stop = self.stop.clone();
-            return Box::pin(async move { until::stop(answering.await, stop) });
+        if request.version() == Version::HTTP_2 && self.grpc.serves(&request) {
+            return self.grpc.call(request, share);
         }
         Box::pin(async move {
             http_edge::answer_client(&self.context, &self.access, self.is_tls, &request).await

@@ -2,23 +2,20 @@
 
 use std::sync::Arc;
 
-use futures_util::Stream;
 use keepd_api::etcdserverpb::SnapshotResponse;
 use keepd_backup::Export;
 use tonic::Status;
 
-use crate::answers::{self, Answers};
 use crate::context::Context;
+use crate::response_stream::{self, Receiver, Sender};
 
 /// Blobs made ahead of a slow client.
 const BLOBS_AHEAD_MAX: usize = 8;
 
 /// Streams the image of the current view. A client that goes away ends the work.
-pub(crate) fn stream(
-    context: &Arc<Context>,
-) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<> {
+pub(crate) fn stream(context: &Context) -> Receiver<SnapshotResponse> {
     let (view, sealer) = (context.node.view(), context.node.encryption().sealer());
-    let (blobs, reading) = answers::queue(BLOBS_AHEAD_MAX);
+    let (blobs, reading) = response_stream::channel(BLOBS_AHEAD_MAX);
     tokio::spawn(async move {
         if let Err(status) = send(view, sealer, &blobs).await {
             // The client may have gone away.
@@ -32,10 +29,10 @@ pub(crate) fn stream(
 async fn send(
     view: Arc<keepd_mvcc::View>,
     sealer: Arc<keepd_crypto::ValueSealer>,
-    blobs: &Answers<SnapshotResponse>,
+    blobs: &Sender<SnapshotResponse>,
 ) -> Result<(), Status> {
     let mut export = blocking(move || Export::new(view, sealer)).await?;
-    while let Ok(room) = blobs.room().await {
+    while let Ok(room) = blobs.reserve().await {
         let blob;
         (export, blob) = blocking(move || {
             let blob = export.next_blob()?;

@@ -10,6 +10,9 @@
 //! and the one that holds most loses the request that has waited longest for the sake of those who
 //! hold little, so that greedy clients do not lock out the others. What finds no room in time, or has
 //! to go, ends with RESOURCE_EXHAUSTED.
+//!
+//! While a stream is not read, HTTP/2 holds as much as its window allows, and the windows of thousands
+//! of connections are more than there is memory. So the streams that wait unread are counted too.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,9 +20,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tonic::Status;
 
+use crate::grpc::call::Peer;
 use crate::unread::Unread;
 
 /// BOUND: one connection: twenty of the largest requests by default.
@@ -29,6 +33,8 @@ const TOTAL_BYTES: usize = 96 * 1024 * 1024;
 /// What an unfinished request takes up beside the bytes of its message, as measured: its stream in
 /// the library, the future that answers it.
 pub(crate) const REQUEST_BYTES: usize = 8 * 1024;
+/// BOUND: streams of all connections that wait unread: 64 MiB in their windows.
+const UNREAD_STREAMS_MAX: usize = 256;
 /// How long a request waits for room on its connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a connection may hold and still have others make room for it when there is none.
@@ -43,6 +49,7 @@ const LOOKS_MAX: u32 = 50;
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     room: Semaphore,
+    unread_streams: Semaphore,
     connection_bytes: usize,
     connections: Mutex<BTreeMap<u64, Weak<Share>>>,
     next_connection: AtomicU64,
@@ -59,6 +66,7 @@ pub(crate) struct Share {
     evict: Notify,
     /// Its answers that are not read.
     pub(crate) unread: Arc<Unread>,
+    pub(crate) peer: Peer,
 }
 
 impl Unfinished {
@@ -68,6 +76,7 @@ impl Unfinished {
         let connection_bytes = CONNECTION_BYTES.max(2 * request_bytes);
         Arc::new(Self {
             room: Semaphore::new(TOTAL_BYTES.max(2 * connection_bytes)),
+            unread_streams: Semaphore::new(UNREAD_STREAMS_MAX),
             connection_bytes,
             connections: Mutex::default(),
             next_connection: AtomicU64::new(0),
@@ -75,7 +84,7 @@ impl Unfinished {
     }
 
     /// The share of a new connection.
-    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
+    pub(crate) fn share(self: &Arc<Self>, peer: Peer) -> Arc<Share> {
         let share = Arc::new(Share {
             all: Arc::clone(self),
             number: self.next_connection.fetch_add(1, Ordering::Relaxed),
@@ -83,6 +92,7 @@ impl Unfinished {
             held: AtomicUsize::new(0),
             evict: Notify::new(),
             unread: Arc::default(),
+            peer,
         });
         self.connections.lock().insert(share.number, Arc::downgrade(&share));
         share
@@ -109,9 +119,14 @@ impl Share {
             self.evict.notified().await;
             // Told when no request was waiting, it may come too late.
             if self.all.is_full() {
-                return refused("the server holds too many bytes of unfinished requests");
+                return refused(FULL);
             }
         }
+    }
+
+    /// Lets a stream wait unread for as long as the permit is kept, if it may.
+    pub(crate) fn wait_unread(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.all.unread_streams.try_acquire().map_err(|_none| refused(FULL))
     }
 }
 
@@ -120,6 +135,9 @@ impl Drop for Share {
         self.all.connections.lock().remove(&self.number);
     }
 }
+
+/// Why a request is refused for the sake of all connections.
+const FULL: &str = "the server holds too many bytes of unfinished requests";
 
 fn refused(reason: &str) -> Status {
     Status::resource_exhausted(format!("keepd: {reason}; send fewer large requests at once"))
@@ -148,7 +166,11 @@ impl Held {
 
     /// Counts more bytes once there is room for them.
     pub(crate) async fn add(&mut self, bytes: usize) -> Result<(), Status> {
+        if self.try_add(bytes) {
+            return Ok(());
+        }
         let (share, all) = (&self.share, &self.share.all);
+        let _unread = share.wait_unread()?;
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
         let own = match share.room.try_acquire_many(count) {
             Ok(own) => own,
@@ -174,7 +196,7 @@ impl Held {
             among_all = room.ok().map(|room| room.expect("nobody closes it"));
         }
         let Some(among_all) = among_all else {
-            return Err(refused("the server holds too many bytes of unfinished requests"));
+            return Err(refused(FULL));
         };
         own.forget();
         among_all.forget();
@@ -215,6 +237,7 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tonic::Code;
 
     use super::*;
@@ -222,13 +245,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_at_its_bound_waits_and_is_refused_in_the_end() {
         let all = Unfinished::new(1024);
-        let share = all.share();
+        let share = all.share(Peer::default());
         let (mut first, mut second) = (Held::new(Arc::clone(&share)), Held::new(share));
         first.add(CONNECTION_BYTES).await.unwrap();
         let refused = second.add(1).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted);
         // Another connection is not concerned.
-        Held::new(all.share()).add(CONNECTION_BYTES).await.unwrap();
+        Held::new(all.share(Peer::default())).add(CONNECTION_BYTES).await.unwrap();
 
         let waiting = second.add(1);
         let freed = async move { drop(first) };
@@ -238,10 +261,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_all_is_full_the_largest_gives_way() {
         let all = Unfinished::new(1024);
-        let (greedy, modest) = (all.share(), all.share());
+        let (greedy, modest) = (all.share(Peer::default()), all.share(Peer::default()));
         let mut small = Held::new(modest);
         small.add(1024).await.unwrap();
-        let mut others: Vec<_> = (0..2).map(|_| Held::new(all.share())).collect();
+        let mut others: Vec<_> = (0..2).map(|_| Held::new(all.share(Peer::default()))).collect();
         for other in &mut others {
             other.add(CONNECTION_BYTES - 1024).await.unwrap();
         }
@@ -259,11 +282,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_given_up_while_it_waits_holds_nothing() {
         let all = Unfinished::new(1024);
-        let mut full: Vec<_> = (0..3).map(|_| Held::new(all.share())).collect();
+        let mut full: Vec<_> = (0..3).map(|_| Held::new(all.share(Peer::default()))).collect();
         for held in &mut full {
             held.add(CONNECTION_BYTES).await.unwrap();
         }
-        let share = all.share();
+        let share = all.share(Peer::default());
         let mut late = Held::new(Arc::clone(&share));
         assert!(tokio::time::timeout(GRACE / 2, late.add(7)).await.is_err());
         assert_eq!(late.add(7).await.unwrap_err().code(), Code::ResourceExhausted);
@@ -272,9 +295,29 @@ mod tests {
         assert_eq!(all.room.available_permits(), TOTAL_BYTES);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_wait_unread_are_bounded_in_all() {
+        let all = Unfinished::new(1024);
+        let mut full: Vec<_> = (0..3).map(|_| Held::new(all.share(Peer::default()))).collect();
+        for held in &mut full {
+            held.add(CONNECTION_BYTES).await.unwrap();
+        }
+        let mut late: Vec<_> =
+            (0..=UNREAD_STREAMS_MAX).map(|_| Held::new(all.share(Peer::default()))).collect();
+        let mut waiting: Vec<_> = late.iter_mut().map(|held| Box::pin(held.add(7))).collect();
+        let mut refused = waiting.pop().unwrap();
+        for waiting in &mut waiting {
+            assert!(waiting.as_mut().now_or_never().is_none(), "it may wait");
+        }
+        let refused = refused.as_mut().now_or_never().expect("one too many");
+        assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+        drop(waiting);
+        assert_eq!(all.unread_streams.available_permits(), UNREAD_STREAMS_MAX);
+    }
+
     #[tokio::test]
     async fn the_largest_request_always_fits() {
         let all = Unfinished::new(64 * 1024 * 1024);
-        Held::new(all.share()).add(64 * 1024 * 1024).await.unwrap();
+        Held::new(all.share(Peer::default())).add(64 * 1024 * 1024).await.unwrap();
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use crate::answers::STALL_MAX;
+use crate::response_stream::STALL_MAX;
 
 /// BOUND: bytes of one connection's large answers; the answer that goes beyond is the last.
 const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -21,65 +21,38 @@ use keepd_mvcc::{Change, ChangeKind};
 use keepd_node::HubHandle;
 use keepd_types::{KeyRange, KeyValue};
 use keepd_watch::{Events, Filters, StreamId, StreamMessage, WatchId, WatchSpec};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
 
 use self::queued::Queued;
-use crate::codec::Payload;
+use crate::answer_places::AnswerPlaces;
 use crate::context::Context;
-use crate::{errors, wire};
+use crate::encoded_message::EncodedMessage;
+use crate::grpc::Requests;
+use crate::grpc::call::Call;
+use crate::response_stream::{self, Detached};
+use crate::{errors, protobuf};
 
 /// Why a watch ends that needs a damaged part of the history. The place is in the log.
 const UNREADABLE: &str =
     "keepd: the history from this revision on could not be read; see the server's log";
 
-/// The Watch service.
-#[derive(Clone, Debug)]
-pub(crate) struct WatchService {
-    context: Arc<Context>,
-    places: Arc<Semaphore>,
-}
-
-impl WatchService {
-    pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context, places: queued::places() }
-    }
-
-    pub(crate) async fn watch(
-        self,
-        request: Request<Streaming<WatchRequest>>,
-    ) -> Result<Response<Responses>, Status> {
-        let context = self.context;
-        context.admit(request.metadata())?;
-        let hub = context.node.hub();
-        let interval = with_jitter(&context);
-        let (sink, queued, messages) = queued::queue(self.places);
-        let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
-        let (refuse, unreadable) = oneshot::channel();
-        let bytes_max = context.limits.receive_bytes_max();
-        let refuse = Refuse { sender: refuse, bytes_max };
-        let places = Arc::clone(&queued);
-        let requests = read_requests(request.into_inner(), hub.clone(), stream, places, refuse);
-        let reader = tokio::spawn(requests).abort_handle();
-        let ready = VecDeque::new();
-        let responses =
-            Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
-        Ok(Response::new(responses))
-    }
-}
-
-/// Where the reason goes when a request cannot be read.
-struct Refuse {
-    sender: oneshot::Sender<Status>,
-    bytes_max: usize,
-}
-
-impl Refuse {
-    fn send(self, error: Status) {
-        // The client may have gone away.
-        let _ = self.sender.send(errors::unreadable(error, self.bytes_max));
-    }
+pub(crate) async fn watch(
+    context: &Arc<Context>,
+    call: Call<Requests<WatchRequest>>,
+) -> Result<Detached<Result<EncodedMessage, Status>>, Status> {
+    let hub = context.node.hub();
+    let interval = with_jitter(context);
+    let shared = Arc::clone(&context.answer_places);
+    let (sink, queued, messages) = queued::queue(shared, call.connection);
+    let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
+    let (refuse, unreadable) = oneshot::channel();
+    let requests = read_requests(call.request, hub.clone(), stream, Arc::clone(&queued), refuse);
+    let reader = tokio::spawn(requests).abort_handle();
+    let (context, ready) = (Arc::clone(context), VecDeque::new());
+    let responses = Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
+    Ok(response_stream::detached(responses))
 }
 
 /// Up to a tenth more, once per stream, so that streams do not tick together.
@@ -92,27 +65,31 @@ fn with_jitter(context: &Context) -> Duration {
 /// Passes a client's requests to the hub until the client half-closes or goes away. Half-closing
 /// ends nothing else: the watchers go on.
 async fn read_requests(
-    mut requests: Streaming<WatchRequest>,
+    requests: Requests<WatchRequest>,
     hub: HubHandle,
     stream: StreamId,
     queued: Arc<Queued>,
-    refuse: Refuse,
+    refuse: oneshot::Sender<Status>,
 ) {
-    loop {
-        let request = match requests.message().await {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
-            Err(error) => {
-                // Too large or malformed: what comes behind it cannot be read.
-                tracing::debug!(%error, "a watch request cannot be read: ending its stream");
-                refuse.send(error);
-                hub.close_stream(stream);
-                return;
-            }
-        };
+    if let Err(error) = pass_on(requests, &hub, stream, &queued.places).await {
+        // Too large or malformed: what comes after it cannot be read.
+        tracing::debug!(%error, "a watch request cannot be read: ending its stream");
+        // The client may have gone away.
+        let _ = refuse.send(error);
+        hub.close_stream(stream);
+    }
+}
+
+async fn pass_on(
+    mut requests: Requests<WatchRequest>,
+    hub: &HubHandle,
+    stream: StreamId,
+    places: &AnswerPlaces,
+) -> Result<(), Status> {
+    while let Some(request) = requests.next().await? {
         let Some(request) = request.request_union else { continue };
         // A client that does not read its answers is not asked for more questions.
-        queued.keep_place().await;
+        places.reserve().await?;
         let passed = match request {
             RequestUnion::CreateRequest(request) => hub.create(stream, spec(request)).await,
             RequestUnion::CancelRequest(request) => {
@@ -122,9 +99,10 @@ async fn read_requests(
         };
         if passed.is_err() {
             // The hub has ended all its streams.
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 fn spec(request: WatchCreateRequest) -> WatchSpec {
@@ -153,7 +131,7 @@ pub(crate) struct Responses {
     messages: mpsc::Receiver<StreamMessage>,
     queued: Arc<Queued>,
     /// Fragments of the message at hand.
-    ready: VecDeque<Payload>,
+    ready: VecDeque<EncodedMessage>,
     reader: AbortHandle,
     /// What was wrong with a request that ended the stream.
     unreadable: oneshot::Receiver<Status>,
@@ -181,26 +159,26 @@ impl Responses {
 }
 
 impl Stream for Responses {
-    type Item = Result<Payload, Status>;
+    type Item = Result<EncodedMessage, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(payload) = self.ready.pop_front() {
-                return Poll::Ready(Some(Ok(payload)));
+            if let Some(message) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(message)));
             }
             let Some(message) = ready!(self.messages.poll_recv(task)) else {
                 return Poll::Ready(Some(Err(self.ended())));
             };
             self.queued.remove(&message);
             match encode(&self.context, message) {
-                Ok(payloads) => self.ready.extend(payloads),
+                Ok(messages) => self.ready.extend(messages),
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
         }
     }
 }
 
-fn encode(context: &Context, message: StreamMessage) -> Result<Vec<Payload>, Status> {
+fn encode(context: &Context, message: StreamMessage) -> Result<Vec<EncodedMessage>, Status> {
     let response = match message {
         StreamMessage::Events(events) => return encode_events(context, &events),
         StreamMessage::Created { watch_id, header_revision } => WatchResponse {
@@ -244,35 +222,35 @@ fn encode(context: &Context, message: StreamMessage) -> Result<Vec<Payload>, Sta
             ..Default::default()
         },
     };
-    Ok(vec![Payload::of(&response)])
+    Ok(vec![EncodedMessage::of(&response)])
 }
 
 /// Encodes events as `WatchResponse{1: header, 2: watch_id, 7: fragment, 11: events}`; split where
 /// the watcher allows it and the size asks for it.
-fn encode_events(context: &Context, events: &Events) -> Result<Vec<Payload>, Status> {
+fn encode_events(context: &Context, events: &Events) -> Result<Vec<EncodedMessage>, Status> {
     let mut head = Vec::with_capacity(64);
-    wire::header_field(&context.header(events.header_revision), &mut head);
-    wire::int_field(2, events.watch_id.0, &mut head);
+    protobuf::header_field(&context.header(events.header_revision), &mut head);
+    protobuf::int_field(2, events.watch_id.0, &mut head);
     let threshold = context.limits.receive_bytes_max();
     let mut parts: Vec<Vec<u8>> = Vec::new();
     let mut part = Vec::new();
     for change in events.iter() {
         let event = encode_event(context, events, change)?;
-        let full = head.len() + part.len() + wire::len_field_len(event.len()) >= threshold;
+        let full = head.len() + part.len() + protobuf::len_field_len(event.len()) >= threshold;
         if events.fragment && full && !part.is_empty() {
             parts.push(std::mem::take(&mut part));
         }
-        wire::len_field(11, event.len(), &mut part);
+        protobuf::len_field(11, event.len(), &mut part);
         part.extend_from_slice(&event);
     }
     parts.push(part);
     let last = parts.len() - 1;
-    let payloads = parts.into_iter().enumerate().map(|(i, part)| {
+    let messages = parts.into_iter().enumerate().map(|(i, part)| {
         let mut head = head.clone();
-        wire::int_field(7, i64::from(i < last), &mut head);
-        Payload { pieces: vec![head.into(), part.into()] }
+        protobuf::int_field(7, i64::from(i < last), &mut head);
+        EncodedMessage::from(vec![Bytes::from(head), part.into()])
     });
-    Ok(payloads.collect())
+    Ok(messages.collect())
 }
 
 /// `mvccpb.Event{1: type, 2: kv, 3: prev_kv}`.
@@ -293,11 +271,11 @@ fn encode_event(context: &Context, events: &Events, change: &Change) -> Result<V
     let prev = previous(context, events, change)?;
     let prev_len = prev.as_ref().map_or(0, Bytes::len);
     let mut out = Vec::with_capacity(kv.len() + prev_len + 16);
-    wire::int_field(1, i64::from(change.kind == ChangeKind::Delete), &mut out);
-    wire::len_field(2, kv.len(), &mut out);
+    protobuf::int_field(1, i64::from(change.kind == ChangeKind::Delete), &mut out);
+    protobuf::len_field(2, kv.len(), &mut out);
     out.extend_from_slice(&kv);
     if let Some(prev) = prev {
-        wire::len_field(3, prev.len(), &mut out);
+        protobuf::len_field(3, prev.len(), &mut out);
         out.extend_from_slice(&prev);
     }
     Ok(out)

@@ -26,7 +26,7 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 
-pub(crate) use options::{AutoCompaction, LogFormat, LogLevel, LogOptions, ServerOptions};
+pub(crate) use options::{LogFormat, LogLevel, LogOptions, ServerOptions};
 pub(crate) use urls::Url;
 
 use settings::Settings;

@@ -15,7 +15,7 @@ use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener,
 use keepd_tls::{ServerTls, TlsOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::flags::{AutoCompaction, Parsed, ServerOptions, Url};
+use crate::flags::{Parsed, ServerOptions, Url};
 
 /// Exit code of a server that cannot start or had to stop.
 const FAILED: u8 = 1;
@@ -143,7 +143,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         tokio::spawn(encryption_reload::follow(path, encryption, node.handle()));
     }
     tokio::spawn(give_back_memory());
-    keepd_server::compact_by_itself(&context, compaction(options.auto_compaction));
+    keepd_server::spawn_auto_compaction(&context, options.auto_compaction);
     let ending = wait_for_end(&node).await?;
     let patience = match &ending {
         Ending::Signal(_) => node.handle().options().request_timeout(),
@@ -161,14 +161,6 @@ fn tell_of_plain_data(encryption: &Encryption) {
         tracing::warn!(
             "data at rest is NOT encrypted: give --encryption-provider-config to seal it"
         );
-    }
-}
-
-const fn compaction(auto: AutoCompaction) -> keepd_server::Compaction {
-    match auto {
-        AutoCompaction::Off => keepd_server::Compaction::Off,
-        AutoCompaction::Periodic(retention) => keepd_server::Compaction::Periodic(retention),
-        AutoCompaction::Revision(keep) => keepd_server::Compaction::Revision(keep),
     }
 }
 

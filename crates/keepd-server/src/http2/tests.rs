@@ -5,10 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
+use crate::grpc::call::Peer;
 use crate::unfinished::Unfinished;
 
 fn mended<S>(stream: S) -> Mended<S> {
-    Mended::new(stream, Unfinished::new(1024).share())
+    Mended::new(stream, Unfinished::new(1024).share(Peer::default()))
 }
 
 /// What comes out of a connection that was sent `pieces`.

@@ -36,7 +36,7 @@ pub(crate) fn txn_cost(request: &TxnRequest) -> i64 {
 /// Refuses a request that does not fit, after raising the NOSPACE alarm. Here writes also give way
 /// to a transaction that could not get through for all of them.
 pub(crate) async fn check(context: &Context, cost: i64) -> Result<(), Status> {
-    context.turns.give_way().await;
+    context.compare_queues.yield_to_starved().await;
     if context.node.admits(cost) {
         return Ok(());
     }

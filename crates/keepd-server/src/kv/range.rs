@@ -17,10 +17,10 @@ use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use crate::codec::Payload;
 use crate::context::{Context, to_proto};
+use crate::encoded_message::EncodedMessage;
 use crate::errors;
-use crate::wire;
+use crate::protobuf;
 
 /// Ranges with at most so many keys are answered where the request runs.
 const SHORT_KEYS_MAX: i64 = 32;
@@ -107,7 +107,7 @@ pub(crate) async fn answer(
     view: &Arc<View>,
     header: ResponseHeader,
     request: RangeRequest,
-) -> Result<Payload, Status> {
+) -> Result<EncodedMessage, Status> {
     let at = request.revision.max(0);
     let range = key_range(&request);
     // A long walk over the index would keep this thread's other tasks waiting.
@@ -117,7 +117,7 @@ pub(crate) async fn answer(
         let is_long = is_long && at > 0;
         let count = walk(context, view, is_long, move |view| view.count(&range, at)).await?;
         let count = count.map_err(errors::range)?;
-        return Ok(Payload::of(&RangeResponse {
+        return Ok(EncodedMessage::of(&RangeResponse {
             header: Some(header),
             count: to_i64(count),
             ..Default::default()
@@ -138,7 +138,8 @@ pub(crate) async fn answer(
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
     let kvs = load_kvs(context, view, revisions).await?;
     // Sorting is part of it.
-    walk(context, view, is_long, move |_| Payload::of(&finish(&request, header, kvs, count))).await
+    walk(context, view, is_long, move |_| EncodedMessage::of(&finish(&request, header, kvs, count)))
+        .await
 }
 
 /// Works on a view: here, or on a thread that may take long.
@@ -169,7 +170,7 @@ fn keys_only(
     at: i64,
     header: ResponseHeader,
     request: &RangeRequest,
-) -> Result<Payload, Status> {
+) -> Result<EncodedMessage, Status> {
     let states = view.states(range, at, fetch_limit(request)).map_err(errors::range)?;
     let kvs = states.keys.into_iter().map(|(key, state)| KeyValue {
         key,
@@ -179,7 +180,7 @@ fn keys_only(
         value: Bytes::new(),
         lease: LeaseId::NONE,
     });
-    Ok(Payload::of(&finish(request, header, kvs.collect(), states.count)))
+    Ok(EncodedMessage::of(&finish(request, header, kvs.collect(), states.count)))
 }
 
 /// The stored records as they lie.
@@ -189,7 +190,7 @@ async fn plain(
     header: ResponseHeader,
     request: &RangeRequest,
     mut refs: RangeRefs,
-) -> Result<Payload, Status> {
+) -> Result<EncodedMessage, Status> {
     let limit = usize::try_from(request.limit).unwrap_or(0);
     let more = limit > 0 && refs.keys.len() > limit;
     if more {
@@ -197,10 +198,10 @@ async fn plain(
     }
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
     let mut pieces = Pieces::default();
-    wire::header_field(&header, &mut pieces.open);
+    protobuf::header_field(&header, &mut pieces.open);
     let mut pieces = append_records(context, view, revisions, pieces).await?;
-    wire::int_field(3, i64::from(more), &mut pieces.open);
-    wire::int_field(4, to_i64(refs.count), &mut pieces.open);
+    protobuf::int_field(3, i64::from(more), &mut pieces.open);
+    protobuf::int_field(4, to_i64(refs.count), &mut pieces.open);
     Ok(pieces.finish())
 }
 
@@ -215,7 +216,7 @@ pub(crate) struct Pieces {
 impl Pieces {
     /// Adds a stored record as field 2 (`kvs`).
     pub(crate) fn record(&mut self, record: Bytes) {
-        wire::len_field(2, record.len(), &mut self.open);
+        protobuf::len_field(2, record.len(), &mut self.open);
         if record.len() < JOINED_BYTES_MAX {
             self.open.extend_from_slice(&record);
             self.close_when_full();
@@ -229,7 +230,7 @@ impl Pieces {
     /// Adds a decoded one.
     pub(crate) fn kv(&mut self, kv: &KeyValue) {
         let len = kv.encoded_len();
-        wire::len_field(2, len, &mut self.open);
+        protobuf::len_field(2, len, &mut self.open);
         self.open.reserve(len);
         kv.encode(&mut self.open);
         self.close_when_full();
@@ -275,9 +276,9 @@ impl Pieces {
         }
     }
 
-    pub(crate) fn finish(mut self) -> Payload {
+    pub(crate) fn finish(mut self) -> EncodedMessage {
         self.close();
-        Payload { pieces: self.done }
+        self.done.into()
     }
 }
 

@@ -12,11 +12,11 @@ use keepd_types::{KeyRange, KeyValue, RangeEnd};
 use tonic::Status;
 
 use super::range::{self, Pieces};
-use crate::answers::Answers;
-use crate::codec::Payload;
 use crate::context::Context;
+use crate::encoded_message::EncodedMessage;
 use crate::errors;
-use crate::wire;
+use crate::protobuf;
+use crate::response_stream::Sender;
 
 /// Keys in the first chunk.
 const FIRST_CHUNK_KEYS: usize = 10;
@@ -24,7 +24,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 pub(crate) const CHUNKS_AHEAD_MAX: usize = 2;
 
 /// Where the chunks go.
-pub(crate) type Chunks = Answers<Payload>;
+pub(crate) type Chunks = Sender<EncodedMessage>;
 
 /// A stream under way.
 struct Streaming {
@@ -60,7 +60,7 @@ pub(crate) async fn run(
         let last = view.count(&range, at).map_err(errors::range).map(|count| {
             let count = range::to_i64(count);
             let response = RangeResponse { header: Some(header), count, ..Default::default() };
-            Payload::of(&RangeStreamResponse { range_response: Some(response) })
+            EncodedMessage::of(&RangeStreamResponse { range_response: Some(response) })
         });
         let _ = chunks.send(last).await;
         return;
@@ -70,12 +70,12 @@ pub(crate) async fn run(
     let mut streaming = Streaming { context, view, at, range, left, chunk_keys, count: None };
     loop {
         match streaming.next(&header, request.keys_only).await {
-            Ok((payload, true)) => {
-                let _ = chunks.send(Ok(payload)).await;
+            Ok((message, true)) => {
+                let _ = chunks.send(Ok(message)).await;
                 return;
             }
-            Ok((payload, false)) => {
-                if chunks.send(Ok(payload)).await.is_err() {
+            Ok((message, false)) => {
+                if chunks.send(Ok(message)).await.is_err() {
                     return;
                 }
             }
@@ -94,7 +94,7 @@ impl Streaming {
         &mut self,
         header: &ResponseHeader,
         keys_only: bool,
-    ) -> Result<(Payload, bool), Status> {
+    ) -> Result<(EncodedMessage, bool), Status> {
         let want = match (self.chunk_keys, self.left) {
             (0, left) => left.unwrap_or(0),
             (chunk, None) => chunk,
@@ -126,8 +126,8 @@ impl Streaming {
         let last = self.is_last(more);
         self.adapt(pieces.len());
         if last {
-            wire::int_field(3, i64::from(more), &mut pieces.open);
-            wire::int_field(4, range::to_i64(count), &mut pieces.open);
+            protobuf::int_field(3, i64::from(more), &mut pieces.open);
+            protobuf::int_field(4, range::to_i64(count), &mut pieces.open);
         }
         Ok((as_chunk(pieces.finish()), last))
     }
@@ -150,7 +150,7 @@ impl Streaming {
     /// The last chunk carries the header.
     fn open_last(&self, pieces: &mut Pieces, header: &ResponseHeader, more: bool) {
         if self.is_last(more) {
-            wire::header_field(header, &mut pieces.open);
+            protobuf::header_field(header, &mut pieces.open);
         }
     }
 
@@ -194,9 +194,9 @@ fn without_value(key: Bytes, state: &KeyState) -> KeyValue {
 }
 
 /// Wraps an encoded `RangeResponse` as a message of the stream.
-fn as_chunk(mut payload: Payload) -> Payload {
+fn as_chunk(mut message: EncodedMessage) -> EncodedMessage {
     let mut outer = Vec::with_capacity(12);
-    wire::len_field(1, payload.len(), &mut outer);
-    payload.pieces.insert(0, outer.into());
-    payload
+    protobuf::len_field(1, message.len(), &mut outer);
+    message.pieces.insert(0, outer.into());
+    message
 }

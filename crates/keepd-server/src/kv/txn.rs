@@ -2,9 +2,9 @@
 //!
 //! Values are compared here, against a view, and the outcome is guarded in the log (rule 9.3). A
 //! transaction that finds other values when it is applied than it was made for tries again, in a
-//! turn: see `turns`.
+//! turn: see `contention`.
 
-mod turns;
+mod contention;
 
 use std::sync::Arc;
 
@@ -21,13 +21,14 @@ use keepd_machine::outcome::{self, Handle, OpResponse};
 use keepd_machine::{ApplyError, Command, Response};
 use keepd_mvcc::View;
 use keepd_types::{LeaseId, Revision};
+use tokio::time::Instant;
 use tonic::Status;
 
-use super::{convert, range};
+use super::{range, to_command};
 use crate::context::{Context, to_proto};
 use crate::errors;
 
-pub(crate) use turns::Turns;
+pub(crate) use contention::CompareQueues;
 
 /// Misses after which a transaction in its turn has other writes give way.
 const MISSES_MAX: usize = 3;
@@ -49,20 +50,21 @@ pub(crate) async fn run(
         let applied = attempt(context, &context.node.view(), &request).await?;
         return applied.ok_or_else(|| errors::apply(ApplyError::GuardMissed));
     };
-    if !context.turns.is_contested(compared)
+    let began = Instant::now();
+    if !context.compare_queues.is_contested(compared)
         && let Some(response) = attempt(context, &context.node.view(), &request).await?
     {
         return Ok(response);
     }
     // BOUND: like any request that does not get through in time. It may have been applied.
-    let limit = context.node.options().request_timeout();
+    let deadline = began + context.node.options().request_timeout();
     let in_turn = in_turn(context, &request, compared);
-    tokio::time::timeout(limit, in_turn).await.map_err(|_elapsed| Api::TimedOut)?
+    tokio::time::timeout_at(deadline, in_turn).await.map_err(|_elapsed| Api::TimedOut)?
 }
 
 /// The key of the first comparison of values, if there is any.
 fn first_compared_value(request: &TxnRequest) -> Option<&Bytes> {
-    let own = request.compare.iter().find(|compare| convert::is_of_values(compare));
+    let own = request.compare.iter().find(|compare| to_command::is_of_values(compare));
     own.map(|compare| &compare.key).or_else(|| {
         ops(request).find_map(|op| match &op.request {
             Some(Request::RequestTxn(nested)) => first_compared_value(nested),
@@ -78,7 +80,7 @@ async fn attempt(
     view: &Arc<View>,
     request: &TxnRequest,
 ) -> Result<Option<TxnResponse>, Status> {
-    let txn = convert::resolved(context, view, request.clone()).await?;
+    let txn = to_command::resolved(context, view, request.clone()).await?;
     let done = context.node.propose(Command::Txn(Box::new(txn))).await.map_err(errors::node)?;
     let mut response = match done.outcome.result {
         Ok(Response::Txn(outcome)) => {
@@ -99,13 +101,13 @@ async fn in_turn(
     request: &TxnRequest,
     compared: &[u8],
 ) -> Result<TxnResponse, Status> {
-    let mut turn = context.turns.take(compared).await;
+    let mut turn = context.compare_queues.take(compared).await;
     let mut misses = 0;
     loop {
         let view = context.node.linearizable_view().await.map_err(errors::node)?;
         // An alarm refuses at apply what it would not refuse here.
         if context.node.alarms().is_empty() {
-            let holds = convert::all_hold(context, &view, &request.compare).await?;
+            let holds = to_command::all_hold(context, &view, &request.compare).await?;
             if branch(request, holds).iter().all(is_range) {
                 return answer_reads(context, &view, request, holds).await;
             }
@@ -115,7 +117,7 @@ async fn in_turn(
         }
         misses += 1;
         if misses == MISSES_MAX {
-            turn.hurry();
+            turn.preempt();
         }
     }
 }
@@ -153,7 +155,7 @@ async fn read_only(
     view: &Arc<View>,
     request: &TxnRequest,
 ) -> Result<TxnResponse, Status> {
-    let succeeded = convert::all_hold(context, view, &request.compare).await?;
+    let succeeded = to_command::all_hold(context, view, &request.compare).await?;
     answer_reads(context, view, request, succeeded).await
 }
 

@@ -7,6 +7,7 @@ use keepd_node::Histogram;
 
 use super::{CODES, process};
 use crate::context::Context;
+use crate::rpc::Rpc;
 
 /// A page under construction.
 struct Page {
@@ -252,23 +253,25 @@ fn rpc(page: &mut Page, context: &Context) {
     );
     let name = "grpc_server_started_total";
     page.family(name, "counter", "Total number of RPCs started on the server.");
-    for method in rpc.methods.values() {
-        page.sample(name, &labels(method), method.started.load(Ordering::Relaxed));
+    for counters in rpc.rpcs.values() {
+        page.sample(name, &labels(counters.rpc), counters.started.load(Ordering::Relaxed));
     }
     let name = "grpc_server_handled_total";
     page.family(name, "counter", "Total number of RPCs completed on the server.");
-    for method in rpc.methods.values() {
-        for (code, count) in CODES.iter().zip(&method.handled) {
-            let labels = format!("grpc_code=\"{code}\",{}", labels(method));
+    for counters in rpc.rpcs.values() {
+        for (code, count) in CODES.iter().zip(&counters.handled) {
+            let labels = format!("grpc_code=\"{code}\",{}", labels(counters.rpc));
             page.sample(name, &labels, count.load(Ordering::Relaxed));
         }
     }
 }
 
-fn labels(method: &super::Method) -> String {
+fn labels(rpc: &Rpc) -> String {
     format!(
         "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
-        method.name, method.service, method.grpc_type
+        rpc.method(),
+        rpc.service(),
+        rpc.kind.name()
     )
 }
 

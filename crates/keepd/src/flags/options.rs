@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keepd_server::AccessControl;
+use keepd_server::{AccessControl, AutoCompaction};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
@@ -18,17 +18,6 @@ pub(crate) enum ClusterState {
     New,
     /// Joining a running one.
     Existing,
-}
-
-/// What is compacted without being asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AutoCompaction {
-    /// Nothing.
-    Off,
-    /// What is older than this.
-    Periodic(Duration),
-    /// All but so many revisions.
-    Revision(i64),
 }
 
 /// The lowest level logged.

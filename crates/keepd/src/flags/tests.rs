@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keepd_server::AutoCompaction;
+
 use super::table::{self, Section, Support};
 use super::*;
 

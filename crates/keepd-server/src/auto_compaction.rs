@@ -17,7 +17,7 @@ const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What is compacted without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compaction {
+pub enum AutoCompaction {
     /// Nothing.
     Off,
     /// What is older than this.
@@ -27,14 +27,14 @@ pub enum Compaction {
 }
 
 /// Starts compacting in the background; ends with the process.
-pub fn compact_by_itself(context: &Arc<Context>, compaction: Compaction) {
+pub fn spawn_auto_compaction(context: &Arc<Context>, compaction: AutoCompaction) {
     let context = Arc::clone(context);
     match compaction {
-        Compaction::Off => {}
-        Compaction::Periodic(retention) => {
+        AutoCompaction::Off => {}
+        AutoCompaction::Periodic(retention) => {
             tokio::spawn(async move { periodic(&context, retention).await });
         }
-        Compaction::Revision(keep) => {
+        AutoCompaction::Revision(keep) => {
             tokio::spawn(async move { by_revision(&context, keep).await });
         }
     }

@@ -1,29 +1,30 @@
 //! The messages of a request, whole, as they come in: gRPC's framing and compression.
 //!
 //! Memory follows the bytes that came, whatever length was announced, and what is not whole is
-//! counted (`unfinished`). All methods receive through this; tonic's own decoder, which the less hot
-//! ones use, is only handed whole messages.
+//! counted (`unfinished`).
 
 use std::future::poll_fn;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
-use futures_util::stream;
 use http::HeaderMap;
-use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use prost::Message;
 use tonic::Status;
-use tonic::body::Body;
 
+use crate::rpc::Kind;
 use crate::unfinished::{Held, REQUEST_BYTES, Share};
 
-/// What Go says of bytes that are no message, whatever is wrong with them.
-pub(crate) const NO_MESSAGE: &str = "proto: cannot parse invalid wire-format data";
+/// What Go says of bytes in the place of a text.
+const NO_TEXT: &str = "string field contains invalid UTF-8";
+/// What Go says of bytes that are no message, whatever else is wrong with them.
+const NO_MESSAGE: &str = "proto: cannot parse invalid wire-format data";
 /// Before each message: whether it is compressed, and its length.
 pub(crate) const PREFIX_BYTES: usize = 5;
 
@@ -53,22 +54,11 @@ impl Encoding {
     }
 }
 
-/// How many messages a call takes, which decides what is said when there are none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Takes {
-    /// One, and gives one.
-    Unary,
-    /// One, and gives a stream.
-    One,
-    /// A stream.
-    Many,
-}
-
 /// The messages of one request.
 #[derive(Debug)]
 pub(crate) struct Messages<B> {
     body: B,
-    takes: Takes,
+    kind: Kind,
     encoding: Encoding,
     bytes_max: usize,
     /// What came and was not taken yet.
@@ -82,31 +72,27 @@ where
 {
     pub(crate) fn new(
         body: B,
-        takes: Takes,
+        kind: Kind,
         encoding: Encoding,
         bytes_max: usize,
         share: Arc<Share>,
     ) -> Self {
         let (received, held) = (BytesMut::new(), Held::new(share));
-        Self { body, takes, encoding, bytes_max, received, held }
+        Self { body, kind, encoding, bytes_max, received, held }
     }
 
     /// The message of a call that takes one. What a client sends after it is not looked at, as in
     /// grpc-go.
-    pub(crate) async fn one<R: Message + Default>(&mut self) -> Result<R, Status> {
-        let mut framed = self.required().await?;
-        framed.advance(PREFIX_BYTES);
-        R::decode(framed).map_err(|_whatever| {
-            Status::internal(format!("grpc: error unmarshalling request: {NO_MESSAGE}"))
-        })
+    pub(crate) async fn one<R: Message + Default>(mut self) -> Result<R, Status> {
+        decode(self.required().await?, self.kind)
     }
 
-    /// The next message behind its prefix, not compressed any more; `None` after the last.
+    /// The next message, not compressed any more; `None` after the last.
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some(framed) = self.take()? {
+            if let Some(message) = self.take()? {
                 self.held.release();
-                return Ok(Some(framed));
+                return Ok(Some(message));
             }
             if !self.received.is_empty() {
                 self.count().await?;
@@ -115,7 +101,7 @@ where
                 Some(data) if self.received.is_empty() => self.received = BytesMut::from(&data[..]),
                 Some(data) => self.received.put_slice(&data),
                 None if self.received.len() < PREFIX_BYTES => return Ok(None),
-                None if self.takes == Takes::Unary => {
+                None if self.kind == Kind::Unary => {
                     return Err(Status::unknown("unexpected EOF"));
                 }
                 None => return Err(Status::internal("unexpected EOF")),
@@ -124,10 +110,10 @@ where
     }
 
     async fn required(&mut self) -> Result<Bytes, Status> {
-        let framed = self.next().await?;
-        framed.ok_or_else(|| match self.takes {
-            Takes::Unary => Status::unknown("EOF"),
-            Takes::One | Takes::Many => Status::internal(
+        let message = self.next().await?;
+        message.ok_or_else(|| match self.kind {
+            Kind::Unary => Status::unknown("EOF"),
+            Kind::ServerStream | Kind::Bidi => Status::internal(
                 "cardinality violation: received no request message from non-client-streaming RPC",
             ),
         })
@@ -152,7 +138,7 @@ where
             let ready = poll_fn(|task| Poll::Ready(Pin::new(&mut self.body).poll_frame(task)));
             let frame = match ready.await {
                 Poll::Ready(frame) => frame,
-                Poll::Pending if self.takes == Takes::Many && self.received.is_empty() => {
+                Poll::Pending if self.kind == Kind::Bidi && self.received.is_empty() => {
                     self.body.frame().await
                 }
                 Poll::Pending => {
@@ -186,12 +172,11 @@ where
         if self.received.len() < PREFIX_BYTES + length {
             return Ok(None);
         }
-        let framed = self.received.split_to(PREFIX_BYTES + length).freeze();
+        self.received.advance(PREFIX_BYTES);
+        let message = self.received.split_to(length).freeze();
         match flag {
-            0 => Ok(Some(framed)),
-            1 if self.encoding == Encoding::Gzip => {
-                inflate(&framed[PREFIX_BYTES..], self.bytes_max).map(Some)
-            }
+            0 => Ok(Some(message)),
+            1 if self.encoding == Encoding::Gzip => inflate(&message, self.bytes_max).map(Some),
             1 => {
                 let text = "grpc: compressed flag set with identity or empty encoding";
                 Err(Status::internal(text))
@@ -204,37 +189,47 @@ where
     }
 }
 
-impl<B> Messages<B>
-where
-    B: http_body::Body<Data = Bytes, Error: Send> + Unpin + Send + 'static,
-{
-    /// A body of whole messages for tonic.
-    pub(crate) fn into_body(self) -> Body {
-        let frames = stream::unfold(Some(self), |messages| async {
-            let mut messages = messages?;
-            let takes_more = messages.takes == Takes::Many;
-            let next = if takes_more {
-                messages.next().await.transpose()?
-            } else {
-                messages.required().await
-            };
-            let rest = (takes_more && next.is_ok()).then_some(messages);
-            Some((next.map(Frame::data), rest))
-        });
-        Body::new(StreamBody::new(frames))
+/// The messages of a call that may send many.
+#[derive(Debug)]
+pub(crate) struct Requests<R> {
+    messages: Messages<Incoming>,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R: Message + Default> Requests<R> {
+    pub(crate) const fn new(messages: Messages<Incoming>) -> Self {
+        Self { messages, request: PhantomData }
     }
+
+    /// The next one; `None` when the client sends no more. After an error nothing can be read.
+    pub(crate) async fn next(&mut self) -> Result<Option<R>, Status> {
+        let message = self.messages.next().await?;
+        message.map(|message| decode(message, Kind::Bidi)).transpose()
+    }
+}
+
+/// Decodes a message; a malformed one is refused in grpc-go's words.
+fn decode<R: Message + Default>(message: Bytes, kind: Kind) -> Result<R, Status> {
+    R::decode(message).map_err(|error| {
+        // prost tells kinds of errors apart in its text only.
+        let reason = if error.to_string().contains("UTF-8") { NO_TEXT } else { NO_MESSAGE };
+        let step = match kind {
+            Kind::Unary => "error unmarshalling request",
+            Kind::ServerStream | Kind::Bidi => "failed to unmarshal the received message",
+        };
+        Status::internal(format!("grpc: {step}: {reason}"))
+    })
 }
 
 fn interrupted<E>(_gone: E) -> Status {
     Status::cancelled("context canceled")
 }
 
-/// Inflates a message and puts it behind a prefix; one that grows beyond `bytes_max` is refused
-/// without being inflated further.
+/// Inflates a message; one that grows beyond `bytes_max` is refused without being inflated further.
 fn inflate(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
-    let mut framed = vec![0; PREFIX_BYTES];
+    let mut message = Vec::new();
     let mut reader = MultiGzDecoder::new(compressed);
-    let read = reader.by_ref().take(bytes_max as u64 + 1).read_to_end(&mut framed);
+    let read = reader.by_ref().take(bytes_max as u64 + 1).read_to_end(&mut message);
     if let Err(error) = read {
         let step = if reader.header().is_some() {
             "grpc: failed to read decompressed data"
@@ -250,15 +245,12 @@ fn inflate(compressed: &[u8], bytes_max: usize) -> Result<Bytes, Status> {
         };
         return Err(Status::internal(format!("{step}: {reason}")));
     }
-    let length = framed.len() - PREFIX_BYTES;
-    if length > bytes_max {
+    if message.len() > bytes_max {
         return Err(Status::resource_exhausted(format!(
             "grpc: received message after decompression larger than max {bytes_max}"
         )));
     }
-    let length = u32::try_from(length).expect("no longer than a message may be");
-    framed[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
-    Ok(framed.into())
+    Ok(message.into())
 }
 
 #[cfg(test)]
@@ -268,11 +260,15 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
-    use http_body_util::Full;
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
     use keepd_api::etcdserverpb::PutRequest;
+    use keepd_api::health::HealthCheckRequest;
     use tonic::Code;
 
     use super::*;
+    use crate::grpc::call::Peer;
     use crate::unfinished::Unfinished;
 
     const BYTES_MAX: usize = 1000;
@@ -298,16 +294,16 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn messages<B>(body: B, takes: Takes) -> Messages<B>
+    fn messages<B>(body: B, kind: Kind) -> Messages<B>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let share = Unfinished::new(BYTES_MAX).share();
-        Messages::new(body, takes, Encoding::Gzip, BYTES_MAX, share)
+        let share = Unfinished::new(BYTES_MAX).share(Peer::default());
+        Messages::new(body, kind, Encoding::Gzip, BYTES_MAX, share)
     }
 
     async fn receive(bytes: &[u8]) -> Result<PutRequest, Status> {
-        messages(Full::new(Bytes::copy_from_slice(bytes)), Takes::Unary).one().await
+        messages(Full::new(Bytes::copy_from_slice(bytes)), Kind::Unary).one().await
     }
 
     #[tokio::test]
@@ -318,7 +314,7 @@ mod tests {
             let (head, tail) = bytes.split_at(cut);
             let pieces = [head, tail].map(|it| Frame::data(Bytes::copy_from_slice(it)));
             let body = StreamBody::new(stream::iter(pieces.map(Ok::<_, Infallible>)));
-            let received: PutRequest = messages(body, Takes::Unary).one().await.unwrap();
+            let received: PutRequest = messages(body, Kind::Unary).one().await.unwrap();
             assert_eq!(received, put(), "cut at {cut}");
         }
     }
@@ -345,6 +341,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_does_not_decode_is_refused_in_the_words_of_grpc_go() {
+        let told = |message: &'static [u8], kind| {
+            let status = decode::<HealthCheckRequest>(message.into(), kind).unwrap_err();
+            assert_eq!(status.code(), Code::Internal);
+            status.message().to_owned()
+        };
+        let text = "grpc: error unmarshalling request: string field contains invalid UTF-8";
+        assert_eq!(told(b"\x0a\x01\xff", Kind::Unary), text);
+        let text =
+            "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
+        assert_eq!(told(b"\xff", Kind::Unary), text);
+        let text = "grpc: failed to unmarshal the received message: proto: cannot parse invalid \
+                    wire-format data";
+        assert_eq!(told(b"\x0a\x02\xff", Kind::ServerStream), text);
+        assert_eq!(told(b"\x0f", Kind::Bidi), text);
+    }
+
     #[tokio::test]
     async fn compressed_messages_are_inflated_up_to_the_limit() {
         let compressed = zipped(&put().encode_to_vec());
@@ -362,20 +376,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tonic_gets_whole_messages() {
+    async fn a_stream_of_messages_may_come_in_any_pieces() {
         let bytes = [encoded(&put()), framed(1, &zipped(&put().encode_to_vec()))].concat();
-        for (takes, count) in [(Takes::Many, 2), (Takes::One, 1), (Takes::Unary, 1)] {
-            let pieces: Vec<_> = bytes
-                .chunks(3)
-                .map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))))
-                .collect();
-            let mut body = messages(StreamBody::new(stream::iter(pieces)), takes).into_body();
-            for _ in 0..count {
-                let frame = body.frame().await.unwrap().unwrap();
-                assert_eq!(frame.into_data().unwrap(), encoded(&put()));
-            }
-            assert!(body.frame().await.is_none());
+        let pieces: Vec<_> = bytes
+            .chunks(3)
+            .map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))))
+            .collect();
+        let mut messages = messages(StreamBody::new(stream::iter(pieces)), Kind::Bidi);
+        for _ in 0..2 {
+            assert_eq!(messages.next().await.unwrap().unwrap(), put().encode_to_vec());
         }
+        assert_eq!(messages.next().await.unwrap(), None);
     }
 
     /// Memory follows what came, and is counted while the message is not whole.
@@ -387,9 +398,14 @@ mod tests {
             stream::iter(pieces),
             stream::pending(),
         )));
-        let mut messages =
-            Messages::new(body, Takes::Unary, Encoding::Identity, 1 << 20, all.share());
-        let waiting = messages.one::<PutRequest>();
+        let mut messages = Messages::new(
+            body,
+            Kind::Unary,
+            Encoding::Identity,
+            1 << 20,
+            all.share(Peer::default()),
+        );
+        let waiting = messages.next();
         assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
         assert_eq!(messages.held.bytes(), REQUEST_BYTES + 8);
         assert!(messages.received.capacity() < 100);

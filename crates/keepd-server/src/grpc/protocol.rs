@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::messages::Encoding;
 use crate::http2;
-use crate::message::Encoding;
 
 const GRPC: &[u8] = b"application/grpc";
 /// Later than any server runs; what is beyond counts as no deadline.

@@ -19,11 +19,11 @@ pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 
 /// The client went away or was given up: there is nobody to make an answer for.
 #[derive(Debug)]
-pub(crate) struct Gone;
+pub(crate) struct ClientGone;
 
 /// The maker's end.
 #[derive(Debug)]
-pub(crate) struct Answers<T> {
+pub(crate) struct Sender<T> {
     sender: mpsc::Sender<Result<T, Status>>,
     stalled: Arc<AtomicBool>,
     stall_max: Duration,
@@ -31,26 +31,26 @@ pub(crate) struct Answers<T> {
 
 /// The client's end.
 #[derive(Debug)]
-pub(crate) struct Reading<T> {
+pub(crate) struct Receiver<T> {
     receiver: mpsc::Receiver<Result<T, Status>>,
     stalled: Arc<AtomicBool>,
 }
 
 /// A queue of at most `ahead` answers.
-pub(crate) fn queue<T>(ahead: usize) -> (Answers<T>, Reading<T>) {
-    patient_queue(ahead, STALL_MAX)
+pub(crate) fn channel<T>(ahead: usize) -> (Sender<T>, Receiver<T>) {
+    channel_with_timeout(ahead, STALL_MAX)
 }
 
-fn patient_queue<T>(ahead: usize, stall_max: Duration) -> (Answers<T>, Reading<T>) {
+fn channel_with_timeout<T>(ahead: usize, stall_max: Duration) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel(ahead);
     let stalled = Arc::new(AtomicBool::new(false));
-    let answers = Answers { sender, stalled: Arc::clone(&stalled), stall_max };
-    (answers, Reading { receiver, stalled })
+    let answers = Sender { sender, stalled: Arc::clone(&stalled), stall_max };
+    (answers, Receiver { receiver, stalled })
 }
 
 /// Makes the answers of a stream in a task of its own, at most one ahead of the client: opening the
 /// values of a thousand events must not hold up the other calls of a connection.
-pub(crate) fn apart<S>(mut stream: S) -> Apart<S::Item>
+pub(crate) fn detached<S>(mut stream: S) -> Detached<S::Item>
 where
     S: Stream<Item: Send> + Unpin + Send + 'static,
 {
@@ -67,14 +67,14 @@ where
             }
         }
     });
-    Apart(receiver)
+    Detached(receiver)
 }
 
 /// The client's end of a stream that is made apart.
 #[derive(Debug)]
-pub(crate) struct Apart<T>(mpsc::Receiver<T>);
+pub(crate) struct Detached<T>(mpsc::Receiver<T>);
 
-impl<T> Stream for Apart<T> {
+impl<T> Stream for Detached<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<T>> {
@@ -82,27 +82,27 @@ impl<T> Stream for Apart<T> {
     }
 }
 
-impl<T> Answers<T> {
+impl<T> Sender<T> {
     /// Waits until the queue has room.
-    pub(crate) async fn room(&self) -> Result<mpsc::Permit<'_, Result<T, Status>>, Gone> {
+    pub(crate) async fn reserve(&self) -> Result<mpsc::Permit<'_, Result<T, Status>>, ClientGone> {
         match tokio::time::timeout(self.stall_max, self.sender.reserve()).await {
-            Ok(room) => room.map_err(|_closed| Gone),
+            Ok(room) => room.map_err(|_closed| ClientGone),
             Err(_elapsed) => {
                 tracing::warn!("a streamed answer is given up: its client reads nothing");
                 self.stalled.store(true, Ordering::Release);
-                Err(Gone)
+                Err(ClientGone)
             }
         }
     }
 
     /// Queues an answer once there is room.
-    pub(crate) async fn send(&self, answer: Result<T, Status>) -> Result<(), Gone> {
-        self.room().await?.send(answer);
+    pub(crate) async fn send(&self, answer: Result<T, Status>) -> Result<(), ClientGone> {
+        self.reserve().await?.send(answer);
         Ok(())
     }
 }
 
-impl<T> Stream for Reading<T> {
+impl<T> Stream for Receiver<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -123,7 +123,7 @@ mod tests {
     const AHEAD: usize = 2;
 
     /// Sends `count` numbers for as long as somebody wants them, with something pinned.
-    async fn make(answers: Answers<u32>, count: u32, _pinned: Arc<()>) {
+    async fn make(answers: Sender<u32>, count: u32, _pinned: Arc<()>) {
         for number in 0..count {
             if answers.send(Ok(number)).await.is_err() {
                 return;
@@ -134,7 +134,7 @@ mod tests {
     /// Rule 9.20.
     #[tokio::test]
     async fn a_client_that_reads_nothing_pins_nothing_for_long_and_is_told() {
-        let (answers, mut reading) = patient_queue(AHEAD, Duration::from_millis(50));
+        let (answers, mut reading) = channel_with_timeout(AHEAD, Duration::from_millis(50));
         let pinned = Arc::new(());
         let maker = tokio::spawn(make(answers, 10, Arc::clone(&pinned)));
         maker.await.unwrap();
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_gets_everything() {
-        let (answers, mut reading) = patient_queue(AHEAD, Duration::from_secs(5));
+        let (answers, mut reading) = channel_with_timeout(AHEAD, Duration::from_secs(5));
         let maker = tokio::spawn(make(answers, 10, Arc::new(())));
         for number in 0..10 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -160,12 +160,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_made_apart_is_whole_and_ends_with_its_client() {
-        let answers: Vec<_> = apart(futures_util::stream::iter(0..10)).collect().await;
+        let answers: Vec<_> = detached(futures_util::stream::iter(0..10)).collect().await;
         assert_eq!(answers, (0..10).collect::<Vec<_>>());
         let pinned = Arc::new(());
         let held = Arc::clone(&pinned);
         let silent = futures_util::stream::pending::<()>().inspect(move |()| drop(held.clone()));
-        drop(apart(silent));
+        drop(detached(silent));
         while Arc::strong_count(&pinned) > 1 {
             tokio::task::yield_now().await;
         }
@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_leaves_ends_the_work() {
-        let (answers, reading) = queue(AHEAD);
+        let (answers, reading) = channel(AHEAD);
         drop(reading);
         make(answers, u32::MAX, Arc::new(())).await;
     }

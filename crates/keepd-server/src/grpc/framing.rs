@@ -1,4 +1,4 @@
-//! gRPC's framing of answers for the hot methods: pieces of encoded bytes go out.
+//! gRPC's framing of answers: pieces of encoded bytes go out.
 //!
 //! tonic's own would copy an answer into one buffer before it is sent, which for a list is most of
 //! what remains to be done. Here the pieces go to HTTP/2 as they are. Whoever compresses a request
@@ -20,54 +20,58 @@ use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::codec::Payload;
+use super::messages::{Encoding, PREFIX_BYTES};
+use crate::encoded_message::{Answer, EncodedMessage};
 use crate::errors;
-use crate::message::{Encoding, PREFIX_BYTES};
-use crate::metrics::Counted;
-use crate::unread::{Large, Turn, Unread};
+use crate::metrics::CallGuard;
+use crate::unread::{Large, Unread};
 
 /// Answers up to this size are sent as one piece, with one frame.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// Refuses what no client of gRPC takes, in grpc-go's words.
-pub(crate) fn sendable(payload: Payload) -> Result<Payload, Status> {
-    let (bytes, bytes_max) = (payload.len(), i32::MAX as usize);
+pub(crate) fn sendable(message: EncodedMessage) -> Result<EncodedMessage, Status> {
+    let (bytes, bytes_max) = (message.len(), i32::MAX as usize);
     if bytes > bytes_max {
         return Err(Status::resource_exhausted(format!(
             "grpc: trying to send message larger than max ({bytes} vs. {bytes_max})"
         )));
     }
-    Ok(payload)
+    Ok(message)
 }
 
 /// Compresses an answer to a compressed request, a large one where that holds nobody up.
-pub(crate) async fn compressed(payload: Payload, encoding: Encoding) -> Result<Payload, Status> {
+pub(crate) async fn compressed(
+    message: EncodedMessage,
+    encoding: Encoding,
+) -> Result<EncodedMessage, Status> {
     match encoding {
-        Encoding::Identity => Ok(payload),
-        Encoding::Gzip if payload.len() <= JOINED_BYTES_MAX => Ok(gzip(&payload)),
+        Encoding::Identity => Ok(message),
+        Encoding::Gzip if message.len() <= JOINED_BYTES_MAX => Ok(gzip(message)),
         Encoding::Gzip => {
-            tokio::task::spawn_blocking(move || gzip(&payload)).await.map_err(errors::task)
+            tokio::task::spawn_blocking(move || gzip(message)).await.map_err(errors::task)
         }
     }
 }
 
-fn gzip(payload: &Payload) -> Payload {
+fn gzip(message: EncodedMessage) -> EncodedMessage {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    let written = payload.pieces.iter().try_for_each(|piece| encoder.write_all(piece));
-    written.and_then(|()| encoder.finish()).expect("a vector takes everything").into()
+    let written = message.pieces.iter().try_for_each(|piece| encoder.write_all(piece));
+    let bytes = written.and_then(|()| encoder.finish()).expect("a vector takes everything");
+    EncodedMessage { turn: message.turn, ..bytes.into() }
 }
 
 /// Answers a unary call; what is compressed is so in `encoding`.
 pub(crate) fn answer(
-    result: Result<Payload, Status>,
+    result: Result<EncodedMessage, Status>,
     encoding: Encoding,
     unread: &Arc<Unread>,
-    turn: Option<Turn>,
 ) -> Response<Body> {
     match result {
-        Ok(payload) => {
+        Ok(mut message) => {
+            let turn = message.turn.take();
             let (mut frames, trailers) = (VecDeque::new(), trailers(&Status::ok("")));
-            frame(payload, encoding, &mut frames);
+            frame(message, encoding, &mut frames);
             if frames.len() > 1 {
                 return respond(Large::new(frames, trailers, unread, turn), encoding);
             }
@@ -77,22 +81,23 @@ pub(crate) fn answer(
     }
 }
 
-/// Answers a call with a stream of messages; `counted` ends with it.
-pub(crate) fn answer_stream<S>(
+/// Answers a call with a stream of messages; `guard` ends with it.
+pub(crate) fn answer_stream<S, A>(
     result: Result<S, Status>,
     encoding: Encoding,
-    counted: Counted,
+    guard: CallGuard,
 ) -> Response<Body>
 where
-    S: Stream<Item = Result<Payload, Status>> + Unpin + Send + 'static,
+    S: Stream<Item = Result<A, Status>> + Unpin + Send + 'static,
+    A: Answer,
 {
     match result {
         Ok(messages) => {
-            let (counted, frames) = (Some(counted), VecDeque::new());
-            respond(Streamed { messages, encoding, counted, frames }, encoding)
+            let (guard, frames) = (Some(guard), VecDeque::new());
+            respond(Streamed { messages, encoding, guard, frames }, encoding)
         }
         Err(status) => {
-            counted.finish(status.code());
+            guard.finish(status.code());
             status.into_http()
         }
     }
@@ -112,18 +117,18 @@ where
 }
 
 /// Puts a message behind its prefix.
-fn frame(payload: Payload, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
-    let length = payload.len();
+fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
+    let length = message.len();
     let joined = if length <= JOINED_BYTES_MAX { length } else { 0 };
     let mut first = BytesMut::with_capacity(PREFIX_BYTES + joined);
     first.put_u8(u8::from(encoding == Encoding::Gzip));
     first.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
     if joined > 0 {
-        payload.pieces.iter().for_each(|piece| first.put_slice(piece));
+        message.pieces.iter().for_each(|piece| first.put_slice(piece));
         frames.push_back(first.freeze());
     } else {
         frames.push_back(first.freeze());
-        frames.extend(payload.pieces.into_iter().filter(|piece| !piece.is_empty()));
+        frames.extend(message.pieces.into_iter().filter(|piece| !piece.is_empty()));
     }
 }
 
@@ -167,13 +172,14 @@ struct Streamed<S> {
     messages: S,
     encoding: Encoding,
     /// `None` once the stream has ended.
-    counted: Option<Counted>,
+    guard: Option<CallGuard>,
     frames: VecDeque<Bytes>,
 }
 
-impl<S> http_body::Body for Streamed<S>
+impl<S, A> http_body::Body for Streamed<S>
 where
-    S: Stream<Item = Result<Payload, Status>> + Unpin,
+    S: Stream<Item = Result<A, Status>> + Unpin,
+    A: Answer,
 {
     type Data = Bytes;
     type Error = Status;
@@ -187,67 +193,30 @@ where
             if let Some(frame) = this.frames.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(frame))));
             }
-            if this.counted.is_none() {
+            if this.guard.is_none() {
                 return Poll::Ready(None);
             }
             let status = match ready!(Pin::new(&mut this.messages).poll_next(task)) {
-                Some(Ok(payload)) => {
-                    let payload = match this.encoding {
-                        Encoding::Identity => payload,
-                        Encoding::Gzip => gzip(&payload),
+                Some(Ok(message)) => {
+                    let message = match this.encoding {
+                        Encoding::Identity => message.encoded(),
+                        Encoding::Gzip => gzip(message.encoded()),
                     };
-                    frame(payload, this.encoding, &mut this.frames);
+                    frame(message, this.encoding, &mut this.frames);
                     continue;
                 }
                 Some(Err(status)) => status,
                 None => Status::ok(""),
             };
-            if let Some(counted) = this.counted.take() {
-                counted.finish(status.code());
+            if let Some(guard) = this.guard.take() {
+                guard.finish(status.code());
             }
             return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.counted.is_none()
-    }
-}
-
-/// Counts a call that tonic answers when its answer ends.
-pub(crate) fn count(response: Response<Body>, counted: Counted) -> Response<Body> {
-    if let Some(code) = response.headers().get(Status::GRPC_STATUS) {
-        counted.finish(tonic::Code::from_bytes(code.as_bytes()));
-        return response;
-    }
-    response.map(|body| Body::new(CountedBody { body, counted: Some(counted) }))
-}
-
-struct CountedBody {
-    body: Body,
-    counted: Option<Counted>,
-}
-
-impl http_body::Body for CountedBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(task));
-        let trailers = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.trailers_ref());
-        if let Some(code) = trailers.and_then(|trailers| trailers.get(Status::GRPC_STATUS))
-            && let Some(counted) = self.counted.take()
-        {
-            counted.finish(tonic::Code::from_bytes(code.as_bytes()));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.frames.is_empty() && self.guard.is_none()
     }
 }
 
@@ -263,8 +232,8 @@ mod tests {
     use super::*;
     use crate::metrics::RpcMetrics;
 
-    fn answered(payload: Payload, encoding: Encoding) -> Response<Body> {
-        answer(Ok(payload), encoding, &Arc::default(), None)
+    fn answered(message: EncodedMessage, encoding: Encoding) -> Response<Body> {
+        answer(Ok(message), encoding, &Arc::default())
     }
 
     /// Data frames, and the status in the trailers.
@@ -285,13 +254,13 @@ mod tests {
 
     #[tokio::test]
     async fn small_answers_are_one_frame_and_large_ones_are_not_copied() {
-        let small = Payload { pieces: vec!["ab".into(), "c".into()] };
+        let small = EncodedMessage::from(vec![Bytes::from("ab"), "c".into()]);
         let (data, code) = read(answered(small, Encoding::Identity)).await;
         assert_eq!((data, code), (vec![Bytes::from_static(b"\0\0\0\0\x03abc")], Code::Ok));
 
         let large = Bytes::from(vec![7; JOINED_BYTES_MAX + 1]);
-        let payload = Payload { pieces: vec![large.clone()] };
-        let (data, _) = read(answered(payload, Encoding::Identity)).await;
+        let message = EncodedMessage::from(vec![large.clone()]);
+        let (data, _) = read(answered(message, Encoding::Identity)).await;
         assert_eq!(data[0].as_ref(), [0, 0, 0, 0x40, 1]);
         assert_eq!(data[1].as_ptr(), large.as_ptr(), "nothing is copied");
     }
@@ -300,10 +269,10 @@ mod tests {
     async fn a_compressed_answer_is_the_same_one() {
         for length in [0, 10, JOINED_BYTES_MAX * 10] {
             let plain = Bytes::from(vec![7; length]);
-            let payload =
-                Payload { pieces: vec![plain.slice(..length / 2), plain.slice(length / 2..)] };
-            let payload = compressed(payload, Encoding::Gzip).await.unwrap();
-            let response = answered(payload, Encoding::Gzip);
+            let message =
+                EncodedMessage::from(vec![plain.slice(..length / 2), plain.slice(length / 2..)]);
+            let message = compressed(message, Encoding::Gzip).await.unwrap();
+            let response = answered(message, Encoding::Gzip);
             assert_eq!(response.headers()["grpc-encoding"], "gzip");
             let (data, _) = read(response).await;
             let framed = data.concat();
@@ -318,18 +287,18 @@ mod tests {
     #[tokio::test]
     async fn a_stream_counts_when_it_ends() {
         let metrics = RpcMetrics::default();
-        let method = metrics.method("/etcdserverpb.KV/RangeStream").unwrap();
-        let handled = |code: Code| method.handled[code as usize].load(Ordering::Relaxed);
-        let messages = || vec![Ok(Payload::default()), Err(Status::aborted("given up"))];
+        let counters = metrics.of("/etcdserverpb.KV/RangeStream").unwrap();
+        let handled = |code: Code| counters.handled[code as usize].load(Ordering::Relaxed);
+        let messages = || vec![Ok(EncodedMessage::default()), Err(Status::aborted("given up"))];
 
-        let call = Counted::start(Arc::clone(&method));
+        let call = CallGuard::start(Arc::clone(&counters));
         let response = answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call);
         assert_eq!(handled(Code::Aborted), 0);
         let (data, code) = read(response).await;
         assert_eq!((data, code), (vec![Bytes::from_static(&[0; 5])], Code::Aborted));
         assert_eq!(handled(Code::Aborted), 1);
 
-        let call = Counted::start(Arc::clone(&method));
+        let call = CallGuard::start(Arc::clone(&counters));
         drop(answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call));
         assert_eq!(handled(Code::Cancelled), 1, "its client went away");
     }

@@ -17,18 +17,13 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{call, protocol};
-
-/// The methods that answer so.
-const METHODS: [&str; 2] = ["/etcdserverpb.Lease/LeaseKeepAlive", "/grpc.health.v1.Health/Watch"];
-
-/// Whether the answers to a path never end by themselves.
-pub(crate) fn is_endless(path: &str) -> bool {
-    METHODS.contains(&path)
-}
+use crate::grpc;
 
 /// The same answer, which also ends when `stop` turns true.
-pub(crate) fn stop(response: Response<Body>, mut stop: watch::Receiver<bool>) -> Response<Body> {
+pub(crate) fn end_on_shutdown(
+    response: Response<Body>,
+    mut stop: watch::Receiver<bool>,
+) -> Response<Body> {
     end(response, async move {
         // A server that is gone has stopped too.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -37,10 +32,10 @@ pub(crate) fn stop(response: Response<Body>, mut stop: watch::Receiver<bool>) ->
 }
 
 /// The same answer, which also ends at its client's deadline.
-pub(crate) fn deadline(response: Response<Body>, deadline: Instant) -> Response<Body> {
+pub(crate) fn end_at_deadline(response: Response<Body>, deadline: Instant) -> Response<Body> {
     end(response, async move {
         tokio::time::sleep_until(deadline).await;
-        protocol::deadline_exceeded()
+        grpc::deadline_exceeded()
     })
 }
 
@@ -76,7 +71,7 @@ impl http_body::Body for Until {
             return Pin::new(body).poll_frame(task);
         };
         this.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(call::trailers(&status)))))
+        Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(&status)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -110,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_answer_ends_with_the_server() {
         let stop = watch::Sender::new(false);
-        let answer = super::stop(Response::new(Body::new(Silent)), stop.subscribe());
+        let answer = end_on_shutdown(Response::new(Body::new(Silent)), stop.subscribe());
         let mut body = answer.into_body();
         let waited = tokio::time::timeout(Duration::from_millis(20), body.frame()).await;
         assert!(waited.is_err(), "nothing ends it before");
@@ -125,7 +120,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_answer_ends_at_its_deadline() {
         let at = Instant::now() + Duration::from_millis(10);
-        let mut body = deadline(Response::new(Body::new(Silent)), at).into_body();
+        let mut body = end_at_deadline(Response::new(Body::new(Silent)), at).into_body();
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         let status = Status::from_header_map(&trailers).unwrap();
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
@@ -136,7 +131,7 @@ mod tests {
     async fn an_answer_that_ends_by_itself_is_left_alone() {
         let stop = watch::Sender::new(false);
         let whole = Body::new(http_body_util::Full::new(Bytes::from_static(b"x")));
-        let body = super::stop(Response::new(whole), stop.subscribe()).into_body();
+        let body = end_on_shutdown(Response::new(whole), stop.subscribe()).into_body();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "x");
     }
 }

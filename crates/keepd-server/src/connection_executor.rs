@@ -4,7 +4,7 @@
 //! cost a turn of the scheduler and wake the connection for every single answer: a system call per
 //! answer. Here the requests that can go on all do so in one turn, and the connection then sends
 //! their answers with one write. What would hold up the others runs in tasks of its own: ranges of
-//! many keys (`kv::range`), streams (`answers`).
+//! many keys (`kv::range`), streams (`response_stream`).
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -20,26 +20,26 @@ type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The requests that a connection has taken and that have not had a turn yet.
 #[derive(Clone, Default)]
-pub(crate) struct Requests {
+pub(crate) struct InlineExecutor {
     fresh: Arc<Mutex<Vec<Request>>>,
 }
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Requests {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InlineExecutor {
     fn execute(&self, request: F) {
         self.fresh.lock().push(Box::pin(request));
     }
 }
 
 /// A connection together with its requests; done when the connection is, which ends what is left.
-pub(crate) struct WithRequests<C> {
+pub(crate) struct ConnectionTask<C> {
     connection: Pin<Box<C>>,
-    requests: Requests,
+    requests: InlineExecutor,
     running: FuturesUnordered<Request>,
 }
 
-impl<C> WithRequests<C> {
+impl<C> ConnectionTask<C> {
     /// `requests` is the executor that the connection was built with.
-    pub(crate) fn new(connection: C, requests: Requests) -> Self {
+    pub(crate) fn new(connection: C, requests: InlineExecutor) -> Self {
         Self { connection: Box::pin(connection), requests, running: FuturesUnordered::new() }
     }
 
@@ -48,7 +48,7 @@ impl<C> WithRequests<C> {
     }
 }
 
-impl<C: Future> Future for WithRequests<C> {
+impl<C: Future> Future for ConnectionTask<C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<C::Output> {

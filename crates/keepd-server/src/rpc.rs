@@ -1,0 +1,222 @@
+//! The table of RPCs: whatever differs from one to the next, one row for each.
+//!
+//! A row names the path, the kind of call, the function that answers it, what authentication asks
+//! of its callers, and whether the end of the server ends it. Dispatch, metrics and the guard of the
+//! browser edge read this table and no other. A row without a permission does not compile, and a
+//! test holds the table against the protocol's descriptors.
+
+use crate::grpc::{self, Answering, Opened};
+use crate::{auth, cluster, health, kv, lease, maintenance, watch};
+
+/// How many messages go each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Unary,
+    ServerStream,
+    Bidi,
+}
+
+impl Kind {
+    /// As metrics name it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::ServerStream => "server_stream",
+            Self::Bidi => "bidi_stream",
+        }
+    }
+}
+
+/// What a caller needs once authentication is on, as in etcd 3.7. Users are not built and nothing is
+/// enforced yet; the role `root` may do everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// Nothing.
+    None,
+    /// To be a user, whichever.
+    Identity,
+    /// The role `root`.
+    Root,
+    /// To be a user; the role `root` for whatever is not only looked at.
+    RootToChange,
+    /// The role `root`, unless the request names the caller.
+    OwnUser,
+    /// The role `root`, unless the request names a role of the caller.
+    OwnRole,
+    /// READ on the keys that the request names. A watch is asked for each watcher.
+    Read,
+    /// WRITE on the keys that the request names, READ on those whose values it wants back. A put with
+    /// a lease: WRITE on all keys of the lease. A transaction: all of this for both branches.
+    Write,
+    /// READ on all keys of the leases that the answer shows the keys of.
+    ReadLeased,
+    /// WRITE on all keys of the lease.
+    WriteLeased,
+}
+
+/// One RPC.
+#[derive(Debug)]
+pub(crate) struct Rpc {
+    pub(crate) path: &'static str,
+    pub(crate) kind: Kind,
+    #[cfg_attr(not(test), expect(dead_code, reason = "enforced once users are built"))]
+    pub(crate) permission: Permission,
+    /// Whether its answers never end by themselves, so that the end of the server has to. The streams
+    /// of Watch are ended by their hub, after what is queued.
+    pub(crate) ends_at_shutdown: bool,
+    serve: fn(Opened) -> Answering,
+}
+
+impl Rpc {
+    /// Answers a call.
+    pub(crate) fn serve(&self, call: Opened) -> Answering {
+        (self.serve)(call)
+    }
+
+    /// The service's full name.
+    pub(crate) fn service(&self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The method's name.
+    pub(crate) fn method(&self) -> &'static str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&'static str, &'static str) {
+        self.path[1..].split_once('/').expect("a path has two parts")
+    }
+}
+
+/// Whether a service has RPCs here.
+pub(crate) fn is_served(service: &str) -> bool {
+    RPCS.iter().any(|rpc| rpc.service() == service)
+}
+
+/// Rows: `kind path: permission => handler`; a row ends in `until shutdown` if it does.
+macro_rules! rpcs {
+    (@kind unary) => { Kind::Unary };
+    (@kind server_stream) => { Kind::ServerStream };
+    (@kind bidi) => { Kind::Bidi };
+    (@ends until shutdown) => { true };
+    (@ends) => { false };
+    ($($kind:ident $path:literal: $permission:ident => $handler:path $([$($ends:ident)+])?;)+) => {
+        &[$(Rpc {
+            path: $path,
+            kind: rpcs!(@kind $kind),
+            permission: Permission::$permission,
+            ends_at_shutdown: rpcs!(@ends $($($ends)+)?),
+            serve: |call| grpc::$kind(call, $handler),
+        }),+]
+    };
+}
+
+/// Every RPC that is served.
+pub(crate) static RPCS: &[Rpc] = rpcs! {
+    unary "/etcdserverpb.KV/Range": Read => kv::range;
+    server_stream "/etcdserverpb.KV/RangeStream": Read => kv::range_stream;
+    unary "/etcdserverpb.KV/Put": Write => kv::put;
+    unary "/etcdserverpb.KV/DeleteRange": Write => kv::delete_range;
+    unary "/etcdserverpb.KV/Txn": Write => kv::txn;
+    unary "/etcdserverpb.KV/Compact": Root => kv::compact;
+
+    bidi "/etcdserverpb.Watch/Watch": Read => watch::watch;
+
+    unary "/etcdserverpb.Lease/LeaseGrant": Identity => lease::grant;
+    unary "/etcdserverpb.Lease/LeaseRevoke": WriteLeased => lease::revoke;
+    bidi "/etcdserverpb.Lease/LeaseKeepAlive": WriteLeased => lease::keep_alive [until shutdown];
+    unary "/etcdserverpb.Lease/LeaseTimeToLive": ReadLeased => lease::time_to_live;
+    unary "/etcdserverpb.Lease/LeaseLeases": ReadLeased => lease::leases;
+
+    unary "/etcdserverpb.Cluster/MemberAdd": Root => cluster::member_add;
+    unary "/etcdserverpb.Cluster/MemberRemove": Root => cluster::member_remove;
+    unary "/etcdserverpb.Cluster/MemberUpdate": Root => cluster::member_update;
+    unary "/etcdserverpb.Cluster/MemberList": Identity => cluster::member_list;
+    unary "/etcdserverpb.Cluster/MemberPromote": Root => cluster::member_promote;
+
+    unary "/etcdserverpb.Maintenance/Alarm": RootToChange => maintenance::alarm;
+    unary "/etcdserverpb.Maintenance/Status": Identity => maintenance::status;
+    unary "/etcdserverpb.Maintenance/Defragment": Root => maintenance::defragment;
+    unary "/etcdserverpb.Maintenance/Hash": Root => maintenance::hash;
+    unary "/etcdserverpb.Maintenance/HashKV": Root => maintenance::hash_kv;
+    server_stream "/etcdserverpb.Maintenance/Snapshot": Root => maintenance::snapshot;
+    unary "/etcdserverpb.Maintenance/MoveLeader": Root => maintenance::move_leader;
+    unary "/etcdserverpb.Maintenance/Downgrade": Root => maintenance::downgrade;
+
+    unary "/etcdserverpb.Auth/AuthEnable": Root => auth::enable;
+    unary "/etcdserverpb.Auth/AuthDisable": Root => auth::disable;
+    unary "/etcdserverpb.Auth/AuthStatus": None => auth::status;
+    unary "/etcdserverpb.Auth/Authenticate": None => auth::authenticate;
+    unary "/etcdserverpb.Auth/UserAdd": Root => auth::user_add;
+    unary "/etcdserverpb.Auth/UserGet": OwnUser => auth::user_get;
+    unary "/etcdserverpb.Auth/UserList": Root => auth::user_list;
+    unary "/etcdserverpb.Auth/UserDelete": Root => auth::user_delete;
+    unary "/etcdserverpb.Auth/UserChangePassword": Root => auth::user_change_password;
+    unary "/etcdserverpb.Auth/UserGrantRole": Root => auth::user_grant_role;
+    unary "/etcdserverpb.Auth/UserRevokeRole": Root => auth::user_revoke_role;
+    unary "/etcdserverpb.Auth/RoleAdd": Root => auth::role_add;
+    unary "/etcdserverpb.Auth/RoleGet": OwnRole => auth::role_get;
+    unary "/etcdserverpb.Auth/RoleList": Root => auth::role_list;
+    unary "/etcdserverpb.Auth/RoleDelete": Root => auth::role_delete;
+    unary "/etcdserverpb.Auth/RoleGrantPermission": Root => auth::role_grant_permission;
+    unary "/etcdserverpb.Auth/RoleRevokePermission": Root => auth::role_revoke_permission;
+
+    unary "/grpc.health.v1.Health/List": None => health::list;
+    unary "/grpc.health.v1.Health/Check": None => health::check;
+    server_stream "/grpc.health.v1.Health/Watch": None => health::watch [until shutdown];
+};
+
+#[cfg(test)]
+mod tests {
+    use keepd_api::DESCRIPTORS;
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// Services that are not built, with all their RPCs.
+    const UNBUILT: [&str; 2] = ["v3lockpb.Lock", "v3electionpb.Election"];
+
+    #[test]
+    fn the_table_is_the_protocol() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+        let mut declared = Vec::new();
+        for file in &files {
+            for service in &file.service {
+                let service_name = format!("{}.{}", file.package(), service.name());
+                if UNBUILT.contains(&service_name.as_str()) {
+                    continue;
+                }
+                for method in &service.method {
+                    let kind = match (method.client_streaming(), method.server_streaming()) {
+                        (false, false) => Kind::Unary,
+                        (false, true) => Kind::ServerStream,
+                        (true, _) => Kind::Bidi,
+                    };
+                    declared.push((format!("/{service_name}/{}", method.name()), kind));
+                }
+            }
+        }
+        let mut served: Vec<_> = RPCS.iter().map(|rpc| (rpc.path.to_owned(), rpc.kind)).collect();
+        declared.sort_by(|a, b| a.0.cmp(&b.0));
+        served.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(served, declared);
+    }
+
+    /// What anybody may call once authentication is on is short, and stays so.
+    #[test]
+    fn few_rpcs_ask_nothing_of_their_callers() {
+        let open = RPCS.iter().filter(|rpc| rpc.permission == Permission::None);
+        let open: Vec<_> = open.map(|rpc| rpc.path).collect();
+        assert_eq!(
+            open,
+            [
+                "/etcdserverpb.Auth/AuthStatus",
+                "/etcdserverpb.Auth/Authenticate",
+                "/grpc.health.v1.Health/List",
+                "/grpc.health.v1.Health/Check",
+                "/grpc.health.v1.Health/Watch",
+            ]
+        );
+    }
+}
