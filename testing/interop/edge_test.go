@@ -195,6 +195,26 @@ func TestHostsOverTLSAndOriginsByDefault(t *testing.T) {
 	})
 }
 
+// Under a rebound name a page could read whatever is served to every host; keepd's own paths are not,
+// though every host is allowed by default.
+func TestReboundNamesDoNotReachKeepdsOwnPaths(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t, harness.Options{Flavor: harness.Keepd})
+	_, port, _ := net.SplitHostPort(s.Endpoint)
+	for host, code := range map[string]int{
+		"evil.example:" + port: 421, "evil.example": 421, "localhost.evil.example": 421,
+		"127.0.0.1:" + port: 200, "[::1]:" + port: 200, "localhost:" + port: 200, "10.1.2.3": 200,
+	} {
+		response, body := probe(t, s, "GET", s.ClientURL+"/keepd/encryption", http.Header{"Host": {host}})
+		equal(t, host, response.StatusCode, code)
+		if code == 421 && strings.Contains(body, "sealing") {
+			t.Errorf("%s: %s", host, body)
+		}
+		response, _ = probe(t, s, "GET", s.ClientURL+"/version", http.Header{"Host": {host}})
+		equal(t, host+" and etcd's paths", response.StatusCode, 200)
+	}
+}
+
 // Go listens on every address of both families when told 0.0.0.0.
 func TestWildcardAddressServesIPv6(t *testing.T) {
 	t.Parallel()

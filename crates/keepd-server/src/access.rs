@@ -3,11 +3,13 @@
 //!
 //! A page can have its visitor's browser send requests to any address, also under a host name of its
 //! own that suddenly means that address (DNS rebinding). `--host-whitelist` closes that for plain
-//! connections; TLS closes it by itself, since no certificate is valid for the page's name. Only
-//! requests that are not gRPC come here: a browser cannot speak gRPC without CORS, which is granted
-//! for HTTP endpoints alone.
+//! connections; TLS closes it by itself, since no certificate is valid for the page's name. By
+//! default that list allows every host, as etcd's does; keepd's own paths then still take only hosts
+//! that no page of another origin can have. Only requests that are not gRPC come here: a browser
+//! cannot speak gRPC without CORS, which is granted for HTTP endpoints alone.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS};
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN};
@@ -23,6 +25,8 @@ pub struct AccessControl {
     pub origins: BTreeSet<String>,
     /// Host names that a plain request may name.
     pub hosts: BTreeSet<String>,
+    /// Host names of the member: those that it listens on and advertises.
+    pub own_hosts: BTreeSet<String>,
 }
 
 fn allows(list: &BTreeSet<String>, name: &str) -> bool {
@@ -32,14 +36,20 @@ fn allows(list: &BTreeSet<String>, name: &str) -> bool {
 impl AccessControl {
     /// The host that a plain request names, if it may not.
     pub(crate) fn refused_host<B>(&self, request: &Request<B>) -> Option<String> {
-        let named = request.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-        let named = String::from_utf8_lossy(named);
-        let named = match request.uri().authority() {
-            Some(authority) => authority.as_str(),
-            None => &*named,
-        };
-        let host = host_name(named);
-        (!allows(&self.hosts, host)).then(|| host.to_owned())
+        let host = named_host(request);
+        (!allows(&self.hosts, &host)).then_some(host)
+    }
+
+    /// The host that a plain request names, if a foreign page could have named it: neither an address,
+    /// nor one of this machine or member, nor one that the operator lists.
+    pub(crate) fn foreign_host<B>(&self, request: &Request<B>) -> Option<String> {
+        let host = named_host(request);
+        let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let is_named = |name: &String| name != ANY && name.eq_ignore_ascii_case(&host);
+        let is_ours = is_address
+            || host.eq_ignore_ascii_case("localhost")
+            || self.own_hosts.iter().chain(&self.hosts).any(is_named);
+        (!is_ours).then_some(host)
     }
 
     /// Lets a page of an allowed origin read the answer.
@@ -61,6 +71,17 @@ impl AccessControl {
     }
 }
 
+/// The host that a request names, without its port.
+fn named_host<B>(request: &Request<B>) -> String {
+    match request.uri().authority() {
+        Some(authority) => host_name(authority.as_str()).to_owned(),
+        None => {
+            let named = request.headers().get(HOST).map(HeaderValue::as_bytes);
+            host_name(&String::from_utf8_lossy(named.unwrap_or_default())).to_owned()
+        }
+    }
+}
+
 /// The host without its port, as Go's `net.SplitHostPort` takes it apart; the whole if it cannot.
 fn host_name(named: &str) -> &str {
     if let Some(inner) = named.strip_prefix('[') {
@@ -73,6 +94,15 @@ fn host_name(named: &str) -> &str {
         Some((host, port)) if !port.contains(':') => host,
         _ => named,
     }
+}
+
+/// The body of the refusal of keepd's own paths.
+pub(crate) fn refusal_of_own_path(host: &str) -> String {
+    format!(
+        "keepd shows this over plain HTTP only under an IP address, localhost, a host name that it \
+         listens on or advertises, or one of --host-whitelist: a web page could have named \
+         {host:?}\n"
+    )
 }
 
 /// The body of the refusal, etcd's word for word.
@@ -111,7 +141,11 @@ mod tests {
     #[test]
     fn lists_allow_what_they_name_and_empty_ones_all() {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let some = AccessControl { origins: set(&["http://a:1"]), hosts: set(&["localhost"]) };
+        let some = AccessControl {
+            origins: set(&["http://a:1"]),
+            hosts: set(&["localhost"]),
+            own_hosts: set(&[]),
+        };
         let request = |host: &str, origin: &str| {
             Request::builder().uri("/").header(HOST, host).header(ORIGIN, origin).body(()).unwrap()
         };
@@ -130,5 +164,36 @@ mod tests {
         let all = AccessControl::default();
         assert_eq!(all.refused_host(&foreign), None);
         assert_eq!(origin(&all, &foreign).as_deref(), Some("*"));
+    }
+
+    #[test]
+    fn a_rebound_name_is_foreign_whatever_the_list_allows() {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let access = AccessControl {
+            origins: set(&[]),
+            hosts: set(&["*", "listed.example"]),
+            own_hosts: set(&["etcd.svc"]),
+        };
+        let is_foreign = |host: &str| {
+            let request = Request::builder().uri("/").header(HOST, host).body(()).unwrap();
+            access.foreign_host(&request).is_some()
+        };
+        for ours in [
+            "127.0.0.1:2379",
+            "10.0.0.1",
+            "[::1]:2379",
+            "[fe80::1]",
+            "localhost:2379",
+            "LOCALHOST",
+            "etcd.svc:2379",
+            "ETCD.svc",
+            "listed.example",
+        ] {
+            assert!(!is_foreign(ours), "{ours}");
+        }
+        for foreign in ["", "*", "evil.example", "localhost.evil.example", "127.0.0.1.evil", "svc"]
+        {
+            assert!(is_foreign(foreign), "{foreign}");
+        }
     }
 }

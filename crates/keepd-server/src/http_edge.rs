@@ -12,6 +12,7 @@ use tonic::body::Body;
 use crate::access::{self, AccessControl};
 use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
+use crate::grpc::call::Peer;
 use crate::{errors, metrics};
 
 /// Where a request came in; not every listener shows everything.
@@ -23,17 +24,29 @@ pub enum HttpScope {
     Metrics,
 }
 
+/// What the log says of a request that names a host it may not.
+const REBINDING: &str = "rejecting HTTP request to prevent DNS rebinding attacks";
+
 /// Answers one request of a client port that is not gRPC, as far as hosts and origins allow.
 pub(crate) async fn answer_client<B>(
     context: &Arc<Context>,
     access: &AccessControl,
     is_tls: bool,
+    peer: &Peer,
     request: &Request<B>,
 ) -> Response<Body> {
     if !is_tls && let Some(host) = access.refused_host(request) {
-        let message = "rejecting HTTP request to prevent DNS rebinding attacks";
-        tracing::warn!(host, "{message}");
+        tracing::warn!(host, "{REBINDING}");
         return nosniff(plain(StatusCode::MISDIRECTED_REQUEST, access::refusal(&host)));
+    }
+    // No page reaches a unix socket.
+    if !is_tls
+        && !peer.is_local()
+        && is_own(request.uri().path())
+        && let Some(host) = access.foreign_host(request)
+    {
+        tracing::warn!(host, "{REBINDING}");
+        return nosniff(plain(StatusCode::MISDIRECTED_REQUEST, access::refusal_of_own_path(&host)));
     }
     let mut response = if request.method() == Method::OPTIONS {
         let mut response = Response::new(Body::empty());
@@ -51,7 +64,12 @@ pub(crate) async fn answer_client<B>(
 /// Paths that no page of another origin has any business with: gRPC's, which a page could use on a
 /// TLS port, and keepd's own.
 fn is_closed_to_pages(context: &Context, path: &str) -> bool {
-    path.starts_with("/keepd/") || context.rpc_metrics.is_rpc(path)
+    is_own(path) || context.rpc_metrics.is_rpc(path)
+}
+
+/// Whether a path is one that etcd does not have.
+fn is_own(path: &str) -> bool {
+    path.starts_with("/keepd/")
 }
 
 /// Answers one request that is not gRPC.

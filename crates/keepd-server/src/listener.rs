@@ -30,6 +30,7 @@ pub use self::connection::ConnectionOptions;
 pub(crate) use self::connection::Service;
 pub use self::metered_stream::TrafficBytes;
 use self::metered_stream::{BoxedStream, MeteredStream};
+use crate::grpc::call::LOCAL;
 use crate::unfinished::Unfinished;
 
 /// How long to wait after a failed accept (out of descriptors, most likely); doubled up to the most.
@@ -200,7 +201,7 @@ impl Listener {
                     descriptor: stream.as_raw_fd(),
                     stream: Box::new(stream),
                     source: Source::Local,
-                    peer: "@".to_owned(),
+                    peer: LOCAL.to_owned(),
                 })
             }
         }

@@ -103,7 +103,8 @@ impl Service for ClientEdge {
             return self.grpc.call(request, share);
         }
         Box::pin(async move {
-            http_edge::answer_client(&self.context, &self.access, self.is_tls, &request).await
+            let (context, access) = (&self.context, &self.access);
+            http_edge::answer_client(context, access, self.is_tls, &share.peer, &request).await
         })
     }
 }

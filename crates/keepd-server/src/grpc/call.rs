@@ -13,11 +13,14 @@ use crate::unread::Turn;
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peer {
-    /// Its address and port, `@` on a unix socket.
+    /// Its address and port, or [`LOCAL`].
     pub(crate) address: String,
     /// Its certificate, if it was asked for one and showed it; verified.
     pub(crate) identity: Option<PeerIdentity>,
 }
+
+/// The address of all who come over a unix socket.
+pub(crate) const LOCAL: &str = "@";
 
 /// As the log names it: its address, and its certificate's common name.
 impl fmt::Display for Peer {
@@ -25,6 +28,13 @@ impl fmt::Display for Peer {
         f.write_str(&self.address)?;
         let common_name = self.identity.as_ref().and_then(|it| it.common_name.as_deref());
         common_name.map_or(Ok(()), |name| write!(f, " ({name})"))
+    }
+}
+
+impl Peer {
+    /// Whether it came over a unix socket.
+    pub(crate) fn is_local(&self) -> bool {
+        self.address == LOCAL
     }
 }
 

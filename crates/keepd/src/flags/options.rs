@@ -1,5 +1,6 @@
 //! The settings of a server, as plain data.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -206,6 +207,7 @@ impl ServerOptions {
             access: AccessControl {
                 origins: settings.urls("cors").iter().map(ToString::to_string).collect(),
                 hosts: settings.list("host-whitelist").into_iter().collect(),
+                own_hosts: own_hosts(settings),
             },
             watch_progress_notify_interval: progress_interval(settings),
             encryption_provider_config: path(settings, "encryption-provider-config"),
@@ -242,6 +244,17 @@ impl ServerOptions {
             cipher_suites: self.cipher_suites.clone(),
         })
     }
+}
+
+/// Host names that clients reach the member under.
+fn own_hosts(settings: &Settings) -> BTreeSet<String> {
+    let urls = ["listen-client-urls", "advertise-client-urls"].map(|name| settings.urls(name));
+    urls.iter()
+        .flatten()
+        .map(Url::host)
+        .filter(|host| !host.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn path(settings: &Settings, name: &str) -> Option<PathBuf> {
