@@ -1,6 +1,6 @@
 //! Damage that was met in files: who meets it gets the error, and everybody can ask what was met.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,32 +28,56 @@ impl std::fmt::Display for Damage {
 
 /// What was met so far, shared by all that read.
 #[derive(Clone, Debug, Default)]
-pub struct Damages(Arc<Mutex<BTreeMap<(PathBuf, u64), String>>>);
+pub struct Damages(Arc<Mutex<Met>>);
+
+#[derive(Debug, Default)]
+struct Met {
+    places: BTreeMap<(PathBuf, u64), Place>,
+    /// Files with a damaged part, also of places that are not kept one by one. BOUND: the files.
+    files: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Place {
+    reason: String,
+    /// [`Damages::untold`] has given it out.
+    is_told: bool,
+}
 
 impl Damages {
     pub(crate) fn note(&self, file: &Path, offset: u64, reason: &str) {
-        let mut places = self.0.lock();
-        if places.len() < PLACES_MAX {
-            places.entry((file.to_owned(), offset)).or_insert_with(|| reason.to_owned());
+        let mut met = self.0.lock();
+        if !met.files.contains(file) {
+            met.files.insert(file.to_owned());
+        }
+        if met.places.len() < PLACES_MAX {
+            let place = || Place { reason: reason.to_owned(), is_told: false };
+            met.places.entry((file.to_owned(), offset)).or_insert_with(place);
         }
     }
 
     /// Everything that was met, in the order of the files.
     #[must_use]
     pub fn list(&self) -> Vec<Damage> {
-        let places = self.0.lock();
-        let damage = |((file, offset), reason): (&(PathBuf, u64), &String)| Damage {
-            file: file.clone(),
-            offset: *offset,
-            reason: reason.clone(),
+        self.0.lock().places.iter().map(damage_of).collect()
+    }
+
+    /// What this call has not given out before, for whoever tells it: each place once.
+    #[must_use]
+    pub fn untold(&self) -> Vec<Damage> {
+        let mut met = self.0.lock();
+        let untold = met.places.iter_mut().filter(|(_, place)| !place.is_told);
+        let tell = |(at, place): (&(PathBuf, u64), &mut Place)| {
+            place.is_told = true;
+            damage_of((at, place))
         };
-        places.iter().map(damage).collect()
+        untold.map(tell).collect()
     }
 
     /// How many places there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().places.len()
     }
 
     /// Whether nothing was met.
@@ -64,13 +88,52 @@ impl Damages {
 
     /// Whether a part of the file is damaged.
     pub(crate) fn has(&self, file: &Path) -> bool {
-        let places = self.0.lock();
-        let mut from = places.range((file.to_owned(), 0)..);
-        from.next().is_some_and(|((found, _), _)| found == file)
+        self.0.lock().files.contains(file)
+    }
+
+    /// Where parts of the file are damaged.
+    pub(crate) fn of(&self, file: &Path) -> Vec<u64> {
+        let met = self.0.lock();
+        let places = met.places.range((file.to_owned(), 0)..);
+        places.take_while(|((of, _), _)| of == file).map(|((_, offset), _)| *offset).collect()
     }
 
     /// Forgets the places in files that are gone.
     pub(crate) fn retain(&self, exists: impl Fn(&Path) -> bool) {
-        self.0.lock().retain(|(file, _), _| exists(file));
+        let mut met = self.0.lock();
+        met.places.retain(|(file, _), _| exists(file));
+        met.files.retain(|file| exists(file));
+    }
+}
+
+fn damage_of(((file, offset), place): (&(PathBuf, u64), &Place)) -> Damage {
+    Damage { file: file.clone(), offset: *offset, reason: place.reason.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_place_is_told_once_in_whatever_order_they_are_met() {
+        let damages = Damages::default();
+        let told = || damages.untold().iter().map(|it| it.offset).collect::<Vec<_>>();
+        damages.note(Path::new("b"), 7, "first");
+        assert_eq!(told(), [7]);
+        damages.note(Path::new("b"), 7, "again");
+        damages.note(Path::new("a"), 5, "in front of what was told");
+        assert_eq!(told(), [5]);
+        damages.note(Path::new("b"), 9, "last");
+        damages.retain(|file| file == Path::new("b"));
+        assert_eq!((told(), told()), (vec![9], vec![]));
+    }
+
+    #[test]
+    fn a_file_counts_as_damaged_beyond_the_places_that_are_kept() {
+        let damages = Damages::default();
+        (0..=PLACES_MAX as u64).for_each(|at| damages.note(Path::new("many"), at, "broken"));
+        damages.note(Path::new("another"), 1, "broken");
+        assert_eq!(damages.len(), PLACES_MAX);
+        assert!(damages.has(Path::new("another")) && !damages.has(Path::new("whole")));
     }
 }

@@ -7,6 +7,8 @@ use keepd_env::IoError;
 use keepd_types::Revision;
 use thiserror::Error;
 
+use crate::affected::Affected;
+
 /// A revision outside of what can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RangeError {
@@ -54,6 +56,14 @@ pub enum Error {
         offset: u64,
         /// What was found.
         reason: &'static str,
+    },
+    /// Damage in a part of a file that holds records which are needed.
+    #[error("{source}; {affected} lie there")]
+    Affecting {
+        /// The damage.
+        source: Box<Self>,
+        /// Whose records.
+        affected: Box<Affected>,
     },
     /// A file that the manifest names does not exist.
     #[error("{} is missing", file.display())]
@@ -106,8 +116,13 @@ impl Error {
     /// Whether a part of a file cannot be read: what needs it fails, everything else goes on.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Corrupt { .. })
+        matches!(self, Self::Corrupt { .. } | Self::Affecting { .. })
             || matches!(self, Self::Io(error) if error.op == keepd_env::IoOp::Read)
+    }
+
+    /// This damage, with whose records lie in it.
+    pub(crate) fn affecting(self, affected: Affected) -> Self {
+        Self::Affecting { source: Box::new(self), affected: Box::new(affected) }
     }
 
     /// Whether the disk was full, so that the same work can be done once it is not.

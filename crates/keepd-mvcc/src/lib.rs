@@ -12,6 +12,7 @@
 //! give equal records, hashes and revisions on every member. What differs between members is only
 //! when things become durable and what space is reclaimed.
 
+mod affected;
 mod checkpoint;
 mod damage;
 mod error;
@@ -19,6 +20,7 @@ mod hash;
 mod import;
 mod index;
 mod jobs;
+mod kept;
 mod meta;
 mod pace;
 mod reclaim;
@@ -34,12 +36,14 @@ mod walk;
 #[cfg(test)]
 mod model;
 
+pub use affected::Affected;
 pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use damage::{Damage, Damages};
 pub use error::{Error, RangeError};
 pub use jobs::in_place::InPlace;
 pub use jobs::rekey::Resealer;
 pub use jobs::scrub::ScrubJob;
+pub use kept::Records;
 pub use meta::MetaTable;
 pub use pace::{Pace, full_speed};
 pub use reclaim::Reclaim;
@@ -52,4 +56,4 @@ pub use revlog::rewrite::{RewriteDone, RewriteJob, Urgency};
 pub use room::RoomMaker;
 pub use store::{Options, Stats, Store};
 pub use txn::{PreView, WriteTxn};
-pub use view::{CompactionHashJob, Records, View, Views};
+pub use view::{CompactionHashJob, View, Views};

@@ -46,13 +46,26 @@ struct Attempt {
     gone: u64,
 }
 
-/// Rewrites that found no room.
+/// What was known when a rewrite of a damaged segment was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Evidence {
+    /// Dead records in it.
+    dead: u64,
+    /// Nothing before it is dead.
+    is_first: bool,
+    /// The lowest compact revision that recovery may begin from.
+    compact_revision: Option<i64>,
+}
+
+/// Rewrites that found no room, or needed what cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     /// The rewrite that was handed out last, and the room that it was given.
     out: Option<(Attempt, u64)>,
     /// The room with which each was refused. BOUND: one of each segment that there is.
     refused: BTreeMap<Attempt, u64>,
+    /// Damaged segments that were tried. BOUND: the segments that there are.
+    damaged: BTreeMap<u64, Evidence>,
 }
 
 impl Refusals {
@@ -147,7 +160,9 @@ impl Store {
         let before = run.start.checked_sub(1).map(|at| &self.segments.list[at]);
         let before = before.map(|segment| segment.table.commit.revision);
         let marks = self.jobs.recovery_points();
+        self.note_attempt(run);
         let limits = Limits {
+            is_first: self.dead_before(run.start) == 0,
             compact_revision: marks.iter().map(|it| it.compact_revision).min().unwrap_or(i64::MAX),
             applied_index: marks.iter().map(|it| it.applied.index).min().unwrap_or(u64::MAX),
             before,
@@ -200,12 +215,54 @@ impl Store {
             is_worth_it && segment.id < reclaim.below && !self.is_damaged(segment) && fits(run)
         });
         let ones = ones.map(|(run, _)| run);
+        let mut damaged = (0..complete.len()).filter(|at| self.is_worth_trying(*at));
+        if let Some(run) = damaged.find_map(|at| Some(self.run_of_one(at)).filter(fits)) {
+            return Some(run);
+        }
         let cheapest = ones.min_by_key(|run| (run.live_bytes, Reverse(run.gain)));
         let is_free = cheapest.is_some_and(|run| run.live_bytes == 0);
         if is_free || (reclaim.is_short && cheapest.is_some()) {
             return cheapest;
         }
         self.best_run(complete, reclaim).filter(fits).or(cheapest)
+    }
+
+    /// Whether a damaged segment may hold nothing any more in what cannot be read, so that a rewrite
+    /// can do without it. Only the rewrite knows: it looks at the whole index.
+    pub(crate) fn is_worth_trying(&self, position: usize) -> bool {
+        let segment = &self.segments.list[position];
+        let is_trimmed = self.trim.pass.is_none() && self.trim.done >= self.trim_target();
+        self.is_damaged(segment)
+            && is_trimmed
+            && self.jobs.refusals.damaged.get(&segment.id) != Some(&self.evidence(position))
+    }
+
+    /// What decides whether a damaged segment can do without what cannot be read. What does not
+    /// change it changes no outcome.
+    fn evidence(&self, position: usize) -> Evidence {
+        let marks = self.jobs.recovery_points();
+        let dead = self.dead.get(&self.segments.list[position].id).copied().unwrap_or(0);
+        Evidence {
+            dead,
+            is_first: self.dead_before(position) == 0,
+            compact_revision: marks.iter().map(|it| it.compact_revision).min(),
+        }
+    }
+
+    /// Dead records before the segment at `position`.
+    fn dead_before(&self, position: usize) -> u64 {
+        self.segments.list[..position].iter().filter_map(|it| self.dead.get(&it.id)).sum()
+    }
+
+    /// A damaged segment is not tried twice with the same evidence.
+    fn note_attempt(&mut self, run: &Run) {
+        let segments = &self.segments.list;
+        let exists = |id: &u64| segments.iter().any(|segment| segment.id == *id);
+        self.jobs.refusals.damaged.retain(|id, _| exists(id));
+        if self.is_damaged(&self.segments.list[run.start]) {
+            let evidence = self.evidence(run.start);
+            self.jobs.refusals.damaged.insert(run.first, evidence);
+        }
     }
 
     fn run_of_one(&self, position: usize) -> Run {

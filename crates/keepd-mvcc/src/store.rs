@@ -99,9 +99,9 @@ pub struct Store {
 #[derive(Debug, Default)]
 pub(crate) struct Trim {
     /// The revision being trimmed to, and where to go on; `None` if the pass is done.
-    pass: Option<(i64, Vec<u8>)>,
+    pub(crate) pass: Option<(i64, Vec<u8>)>,
     /// The revision that the whole index is trimmed to.
-    done: i64,
+    pub(crate) done: i64,
 }
 
 /// A compaction whose hash was not taken yet.
@@ -331,7 +331,7 @@ impl Store {
 
     /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
     /// and a restart finds the compaction that killed it.
-    fn trim_target(&self) -> i64 {
+    pub(crate) fn trim_target(&self) -> i64 {
         self.jobs.durable.commit.compact_revision
     }
 

@@ -13,6 +13,7 @@ use crate::damage::Damages;
 use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
 use crate::index::KeyIndex;
+use crate::kept::{Bounds, Keep, KeptWalk, Records};
 use crate::meta::{Meta, MetaTable};
 use crate::pace::{self, Pace, full_speed};
 use crate::record::{
@@ -229,37 +230,31 @@ impl View {
         }
         let at = if revision == 0 { current } else { revision };
         let keep = Keep::live(&self.index, at, compacted);
-        self.hash_records(compacted, at, keep, &mut full_speed)
+        let bounds = Bounds { compacted, until: at };
+        self.hash_records(self.kept(&self.index, keep, bounds), &mut full_speed)
     }
 
-    /// Hashes the records up to main revision `at` that a compaction at `compacted` leaves.
-    pub(crate) fn hash_records(
-        &self,
-        compacted: i64,
-        at: i64,
-        mut keep: Keep,
-        pace: &mut Pace<'_>,
-    ) -> Result<HashKv, Error> {
+    /// Hashes the records that are kept; the walk is over this view's.
+    fn hash_records(&self, mut kept: KeptWalk, pace: &mut Pace<'_>) -> Result<HashKv, Error> {
+        let Bounds { compacted, until } = kept.bounds();
         let mut hash = RecordsHash::new();
         let mut bytes = 0;
-        for entry in self.walk(Revision::default()) {
-            let change = entry?.change;
+        while let Some(next) = kept.next_of_all() {
+            let (Entry { change, .. }, is_kept) = next?;
             bytes += change.record.encoded.len() as u64;
             if bytes >= PACE_BYTES {
                 pace::tell(pace, std::mem::take(&mut bytes))?;
             }
             let revision = change.revision;
-            if revision.main > at {
+            if revision.main > until {
                 break;
             }
-            let is_gone = revision.main <= compacted
-                && (!keep.contains(revision)
-                    || (revision.main == compacted && change.record.tombstone));
+            let is_gone = !is_kept || (revision.main == compacted && change.record.tombstone);
             if !is_gone && !hash.add(revision, &change.record) {
                 return Err(self.malformed());
             }
         }
-        Ok(HashKv { hash: hash.finish(), compact_revision: compacted, revision: at })
+        Ok(HashKv { hash: hash.finish(), compact_revision: compacted, revision: until })
     }
 
     /// A checksum of everything that is replicated: meta tables and records. For tests: it depends
@@ -279,15 +274,18 @@ impl View {
         Ok(crc)
     }
 
-    /// Every record that compaction leaves, in revision order: for exports and state images.
+    /// Every record that compaction leaves, in revision order: for exports and state images. A part
+    /// of a file that cannot be read is passed over if it can hold none of them.
     #[must_use]
-    pub fn records(self: &Arc<Self>) -> Records {
+    pub fn records(&self) -> Records {
         let keep = Keep::surviving(&self.index, self.compact_revision);
-        Records {
-            walk: self.walk(Revision::default()),
-            keep,
-            compact_revision: self.compact_revision,
-        }
+        let bounds = Bounds { compacted: self.compact_revision, until: i64::MAX };
+        Records::new(self.kept(&self.index, keep, bounds))
+    }
+
+    /// A walk over this view's records that tells which of them are kept by `index`.
+    fn kept(&self, index: &KeyIndex, keep: Keep, bounds: Bounds) -> KeptWalk {
+        KeptWalk::new(self.walk(Revision::default()), index.clone(), keep, bounds)
     }
 
     pub(crate) fn walk(&self, from: Revision) -> Walk {
@@ -326,86 +324,6 @@ impl View {
     }
 }
 
-/// Records that compaction leaves, sorted; asked for in ascending order.
-#[derive(Debug, Default)]
-pub(crate) struct Keep {
-    revisions: Vec<Revision>,
-    next: usize,
-}
-
-impl Keep {
-    /// What is live at main revision `at` and was written up to `compacted`. If nothing is live
-    /// then, etcd applies no filter to what compaction at `compacted` left.
-    pub(crate) fn live(index: &KeyIndex, at: i64, compacted: i64) -> Self {
-        Self::at(index, at, compacted, |_| false)
-            .unwrap_or_else(|| Self::at(index, compacted, compacted, |_| false).unwrap_or_default())
-    }
-
-    /// What compaction at `compacted` leaves of the records up to it: also its own tombstones.
-    pub(crate) fn surviving(index: &KeyIndex, compacted: i64) -> Self {
-        Self::at(index, compacted, compacted, |main| main == compacted).unwrap_or_default()
-    }
-
-    /// The records up to `max` of what is live at `at`, and of the tombstones that are wanted;
-    /// `None` if there is nothing at all, beyond `max` either.
-    pub(crate) fn at(
-        index: &KeyIndex,
-        at: i64,
-        max: i64,
-        is_tombstone_kept: impl Fn(i64) -> bool,
-    ) -> Option<Self> {
-        let mut revisions = Vec::new();
-        let mut is_empty = true;
-        index.for_each_leaf(|leaf| {
-            if leaf.len() == 0 {
-                return;
-            }
-            for state in leaf.states_at(at).into_iter().flatten() {
-                if !state.is_tombstone() || is_tombstone_kept(state.main) {
-                    is_empty = false;
-                    if state.main <= max {
-                        revisions.push(state.revision());
-                    }
-                }
-            }
-        });
-        revisions.sort_unstable();
-        (!is_empty).then_some(Self { revisions, next: 0 })
-    }
-
-    fn contains(&mut self, revision: Revision) -> bool {
-        while self.revisions.get(self.next).is_some_and(|kept| *kept < revision) {
-            self.next += 1;
-        }
-        self.revisions.get(self.next) == Some(&revision)
-    }
-}
-
-/// Records in revision order, as compaction leaves them.
-#[derive(Debug)]
-pub struct Records {
-    walk: Walk,
-    keep: Keep,
-    compact_revision: i64,
-}
-
-impl Iterator for Records {
-    type Item = Result<(Revision, Record), Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let Entry { change, .. } = match self.walk.next()? {
-                Ok(entry) => entry,
-                Err(error) => return Some(Err(error)),
-            };
-            let revision = change.revision;
-            if revision.main > self.compact_revision || self.keep.contains(revision) {
-                return Some(Ok((revision, change.record)));
-            }
-        }
-    }
-}
-
 /// The hash of one compaction, to be computed off the apply thread.
 #[derive(Debug)]
 pub struct CompactionHashJob {
@@ -426,6 +344,7 @@ impl CompactionHashJob {
         let (previous, at) = (self.previous, self.revision);
         let keep = Keep::at(&self.index, at, previous, |main| main == at)
             .unwrap_or_else(|| Keep::live(&self.index, previous, previous));
-        self.view.hash_records(previous, at, keep, pace)
+        let bounds = Bounds { compacted: previous, until: at };
+        self.view.hash_records(self.view.kept(&self.index, keep, bounds), pace)
     }
 }

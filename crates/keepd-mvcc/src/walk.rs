@@ -3,6 +3,7 @@
 //! Used for history, hashes and export. Segments are read in runs of blocks past the cache, so that
 //! a walk does not push out what lists need.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use keepd_types::Revision;
@@ -50,6 +51,26 @@ impl Walk {
         }
     }
 
+    /// The block that the walk failed at.
+    fn failed_block(&self) -> usize {
+        self.next_block - self.run.len()
+    }
+
+    /// The revisions that the block at which the walk failed can hold.
+    pub(crate) fn unreadable(&self) -> Option<Range<Revision>> {
+        let segment = self.segments.list.get(self.segment).filter(|_| self.failed)?;
+        Some(segment.revisions_of(self.failed_block()))
+    }
+
+    /// Goes on behind the block at which the walk failed.
+    pub(crate) fn pass_over(&mut self) {
+        if self.run.pop().is_none() {
+            self.next_block += 1;
+        }
+        self.next_record = 0;
+        self.failed = false;
+    }
+
     fn step(&mut self) -> Result<Option<Entry>, Error> {
         loop {
             if let Some(block) = self.run.last() {
@@ -92,7 +113,7 @@ impl Walk {
 impl Iterator for Walk {
     type Item = Result<Entry, Error>;
 
-    /// After a failure the walk ends.
+    /// After a failure the walk ends, unless it is told to [`Self::pass_over`].
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;

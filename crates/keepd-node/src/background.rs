@@ -184,7 +184,8 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
         Job::Rewrite(job) => match job.run(&mut |bytes| pace(shared, bytes)) {
             Ok(done) => Done::Rewrite(done),
             Err(error) if error.is_damage() => {
-                tracing::warn!(%error, "a rewrite is given up: its segment stays as it is");
+                // The damage itself is told once, by the housekeeping.
+                tracing::debug!(%error, "a rewrite is given up: its segment stays as it is");
                 Done::Damaged(Writer::Rewrite)
             }
             Err(error) => later(shared, Writer::Rewrite, error)?,
@@ -225,7 +226,8 @@ fn count_sealed(view: &Arc<View>, shared: &Shared) -> Result<u64, keepd_mvcc::Er
     Ok(sealed)
 }
 
-/// What a job read; none if a part of it cannot be read, which is told and ends nothing.
+/// What a job read; none if a part of it cannot be read, which ends nothing. The damage itself is told
+/// once, by the housekeeping.
 fn readable<T>(
     read: Result<T, keepd_mvcc::Error>,
     what: &str,
@@ -233,7 +235,7 @@ fn readable<T>(
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.is_damage() => {
-            tracing::error!(%error, "{what} cannot be computed");
+            tracing::debug!(%error, "{what} cannot be computed");
             Ok(None)
         }
         Err(error) => Err(error),

@@ -6,6 +6,7 @@
 //! forgets it, and a keyring without keys goes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How long after values could not be counted because of damage they are counted again.
 const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(600);
+
+/// What to do about a damaged file that needs its old key.
+const HELD_BACK_ADVICE: &str = "a damaged file keeps an old data key in use, so that the change of keys \
+    does not come to its end; write or delete the keys whose reads fail, compact and defragment: once \
+    nothing that is needed lies in the damage, the file is rewritten";
 
 /// What the files of the log lie under.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +51,8 @@ pub struct FileCounts {
     pub stale: u64,
     /// Whether every file is as the configuration wants it, and no other data key is kept.
     pub is_settled: bool,
+    /// Damaged files of the store that cannot be rewritten, so that their data keys are kept.
+    pub held_back: Vec<PathBuf>,
 }
 
 /// A kind of job that writes files.
@@ -140,7 +148,7 @@ impl Conversion {
             *counts.entry(*key).or_default() += count;
         }
         let is_settled = files.known() == [active];
-        self.publish(&counts, active, is_settled);
+        self.publish(&counts, active, is_settled, store.held_back());
         self.is_free &= active == DataKeyId::PLAIN;
         if is_settled && !store.is_rekeying() {
             self.is_free = false;
@@ -216,7 +224,13 @@ impl Conversion {
         }
     }
 
-    fn publish(&self, counts: &BTreeMap<DataKeyId, u64>, active: DataKeyId, is_settled: bool) {
+    fn publish(
+        &self,
+        counts: &BTreeMap<DataKeyId, u64>,
+        active: DataKeyId,
+        is_settled: bool,
+        held_back: Vec<PathBuf>,
+    ) {
         let sum = |wanted: &dyn Fn(DataKeyId) -> bool| {
             counts.iter().filter(|(key, _)| wanted(**key)).map(|(_, count)| count).sum()
         };
@@ -225,8 +239,12 @@ impl Conversion {
             plain: sum(&|key| key == DataKeyId::PLAIN),
             stale: sum(&|key| key != active),
             is_settled,
+            held_back,
         };
         let mut published = self.shared.file_counts.lock();
+        for file in now.held_back.iter().filter(|file| !published.held_back.contains(file)) {
+            tracing::warn!(file = %file.display(), "{HELD_BACK_ADVICE}");
+        }
         if *published != now {
             if active != DataKeyId::PLAIN && published.plain != now.plain {
                 tracing::info!("plain files left: {}", now.plain);

@@ -55,7 +55,7 @@ const RECLAIMERS_MAX: usize = 1000;
 const BALLAST_INTERVAL: Duration = Duration::from_secs(1);
 /// What to do about a damaged segment.
 const DAMAGE_ADVICE: &str = "a file is damaged: records in it cannot be read, everything else is \
-    served; write or delete the keys whose reads fail, or restore a snapshot from before";
+    served; write or delete the keys whose reads fail, compact and defragment, or restore a snapshot";
 /// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
 const QUOTA_CLEAR_PERCENT: i64 = 90;
 
@@ -93,8 +93,6 @@ pub(crate) struct Housekeeping {
     /// A segment is read to find damage; every segment is, once after a start.
     scrubbing: bool,
     scrub_from: Option<Revision>,
-    /// The places that were told.
-    damages_told: usize,
     /// The log was last told that it may go up to here.
     released: u64,
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
@@ -129,7 +127,6 @@ impl Housekeeping {
             hash_pending: false,
             scrubbing: false,
             scrub_from: Some(Revision::default()),
-            damages_told: 0,
             released: 0,
             release_at: 0,
             conversion,
@@ -498,18 +495,13 @@ impl Housekeeping {
 
     /// Damage in old segments is found before it is needed, and told whoever met it.
     fn look_for_damage(&mut self, machine: &Machine) {
-        let damages = machine.store().damages();
-        let count = damages.len();
-        if count != self.damages_told {
-            for damage in damages.list().iter().skip(self.damages_told) {
-                tracing::error!(
-                    file = %damage.file.display(),
-                    offset = damage.offset,
-                    reason = damage.reason,
-                    "{DAMAGE_ADVICE}"
-                );
-            }
-            self.damages_told = count;
+        for damage in machine.store().damages().untold() {
+            tracing::error!(
+                file = %damage.file.display(),
+                offset = damage.offset,
+                reason = damage.reason,
+                "{DAMAGE_ADVICE}"
+            );
         }
         let is_idle = !(self.scrubbing || self.rewriting || self.checkpointing);
         if let Some(from) = self.scrub_from.filter(|_| is_idle) {

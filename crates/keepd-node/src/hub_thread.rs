@@ -169,6 +169,11 @@ pub(crate) fn run(shared: &Arc<Shared>) {
             Ok(Work::Idle) => IDLE,
             Ok(Work::Blocked) => BLOCKED,
             Ok(Work::More) => Duration::ZERO,
+            Err(error) if error.is_damage() => {
+                // The damage itself is told once, by the housekeeping; clients may ask again and again.
+                tracing::debug!(%error, "watches are cancelled: their history is damaged");
+                Duration::ZERO
+            }
             Err(error) => {
                 tracing::error!(%error, "watches are cancelled: the history that they need cannot be read");
                 Duration::ZERO

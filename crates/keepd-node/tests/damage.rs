@@ -110,8 +110,8 @@ fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     segments
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_block_of_an_old_segment_ends_no_member() {
+/// A stopped member with a damaged block in the middle of a complete segment, and its place.
+async fn damaged() -> (SimDisk, PathBuf, u64) {
     let disk = SimDisk::new();
     let node = start(&disk, None).await;
     // Of two writes of one key a compaction leaves one for a rewrite to drop.
@@ -131,7 +131,12 @@ async fn a_damaged_block_of_an_old_segment_ends_no_member() {
     let old = segments(&disk).pop().expect("the rewrite's is complete");
     let middle = disk.peek(&old).expect("it is there").len() as u64 / 2;
     assert!(disk.flip(&old, middle, 4));
+    (disk, old, middle)
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_block_of_an_old_segment_ends_no_member() {
+    let (disk, old, middle) = damaged().await;
     // Twice: a restart finds it again, without anybody who reads it.
     for round in 0..2 {
         let node = start(&disk, None).await;
@@ -168,6 +173,44 @@ async fn a_damaged_block_of_an_old_segment_ends_no_member() {
         assert_eq!(*handle.halted().borrow(), None);
         node.stop();
     }
+}
+
+/// The change of keys waits for the damaged file, and says so; it ends when the operator has
+/// written what cannot be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_holds_a_change_of_keys_back_until_nothing_in_it_is_needed() {
+    let (disk, old, _) = damaged().await;
+    let providers = "  - identity: {}\n";
+    let config = [CONFIG, providers.as_bytes()].concat();
+    let node = start(&disk, EncryptionConfig::parse("test", &config).ok()).await;
+    let handle = node.handle();
+    let is_held = || handle.file_counts().held_back == [old.clone()];
+    eventually("the damage is met and told", || is_held() && handle.file_counts().stale == 1).await;
+    assert!(!handle.file_counts().is_settled);
+
+    let view = handle.view();
+    let refs = view.range(&KeyRange::all(), 0, 0).expect("the index is whole");
+    let error = view.records().find_map(Result::err).expect("a snapshot needs the records");
+    for (key, _) in refs.keys.iter().filter(|(_, at)| view.load(*at).is_err()) {
+        let name = String::from_utf8(key.to_vec()).expect("plain");
+        assert!(error.to_string().contains(old.to_str().expect("plain")), "{error}");
+        put(&handle, name).await.expect("puts go on");
+    }
+    drop(view);
+    assert!(disk.peek(&old).is_some());
+    let revision = handle.view().revision();
+    handle.propose(Command::Compact { revision }).await.expect("compacts");
+    handle.settle_compactions().await.expect("compactions end");
+    assert!(handle.compaction_hash(revision).is_none(), "the compaction hashed what died with it");
+    assert!(handle.view().records().all(|record| record.is_ok()), "nothing needs the damage");
+    handle.view().hash_kv(0).expect("neither does a hash");
+    handle.reclaim().await.expect("reclaiming ends");
+    eventually("the change of keys ends", || handle.file_counts().is_settled).await;
+    assert!(handle.file_counts().held_back.is_empty());
+    assert!(disk.peek(&old).is_none());
+    eventually("the damage is gone", || handle.damages().is_empty()).await;
+    assert_eq!(*handle.halted().borrow(), None);
+    node.stop();
 }
 
 /// What is removed, and what the member says is gone.

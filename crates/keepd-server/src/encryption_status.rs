@@ -70,6 +70,7 @@ fn render(context: &Context, counts: Option<&ValueCounts>) -> Value {
             "plain": files.plain,
             "stale": files.stale,
             "settled": files.is_settled,
+            "held_back": files.held_back.iter().map(|it| it.display().to_string()).collect::<Vec<_>>(),
         },
         "configuration_may_go": may_go,
         "reloads": {

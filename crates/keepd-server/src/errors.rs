@@ -49,7 +49,12 @@ pub(crate) fn store(error: keepd_mvcc::Error) -> Status {
     if let keepd_mvcc::Error::Range(error) = error {
         return range(error);
     }
-    tracing::error!(%error, "a read from the store failed");
+    if error.is_damage() {
+        // The node tells each damaged place once; clients may read it again and again.
+        tracing::debug!(%error, "a read needs a damaged part of the store");
+    } else {
+        tracing::error!(%error, "a read from the store failed");
+    }
     Status::data_loss("keepd: the store could not be read; see the server's log")
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FileKind};
@@ -54,7 +55,7 @@ impl Store {
     /// waits for a flush.
     pub fn take_rekey(&mut self) -> Option<RewriteJob> {
         let (_, complete) = self.segments.list.split_last()?;
-        let at = complete.iter().position(|it| self.is_to_rekey(it))?;
+        let at = (0..complete.len()).position(|at| self.is_to_rekey(at))?;
         self.rewrite_of_one(at)
     }
 
@@ -67,12 +68,26 @@ impl Store {
     /// Whether a segment waits for [`Self::take_rekey`] or for the next flush.
     #[must_use]
     pub fn is_rekeying(&self) -> bool {
-        self.segments.list.iter().any(|it| self.is_to_rekey(it))
+        (0..self.segments.list.len()).any(|at| self.is_to_rekey(at))
     }
 
-    /// A damaged segment cannot be rewritten and stays under its key.
-    fn is_to_rekey(&self, segment: &Segment) -> bool {
-        self.jobs.files.is_stale(segment.id, segment.sealer.data_key()) && !self.is_damaged(segment)
+    /// The damaged segments that stay under another data key than the active one: a rewrite would need
+    /// records that cannot be read.
+    #[must_use]
+    pub fn held_back(&self) -> Vec<PathBuf> {
+        let list = &self.segments.list;
+        let is_held = |it: &&Arc<Segment>| self.is_stale(it) && self.is_damaged(it);
+        list.iter().filter(is_held).map(|segment| segment.path.clone()).collect()
+    }
+
+    fn is_stale(&self, segment: &Segment) -> bool {
+        self.jobs.files.is_stale(segment.id, segment.sealer.data_key())
+    }
+
+    /// A damaged segment is rewritten only if what cannot be read may be dead.
+    fn is_to_rekey(&self, at: usize) -> bool {
+        let segment = &self.segments.list[at];
+        self.is_stale(segment) && (!self.is_damaged(segment) || self.is_worth_trying(at))
     }
 
     /// Whether a kept checkpoint lies under another data key than the active one, as of the last

@@ -16,7 +16,7 @@ use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
 use crate::{Error, RoomMaker, Store};
 
 /// A fixed script of `len` steps, the same in every run.
-fn script(len: usize) -> Vec<Op> {
+pub(super) fn script(len: usize) -> Vec<Op> {
     let mut runner = TestRunner::deterministic();
     let steps = prop::collection::vec(ops(), len..=len);
     let mut script = steps.new_tree(&mut runner).unwrap().current();
@@ -42,7 +42,8 @@ fn run(world: &mut World, script: &[Op]) -> bool {
     for op in script {
         match world.step(op) {
             Ok(()) => {}
-            Err(Error::Io(_) | Error::Poisoned { .. }) if is_job_of_little_consequence(op) => {}
+            Err(Error::Io(_) | Error::Affecting { .. } | Error::Poisoned { .. })
+                if is_job_of_little_consequence(op) => {}
             Err(Error::Io(_) | Error::Poisoned { .. }) => return true,
             Err(error) => panic!("{op:?}: {error}"),
         }
@@ -285,7 +286,7 @@ fn furnished(is_sealed: bool) -> World {
 }
 
 /// Opens a damaged copy: refused, or damage is met while reading, or all is well.
-fn check_damaged(world: &World, disk: SimDisk, what: &str) {
+pub(super) fn check_damaged(world: &World, disk: SimDisk, what: &str) {
     let opened = Store::open(env(&disk, 77), Path::new(DIR), world.keys(), options());
     let store = match opened {
         Ok(store) => store,
@@ -300,7 +301,7 @@ fn check_damaged(world: &World, disk: SimDisk, what: &str) {
     model.check(&view, &keepd_types::KeyRange::all(), 3);
 }
 
-fn files(disk: &SimDisk) -> Vec<PathBuf> {
+pub(super) fn files(disk: &SimDisk) -> Vec<PathBuf> {
     disk.files().into_iter().filter(|path| path.starts_with(DIR)).collect()
 }
 

@@ -10,17 +10,24 @@
 //!   everything does not revive one.
 //!
 //! Deletions in the meta tables follow the same two conditions.
+//!
+//! A block that cannot be read goes with its segment only if nothing in it can have to stay: the index
+//! names no record there, every checkpoint was compacted behind it, and no segment before the run
+//! holds a dead record that a tombstone in it may have ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use keepd_types::Revision;
 
+use crate::affected::Affected;
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::meta::MetaOp;
 use crate::pace::{self, Pace};
 use crate::record::Entry;
+use crate::revlog::block::Block;
 use crate::revlog::files::{Files, Name};
 use crate::revlog::format::{Commit, Origin};
 use crate::revlog::manifest::Edit;
@@ -66,6 +73,8 @@ pub(crate) struct Limits {
     pub(crate) applied_index: u64,
     /// The last main revision before the run; `None` if nothing is before it.
     pub(crate) before: Option<i64>,
+    /// Nothing before the run is dead: no tombstone in it can be needed for what is there.
+    pub(crate) is_first: bool,
 }
 
 /// Rewrites a run of segments; run it on any thread.
@@ -159,6 +168,7 @@ impl RewriteJob {
     /// every later job fails, too.
     pub fn run(self, pace: &mut Pace<'_>) -> Result<RewriteDone, Error> {
         let dir = &self.files.dir;
+        self.check_known_damage()?;
         self.check_room(pace)?;
         let mut target = Target { job: &self, writer: None, written: 0 };
         let copied = self.copy(&mut target, pace);
@@ -231,19 +241,15 @@ impl RewriteJob {
             let (mut next, count) = (0, segment.table.blocks.len());
             while next < count {
                 let end = next + segment.run_from(next);
-                for (position, block) in (next..end).zip(segment.read_run(next, end)?) {
-                    for at in 0..block.count() {
-                        let entry = segment.entry(position, &block, at)?;
-                        let revision = Some(entry.change.revision);
-                        if revision <= std::mem::replace(&mut last, revision) {
-                            let offset = segment.table.blocks[position].frame.offset;
-                            return Err(segment.corrupt(offset, "records out of order"));
-                        }
-                        let is_live = self.is_live(&entry);
-                        if is_live || self.is_pinned(&entry) {
-                            keep(&entry, is_live)?;
-                        }
-                    }
+                let run = segment.read_run(next, end).ok();
+                for position in next..end {
+                    let block = match &run {
+                        Some(run) => Ok(Arc::clone(&run[position - next])),
+                        None => segment.read_run(position, position + 1).map(|mut it| it.remove(0)),
+                    };
+                    let block = block.map(|block| (position, block));
+                    let kept = block.and_then(|it| self.keep_of(segment, &it, &mut last, keep));
+                    kept.or_else(|error| self.check_empty(segment, position, error))?;
                 }
                 let blocks = &segment.table.blocks;
                 pace::tell(pace, blocks[end - 1].frame.end() - blocks[next].frame.offset)?;
@@ -251,6 +257,59 @@ impl RewriteJob {
             }
         }
         Ok(())
+    }
+
+    /// Calls `keep` with what must stay of one block; its records come behind `last`.
+    fn keep_of(
+        &self,
+        segment: &Segment,
+        (position, block): &(usize, Arc<Block>),
+        last: &mut Option<Revision>,
+        keep: &mut dyn FnMut(&Entry, bool) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for at in 0..block.count() {
+            let entry = segment.entry(*position, block, at)?;
+            let revision = Some(entry.change.revision);
+            if revision <= std::mem::replace(last, revision) {
+                let offset = segment.table.blocks[*position].frame.offset;
+                return Err(segment.corrupt(offset, "records out of order"));
+            }
+            let is_live = self.is_live(&entry);
+            if is_live || self.is_pinned(&entry) {
+                keep(&entry, is_live)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known to be damaged is looked at before anything is copied.
+    fn check_known_damage(&self) -> Result<(), Error> {
+        for segment in &self.run {
+            for damage in self.files.dir.damages.of(&segment.path) {
+                let blocks = &segment.table.blocks;
+                let Ok(at) = blocks.binary_search_by_key(&damage, |it| it.frame.offset) else {
+                    continue;
+                };
+                // A disk may read again what it once did not.
+                let read = segment.read_run(at, at + 1).map(drop);
+                read.or_else(|error| self.check_empty(segment, at, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a block go that cannot be read if nothing in it must stay, whatever it holds.
+    fn check_empty(&self, segment: &Segment, position: usize, damage: Error) -> Result<(), Error> {
+        if !damage.is_damage() {
+            return Err(damage);
+        }
+        let range = segment.revisions_of(position);
+        // INVARIANT: the index names all that is live, and everything behind the compact revision.
+        if let Some(affected) = Affected::find(&self.index, |revision| range.contains(&revision)) {
+            return Err(damage.affecting(affected));
+        }
+        let Limits { compact_revision, is_first, .. } = self.limits;
+        if is_first && range.end.main < compact_revision { Ok(()) } else { Err(damage) }
     }
 
     fn commit(&self) -> Commit {

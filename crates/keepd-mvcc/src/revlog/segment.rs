@@ -87,6 +87,14 @@ impl Segment {
         self.table.blocks.partition_point(|block| block.first <= revision).checked_sub(1)
     }
 
+    /// The revisions that the block at `position` can hold.
+    pub(crate) fn revisions_of(&self, position: usize) -> Range<Revision> {
+        let Revision { main, sub } = self.table.last;
+        let end = Revision { main, sub: sub.saturating_add(1) };
+        let next = self.table.blocks.get(position + 1).map_or(end, |next| next.first);
+        self.table.blocks[position].first..next
+    }
+
     fn open_frame(&self, at: &FrameRef, expected: u8, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         let opened = self.sealer.open_frame(u64::from(at.ordinal), bytes);
         let Frame { kind, plain, .. } =
@@ -150,7 +158,13 @@ impl Segment {
         let len = len.and_then(|len| usize::try_from(len).ok());
         let len = len.ok_or_else(|| self.corrupt(offset, "blocks out of place"))?;
         let mut bytes = vec![0; len];
-        self.fill(&mut bytes, offset)?;
+        if run.len() > 1 && self.file.read_exact_at(&mut bytes, offset).is_err() {
+            // One by one, so that the damaged place is known and not where the run begins.
+            return (first..last).map(|at| Ok(self.read_run(at, at + 1)?.remove(0))).collect();
+        }
+        if run.len() == 1 {
+            self.fill(&mut bytes, offset)?;
+        }
         let parse = |at: &BlockRef| {
             let place = at.frame.offset.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
             let frame = place.and_then(|place| bytes.get(place..));

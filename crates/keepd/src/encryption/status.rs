@@ -65,6 +65,12 @@ fn table(status: &Value) -> String {
     let left = if is_sealing { "plain files left" } else { "sealed files left" };
     let left_count = if is_sealing { &files["plain"] } else { &files["sealed"] };
     line("", &format!("{left}: {left_count}; waiting to be rewritten: {}", files["stale"]));
+    for file in list(&files["held_back"]).filter_map(Value::as_str) {
+        line(
+            "held back",
+            &format!("{file} is damaged and keeps its key until nothing in the damage is needed"),
+        );
+    }
     if let Some(values) = status.get("values") {
         for key in list(&values["by_key"]) {
             line("values", &format!("{} under {}", key["values"], key_text(key)));
@@ -116,7 +122,7 @@ mod tests {
             "rules": [{"scope": "secrets", "writes_under": key}],
             "keys": [],
             "keyring": {"wrapped_under": [key], "recovered": false},
-            "files": {"sealed": 5, "plain": 2, "stale": 2, "settled": false},
+            "files": {"sealed": 5, "plain": 2, "stale": 2, "settled": false, "held_back": ["/d/seg-1.kd"]},
             "configuration_may_go": false,
             "reloads": {"successes": 1, "failures": 1, "last_error": "no"},
             "values": {"by_key": [{"id": "bb", "name": null, "values": 3}], "plain": 4, "stale": 7},
@@ -125,6 +131,7 @@ mod tests {
         for part in [
             "rule           secrets: sealed under aesgcm:key1 (id 00000000000000aa)",
             "plain files left: 2; waiting to be rewritten: 2",
+            "held back      /d/seg-1.kd is damaged",
             "3 under a key that the configuration lacks (id bb)",
             "stale: 7",
             "REFUSED: no",
