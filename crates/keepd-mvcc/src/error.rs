@@ -65,6 +65,25 @@ pub enum Error {
         /// Whose records.
         affected: Box<Affected>,
     },
+    /// Damage to what was acknowledged, which the Raft log does not hold any more.
+    #[error(
+        "{damage}; what was written behind revision {revision} (index {index} of the log) is lost \
+         with it, up to revision {last_revision} at least, and the log, which begins behind index \
+         {log_mark}, cannot give it back; nothing was changed: bring the file back from a copy of the \
+         disk, or restore the last snapshot into a new directory"
+    )]
+    Lost {
+        /// The damage.
+        damage: Box<Self>,
+        /// The last revision that is whole.
+        revision: i64,
+        /// The applied index with it.
+        index: u64,
+        /// The last revision that is known to have been there.
+        last_revision: i64,
+        /// Where the log begins.
+        log_mark: u64,
+    },
     /// A file that the manifest names does not exist.
     #[error("{} is missing", file.display())]
     Missing {

@@ -51,7 +51,7 @@ pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 pub use revlog::flush::{FlushDone, FlushJob};
-pub use revlog::recovery::inspect;
+pub use revlog::recovery::{LogSpan, inspect};
 pub use revlog::rewrite::{RewriteDone, RewriteJob, Urgency};
 pub use room::RoomMaker;
 pub use store::{Options, Stats, Store};

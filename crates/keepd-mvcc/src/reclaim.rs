@@ -176,6 +176,7 @@ impl Store {
             options: self.jobs.options.clone(),
             run: self.segments.list[run.start..run.end].to_vec(),
             index: self.index.clone(),
+            durable_index: self.jobs.durable.commit.applied.index,
             compact_revision: self.jobs.durable.commit.compact_revision,
             limits,
             room,

@@ -21,7 +21,7 @@ use crate::meta::{Meta, MetaOp, MetaTable};
 use crate::record::{Applied, Entry, Record};
 use crate::revlog::cache::BlockCache;
 use crate::revlog::format::Commit;
-use crate::revlog::recovery;
+use crate::revlog::recovery::{self, LogSpan};
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
 use crate::txn::{Arena, WriteTxn};
@@ -92,6 +92,7 @@ pub struct Store {
     pub(crate) pinned: BTreeMap<u64, u64>,
     pub(crate) jobs: Jobs,
     compactions: VecDeque<Compaction>,
+    rewound: Option<Error>,
     views: Views,
 }
 
@@ -121,7 +122,24 @@ impl Store {
     /// If the disk fails, a file is damaged or missing, or a key is. Nothing is changed then, except
     /// that a new store may have been begun.
     pub fn open(env: Env, dir: &Path, keys: FileKeys, options: Options) -> Result<Self, Error> {
-        let recovered = recovery::open(env, dir, keys, options.block_bytes)?;
+        Self::open_with_log(env, dir, keys, options, &|| None)
+    }
+
+    /// [`Self::open`] where a Raft log is at hand, whose span `log` tells if it is asked: damage is done
+    /// without if the log holds everything that was written since, and is then applied again from
+    /// [`Self::applied`] on.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub fn open_with_log(
+        env: Env,
+        dir: &Path,
+        keys: FileKeys,
+        options: Options,
+        log: &dyn Fn() -> Option<LogSpan>,
+    ) -> Result<Self, Error> {
+        let mut recovered = recovery::open(env, dir, keys, options.block_bytes, log)?;
+        let rewound = recovered.rewound.take();
         let Commit { applied, revision, compact_revision, .. } = recovered.durable.commit;
         let index = recovered.durable.index.clone();
         let meta = Arc::clone(&recovered.durable.meta);
@@ -158,8 +176,15 @@ impl Store {
             pinned: BTreeMap::new(),
             jobs: Jobs::new(recovered, options),
             compactions: VecDeque::new(),
+            rewound,
             views: Views { newest: Arc::new(ArcSwap::from_pointee(view)), damages },
         })
+    }
+
+    /// The damage that the start did without: what lay there comes from the log again.
+    #[must_use]
+    pub const fn rewound(&self) -> Option<&Error> {
+        self.rewound.as_ref()
     }
 
     /// How far the Raft log was applied at the last publish.

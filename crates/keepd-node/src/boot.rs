@@ -12,7 +12,7 @@ use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{Machine, tables};
-use keepd_mvcc::{Applied, Store};
+use keepd_mvcc::{Applied, LogSpan, Store};
 use keepd_raft::{Core, Restored, Settings};
 use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
@@ -109,6 +109,10 @@ impl DataDir {
         let wal_dir = Layout::wal(&self.member_dir);
         let (store, (wal, recovered)) = self.ballast.start_with_room(|| {
             let store = open_store(env, &self.member_dir, keys.clone())?;
+            if let Some(damage) = store.rewound() {
+                let applied = store.applied().index;
+                tracing::error!(%damage, applied, "what lay behind the damage is applied again from the log");
+            }
             Ok((store, Wal::open(env.clone(), &wal_dir, keys.clone())?))
         })?;
         if let Some(torn) = &recovered.torn_tail {
@@ -206,8 +210,17 @@ fn in_use(error: IoError, options: &Options) -> BootError {
     }
 }
 
+/// What of the log a damaged store can be made good from; `None` if there is no log that can be read.
+fn log_span(env: &Env, member_dir: &Path, keys: &FileKeys) -> Option<LogSpan> {
+    let log = Wal::read(env, &Layout::wal(member_dir), keys).ok()?;
+    let mark = log.mark.index;
+    Some(LogSpan { mark, last: log.entries.last().map_or(mark, |entry| entry.index) })
+}
+
 fn open_store(env: &Env, member_dir: &Path, keys: FileKeys) -> Result<Store, keepd_mvcc::Error> {
-    Store::open(env.clone(), &Layout::store(member_dir), keys, keepd_mvcc::Options::default())
+    let (dir, options) = (Layout::store(member_dir), keepd_mvcc::Options::default());
+    let log = || log_span(env, member_dir, &keys);
+    Store::open_with_log(env.clone(), &dir, keys.clone(), options, &log)
 }
 
 /// Makes the directory of a new cluster of one.

@@ -175,6 +175,34 @@ async fn a_damaged_block_of_an_old_segment_ends_no_member() {
     }
 }
 
+/// A member that is killed while its last segment grows has all of it in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_growing_segment_is_made_good_from_the_log() {
+    let disk = SimDisk::new();
+    let node = start(&disk, None).await;
+    for number in 0..100 {
+        put(&node.handle(), format!("k{number:03}")).await.expect("puts");
+    }
+    let grown = segments(&disk).pop().expect("it grows");
+    let is_flushed = || disk.peek(&grown).is_some_and(|bytes| bytes.len() > 90_000);
+    eventually("flushes", is_flushed).await;
+    let killed = disk.kill();
+    node.stop();
+    for part in 1..8 {
+        let disk = killed.kill();
+        let len = disk.peek(&grown).expect("it is there").len() as u64;
+        assert!(disk.flip(&grown, len * part / 8, 4));
+        for _start in 0..2 {
+            let node = start(&disk, None).await;
+            let view = node.handle().linearizable_view().await.expect("reads");
+            let refs = view.range(&KeyRange::all(), 0, 0).expect("the index is whole");
+            assert_eq!((refs.count, view.revision()), (100, 101), "in part {part}");
+            assert!(refs.keys.iter().all(|(_, at)| view.load(*at).is_ok()));
+            node.stop();
+        }
+    }
+}
+
 /// The change of keys waits for the damaged file, and says so; it ends when the operator has
 /// written what cannot be read.
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,9 @@ use keepd_env::SimDisk;
 use keepd_env::sim::CrashMode;
 use keepd_types::KeyRange;
 
-use super::faults::{check_damaged, files, script};
+use super::faults::{check_damaged, contents, files, script};
 use super::run::{DIR, Op, World, env, key, options};
-use crate::{Error, Store, Urgency};
+use crate::{Applied, Error, LogSpan, Store, Urgency};
 
 const fn put(key: u8, len: u16) -> Op {
     Op::Put { key, len, is_sealed: false }
@@ -109,6 +109,93 @@ fn damage_that_may_hold_a_needed_tombstone_stays() {
     assert!(world.disk.peek(&path).is_none());
     world.step(&Op::Damage { is_all: true }).unwrap();
     assert!(!world.model.at(i64::MAX).contains_key(&key(0)));
+}
+
+fn open(world: &World, disk: &SimDisk, mark: u64) -> Result<Store, Error> {
+    let last = world.model.applied.index;
+    let log = || Some(LogSpan { mark, last });
+    Store::open_with_log(env(disk, 78), Path::new(DIR), world.keys(), options(), &log)
+}
+
+/// Flushes into one growing segment; damages the second one's block.
+fn damaged_growing(world: &World) -> (SimDisk, std::path::PathBuf, u64) {
+    let segment = world.store.segments.list.last().unwrap();
+    let offset = segment.table.blocks[1].frame.offset;
+    let disk = world.disk.kill();
+    assert!(disk.flip(&segment.path, offset + 20, 1));
+    (disk, segment.path.clone(), offset)
+}
+
+#[test]
+fn damage_in_the_last_segment_is_made_good_from_the_log_or_named_with_what_is_lost() {
+    let mut world = World::new(true);
+    for number in 0..4 {
+        run(&mut world, &[put(number, 40), Op::MetaPut(0, number), Op::Flush]);
+    }
+    let (disk, path, offset) = damaged_growing(&world);
+    // The log begins behind the first flush.
+    let store = open(&world, &disk, 1).unwrap();
+    assert_eq!((store.applied().index, store.durable().index), (1, 1));
+    let named = format!("{} is damaged at byte {offset}", path.display());
+    assert!(store.rewound().unwrap().to_string().starts_with(&named));
+    world.published[&1].check(&store.views().load(), &KeyRange::all(), 3);
+    drop(store);
+    // Then it is a store like any other.
+    let disk = disk.kill();
+    let mut store = open(&world, &disk, 1).unwrap();
+    assert!(store.rewound().is_none(), "the damage lies behind its end");
+    store.publish(Applied { index: 2, term: 3 });
+    let job = store.take_flush().unwrap();
+    store.finish_flush(job.run().unwrap());
+    assert_eq!(open(&world, &disk.crash(CrashMode::LoseUnsynced), 1).unwrap().applied().index, 2);
+
+    let (disk, ..) = damaged_growing(&world);
+    let before = contents(&disk);
+    let text = open(&world, &disk, 2).unwrap_err().to_string();
+    for part in [
+        named.as_str(),
+        "behind revision 2 (index 1 of the log)",
+        "up to revision 5",
+        "begins behind index 2",
+        "restore the last snapshot",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(before == contents(&disk), "nothing is changed");
+}
+
+#[test]
+fn the_log_makes_nothing_good_that_a_rewrite_relied_on() {
+    let mut world = World::new(false);
+    run(&mut world, &[put(0, 290), put(1, 290), put(2, 290), put(3, 290), put(5, 290), Op::Flush]);
+    run(&mut world, &[put(4, 1), Op::Flush, put(0, 20), Op::Compact(255), Op::Flush]);
+    run(&mut world, &[Op::Trim(255)]);
+    // The flush before the last knows key 0 as it was, and only the first segment had that.
+    let (disk, path, offset) = damaged_growing(&world);
+    assert_eq!(open(&world, &disk, 0).unwrap().applied().index, 2);
+    run(&mut world, &[Op::Rewrite(2)]);
+    let (disk, ..) = damaged_growing(&world);
+    let error = open(&world, &disk, 0).unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("{} is damaged at byte {offset}", path.display())));
+}
+
+#[test]
+fn a_damaged_last_flush_of_an_orderly_stop_is_made_good_from_the_log() {
+    let mut world = World::new(false);
+    run(&mut world, &[put(0, 40), Op::Flush, put(1, 40), Op::Flush, Op::Checkpoint]);
+    let (disk, path, _) = damaged_growing(&world);
+    let store = open(&world, &disk, 1).unwrap();
+    assert_eq!(store.applied().index, 1);
+    assert!(store.rewound().unwrap().to_string().contains(path.to_str().unwrap()));
+    let (disk, ..) = damaged_growing(&world);
+    assert!(matches!(open(&world, &disk, 2).unwrap_err(), Error::Lost { .. }));
+    // Without a checkpoint it cannot be told from a write that was cut off; the log tells.
+    let mut world = World::new(false);
+    run(&mut world, &[put(0, 40), Op::Flush, put(1, 40), Op::Flush]);
+    let (disk, ..) = damaged_growing(&world);
+    assert!(matches!(open(&world, &disk, 2).unwrap_err(), Error::Lost { .. }));
+    assert_eq!(open(&world, &disk, 1).unwrap().applied().index, 1);
 }
 
 /// Whatever is damaged when: what opens and can be read is what was written.

@@ -13,7 +13,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
-use crate::{Error, RoomMaker, Store};
+use crate::{Error, LogSpan, RoomMaker, Store};
 
 /// A fixed script of `len` steps, the same in every run.
 pub(super) fn script(len: usize) -> Vec<Op> {
@@ -287,18 +287,45 @@ fn furnished(is_sealed: bool) -> World {
 
 /// Opens a damaged copy: refused, or damage is met while reading, or all is well.
 pub(super) fn check_damaged(world: &World, disk: SimDisk, what: &str) {
-    let opened = Store::open(env(&disk, 77), Path::new(DIR), world.keys(), options());
-    let store = match opened {
+    // Without a log, with all of it, and with one that was released up to some flush.
+    let last = world.model.applied.index;
+    for mark in [None, Some(0), Some(last / 2)] {
+        let log = || mark.map(|mark| LogSpan { mark, last });
+        check_damaged_with(world, &disk.kill(), what, &log);
+    }
+}
+
+fn check_damaged_with(
+    world: &World,
+    disk: &SimDisk,
+    what: &str,
+    log: &dyn Fn() -> Option<LogSpan>,
+) {
+    let before = contents(disk);
+    let (dir, keys) = (Path::new(DIR), world.keys());
+    let store = match Store::open_with_log(env(disk, 77), dir, keys, options(), log) {
         Ok(store) => store,
-        Err(Error::Corrupt { .. } | Error::Missing { .. } | Error::Key { .. }) => return,
+        Err(
+            Error::Corrupt { .. } | Error::Lost { .. } | Error::Missing { .. } | Error::Key { .. },
+        ) => {
+            assert!(before == contents(disk), "{what}: a refused start changed something");
+            return;
+        }
         Err(error) => panic!("{what}: {error}"),
     };
+    if let Some(log) = log() {
+        assert!(store.applied().index >= log.mark, "{what}: the log cannot bring it up to date");
+    }
     let view = store.views().load();
     if view.records().any(|record| record.is_err()) {
         return;
     }
     let model = &world.published[&view.applied().index];
     model.check(&view, &keepd_types::KeyRange::all(), 3);
+}
+
+pub(super) fn contents(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    files(disk).into_iter().filter_map(|file| Some((file.clone(), disk.peek(&file)?))).collect()
 }
 
 pub(super) fn files(disk: &SimDisk) -> Vec<PathBuf> {

@@ -14,10 +14,12 @@ use keepd_env::DiskFile;
 
 use crate::error::Error;
 use crate::revlog::files::{Directory, Name, Opened, seal_frame};
-use crate::revlog::format::{FrameRef, VERSION};
+use crate::revlog::format::FrameRef;
 use crate::revlog::segment::frame_reason;
 use crate::revlog::wire::Reader;
 
+/// The format version. Version 1 did not tell what rewrites rely on.
+const VERSION: u8 = 2;
 const FRAME_STATE: u8 = 1;
 const FRAME_EDIT: u8 = 2;
 /// A manifest that grew beyond this is begun anew; small in unit tests, so that it happens there.
@@ -68,6 +70,8 @@ pub(crate) enum Edit {
     DropCheckpoint(u64),
     /// A segment that was removed earlier but whose file may still exist.
     Removed(u64),
+    /// A rewrite dropped what was dead at this applied index.
+    ReliesOn(u64),
 }
 
 /// The live files.
@@ -79,6 +83,9 @@ pub(crate) struct State {
     pub(crate) checkpoints: Vec<u64>,
     /// Segments that were replaced; their files may go.
     pub(crate) removed: BTreeSet<u64>,
+    /// The applied index that rewrites rely on: in an earlier state, what they dropped may have been
+    /// live. `None` if the manifest is of a version that does not tell.
+    pub(crate) relied: Option<u64>,
 }
 
 impl State {
@@ -109,6 +116,7 @@ impl State {
             Edit::Removed(id) => {
                 self.removed.insert(*id);
             }
+            Edit::ReliesOn(index) => self.relied = self.relied.max(Some(*index)),
         }
         Some(())
     }
@@ -120,7 +128,9 @@ impl State {
             SegmentEntry::Closed(closed) => Edit::AddClosed(*closed),
         });
         let checkpoints = self.checkpoints.iter().copied().map(Edit::AddCheckpoint);
-        segments.chain(checkpoints).chain(self.removed.iter().copied().map(Edit::Removed)).collect()
+        let removed = self.removed.iter().copied().map(Edit::Removed);
+        let relied = self.relied.map(Edit::ReliesOn);
+        segments.chain(checkpoints).chain(removed).chain(relied).collect()
     }
 }
 
@@ -168,6 +178,7 @@ impl Edit {
             Self::AddCheckpoint(id) => push_id(5, *id, out),
             Self::DropCheckpoint(id) => push_id(6, *id, out),
             Self::Removed(id) => push_id(7, *id, out),
+            Self::ReliesOn(index) => push_id(8, *index, out),
         }
     }
 
@@ -192,6 +203,7 @@ impl Edit {
             5 => Self::AddCheckpoint(from.u64()?),
             6 => Self::DropCheckpoint(from.u64()?),
             7 => Self::Removed(from.u64()?),
+            8 => Self::ReliesOn(from.u64()?),
             _ => return None,
         })
     }
@@ -209,7 +221,7 @@ fn encode_edits(edits: &[Edit]) -> Vec<u8> {
 }
 
 fn decode_edits(payload: &[u8]) -> Option<Vec<Edit>> {
-    let (&VERSION, rest) = payload.split_first()? else { return None };
+    let (&(1 | VERSION), rest) = payload.split_first()? else { return None };
     let mut from = Reader(rest);
     let mut edits = Vec::new();
     while !from.is_empty() {
@@ -382,6 +394,8 @@ mod tests {
             Edit::DropCheckpoint(4),
             Edit::Replace { removed: vec![3], added: None },
             Edit::Removed(9),
+            Edit::ReliesOn(70),
+            Edit::ReliesOn(60),
         ];
         let payload = encode_edits(&edits);
         assert_eq!(decode_edits(&payload).as_deref(), Some(edits.as_slice()));
@@ -389,9 +403,21 @@ mod tests {
         edits.iter().for_each(|edit| state.apply(edit).unwrap());
         assert_eq!(state.checkpoints, [5]);
         assert!(state.segments.is_empty());
+        assert_eq!(state.relied, Some(70));
         let mut again = State::default();
         state.edits().iter().for_each(|edit| again.apply(edit).unwrap());
         assert_eq!(again, state);
+    }
+
+    #[test]
+    fn a_manifest_of_version_1_is_read_and_does_not_tell_what_rewrites_rely_on() {
+        let mut payload = encode_edits(&[Edit::AddActive(3), Edit::AddCheckpoint(2)]);
+        payload[0] = 1;
+        let mut state = State::default();
+        decode_edits(&payload).unwrap().iter().for_each(|edit| state.apply(edit).unwrap());
+        assert_eq!((state.segments.len(), state.relied), (1, None));
+        payload[0] = VERSION + 1;
+        assert_eq!(decode_edits(&payload), None);
     }
 
     proptest! {

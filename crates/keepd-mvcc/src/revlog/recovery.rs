@@ -6,6 +6,9 @@
 //! nothing is cut or removed then. Afterwards a new manifest is begun, and the next flush begins a
 //! new segment: no file is written under a sealer that was opened.
 //!
+//! A part that is damaged is done without if the Raft log holds all that was written since: see
+//! [`rewind`].
+//!
 //! What can be read need not be durable: the process may have died between a write and its sync, or
 //! of a sync that failed, after which no further one proves anything. What the manifest names was
 //! synced before it was named, and a flush before the next one began. Only the last flush of the
@@ -13,6 +16,7 @@
 
 mod carry;
 mod inspect;
+mod rewind;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +41,7 @@ use crate::tail::Tail;
 use crate::walk::Walk;
 
 pub use inspect::inspect;
+pub use rewind::LogSpan;
 
 /// Leaves of the index that are trimmed in one pass.
 const TRIM_LEAVES: usize = 1024;
@@ -51,14 +56,18 @@ pub(crate) struct Recovered {
     pub(crate) checkpoints: Vec<Mark>,
     /// Records that nothing names, by segment.
     pub(crate) dead: BTreeMap<u64, u64>,
+    /// Damage that is done without: the log is applied again from before it.
+    pub(crate) rewound: Option<Error>,
 }
 
-/// Opens or creates the store in `path`.
+/// Opens or creates the store in `path`; `log` tells what of the Raft log can be applied again, and is
+/// asked only about damage.
 pub(crate) fn open(
     env: Env,
     path: &Path,
     keys: FileKeys,
     block_bytes: usize,
+    log: &dyn Fn() -> Option<LogSpan>,
 ) -> Result<Recovered, Error> {
     let dir = Directory::new(env, path.to_owned(), keys);
     dir.env.disk.create_dir(path)?;
@@ -71,8 +80,16 @@ pub(crate) fn open(
     let Some(number) = number.max() else { return create(dir, &names) };
     let mut live = Manifest::load(&dir, number)?;
     let unnamed = unnamed(&names, number, &live);
-    let (segments, doubt, torn) = open_segments(&dir, &mut live)?;
+    let mut rewound = None;
+    let (segments, doubt, torn) = match open_segments(&dir, &mut live) {
+        Err(damage @ Error::Corrupt { .. }) => {
+            rewound = Some(rewind::before_damage(&dir, &mut live, damage, log)?);
+            open_segments(&dir, &mut live)?
+        }
+        found => found?,
+    };
     let mut segments = Arc::new(segments);
+    rewound = rewound.or(rewind::behind_torn(&dir, &mut live, &segments, torn.as_ref(), log)?);
     check_orphans(&dir, &names, &live)?;
     let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
     let (durable, checkpoints) = read_checkpoints(&dir, &mut live, commit)?;
@@ -90,6 +107,7 @@ pub(crate) fn open(
         next_id += 1;
     }
     let dead = count_dead(&segments, &durable.index);
+    live.relied.get_or_insert(commit.applied.index);
     live.removed.retain(|id| names.contains(&Name::Segment(*id)));
     // ORDER: all that the manifest names is durable.
     let create = || Manifest::create(&dir, number + 1, live.clone());
@@ -100,7 +118,7 @@ pub(crate) fn open(
     }
     remove_orphans(&dir, &names, &mut manifest)?;
     let files = Arc::new(Files::new(dir, manifest, next_id));
-    Ok(Recovered { files, segments, durable, checkpoints, dead })
+    Ok(Recovered { files, segments, durable, checkpoints, dead, rewound })
 }
 
 /// What an earlier process left and nobody reads.
@@ -160,7 +178,7 @@ fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
     if let Some(parent) = dir.path.parent() {
         dir.env.disk.sync_dir(parent)?;
     }
-    let manifest = Manifest::create(&dir, 1, Live::default())?;
+    let manifest = Manifest::create(&dir, 1, Live { relied: Some(0), ..Live::default() })?;
     let durable = Durable {
         commit: Commit::NONE,
         index: KeyIndex::default(),
@@ -172,6 +190,7 @@ fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
         durable,
         checkpoints: Vec::new(),
         dead: BTreeMap::new(),
+        rewound: None,
     })
 }
 

@@ -86,6 +86,8 @@ pub struct RewriteJob {
     pub(crate) run: Vec<Arc<Segment>>,
     /// The index that decides what is dead.
     pub(crate) index: KeyIndex,
+    /// The durable applied index: what is dead then is dropped.
+    pub(crate) durable_index: u64,
     /// The durable compact revision: the index names everything behind it.
     pub(crate) compact_revision: i64,
     pub(crate) limits: Limits,
@@ -185,7 +187,7 @@ impl RewriteJob {
         let (added, closed) = closed.unzip();
         let removed: Vec<u64> = self.run.iter().map(|segment| segment.id).collect();
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
-        self.files.manifest.lock().edit(dir, &[edit])?;
+        self.files.manifest.lock().edit(dir, &[edit, Edit::ReliesOn(self.durable_index)])?;
         // The rewrite counts already; a file that cannot go now goes at the next start.
         let is_gone = |id: &u64| dir.remove(Name::Segment(*id)).is_ok();
         let gone: Vec<u64> = removed.iter().copied().filter(is_gone).collect();

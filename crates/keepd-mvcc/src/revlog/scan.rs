@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use keepd_crypto::{FILE_HEADER_LEN, FrameError};
+use keepd_crypto::{FILE_HEADER_LEN, FileSealer, FrameError};
 
 use crate::error::Error;
 use crate::revlog::block::Block;
@@ -23,6 +23,8 @@ pub(crate) enum End {
     Torn,
     /// Exactly with a commit.
     Exact,
+    /// Anywhere: the file is damaged, and what is whole before is wanted.
+    Damaged,
 }
 
 /// The frames of one file, as far as they were read.
@@ -78,7 +80,10 @@ pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option
         parts: Default::default(),
         before: (Table::new(Origin::Flush), FILE_HEADER_LEN),
     };
-    let closing = scan.run(end)?;
+    let closing = match scan.run(end) {
+        Err(_damage) if end == End::Damaged => None,
+        closing => closing?,
+    };
     let (table, end_at, (before, len_before)) = (scan.table, scan.end as u64, scan.before);
     if table.commit == Commit::NONE {
         return Ok(None);
@@ -98,6 +103,24 @@ pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option
     let before = Before { table: before, len: len_before as u64 };
     let before = Some(before).filter(|before| before.table.commit != Commit::NONE);
     Ok(Some(Grown { segment, closed, before }))
+}
+
+/// The last commit whose frame is whole, wherever it lies.
+pub(crate) fn last_commit(opened: &Opened) -> Option<Commit> {
+    let mut bytes = vec![0; usize::try_from(opened.len).ok()?];
+    opened.file.read_exact_at(&mut bytes, 0).ok()?;
+    commits(&opened.sealer, bytes.get(FILE_HEADER_LEN..)?).max_by_key(|it| it.applied.index)
+}
+
+/// Every commit in `bytes` whose frame is whole.
+fn commits(sealer: &FileSealer, bytes: &[u8]) -> impl Iterator<Item = Commit> {
+    let heads = bytes.windows(sealer.frame_len(Commit::LEN));
+    heads.filter(|bytes| bytes[4] == frame_kind::COMMIT).filter_map(|bytes| {
+        // The head ends with the low half of the ordinal, which is all of it here.
+        let ordinal = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+        let frame = sealer.open_frame(u64::from(ordinal), bytes).ok()?;
+        Commit::decode(&frame.plain)
+    })
 }
 
 impl Scan<'_> {
@@ -150,17 +173,8 @@ impl Scan<'_> {
 
     /// Whether a commit of a later flush lies behind the broken frame.
     fn is_built_upon(&self) -> bool {
-        let sealer = &self.opened.sealer;
-        let frame_len = sealer.frame_len(Commit::LEN);
-        let heads = self.bytes[self.at..].windows(frame_len);
-        heads.filter(|bytes| bytes[4] == frame_kind::COMMIT).any(|bytes| {
-            // The head ends with the low half of the ordinal, which is all of it here.
-            let ordinal = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-            let opened = sealer.open_frame(u64::from(ordinal), bytes).ok();
-            opened
-                .and_then(|frame| Commit::decode(&frame.plain))
-                .is_some_and(|commit| commit.first_ordinal > u64::from(self.next_ordinal))
-        })
+        let mut behind = commits(&self.opened.sealer, &self.bytes[self.at..]);
+        behind.any(|commit| commit.first_ordinal > u64::from(self.next_ordinal))
     }
 
     /// Takes in one frame; returns it if it is the table.
