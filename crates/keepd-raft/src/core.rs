@@ -7,6 +7,8 @@
 //!    [`Actions::messages_after_sync`];
 //! 3. apply [`Actions::committed`] in order, then call [`Core::applied`].
 
+mod read_context;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use raft::eraftpb::{self, ConfState, EntryType, Message, MessageType};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
 
+use self::read_context::ReadContexts;
 use crate::log_store::{LogStore, Restored};
 
 /// Uncommitted bytes beyond which proposals are refused.
@@ -138,7 +141,7 @@ pub struct Core {
     /// Reads taken before the leader has committed in its term; raft would drop them silently
     /// (rule 9.14).
     held_reads: VecDeque<u64>,
-    next_read: u64,
+    read_contexts: ReadContexts,
     last_term: u64,
     last_role: StateRole,
 }
@@ -205,10 +208,10 @@ impl Core {
             last_term: raw.raft.term,
             last_role: raw.raft.state,
             raw,
+            read_contexts: ReadContexts::new(settings.id, random.next_u64()),
             random,
             settings,
             held_reads: VecDeque::new(),
-            next_read: 0,
         };
         core.draw_election_timeout();
         Ok(core)
@@ -261,13 +264,13 @@ impl Core {
         if self.raw.raft.leader_id == raft::INVALID_ID || self.held_reads.len() >= HELD_READS_MAX {
             return Err(Error::NoLeader);
         }
-        self.next_read += 1;
+        let read = self.read_contexts.next();
         if self.is_leader() && !self.raw.raft.commit_to_current_term() {
-            self.held_reads.push_back(self.next_read);
+            self.held_reads.push_back(read);
         } else {
-            self.raw.read_index(self.next_read.to_be_bytes().to_vec());
+            self.raw.read_index(self.read_contexts.encode(read));
         }
-        Ok(self.next_read)
+        Ok(read)
     }
 
     /// A message from a peer.
@@ -300,12 +303,11 @@ impl Core {
         let mut ready = self.raw.ready();
         let raft_entries = ready.take_entries();
         self.raw.mut_store().append(&raft_entries);
-        let mut reads = Vec::new();
-        for state in ready.take_read_states() {
-            let context: Result<[u8; 8], _> = state.request_ctx.as_slice().try_into();
-            let context = context.expect("contexts are made by read_index");
-            reads.push((u64::from_be_bytes(context), state.index));
-        }
+        let reads = ready.take_read_states().into_iter().filter_map(|state| {
+            // An answer to an earlier start of this member releases nothing.
+            Some((self.read_contexts.decode(&state.request_ctx)?, state.index))
+        });
+        let reads = reads.collect();
         let actions = Actions {
             number: ready.number(),
             entries: raft_entries.into_iter().map(from_raft).collect(),
@@ -354,8 +356,8 @@ impl Core {
         if !self.held_reads.is_empty()
             && (!self.is_leader() || self.raw.raft.commit_to_current_term())
         {
-            for context in std::mem::take(&mut self.held_reads) {
-                self.raw.read_index(context.to_be_bytes().to_vec());
+            for read in std::mem::take(&mut self.held_reads) {
+                self.raw.read_index(self.read_contexts.encode(read));
             }
         }
     }

@@ -174,6 +174,8 @@ fn the_same_seeds_give_the_same_actions() {
     assert_ne!(trace([8, 10, 12]), first);
 }
 
+mod reads;
+
 /// Rule 9.2.
 #[test]
 fn a_log_that_ends_below_what_was_applied_is_refused() {
