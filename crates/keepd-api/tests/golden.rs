@@ -1,7 +1,7 @@
 //! Compares the error table and the protocol's surface with what clients rely on.
 //!
 //! The errors and methods were listed from the protocol's description and the fields compared
-//! with etcd's own descriptors, so that a slip shows. `KEEPD_BLESS=1` rewrites them, for review.
+//! with etcd's own descriptors, so that a slip shows. `BLESS=1` rewrites them, for review.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
@@ -12,7 +12,7 @@ use tonic::Code;
 
 fn check(name: &str, actual: &str) {
     let path = Path::new("tests/golden").join(name);
-    if env::var_os("KEEPD_BLESS").is_some() {
+    if env::var_os("BLESS").is_some() {
         fs::write(&path, actual).expect("the golden file is writable");
     }
     let expected = fs::read_to_string(&path).expect("the golden file is there");

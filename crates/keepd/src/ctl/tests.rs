@@ -1,7 +1,7 @@
 //! Golden tests of what needs no server: help, mistakes on the command line, and every answer in
 //! every format. The files were compared with what etcd's own tools print.
 //!
-//! `KEEPD_BLESS=1` rewrites the files, for review.
+//! `BLESS=1` rewrites the files, for review.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ use crate::utl;
 
 fn check(name: &str, actual: &str) {
     let path = Path::new("tests/golden/ctl").join(name);
-    if env::var_os("KEEPD_BLESS").is_some() {
+    if env::var_os("BLESS").is_some() {
         fs::write(&path, actual).unwrap();
     }
     let expected = fs::read_to_string(&path).unwrap();
