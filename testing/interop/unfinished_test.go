@@ -167,6 +167,44 @@ func TestUnfinishedBytesAreBounded(t *testing.T) {
 	}
 }
 
+// What HTTP/2 holds of streams that wait to be read is bounded for all connections together: the
+// windows of thousands of them are more than there is memory.
+func TestWindowsOfThousandsOfConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	if harness.KeepdBin() == "" {
+		t.Skip("etcd takes what comes")
+	}
+	const connections, streams, sent = 3000, 2, 250_000
+	a := newAPI(t, harness.Start(t, harness.Options{Flavor: harness.Keepd}))
+	attackers := make(chan *harness.HTTP2, connections)
+	var attack sync.WaitGroup
+	for range 50 {
+		attack.Go(func() {
+			for range connections / 50 {
+				attackers <- announce(t, a.Store, "/etcdserverpb.KV/Put", streams, sent)
+			}
+		})
+	}
+	attack.Wait()
+	p99 := healthy(t, a, 100)
+	now, peak := a.Memory(t)
+	t.Logf("%d MiB announced and sent: %d MiB in memory, at most %d; a healthy client's p99 %v",
+		connections*streams*sent>>20, now, peak, p99)
+	if peak > 500 {
+		t.Errorf("%d MiB in memory", peak)
+	}
+	// Who waits gives up after some seconds; then a large request of somebody else comes through.
+	value := bytes.Repeat([]byte("v"), 1<<20)
+	harness.Eventually(t, 30*time.Second, "a large put", func() bool {
+		_, err := a.kv.Put(ctx(t), &pb.PutRequest{Key: []byte("large"), Value: value})
+		return err == nil
+	})
+	close(attackers)
+	for h := range attackers {
+		h.Close()
+	}
+}
+
 // deaf opens a connection whose answers are read and thrown away.
 func deaf(s *harness.Store) *harness.HTTP2 {
 	h := s.HTTP2()
