@@ -12,7 +12,8 @@
 //! to go, ends with RESOURCE_EXHAUSTED.
 //!
 //! While a stream is not read, HTTP/2 holds as much as its window allows, and the windows of thousands
-//! of connections are more than there is memory. So the streams that wait unread are counted too.
+//! of connections are more than there is memory. So the streams that wait unread are counted too, and
+//! requests of a few kilobytes are read on while they wait, so that they come through in any case.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -35,8 +36,10 @@ const TOTAL_BYTES: usize = 96 * 1024 * 1024;
 pub(crate) const REQUEST_BYTES: usize = 8 * 1024;
 /// BOUND: streams of all connections that wait unread: 64 MiB in their windows.
 const UNREAD_STREAMS_MAX: usize = 256;
-/// How long a request waits for room on its connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// BOUND: small requests of all connections that are read on while they wait for room: 96 MiB.
+const SMALL_MAX: usize = 4096;
+/// How long a request waits for room.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// What a connection may hold and still have others make room for it when there is none.
 const FAIR_BYTES: usize = 8 * 1024 * 1024;
 /// There is no room as long as there is less than this.
@@ -50,6 +53,7 @@ const LOOKS_MAX: u32 = 50;
 pub(crate) struct Unfinished {
     room: Semaphore,
     unread_streams: Semaphore,
+    small: Semaphore,
     connection_bytes: usize,
     connections: Mutex<BTreeMap<u64, Weak<Share>>>,
     next_connection: AtomicU64,
@@ -77,6 +81,7 @@ impl Unfinished {
         Arc::new(Self {
             room: Semaphore::new(TOTAL_BYTES.max(2 * connection_bytes)),
             unread_streams: Semaphore::new(UNREAD_STREAMS_MAX),
+            small: Semaphore::new(SMALL_MAX),
             connection_bytes,
             connections: Mutex::default(),
             next_connection: AtomicU64::new(0),
@@ -98,10 +103,11 @@ impl Unfinished {
         share
     }
 
-    /// Lets the connection that holds most give up a request.
-    fn evict(&self) {
+    /// Lets the connection that holds most, but for the one that needs room, give up a request.
+    fn evict_for(&self, needy: &Share) {
         let shares: Vec<_> = self.connections.lock().values().filter_map(Weak::upgrade).collect();
-        let largest = shares.iter().max_by_key(|share| share.held.load(Ordering::Relaxed));
+        let others = shares.iter().filter(|share| share.number != needy.number);
+        let largest = others.max_by_key(|share| share.held.load(Ordering::Relaxed));
         if let Some(largest) = largest {
             largest.evict.notify_one();
         }
@@ -119,14 +125,19 @@ impl Share {
             self.evict.notified().await;
             // Told when no request was waiting, it may come too late.
             if self.all.is_full() {
-                return refused(FULL);
+                return full();
             }
         }
     }
 
     /// Lets a stream wait unread for as long as the permit is kept, if it may.
     pub(crate) fn wait_unread(&self) -> Result<SemaphorePermit<'_>, Status> {
-        self.all.unread_streams.try_acquire().map_err(|_none| refused(FULL))
+        self.all.unread_streams.try_acquire().map_err(|_none| full())
+    }
+
+    /// Lets a small request wait for room while it is read on, for as long as the permit is kept.
+    pub(crate) fn wait_small(&self) -> Result<SemaphorePermit<'_>, Status> {
+        self.all.small.try_acquire().map_err(|_none| full())
     }
 }
 
@@ -136,8 +147,10 @@ impl Drop for Share {
     }
 }
 
-/// Why a request is refused for the sake of all connections.
-const FULL: &str = "the server holds too many bytes of unfinished requests";
+/// What is told where a request is refused for the sake of all connections.
+pub(crate) fn full() -> Status {
+    refused("the server holds too many bytes of unfinished requests")
+}
 
 fn refused(reason: &str) -> Status {
     Status::resource_exhausted(format!("keepd: {reason}; send fewer large requests at once"))
@@ -164,13 +177,19 @@ impl Held {
         self.bytes
     }
 
-    /// Counts more bytes once there is room for them.
+    /// Counts more bytes once there is room for them. Its stream is not read meanwhile.
     pub(crate) async fn add(&mut self, bytes: usize) -> Result<(), Status> {
         if self.try_add(bytes) {
             return Ok(());
         }
-        let (share, all) = (&self.share, &self.share.all);
+        let share = Arc::clone(&self.share);
         let _unread = share.wait_unread()?;
+        self.wait(bytes).await
+    }
+
+    /// Counts more bytes once there is room for them, for one whose stream is read meanwhile.
+    pub(crate) async fn wait(&mut self, bytes: usize) -> Result<(), Status> {
+        let (share, all) = (&self.share, &self.share.all);
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
         let own = match share.room.try_acquire_many(count) {
             Ok(own) => own,
@@ -191,12 +210,12 @@ impl Held {
                 // What others let go of is for those who hold little, and waiting takes up memory too.
                 break;
             }
-            all.evict();
+            all.evict_for(share);
             let room = tokio::time::timeout(GRACE, all.room.acquire_many(count)).await;
             among_all = room.ok().map(|room| room.expect("nobody closes it"));
         }
         let Some(among_all) = among_all else {
-            return Err(refused(FULL));
+            return Err(full());
         };
         own.forget();
         among_all.forget();
@@ -277,6 +296,26 @@ mod tests {
         });
         small.add(1024 * 1024).await.unwrap();
         assert_eq!(evicted.await.unwrap().code(), Code::ResourceExhausted);
+    }
+
+    /// A large request among many connections that hold little each has to be the largest some day.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_needs_room_does_not_give_way_to_itself() {
+        const MIB: usize = 1024 * 1024;
+        let all = Unfinished::new(1024);
+        let mut large = Held::new(all.share(Peer::default()));
+        large.add(7 * MIB).await.unwrap();
+        for mib in [5].into_iter().chain([6; 14]) {
+            let other = all.share(Peer::default());
+            let mut held = Held::new(Arc::clone(&other));
+            held.add(mib * MIB).await.unwrap();
+            tokio::spawn(async move {
+                other.evicted().await;
+                drop(held);
+            });
+        }
+        assert!(all.is_full());
+        large.add(MIB / 2).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

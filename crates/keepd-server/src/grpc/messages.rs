@@ -13,13 +13,15 @@ use std::task::Poll;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
 use http::HeaderMap;
+use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use prost::Message;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use crate::rpc::Kind;
-use crate::unfinished::{Held, REQUEST_BYTES, Share};
+use crate::unfinished::{Held, PATIENCE, REQUEST_BYTES, Share, full};
 
 /// What Go says of bytes in the place of a text.
 const NO_TEXT: &str = "string field contains invalid UTF-8";
@@ -64,7 +66,12 @@ pub(crate) struct Messages<B> {
     /// What came and was not taken yet.
     received: BytesMut,
     held: Held,
+    /// Until when it may wait for room while it is read on.
+    wait_until: Option<Instant>,
 }
+
+/// What a body has next.
+type NextFrame<B> = Option<Result<Frame<Bytes>, <B as http_body::Body>::Error>>;
 
 impl<B> Messages<B>
 where
@@ -78,7 +85,7 @@ where
         share: Arc<Share>,
     ) -> Self {
         let (received, held) = (BytesMut::new(), Held::new(share));
-        Self { body, kind, encoding, bytes_max, received, held }
+        Self { body, kind, encoding, bytes_max, received, held, wait_until: None }
     }
 
     /// The message of a call that takes one. What a client sends after it is not looked at, as in
@@ -92,9 +99,10 @@ where
         loop {
             if let Some(message) = self.take()? {
                 self.held.release();
+                self.wait_until = None;
                 return Ok(Some(message));
             }
-            if !self.received.is_empty() {
+            if self.received.len() > LARGE_BYTES {
                 self.count().await?;
             }
             match self.frame().await? {
@@ -121,14 +129,38 @@ where
 
     /// Counts what is there of an unfinished message, and the request itself.
     async fn count(&mut self) -> Result<(), Status> {
-        let bytes = REQUEST_BYTES + self.received.len();
-        let more = bytes.saturating_sub(self.held.bytes());
+        let more = self.uncounted();
         if more == 0 {
             return Ok(());
         }
         // What is large already is counted ahead, so that it waits less often.
         let ahead = if self.received.len() > LARGE_BYTES { AHEAD_BYTES } else { 0 };
         self.held.add(more + ahead).await
+    }
+
+    /// Bytes that are to be counted yet.
+    fn uncounted(&self) -> usize {
+        (REQUEST_BYTES + self.received.len()).saturating_sub(self.held.bytes())
+    }
+
+    /// Waits for the next bytes of a request that is small so far, and is read on while there is no
+    /// room to count it: so that small requests come through whatever others hold. `None` once it is
+    /// counted.
+    async fn frame_of_small(&mut self) -> Result<Option<NextFrame<B>>, Status> {
+        let more = self.uncounted();
+        if more == 0 || self.held.try_add(more) {
+            return Ok(None);
+        }
+        let share = Arc::clone(self.held.share());
+        let _place = share.wait_small()?;
+        let until = *self.wait_until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        tokio::select! {
+            biased;
+            frame = self.body.frame() => Ok(Some(frame)),
+            counted = timeout_at(until, self.held.wait(more)) => {
+                counted.unwrap_or_else(|_elapsed| Err(full())).map(|()| None)
+            }
+        }
     }
 
     /// The next bytes; `None` at the end.
@@ -140,6 +172,12 @@ where
                 Poll::Ready(frame) => frame,
                 Poll::Pending if self.kind == Kind::Bidi && self.received.is_empty() => {
                     self.body.frame().await
+                }
+                Poll::Pending if self.received.len() <= LARGE_BYTES && self.uncounted() > 0 => {
+                    match self.frame_of_small().await? {
+                        Some(frame) => frame,
+                        None => continue,
+                    }
                 }
                 Poll::Pending => {
                     self.count().await?;
@@ -261,7 +299,6 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use futures_util::stream;
-    use http_body::Frame;
     use http_body_util::{Full, StreamBody};
     use keepd_api::etcdserverpb::PutRequest;
     use keepd_api::health::HealthCheckRequest;
