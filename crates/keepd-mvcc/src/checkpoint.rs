@@ -11,16 +11,16 @@ use keepd_crypto::{FILE_HEADER_LEN, FileKind, FileSealer};
 use keepd_env::DiskFile;
 use keepd_types::varint;
 
-use crate::error::Error;
+use crate::durable::Durable;
+use crate::error::{Error, frame_reason};
 use crate::index::KeyIndex;
 use crate::index::leaf::{Leaf, PastState, State};
 use crate::meta::{Meta, MetaOp};
 use crate::pace::{self, Pace};
-use crate::revlog::files::{Directory, Files, Name, Opened, seal_frame};
-use crate::revlog::flush::Durable;
+use crate::revlog::directory::{Directory, Name, Opened, seal_frame};
+use crate::revlog::files::Files;
 use crate::revlog::format::Commit;
 use crate::revlog::manifest::Edit;
-use crate::revlog::segment::frame_reason;
 use crate::revlog::wire::Reader;
 
 const FRAME_HEAD: u8 = 1;

@@ -156,3 +156,16 @@ impl Error {
         matches!(self, Self::Io(error) if error.is_shortage())
     }
 }
+
+/// What a frame's error says about the file.
+pub(crate) const fn frame_reason(error: keepd_crypto::FrameError) -> &'static str {
+    use keepd_crypto::FrameError;
+    match error {
+        FrameError::Truncated { .. } => "the file ends inside a frame",
+        FrameError::Zeroed => "zeros where a frame was written",
+        FrameError::BadCrc => "a frame's checksum does not match",
+        FrameError::BadSeal => "a frame's seal does not open",
+        FrameError::TooLong { .. } => "a frame with an impossible length",
+        FrameError::WrongOrdinal { .. } => "a frame from another place",
+    }
+}

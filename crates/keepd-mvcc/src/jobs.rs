@@ -13,15 +13,17 @@ use std::sync::{Arc, Weak};
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
 
 use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::durable::Durable;
+use crate::options::Options;
 use crate::reclaim::Refusals;
 use crate::record::Applied;
 use crate::revlog::files::Files;
-use crate::revlog::flush::{Active, Durable, FlushDone, FlushJob};
+use crate::revlog::flush::{Active, FlushDone, FlushJob};
 use crate::revlog::format::Commit;
 use crate::revlog::recovery::Recovered;
 use crate::revlog::segment::Segments;
 use crate::room::RoomMaker;
-use crate::store::{Options, Stats, Store};
+use crate::store::{Stats, Store};
 
 /// What the store keeps for its jobs.
 #[derive(Debug)]
@@ -137,7 +139,9 @@ impl Store {
             _ => list.push(segment),
         }
         self.segments = Arc::new(Segments { list });
-        self.tail.drop_flushed(&self.segments);
+        if let Some(last) = self.segments.list.last() {
+            self.tail.drop_up_to(last.table.last);
+        }
         self.jobs.durable = durable;
         self.publish_files();
     }

@@ -6,11 +6,13 @@
 
 pub(crate) mod block;
 pub(crate) mod cache;
+pub(crate) mod directory;
 pub(crate) mod files;
 pub(crate) mod flush;
 pub(crate) mod format;
 pub(crate) mod manifest;
 pub(crate) mod recovery;
+pub(crate) mod reseal;
 pub(crate) mod rewrite;
 pub(crate) mod scan;
 pub(crate) mod segment;

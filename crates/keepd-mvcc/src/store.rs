@@ -18,6 +18,7 @@ use crate::error::{Error, RangeError};
 use crate::index::KeyIndex;
 use crate::jobs::Jobs;
 use crate::meta::{Meta, MetaOp, MetaTable};
+use crate::options::Options;
 use crate::record::{Applied, Entry, Record};
 use crate::revlog::cache::BlockCache;
 use crate::revlog::format::Commit;
@@ -32,23 +33,6 @@ use crate::view::{CompactionHashJob, View, Views};
 const TRIM_LEAVES_PER_PUBLISH: usize = 16;
 /// Compactions whose hash was not asked for yet; as many as etcd remembers.
 const COMPACTION_HASHES_MAX: usize = 10;
-
-/// Sizes that may be tuned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// A segment is full beyond this.
-    pub segment_bytes: u64,
-    /// A block is full beyond this; larger records have their own.
-    pub block_bytes: usize,
-    /// What the cache of opened blocks may hold.
-    pub cache_bytes: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { segment_bytes: 64 << 20, block_bytes: 4 << 10, cache_bytes: 256 << 20 }
-    }
-}
 
 /// Figures about a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,6 @@ use imbl::Vector;
 use keepd_types::Revision;
 
 use crate::record::Entry;
-use crate::revlog::segment::Segments;
 
 /// What one publish added; never empty.
 #[derive(Debug)]
@@ -67,10 +66,9 @@ impl Tail {
         TailIter { tail: self.clone(), batch, entry }
     }
 
-    /// Drops the batches that a flush brought into the segments.
-    pub(crate) fn drop_flushed(&mut self, segments: &Segments) {
-        let flushed = segments.list.last().map(|last| last.table.last);
-        while self.batches.front().is_some_and(|batch| Some(batch.last()) <= flushed) {
+    /// Drops the batches that end at `revision` or before.
+    pub(crate) fn drop_up_to(&mut self, revision: Revision) {
+        while self.batches.front().is_some_and(|batch| batch.last() <= revision) {
             self.batches.pop_front();
         }
     }

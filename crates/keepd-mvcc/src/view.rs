@@ -16,13 +16,13 @@ use crate::index::KeyIndex;
 use crate::kept::{Bounds, Keep, KeptWalk, Records};
 use crate::meta::{Meta, MetaTable};
 use crate::pace::{self, Pace, full_speed};
+use crate::read::{all_live, range_count, range_refs, range_states, resolve};
 use crate::record::{
     Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 use crate::revlog::cache::BlockCache;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
-use crate::txn::{all_live, range_count, range_refs, range_states, resolve};
 use crate::walk::Walk;
 
 /// A hash tells of its work in pieces of about this size.

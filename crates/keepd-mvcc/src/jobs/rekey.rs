@@ -6,42 +6,16 @@
 //! each record that it keeps to the [`Resealer`], so values follow their keys on the same way.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FileKind};
 
-use crate::record::Record;
-use crate::revlog::files::Name;
+use crate::revlog::directory::Name;
+use crate::revlog::reseal::Resealer;
 use crate::revlog::rewrite::RewriteJob;
 use crate::revlog::segment::Segment;
 use crate::store::Store;
-
-type Reseal = dyn Fn(&Record) -> Option<Record> + Send + Sync;
-
-/// Gives a record's value the form that it would be stored in today; none if it has it already.
-///
-/// Everything else of the record must stay as it is, the plaintext's digest included.
-#[derive(Clone)]
-pub struct Resealer(Arc<Reseal>);
-
-impl Resealer {
-    /// A resealer that does what `reseal` does; it runs on the threads of rewrites.
-    pub fn new(reseal: impl Fn(&Record) -> Option<Record> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(reseal))
-    }
-
-    pub(crate) fn reseal(&self, record: &Record) -> Option<Record> {
-        (self.0)(record)
-    }
-}
-
-impl fmt::Debug for Resealer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resealer")
-    }
-}
 
 impl Store {
     /// What rewrites give the records to that they keep, from now on; the first one set stays.

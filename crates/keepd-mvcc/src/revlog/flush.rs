@@ -7,15 +7,15 @@
 
 use std::sync::Arc;
 
+use crate::durable::Durable;
 use crate::error::Error;
-use crate::index::KeyIndex;
-use crate::meta::{Meta, MetaOp};
+use crate::meta::MetaOp;
+use crate::options::Options;
 use crate::revlog::files::Files;
-use crate::revlog::format::{Commit, Origin};
+use crate::revlog::format::Origin;
 use crate::revlog::manifest::{Closed, Edit};
 use crate::revlog::segment::Segment;
 use crate::revlog::writer::SegmentWriter;
-use crate::store::Options;
 use crate::tail::Tail;
 
 /// The segment that flushes append to, between jobs.
@@ -24,14 +24,6 @@ pub(crate) struct Active {
     writer: Option<SegmentWriter>,
     /// The last segment is full, but the manifest does not say so yet.
     full: Option<Closed>,
-}
-
-/// The store at the end of a flush: what a restart begins from.
-#[derive(Clone, Debug)]
-pub(crate) struct Durable {
-    pub(crate) commit: Commit,
-    pub(crate) index: KeyIndex,
-    pub(crate) meta: Arc<Meta>,
 }
 
 /// What a flush makes durable; run it on any thread.

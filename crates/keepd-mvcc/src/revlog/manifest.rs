@@ -12,10 +12,9 @@ use std::sync::Arc;
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError};
 use keepd_env::DiskFile;
 
-use crate::error::Error;
-use crate::revlog::files::{Directory, Name, Opened, seal_frame};
+use crate::error::{Error, frame_reason};
+use crate::revlog::directory::{Directory, Name, Opened, seal_frame};
 use crate::revlog::format::FrameRef;
-use crate::revlog::segment::frame_reason;
 use crate::revlog::wire::Reader;
 
 /// The format version. Version 1 did not tell what rewrites rely on.

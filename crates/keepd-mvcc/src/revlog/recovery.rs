@@ -27,12 +27,13 @@ use keepd_env::Env;
 use keepd_types::{KeyValue, Revision};
 
 use crate::checkpoint::{self, Mark};
+use crate::durable::Durable;
 use crate::error::Error;
 use crate::index::{KeyIndex, State};
 use crate::meta::Meta;
 use crate::record::Entry;
-use crate::revlog::files::{Directory, Files, Name};
-use crate::revlog::flush::Durable;
+use crate::revlog::directory::{Directory, Name};
+use crate::revlog::files::Files;
 use crate::revlog::format::{Commit, Origin};
 use crate::revlog::manifest::{Closed, Manifest, SegmentEntry, State as Live};
 use crate::revlog::scan::{Before, End, Grown, scan};

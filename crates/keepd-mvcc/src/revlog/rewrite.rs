@@ -25,15 +25,16 @@ use crate::affected::Affected;
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::meta::MetaOp;
+use crate::options::Options;
 use crate::pace::{self, Pace};
 use crate::record::Entry;
 use crate::revlog::block::Block;
-use crate::revlog::files::{Files, Name};
+use crate::revlog::directory::Name;
+use crate::revlog::files::Files;
 use crate::revlog::format::{Commit, Origin};
 use crate::revlog::manifest::Edit;
 use crate::revlog::segment::Segment;
 use crate::revlog::writer::SegmentWriter;
-use crate::store::Options;
 
 /// What is encoded goes to the system in writes of about this size.
 const WRITE_BYTES: u64 = 1 << 20;

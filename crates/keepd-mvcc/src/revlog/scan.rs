@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use keepd_crypto::{FILE_HEADER_LEN, FileSealer, FrameError};
 
-use crate::error::Error;
+use crate::error::{Error, frame_reason};
 use crate::revlog::block::Block;
-use crate::revlog::files::Opened;
+use crate::revlog::directory::Opened;
 use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
 use crate::revlog::manifest::{Closed, is_torn};
-use crate::revlog::segment::{Segment, frame_reason};
+use crate::revlog::segment::Segment;
 
 /// How a file may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,12 +14,12 @@ use keepd_env::DiskFile;
 use keepd_types::Revision;
 
 use crate::damage::Damages;
-use crate::error::Error;
+use crate::error::{Error, frame_reason};
 use crate::meta::MetaOp;
 use crate::record::{Entry, Record};
 use crate::revlog::block::Block;
 use crate::revlog::cache::BlockCache;
-use crate::revlog::files::Opened;
+use crate::revlog::directory::Opened;
 use crate::revlog::format::{BlockRef, FrameRef, Origin, Table, frame_kind};
 
 /// The most that one read of neighbouring blocks fetches.
@@ -237,19 +237,6 @@ impl Segment {
         found.entry(at).ok_or_else(|| {
             self.corrupt(self.table.blocks[block].frame.offset, "a malformed record")
         })
-    }
-}
-
-/// What a frame's error says about the file.
-pub(crate) const fn frame_reason(error: keepd_crypto::FrameError) -> &'static str {
-    use keepd_crypto::FrameError;
-    match error {
-        FrameError::Truncated { .. } => "the file ends inside a frame",
-        FrameError::Zeroed => "zeros where a frame was written",
-        FrameError::BadCrc => "a frame's checksum does not match",
-        FrameError::BadSeal => "a frame's seal does not open",
-        FrameError::TooLong { .. } => "a frame with an impossible length",
-        FrameError::WrongOrdinal { .. } => "a frame from another place",
     }
 }
 

@@ -12,13 +12,14 @@ use keepd_env::DiskFile;
 
 use crate::damage::Damages;
 use crate::error::Error;
-use crate::jobs::rekey::Resealer;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::block::BlockBuilder;
-use crate::revlog::files::{Directory, Files, Name, seal_frame};
+use crate::revlog::directory::{Directory, Name, seal_frame};
+use crate::revlog::files::Files;
 use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
 use crate::revlog::manifest::Closed;
+use crate::revlog::reseal::Resealer;
 use crate::revlog::segment::Segment;
 use crate::room::{RoomMaker, with_room};
 

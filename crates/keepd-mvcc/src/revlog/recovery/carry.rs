@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::Doubt;
 use crate::error::Error;
-use crate::revlog::files::{Directory, Name};
+use crate::revlog::directory::{Directory, Name};
 use crate::revlog::format::{Origin, Table};
 use crate::revlog::manifest::{Closed, SegmentEntry, State as Live};
 use crate::revlog::segment::{Segment, Segments};

@@ -10,7 +10,7 @@ use super::{check_orphans, open_segments, read_checkpoints, replay, trim};
 use crate::error::Error;
 use crate::meta::Meta;
 use crate::revlog::cache::BlockCache;
-use crate::revlog::files::{Directory, Name};
+use crate::revlog::directory::{Directory, Name};
 use crate::revlog::format::Commit;
 use crate::revlog::manifest::Manifest;
 use crate::revlog::segment::Segments;

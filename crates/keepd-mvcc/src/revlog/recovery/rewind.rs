@@ -11,7 +11,7 @@ use keepd_crypto::FileKind;
 use super::{Live, Torn, open_segments};
 use crate::checkpoint;
 use crate::error::Error;
-use crate::revlog::files::{Directory, Name};
+use crate::revlog::directory::{Directory, Name};
 use crate::revlog::format::Commit;
 use crate::revlog::manifest::SegmentEntry;
 use crate::revlog::scan::{self, End};

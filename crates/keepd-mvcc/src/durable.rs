@@ -1,0 +1,15 @@
+//! The state that a restart begins from.
+
+use std::sync::Arc;
+
+use crate::index::KeyIndex;
+use crate::meta::Meta;
+use crate::revlog::format::Commit;
+
+/// The store at the end of a flush: what a restart begins from.
+#[derive(Clone, Debug)]
+pub(crate) struct Durable {
+    pub(crate) commit: Commit,
+    pub(crate) index: KeyIndex,
+    pub(crate) meta: Arc<Meta>,
+}
