@@ -3,8 +3,11 @@
 //! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
 //! and the store takes the results in between two batches. At most one job of a kind is out.
 
+pub(crate) mod checkpoint;
+pub(crate) mod flush;
 pub(crate) mod in_place;
 pub(crate) mod rekey;
+pub(crate) mod rewrite;
 pub(crate) mod scrub;
 
 use std::collections::BTreeMap;
@@ -12,15 +15,15 @@ use std::sync::{Arc, Weak};
 
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
 
-use crate::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
 use crate::durable::Durable;
+use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::jobs::flush::{Active, FlushDone, FlushJob};
 use crate::options::Options;
 use crate::reclaim::Refusals;
 use crate::record::Applied;
+use crate::recovery::Recovered;
 use crate::revlog::files::Files;
-use crate::revlog::flush::{Active, FlushDone, FlushJob};
 use crate::revlog::format::Commit;
-use crate::revlog::recovery::Recovered;
 use crate::revlog::segment::Segments;
 use crate::room::RoomMaker;
 use crate::store::{Stats, Store};

@@ -13,7 +13,6 @@
 //! when things become durable and what space is reclaimed.
 
 mod affected;
-mod checkpoint;
 mod damage;
 mod durable;
 mod error;
@@ -28,6 +27,7 @@ mod pace;
 mod read;
 mod reclaim;
 mod record;
+mod recovery;
 mod revlog;
 mod room;
 mod store;
@@ -40,10 +40,12 @@ mod walk;
 mod model;
 
 pub use affected::Affected;
-pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use damage::{Damage, Damages};
 pub use error::{Error, RangeError};
+pub use jobs::checkpoint::{CheckpointDone, CheckpointJob};
+pub use jobs::flush::{FlushDone, FlushJob};
 pub use jobs::in_place::InPlace;
+pub use jobs::rewrite::{RewriteDone, RewriteJob, Urgency};
 pub use jobs::scrub::ScrubJob;
 pub use kept::Records;
 pub use meta::MetaTable;
@@ -53,10 +55,8 @@ pub use reclaim::Reclaim;
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
-pub use revlog::flush::{FlushDone, FlushJob};
-pub use revlog::recovery::{LogSpan, inspect};
+pub use recovery::{LogSpan, inspect};
 pub use revlog::reseal::Resealer;
-pub use revlog::rewrite::{RewriteDone, RewriteJob, Urgency};
 pub use room::RoomMaker;
 pub use store::{Stats, Store};
 pub use txn::{PreView, WriteTxn};

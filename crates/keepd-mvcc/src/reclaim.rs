@@ -7,8 +7,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::checkpoint::CheckpointJob;
-use crate::revlog::rewrite::{Limits, RewriteDone, RewriteJob, Urgency};
+use crate::jobs::checkpoint::CheckpointJob;
+use crate::jobs::rewrite::{Limits, RewriteDone, RewriteJob, Urgency};
 use crate::revlog::segment::{Segment, Segments};
 use crate::store::Store;
 

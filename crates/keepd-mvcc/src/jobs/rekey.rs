@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FileKind};
 
+use crate::jobs::rewrite::RewriteJob;
 use crate::revlog::directory::Name;
 use crate::revlog::reseal::Resealer;
-use crate::revlog::rewrite::RewriteJob;
 use crate::revlog::segment::Segment;
 use crate::store::Store;
 

@@ -14,7 +14,7 @@ use keepd_types::{
 use proptest::prelude::*;
 
 use super::state::Model;
-use crate::revlog::recovery::count_dead;
+use crate::recovery::count_dead;
 use crate::{
     Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, Reclaim, RewriteDone,
     RewriteJob, Store, Urgency, full_speed,

@@ -9,8 +9,8 @@
 use keepd_crypto::FileKind;
 
 use super::{Live, Torn, open_segments};
-use crate::checkpoint;
 use crate::error::Error;
+use crate::jobs::checkpoint;
 use crate::revlog::directory::{Directory, Name};
 use crate::revlog::format::Commit;
 use crate::revlog::manifest::SegmentEntry;

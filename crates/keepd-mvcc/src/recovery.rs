@@ -26,10 +26,10 @@ use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind};
 use keepd_env::Env;
 use keepd_types::{KeyValue, Revision};
 
-use crate::checkpoint::{self, Mark};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::index::{KeyIndex, State};
+use crate::jobs::checkpoint::{self, Mark};
 use crate::meta::Meta;
 use crate::record::Entry;
 use crate::revlog::directory::{Directory, Name};
