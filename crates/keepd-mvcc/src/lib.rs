@@ -17,7 +17,6 @@ mod damage;
 mod durable;
 mod error;
 mod hash;
-mod import;
 mod index;
 mod jobs;
 mod kept;
@@ -25,39 +24,34 @@ mod meta;
 mod options;
 mod pace;
 mod read;
-mod reclaim;
 mod record;
 mod recovery;
 mod revlog;
 mod room;
 mod store;
 mod tail;
-mod txn;
 mod view;
 mod walk;
-
-#[cfg(test)]
-mod model;
 
 pub use affected::Affected;
 pub use damage::{Damage, Damages};
 pub use error::{Error, RangeError};
 pub use jobs::checkpoint::{CheckpointDone, CheckpointJob};
 pub use jobs::flush::{FlushDone, FlushJob};
-pub use jobs::in_place::InPlace;
 pub use jobs::rewrite::{RewriteDone, RewriteJob, Urgency};
-pub use jobs::scrub::ScrubJob;
 pub use kept::Records;
 pub use meta::MetaTable;
 pub use options::Options;
 pub use pace::{Pace, full_speed};
-pub use reclaim::Reclaim;
 pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 pub use recovery::{LogSpan, inspect};
 pub use revlog::reseal::Resealer;
 pub use room::RoomMaker;
+pub use store::in_place::InPlace;
+pub use store::reclaim::Reclaim;
+pub use store::scrub::ScrubJob;
+pub use store::txn::{PreView, WriteTxn};
 pub use store::{Stats, Store};
-pub use txn::{PreView, WriteTxn};
 pub use view::{CompactionHashJob, View, Views};

@@ -4,6 +4,16 @@
 //! them visible all at once as a new [`View`]. No call here reads or writes a file except reads of
 //! old records; what touches the disk is handed out as jobs for other threads.
 
+mod background;
+mod import;
+pub(crate) mod in_place;
+#[cfg(test)]
+mod model;
+pub(crate) mod reclaim;
+mod rekey;
+pub(crate) mod scrub;
+pub(crate) mod txn;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +26,6 @@ use keepd_types::Revision;
 
 use crate::error::{Error, RangeError};
 use crate::index::KeyIndex;
-use crate::jobs::Jobs;
 use crate::meta::{Meta, MetaOp, MetaTable};
 use crate::options::Options;
 use crate::record::{Applied, Entry, Record};
@@ -24,8 +33,9 @@ use crate::recovery::{self, LogSpan};
 use crate::revlog::cache::BlockCache;
 use crate::revlog::format::Commit;
 use crate::revlog::segment::Segments;
+use crate::store::background::Jobs;
+use crate::store::txn::{Arena, WriteTxn};
 use crate::tail::Tail;
-use crate::txn::{Arena, WriteTxn};
 use crate::view::{CompactionHashJob, View, Views};
 
 /// Index leaves that each publish frees of compacted history: some microseconds of work, and the
@@ -52,29 +62,29 @@ pub struct Stats {
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    pub(crate) index: KeyIndex,
-    pub(crate) revision: i64,
-    pub(crate) compact_revision: i64,
-    pub(crate) applied: Applied,
+    index: KeyIndex,
+    revision: i64,
+    compact_revision: i64,
+    applied: Applied,
     /// Changes since the last publish.
-    pub(crate) pending: Vec<Entry>,
+    pending: Vec<Entry>,
     /// Whether anything else was changed since.
-    pub(crate) is_dirty: bool,
-    pub(crate) arena: Arena,
-    pub(crate) tail: Tail,
-    pub(crate) tail_records: u64,
-    pub(crate) tail_bytes: u64,
-    pub(crate) segments: Arc<Segments>,
-    pub(crate) cache: Arc<BlockCache>,
-    pub(crate) meta: Arc<Meta>,
+    is_dirty: bool,
+    arena: Arena,
+    tail: Tail,
+    tail_records: u64,
+    tail_bytes: u64,
+    segments: Arc<Segments>,
+    cache: Arc<BlockCache>,
+    meta: Arc<Meta>,
     /// Meta writes that no flush has taken yet.
-    pub(crate) meta_ops: Vec<MetaOp>,
-    pub(crate) trim: Trim,
+    meta_ops: Vec<MetaOp>,
+    trim: Trim,
     /// Records that nothing names, by segment.
-    pub(crate) dead: BTreeMap<u64, u64>,
+    dead: BTreeMap<u64, u64>,
     /// Those of them that a rewrite could not drop.
-    pub(crate) pinned: BTreeMap<u64, u64>,
-    pub(crate) jobs: Jobs,
+    pinned: BTreeMap<u64, u64>,
+    jobs: Jobs,
     compactions: VecDeque<Compaction>,
     rewound: Option<Error>,
     views: Views,
@@ -82,11 +92,11 @@ pub struct Store {
 
 /// Which part of the index still holds compacted history.
 #[derive(Debug, Default)]
-pub(crate) struct Trim {
+struct Trim {
     /// The revision being trimmed to, and where to go on; `None` if the pass is done.
-    pub(crate) pass: Option<(i64, Vec<u8>)>,
+    pass: Option<(i64, Vec<u8>)>,
     /// The revision that the whole index is trimmed to.
-    pub(crate) done: i64,
+    done: i64,
 }
 
 /// A compaction whose hash was not taken yet.
@@ -216,7 +226,7 @@ impl Store {
         }
     }
 
-    pub(crate) fn push_pending(&mut self, entry: Entry) {
+    fn push_pending(&mut self, entry: Entry) {
         self.tail_records += 1;
         self.tail_bytes += entry.bytes();
         self.pending.push(entry);
@@ -306,7 +316,7 @@ impl Store {
     }
 
     /// Lets new views read records where they are now. Shows nothing that is not published.
-    pub(crate) fn publish_files(&self) {
+    fn publish_files(&self) {
         let mut view = View::clone(&self.views.newest.load());
         view.tail = self.tail.clone();
         view.segments = Arc::clone(&self.segments);
@@ -340,7 +350,7 @@ impl Store {
 
     /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
     /// and a restart finds the compaction that killed it.
-    pub(crate) fn trim_target(&self) -> i64 {
+    fn trim_target(&self) -> i64 {
         self.jobs.durable.commit.compact_revision
     }
 

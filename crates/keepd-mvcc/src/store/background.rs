@@ -1,0 +1,225 @@
+//! Handing out background work and taking in its results.
+//!
+//! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
+//! and the store takes the results in between two batches. At most one job of a kind is out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
+
+use crate::durable::Durable;
+use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::jobs::flush::{Active, FlushDone, FlushJob};
+use crate::options::Options;
+use crate::record::Applied;
+use crate::recovery::Recovered;
+use crate::revlog::files::Files;
+use crate::revlog::format::Commit;
+use crate::revlog::segment::Segments;
+use crate::room::RoomMaker;
+use crate::store::reclaim::Refusals;
+use crate::store::{Stats, Store};
+
+/// What the store keeps for its jobs.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    pub(super) files: Arc<Files>,
+    pub(super) options: Options,
+    /// What is durable: where checkpoints are taken of.
+    pub(super) durable: Durable,
+    active: Active,
+    pub(super) is_flushing: bool,
+    /// Kept checkpoints, oldest first.
+    pub(super) checkpoints: Vec<Mark>,
+    /// What those lie under whose headers were read.
+    pub(super) checkpoint_keys: BTreeMap<u64, DataKeyId>,
+    checkpoint_token: Weak<()>,
+    /// The checkpoint that was handed out last, until it is taken in: it may become one that
+    /// recovery begins from at any moment.
+    checkpoint_out: Option<Commit>,
+    pub(super) rewrite_token: Weak<()>,
+    pub(super) refusals: Refusals,
+    /// The next flush begins a new segment.
+    pub(super) closes: bool,
+    since_checkpoint_bytes: u64,
+}
+
+impl Jobs {
+    pub(super) fn new(recovered: Recovered, options: Options) -> Self {
+        let Recovered { files, segments, durable, checkpoints, .. } = recovered;
+        // What this start replayed the next one need not: a member that is killed again and again
+        // would otherwise never come to a checkpoint.
+        let known = checkpoints.last().map_or(0, |mark| mark.commit.revision);
+        let since_checkpoint_bytes = segments.bytes_behind(known);
+        Self {
+            files,
+            options,
+            durable,
+            active: Active::default(),
+            is_flushing: false,
+            checkpoints,
+            checkpoint_keys: BTreeMap::new(),
+            checkpoint_token: Weak::new(),
+            checkpoint_out: None,
+            rewrite_token: Weak::new(),
+            refusals: Refusals::default(),
+            closes: false,
+            since_checkpoint_bytes,
+        }
+    }
+
+    /// What recovery may begin from, besides from nothing.
+    pub(super) fn recovery_points(&self) -> Vec<Commit> {
+        self.checkpoints.iter().map(|mark| mark.commit).chain(self.checkpoint_out).collect()
+    }
+}
+
+impl Store {
+    /// Who is asked from now on when a flush finds the disk full; the first one set stays.
+    pub fn set_room_maker(&self, maker: RoomMaker) {
+        let _is_first = self.jobs.files.dir.room_maker.set(maker).is_ok();
+    }
+
+    /// What a restart would find: the Raft log may be truncated up to here.
+    #[must_use]
+    pub const fn durable(&self) -> Applied {
+        self.jobs.durable.commit.applied
+    }
+
+    /// Freezes what was published since the last flush; `None` if that is nothing, if changes are
+    /// not published yet, or while a flush is out. After a flush that failed there is never another:
+    /// open the store anew.
+    pub fn take_flush(&mut self) -> Option<FlushJob> {
+        let commit = Commit {
+            applied: self.applied,
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            ..Commit::default()
+        };
+        let durable = &self.jobs.durable.commit;
+        let is_durable = commit.applied == durable.applied
+            && commit.revision == durable.revision
+            && commit.compact_revision == durable.compact_revision
+            && self.meta_ops.is_empty();
+        let is_published = self.pending.is_empty() && !self.is_dirty;
+        if self.jobs.is_flushing || !is_published || (is_durable && !self.jobs.closes) {
+            return None;
+        }
+        self.jobs.is_flushing = true;
+        Some(FlushJob {
+            files: Arc::clone(&self.jobs.files),
+            options: self.jobs.options.clone(),
+            active: std::mem::take(&mut self.jobs.active),
+            closes: std::mem::take(&mut self.jobs.closes),
+            tail: self.tail.clone(),
+            meta_ops: std::mem::take(&mut self.meta_ops),
+            durable: Durable { commit, index: self.index.clone(), meta: Arc::clone(&self.meta) },
+            records: self.tail_records,
+            bytes: self.tail_bytes,
+        })
+    }
+
+    /// Takes in a flush: the records are read from the segment from now on.
+    pub fn finish_flush(&mut self, done: FlushDone) {
+        let FlushDone { active, segment, durable, records, bytes, written } = done;
+        self.jobs.is_flushing = false;
+        self.jobs.active = active;
+        self.tail_records -= records;
+        self.tail_bytes -= bytes;
+        self.jobs.since_checkpoint_bytes += written;
+        let segment = Arc::new(segment);
+        let mut list = self.segments.list.clone();
+        match list.last_mut() {
+            Some(last) if last.id == segment.id => *last = segment,
+            _ => list.push(segment),
+        }
+        self.segments = Arc::new(Segments { list });
+        if let Some(last) = self.segments.list.last() {
+            self.tail.drop_up_to(last.table.last);
+        }
+        self.jobs.durable = durable;
+        self.publish_files();
+    }
+
+    /// A checkpoint of what is durable; `None` if the last one is as new, or one is being written.
+    pub fn take_checkpoint(&mut self) -> Option<CheckpointJob> {
+        let commit = &self.jobs.durable.commit;
+        let newest = self.jobs.checkpoints.last().map(|mark| mark.commit.applied.index);
+        let is_new = newest.is_none_or(|newest| newest < commit.applied.index);
+        if is_new { self.checkpoint(KEPT) } else { None }
+    }
+
+    /// A checkpoint that leaves `kept` of them; `None` if there is nothing yet, or one is being
+    /// written.
+    pub(crate) fn checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
+        if self.segments.list.is_empty() || self.is_checkpointing() {
+            return None;
+        }
+        let commit = &self.jobs.durable.commit;
+        let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(kept);
+        let active = self.jobs.files.dir.keys.active();
+        let keys = &self.jobs.checkpoint_keys;
+        let is_stale = |mark: &Mark| keys.get(&mark.id).is_some_and(|key| *key != active);
+        let marks = self.jobs.checkpoints.iter().enumerate();
+        let dropped = marks.filter(|(at, mark)| *at < surplus || is_stale(mark));
+        let dropped = dropped.map(|(_, mark)| mark.id).collect();
+        let token = Arc::new(());
+        self.jobs.checkpoint_token = Arc::downgrade(&token);
+        self.jobs.checkpoint_out = Some(*commit);
+        self.jobs.since_checkpoint_bytes = 0;
+        let files = Arc::clone(&self.jobs.files);
+        Some(CheckpointJob { files, durable: self.jobs.durable.clone(), dropped, token })
+    }
+
+    /// Whether a checkpoint is out.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.jobs.checkpoint_token.strong_count() > 0
+    }
+
+    /// Takes in a checkpoint.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
+        self.jobs.checkpoints.retain(|mark| !done.dropped.contains(&mark.id));
+        self.jobs.checkpoints.push(done.mark);
+        self.jobs.checkpoint_out = None;
+        // Some tombstones may be free to go now.
+        self.pinned.clear();
+        self.jobs.refusals = Refusals::default();
+    }
+
+    /// What the live records take, on disk or on the way there, with what the store itself needs: so
+    /// it is not zero while there is a file, and never more than [`Self::disk_bytes`].
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        let live = self.segments.list.iter().map(|segment| {
+            let records = segment.table.commit.records;
+            let dead = self.dead.get(&segment.id).copied().unwrap_or(0).min(records);
+            let header = segment.len.min(FILE_HEADER_LEN as u64);
+            let share = u128::from(segment.len - header) * u128::from(records - dead);
+            // A segment without records holds what the store needs, and nothing that can die.
+            share.checked_div(u128::from(records)).map_or(segment.len, |live| {
+                header + u64::try_from(live).expect("a part is no longer than the whole")
+            })
+        });
+        live.sum::<u64>() + self.tail_bytes
+    }
+
+    /// What all records take, dead ones included.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.segments.list.iter().map(|segment| segment.len).sum::<u64>() + self.tail_bytes
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            keys: self.index.live(),
+            tail_records: self.tail_records,
+            tail_bytes: self.tail_bytes,
+            segments: self.segments.list.len() as u64,
+            since_checkpoint_bytes: self.jobs.since_checkpoint_bytes,
+        }
+    }
+}
