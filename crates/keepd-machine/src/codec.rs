@@ -24,6 +24,10 @@ impl Writer {
         varint::write_u64(value, &mut self.out);
     }
 
+    pub(crate) fn u64_fixed(&mut self, value: u64) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
     pub(crate) fn i64(&mut self, value: i64) {
         // Zigzag, so that the negative numbers which etcd allows stay short.
         self.u64(((value << 1) ^ (value >> 63)).cast_unsigned());
@@ -64,6 +68,12 @@ impl Reader {
         let used = before - slice.len();
         let _ = self.rest.split_to(used);
         Ok(value)
+    }
+
+    pub(crate) fn u64_fixed(&mut self) -> Result<u64, CommandError> {
+        let bytes = self.rest.first_chunk().copied().ok_or(CommandError::Truncated)?;
+        let _ = self.rest.split_to(bytes.len());
+        Ok(u64::from_be_bytes(bytes))
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, CommandError> {

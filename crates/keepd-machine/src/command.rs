@@ -1,13 +1,13 @@
 //! Commands: what the Raft log carries and every member applies in the same order.
 //!
-//! A command is encoded once, by the proposing member, after validation, authorization and sealing.
-//! It never needs a secret to apply: value comparisons arrive resolved, with guards on revisions
+//! A command is encoded once, by the proposing member, after validation, authorization and sealing,
+//! with an [envelope](crate::envelope) around it. It never needs a secret to apply: value comparisons arrive resolved, with guards on revisions
 //! (rule 9.3). The bytes are written and read in `command/encoding.rs`; here are the types.
 
 mod encoding;
 
 use bytes::Bytes;
-use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue};
+use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
 use thiserror::Error;
 
 use self::encoding::put_overhead;
@@ -38,7 +38,7 @@ pub enum CommandError {
     Malformed(&'static str),
 }
 
-/// One entry of the log.
+/// What an entry of the log asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Writes a key.
@@ -59,8 +59,13 @@ pub enum Command {
         /// Its time to live in seconds, already raised to the shortest that the proposer allows.
         ttl: i64,
     },
-    /// Ends a lease and removes its keys.
+    /// Ends a lease and removes its keys, because a client asks for it.
     LeaseRevoke {
+        /// The lease.
+        id: LeaseId,
+    },
+    /// Ends a lease and removes its keys, because the primary saw its time run out.
+    LeaseExpire {
         /// The lease.
         id: LeaseId,
     },
@@ -265,6 +270,28 @@ pub enum Compare {
 }
 
 impl Command {
+    /// Whether the command does nothing in an entry of `term`, because the leader that decided it
+    /// led in another: since then the lease may have been renewed elsewhere (etcd#15247).
+    #[must_use]
+    pub fn is_void(&self, decided_in: Option<Term>, term: Term) -> bool {
+        match self {
+            Self::LeaseExpire { .. } => decided_in != Some(term),
+            // Logs of version 0.1 have them without a term.
+            Self::LeaseCheckpoint { .. } => decided_in.is_some_and(|decided_in| decided_in != term),
+            Self::Put(_)
+            | Self::DeleteRange(_)
+            | Self::Txn(_)
+            | Self::Compact { .. }
+            | Self::LeaseGrant { .. }
+            | Self::LeaseRevoke { .. }
+            | Self::AlarmActivate(_)
+            | Self::AlarmDeactivate(_)
+            | Self::PublishMember { .. }
+            | Self::SetActiveKeys(_)
+            | Self::SetSealing { .. } => false,
+        }
+    }
+
     /// By how much sealing has made the command longer: limits count plaintext.
     #[must_use]
     pub fn seal_overhead(&self) -> usize {
@@ -286,6 +313,7 @@ impl Command {
             | Self::Compact { .. }
             | Self::LeaseGrant { .. }
             | Self::LeaseRevoke { .. }
+            | Self::LeaseExpire { .. }
             | Self::LeaseCheckpoint { .. }
             | Self::AlarmActivate(_)
             | Self::AlarmDeactivate(_)

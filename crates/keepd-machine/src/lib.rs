@@ -9,6 +9,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod command;
+pub mod envelope;
 pub mod layout;
 pub mod machine;
 pub mod membership;
@@ -19,5 +20,6 @@ mod codec;
 mod txn;
 
 pub use command::{Command, CommandError};
+pub use envelope::{Envelope, Origin};
 pub use machine::{AppliedBatch, Halt, Machine, Options};
 pub use outcome::{ApplyError, Handle, OpResponse, Outcome, Response, TxnResponse};

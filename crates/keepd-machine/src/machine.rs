@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_lease::{Lease, Lessor};
 use keepd_mvcc::{Applied, Change, RangeError, Store, View};
-use keepd_types::{DecodeError, LeaseId, MemberId};
+use keepd_types::{DecodeError, LeaseId, MemberId, Term};
 use thiserror::Error;
 
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, CommandError, Op, Txn};
+use crate::envelope::Envelope;
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, Outcome, Response};
 use crate::tables;
@@ -34,6 +35,12 @@ pub enum Halt {
         index: u64,
         /// What is wrong with it.
         source: CommandError,
+    },
+    /// A committed entry is of a kind that this version does not know.
+    #[error("entry {index} of the log is of a kind that this version does not know")]
+    UnknownEntry {
+        /// Its place.
+        index: u64,
     },
     /// A meta table holds what this version cannot read.
     #[error("meta table {table} holds a malformed entry")]
@@ -75,6 +82,8 @@ pub struct Machine {
     lessor: Lessor,
     /// Raised alarms, as the meta table has them.
     alarms: Vec<Alarm>,
+    /// The last entry that was applied.
+    applied: Applied,
     /// Changes since the last [`Self::publish`].
     changes: Vec<Change>,
     attachments: Vec<(Bytes, LeaseId)>,
@@ -109,7 +118,8 @@ impl Machine {
             let Some(&kind) = key.get(8) else { return Err(halt) };
             alarms.push(Alarm { member: MemberId(member), kind });
         }
-        Ok(Self { store, lessor, alarms, changes: Vec::new(), attachments: Vec::new() })
+        let applied = store.applied();
+        Ok(Self { store, lessor, alarms, applied, changes: Vec::new(), attachments: Vec::new() })
     }
 
     /// The store, for the node's background jobs.
@@ -143,11 +153,20 @@ impl Machine {
         self.alarms.iter().any(|alarm| alarm.kind == kind)
     }
 
-    /// Applies one committed command.
+    /// Applies the command of a committed entry.
     ///
     /// # Errors
     /// Only if this member must stop.
-    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Halt> {
+    ///
+    /// # Panics
+    /// If entries come out of order, or one comes twice.
+    pub fn apply(&mut self, at: Applied, envelope: &Envelope) -> Result<Outcome, Halt> {
+        self.advance(at);
+        let command = &envelope.command;
+        if command.is_void(envelope.decided_in, Term(at.term)) {
+            let result = Err(ApplyError::OtherTerm);
+            return Ok(Outcome { revision: self.store.revision(), result });
+        }
         let result = match self.refused_by_alarm(command) {
             Some(error) => Err(error),
             None => match self.execute(command) {
@@ -159,9 +178,26 @@ impl Machine {
         Ok(Outcome { revision: self.store.revision(), result })
     }
 
+    /// Passes over a committed entry that holds no command: a new leader's first.
+    ///
+    /// # Panics
+    /// If entries come out of order, or one comes twice.
+    pub fn advance(&mut self, at: Applied) {
+        let Applied { index, term } = self.applied;
+        assert_eq!(at.index, index + 1, "entries are applied in order, each once");
+        assert!(at.term >= term, "terms in the log never fall");
+        self.applied = at;
+    }
+
+    /// The last entry that was applied, published or not.
+    #[must_use]
+    pub const fn applied(&self) -> Applied {
+        self.applied
+    }
+
     /// Ends a batch: makes everything since the last one visible at once.
-    pub fn publish(&mut self, applied: Applied) -> AppliedBatch {
-        let view = self.store.publish(applied);
+    pub fn publish(&mut self) -> AppliedBatch {
+        let view = self.store.publish(self.applied);
         AppliedBatch { view, changes: std::mem::take(&mut self.changes) }
     }
 
@@ -173,9 +209,10 @@ impl Machine {
         let (writes, grows) = match command {
             Command::Put(_) | Command::LeaseGrant { .. } => (true, true),
             Command::Txn(txn) => (true, txn_puts(txn)),
-            Command::DeleteRange(_) | Command::Compact { .. } | Command::LeaseRevoke { .. } => {
-                (true, false)
-            }
+            Command::DeleteRange(_)
+            | Command::Compact { .. }
+            | Command::LeaseRevoke { .. }
+            | Command::LeaseExpire { .. } => (true, false),
             Command::LeaseCheckpoint { .. }
             | Command::AlarmActivate(_)
             | Command::AlarmDeactivate(_)
@@ -208,7 +245,7 @@ impl Machine {
                 Ok(Response::Done)
             }
             Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
-            Command::LeaseRevoke { id } => self.lease_revoke(*id),
+            Command::LeaseRevoke { id } | Command::LeaseExpire { id } => self.lease_revoke(*id),
             Command::LeaseCheckpoint { id, remaining_ttl } => {
                 let checkpoint = self.lessor.checkpoint(*id, *remaining_ttl);
                 let lease = checkpoint.map_err(|_unknown| ApplyError::LeaseNotFound)?;

@@ -48,6 +48,9 @@ pub enum ApplyError {
     /// A resolved comparison went stale before the command was applied: resolve and propose again.
     #[error("compared values changed")]
     GuardMissed,
+    /// A leader decided it in an earlier term; it is void.
+    #[error("decided in another term")]
+    OtherTerm,
 }
 
 /// The answer to one command.

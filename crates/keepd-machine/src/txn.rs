@@ -227,11 +227,13 @@ impl Execution<'_, '_> {
         let lease = if put.ignore_lease { old_lease } else { put.lease };
         if lease != old_lease {
             self.lessor.detach(&put.key);
+            // The command's own bytes would keep the whole entry of the log in memory.
+            let key = Bytes::copy_from_slice(&put.key);
             if !lease.is_none() {
-                let attached = self.lessor.attach(lease, put.key.clone());
+                let attached = self.lessor.attach(lease, key.clone());
                 attached.expect("check_put found the lease, and nothing here ends one");
             }
-            self.attachments.push((put.key.clone(), lease));
+            self.attachments.push((key, lease));
         }
         let prev = self.txn.put(put.key.clone(), value, lease);
         let prev = prev.filter(|_| put.prev_kv);

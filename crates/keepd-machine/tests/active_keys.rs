@@ -6,8 +6,8 @@ use std::path::Path;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
 use keepd_machine::tables::{ActiveKeys, CLUSTER, active_keys};
-use keepd_machine::{Command, Machine, Options};
-use keepd_mvcc::Store;
+use keepd_machine::{Command, Envelope, Machine, Options};
+use keepd_mvcc::{Applied, Store};
 use keepd_types::KeyId;
 
 #[test]
@@ -18,7 +18,10 @@ fn an_older_epoch_never_replaces_a_newer_one() {
     let mut machine = Machine::new(store, Options::default()).unwrap();
     let mut set = |epoch: u64, key: u64| {
         let keys = ActiveKeys { epoch, keys: BTreeSet::from([KeyId(key)]) };
-        machine.apply(&Command::SetActiveKeys(keys)).unwrap().result.unwrap();
+        let command = Command::SetActiveKeys(keys);
+        let envelope = Envelope { origin: None, decided_in: None, command };
+        let at = Applied { index: machine.applied().index + 1, term: 1 };
+        machine.apply(at, &envelope).unwrap().result.unwrap();
         let stored = active_keys(machine.store().meta(CLUSTER)).unwrap();
         (stored.epoch, stored.keys.first().unwrap().0)
     };

@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::{AppliedBatch, Command, Machine, Outcome, tables};
+use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
 use keepd_mvcc::Applied;
-use keepd_types::LeaseId;
+use keepd_types::{LeaseId, Term};
 use tokio::sync::oneshot;
 
 use crate::background::Done;
@@ -47,8 +47,8 @@ pub(crate) enum ApplyEvent {
         /// Who waits.
         readers: Vec<Reader>,
     },
-    /// This member leads in the term, or no longer leads.
-    Leading(Option<u64>),
+    /// The term in which this member leads; `None` if it no longer does.
+    Leading(Option<Term>),
     /// Renew a lease.
     Renew(LeaseId, oneshot::Sender<Renewal>),
     /// Tell a lease's time.
@@ -77,11 +77,10 @@ pub(crate) enum ApplyEvent {
     Stop,
 }
 
-/// A committed entry and, if it was proposed here, its command and its room.
+/// A committed entry and, if it was proposed here, its room.
 #[derive(Debug)]
 pub(crate) struct Committed {
     pub(crate) entry: keepd_raft::Entry,
-    pub(crate) command: Option<Command>,
     /// Somebody waits for its outcome, see [`crate::unapplied`].
     pub(crate) is_awaited: bool,
     pub(crate) _room: Taken,
@@ -91,13 +90,12 @@ pub(crate) struct Committed {
 pub(crate) struct ApplyThread {
     shared: Arc<Shared>,
     machine: Machine,
-    applied: Applied,
     /// Reads by index, ascending.
     waiting: VecDeque<(u64, Vec<Reader>)>,
     /// The term this member leads in; leases are taken over with its first own entry.
-    leads: Option<u64>,
-    /// Its first own entry is in the batch at hand.
-    takes_over: bool,
+    leads: Option<Term>,
+    /// Of that term, if its first own entry is in the batch at hand.
+    takes_over: Option<Term>,
     housekeeping: Housekeeping,
     /// What the cluster writes under, as it was last told to the sealer.
     active_keys: Option<Bytes>,
@@ -107,14 +105,12 @@ pub(crate) struct ApplyThread {
 
 impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: Machine, housekeeping: Housekeeping) -> Self {
-        let applied = machine.store().applied();
         Self {
             shared,
             machine,
-            applied,
             waiting: VecDeque::new(),
             leads: None,
-            takes_over: false,
+            takes_over: None,
             housekeeping,
             active_keys: None,
             outcomes: Vec::new(),
@@ -203,24 +199,20 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
-        let Committed { entry, command, is_awaited, _room } = committed;
-        assert!(entry.index > self.applied.index, "entries come in order, each once");
-        self.applied = Applied { index: entry.index, term: entry.term };
+        let Committed { entry, is_awaited, _room } = committed;
+        let at = Applied { index: entry.index, term: entry.term };
         if entry.kind != keepd_raft::EntryKind::Normal {
-            // A cluster of one proposes no change of membership.
-            return Ok(());
+            return Err(keepd_machine::Halt::UnknownEntry { index: entry.index });
         }
         if entry.data.is_empty() {
-            self.take_over(entry.term);
+            self.machine.advance(at);
+            self.take_over(Term(entry.term));
             return Ok(());
         }
-        let command = match command {
-            Some(command) => command,
-            None => Command::decode(entry.data.clone())
-                .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?,
-        };
-        let outcome = self.machine.apply(&command)?;
-        self.count(&command, &outcome);
+        let envelope = Envelope::decode(entry.data)
+            .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?;
+        let outcome = self.machine.apply(at, &envelope)?;
+        self.count(&envelope.command, &outcome);
         if is_awaited {
             self.outcomes.push((entry.index, outcome));
         }
@@ -229,13 +221,14 @@ impl ApplyThread {
 
     /// Ends a batch: readers see it, then watchers, then the waiting tasks.
     fn publish(&mut self) {
-        let AppliedBatch { view, changes } = self.machine.publish(self.applied);
+        let applied = self.machine.applied();
+        let AppliedBatch { view, changes } = self.machine.publish();
         let shared = &self.shared;
-        shared.applied_index.store(self.applied.index, Ordering::Release);
-        if std::mem::take(&mut self.takes_over) && self.leads.is_some() {
+        shared.applied_index.store(applied.index, Ordering::Release);
+        if let Some(term) = self.takes_over.take() {
             // ORDER: after the view is published, which holds what was acknowledged before a
             // restart; who reads without a round must find it.
-            shared.leads_alone.store(true, Ordering::SeqCst);
+            shared.leadership.take_over(term);
         }
         self.machine.lessor_mut().arm(shared.env.clock.monotonic());
         if shared.alarms.load().as_slice() != self.machine.alarms() {
@@ -259,19 +252,20 @@ impl ApplyThread {
         }
         let term = shared.term.load(Ordering::Acquire);
         let mut outcomes = self.outcomes.drain(..);
-        for Waiting { index, waiter, .. } in shared.unapplied.take(self.applied.index) {
+        for Waiting { index, waiter, .. } in shared.unapplied.take(applied.index) {
             // Outcomes of those who have given up are passed over.
             if let Some((_, outcome)) = outcomes.find(|(of, _)| *of == index) {
                 let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
             }
         }
         drop(outcomes);
-        shared.raft.hand(RaftEvent::Applied(self.applied.index));
+        shared.raft.hand(RaftEvent::Applied(applied.index));
     }
 
     fn release_reads(&mut self) {
+        let applied = self.machine.applied();
         while let Some((index, _)) = self.waiting.front() {
-            if *index > self.applied.index {
+            if *index > applied.index {
                 return;
             }
             let (_, readers) = self.waiting.pop_front().expect("it was just looked at");
@@ -281,19 +275,20 @@ impl ApplyThread {
         }
     }
 
-    fn lead(&mut self, term: Option<u64>) {
-        self.leads = term;
-        if term.is_none() {
+    fn lead(&mut self, term: Option<Term>) {
+        if term != self.leads {
+            // The deadlines are those of one term: another leader may have renewed leases since.
             self.machine.lessor_mut().demote();
         }
+        self.leads = term;
     }
 
     /// The first entry of a new leader is applied: whatever earlier terms committed is here.
-    fn take_over(&mut self, term: u64) {
+    fn take_over(&mut self, term: Term) {
         if self.leads == Some(term) {
             let now = self.shared.env.clock.monotonic();
             self.machine.lessor_mut().promote(now, self.shared.options.election_timeout);
-            self.takes_over = true;
+            self.takes_over = Some(term);
         }
     }
 
@@ -304,7 +299,8 @@ impl ApplyThread {
                 self.shared.metrics.lease_renewed.fetch_add(1, Ordering::Relaxed);
                 if renewed.checkpoint_stale {
                     // Or the next primary would take the old, shorter time for the truth.
-                    self.shared.propose_own(Command::LeaseCheckpoint { id, remaining_ttl: 0 }, now);
+                    let full = Command::LeaseCheckpoint { id, remaining_ttl: 0 };
+                    self.shared.propose_own(full, self.leads, now);
                 }
                 Renewal::Renewed { ttl: renewed.ttl }
             }
@@ -335,7 +331,7 @@ impl ApplyThread {
         }
         for id in self.machine.lessor_mut().expired(now, crate::housekeeping::EXPIRED_MAX) {
             self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            self.shared.propose_own(Command::LeaseRevoke { id }, now);
+            self.shared.propose_own(Command::LeaseExpire { id }, self.leads, now);
         }
     }
 
@@ -359,7 +355,7 @@ impl ApplyThread {
             Command::Txn(_) => &metrics.txn,
             Command::Compact { .. } => &metrics.compactions,
             Command::LeaseGrant { .. } => &metrics.lease_granted,
-            Command::LeaseRevoke { .. } => &metrics.lease_revoked,
+            Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } => &metrics.lease_revoked,
             _ => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -114,7 +114,7 @@ impl Shared {
     fn refuse_growth(&self) {
         if self.ballast.refuse_growth() {
             let alarm = Command::AlarmActivate(self.nospace());
-            self.propose_own(alarm, self.env.clock.monotonic());
+            self.propose_own(alarm, None, self.env.clock.monotonic());
         }
     }
 }

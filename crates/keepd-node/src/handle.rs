@@ -8,7 +8,7 @@ use bytes::Bytes;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
 use keepd_machine::layout::Identity;
-use keepd_machine::{Command, Outcome};
+use keepd_machine::{Command, Envelope, Outcome};
 use keepd_mvcc::{Damages, HashKv, View};
 use keepd_types::{LeaseId, limits};
 use tokio::sync::{oneshot, watch};
@@ -127,16 +127,23 @@ impl Handle {
         // The time of a request begins here, before it waits for room.
         let taken = shared.env.clock.monotonic();
         let room = shared.room.take(command.size_hint(), shared.options.request_timeout()).await?;
-        let encoded = command.encode();
-        if encoded.len() - command.seal_overhead() > shared.options.request_bytes_max
+        let origin = shared.next_origin();
+        let is_urgent = matches!(command, Command::AlarmActivate(_));
+        let envelope = Envelope { origin: Some(origin), decided_in: None, command };
+        let encoded = envelope.encode();
+        let overhead = envelope.header_len() + envelope.command.seal_overhead();
+        if encoded.len() - overhead > shared.options.request_bytes_max
             || encoded.len() > limits::COMMAND_BYTES_MAX
         {
             return Err(Error::TooLarge);
         }
+        // What is applied is what is in the log, on this member as on every other.
+        drop(envelope);
         let (waiter, outcome) = oneshot::channel();
         let bytes = encoded.len();
         let weight = bytes + 256;
-        let proposal = Proposal { command, encoded, waiter: Some(waiter), taken, room };
+        let sequence = origin.sequence;
+        let proposal = Proposal { sequence, encoded, is_urgent, waiter: Some(waiter), taken, room };
         match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(Error::TooManyRequests),
@@ -158,8 +165,7 @@ impl Handle {
     /// # Errors
     /// `NoLeader`, `TimedOut` or `Stopped`.
     pub async fn linearizable_view(&self) -> Result<Arc<View>, Error> {
-        if self.shared.leads_alone.load(Ordering::SeqCst) {
-            // A lone voter's ReadIndex is its commit index, and it acknowledges after publishing.
+        if self.shared.leadership.serves_reads_locally() {
             return Ok(self.view());
         }
         let (reader, released) = oneshot::channel();

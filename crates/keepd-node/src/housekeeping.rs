@@ -438,7 +438,7 @@ impl Housekeeping {
             Wish::Checkpoint => self.checkpoint(machine),
             Wish::Barrier => {
                 let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
-                self.shared.propose_own(Command::SetActiveKeys(keys), now);
+                self.shared.propose_own(Command::SetActiveKeys(keys), None, now);
             }
         }
     }
@@ -479,7 +479,7 @@ impl Housekeeping {
             return;
         }
         let waits = self.nospace_again.is_some_and(|again| now < again);
-        if waits || !self.shared.leads_alone.load(Ordering::Relaxed) {
+        if waits || self.shared.leadership.term().is_none() {
             return;
         }
         self.nospace_again = Some(now + self.shared.options.request_timeout());
@@ -490,7 +490,7 @@ impl Housekeeping {
             tracing::info!(live_bytes = live, "space is back: clearing the NOSPACE alarm");
             Command::AlarmDeactivate(nospace)
         };
-        self.shared.propose_own(command, now);
+        self.shared.propose_own(command, None, now);
     }
 
     /// Damage in old segments is found before it is needed, and told whoever met it.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use keepd_crypto::{EncryptionConfig, Keyring, list_in_use};
 use keepd_env::Env;
-use keepd_machine::Command;
+use keepd_machine::Envelope;
 use keepd_machine::layout::Layout;
 use keepd_types::KeyId;
 use keepd_wal::{EntryKind, Wal};
@@ -38,9 +38,9 @@ pub(crate) fn check(
     let applied = view.applied().index;
     let behind = log.entries.into_iter().filter(|entry| entry.index > applied);
     for entry in behind.filter(|it| it.kind == EntryKind::Normal && !it.data.is_empty()) {
-        let command = Command::decode(entry.data)
+        let envelope = Envelope::decode(entry.data)
             .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?;
-        command.for_each_seal(&mut |seal| count(seal.key_id));
+        envelope.command.for_each_seal(&mut |seal| count(seal.key_id));
     }
     let in_use = |name: keepd_crypto::KeyName| Some((counts.get(&name.id).copied()?, name));
     let missing: Vec<_> =

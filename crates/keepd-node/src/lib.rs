@@ -26,6 +26,7 @@ mod hub_thread;
 mod in_place;
 mod inbox;
 mod key_check;
+mod leadership;
 mod metrics;
 mod node;
 mod options;

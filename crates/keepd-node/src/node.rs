@@ -100,7 +100,7 @@ impl Node {
     /// If it stops before, or the record does not get through.
     pub async fn ready(&self) -> Result<(), Error> {
         let handle = self.handle();
-        while !self.shared.leads_alone.load(std::sync::atomic::Ordering::SeqCst) {
+        while self.shared.leadership.term().is_none() {
             if self.shared.is_halted() {
                 return Err(Error::Stopped);
             }

@@ -3,14 +3,15 @@
 //! Receives from the tonic tasks ([`crate::Handle`]); hands entries to the WAL thread and committed
 //! entries, each with the task that waits for it, to the apply thread.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::Command;
+use keepd_machine::Origin;
 use keepd_raft::{Actions, Core, HardState, Role};
+use keepd_types::Term;
 use tokio::sync::oneshot;
 
 use crate::apply_thread::{ApplyEvent, Committed};
@@ -57,9 +58,13 @@ pub(crate) enum RaftEvent {
 /// A command on its way into the log.
 #[derive(Debug)]
 pub(crate) struct Proposal {
-    pub(crate) command: Command,
+    /// Its number among the proposals of this start.
+    pub(crate) sequence: u64,
+    /// The command in its envelope.
     pub(crate) encoded: Bytes,
-    /// `None` for the node's own commands, which are proposed again if they get lost.
+    /// It overtakes what it is to refuse.
+    pub(crate) is_urgent: bool,
+    /// `None` for the node's own commands: whoever decided one decides it again if it gets lost.
     pub(crate) waiter: Option<Waiter>,
     /// When it was taken.
     pub(crate) taken: Duration,
@@ -71,8 +76,6 @@ pub(crate) struct Proposal {
 #[derive(Debug)]
 struct Pending {
     index: u64,
-    term: u64,
-    command: Command,
     waiter: Option<Waiter>,
     taken: Duration,
     room: Taken,
@@ -85,8 +88,11 @@ pub(crate) struct RaftThread {
     /// Proposals that wait for company, for the end of a sync, or for what is uncommitted.
     held: VecDeque<Proposal>,
     held_bytes: usize,
-    /// Proposals by log index, ascending.
-    pending: VecDeque<Pending>,
+    /// Proposals that are in the log and not committed, by their number. BOUND: those that Raft takes
+    /// before it drops them as too many uncommitted bytes.
+    pending: BTreeMap<u64, Pending>,
+    /// The term changed since `pending` was last empty: some may have lost their place in the log.
+    may_have_lost: bool,
     /// Reads by context.
     reading: VecDeque<(u64, Vec<Reader>)>,
     /// Batches the WAL thread has not confirmed yet.
@@ -94,7 +100,10 @@ pub(crate) struct RaftThread {
     /// A hard state that the log has not been told yet.
     remembered: Option<HardState>,
     next_tick: Duration,
-    leads: bool,
+    /// As it was last published.
+    term: u64,
+    leads_in: Option<Term>,
+    is_alone: bool,
 }
 
 impl RaftThread {
@@ -105,12 +114,15 @@ impl RaftThread {
             core,
             held: VecDeque::new(),
             held_bytes: 0,
-            pending: VecDeque::new(),
+            pending: BTreeMap::new(),
+            may_have_lost: false,
             reading: VecDeque::new(),
             unconfirmed: 0,
             remembered: None,
             next_tick,
-            leads: false,
+            term: 0,
+            leads_in: None,
+            is_alone: false,
         }
     }
 
@@ -131,7 +143,7 @@ impl RaftThread {
         }
         self.act();
         self.shared.raft.close();
-        self.shared.leads_alone.store(false, Ordering::SeqCst);
+        self.shared.leadership.end();
         if let Some(hard_state) = self.remembered {
             self.shared.wal.hand(WalEvent::Remember(hard_state));
         }
@@ -183,8 +195,7 @@ impl RaftThread {
 
     fn hold(&mut self, proposal: Proposal) {
         let bytes = self.held_bytes + proposal.encoded.len();
-        if matches!(proposal.command, Command::AlarmActivate(_)) {
-            // It overtakes what it is to refuse.
+        if proposal.is_urgent {
             self.held_bytes = bytes;
             self.held.push_front(proposal);
         } else if bytes <= HELD_BYTES_MAX || proposal.waiter.is_none() {
@@ -218,11 +229,13 @@ impl RaftThread {
             return false;
         }
         let error = match self.core.propose(batch) {
-            Ok((first, term)) => {
+            Ok((first, _term)) => {
                 for (index, proposal) in (first..).zip(self.held.drain(..count)) {
-                    let Proposal { command, encoded, waiter, taken, room } = proposal;
+                    let Proposal { sequence, encoded, waiter, taken, room, .. } = proposal;
                     self.held_bytes -= encoded.len();
-                    self.pending.push_back(Pending { index, term, command, waiter, taken, room });
+                    let pending = Pending { index, waiter, taken, room };
+                    let before = self.pending.insert(sequence, pending);
+                    assert!(before.is_none(), "no number is given twice");
                 }
                 return true;
             }
@@ -289,7 +302,7 @@ impl RaftThread {
             }
             false
         });
-        for pending in self.pending.iter_mut().filter(|pending| is_over(pending.taken)) {
+        for pending in self.pending.values_mut().filter(|pending| is_over(pending.taken)) {
             if let Some(waiter) = pending.waiter.take() {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
@@ -342,6 +355,7 @@ impl RaftThread {
             let mut waiting = Vec::new();
             let committed = committed.into_iter().map(|entry| self.join(entry, &mut waiting));
             let committed = committed.collect();
+            self.fail_lost(last);
             // ORDER: before the apply thread can look for those who wait.
             let now = self.shared.env.clock.monotonic();
             self.shared.unapplied.add(last, waiting, now);
@@ -352,24 +366,30 @@ impl RaftThread {
         }
     }
 
-    /// Finds who waits for an entry; proposals that lost their place to another term fail.
+    /// Finds who waits for an entry, by its origin.
     fn join(&mut self, entry: keepd_raft::Entry, waiting: &mut Vec<Waiting>) -> Committed {
-        while let Some(front) = self.pending.front() {
-            if front.index > entry.index {
-                break;
-            }
-            let pending = self.pending.pop_front().expect("it was just looked at");
-            if pending.index == entry.index && pending.term == entry.term {
-                let Pending { index, command, waiter, taken, room, .. } = pending;
-                let is_awaited = waiter.is_some();
-                waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
-                return Committed { entry, command: Some(command), is_awaited, _room: room };
-            }
-            if let Some(waiter) = pending.waiter {
+        let origin = Origin::peek(&entry.data).filter(|origin| self.shared.is_own(*origin));
+        let pending = origin.and_then(|origin| self.pending.remove(&origin.sequence));
+        let Some(Pending { waiter, taken, room, .. }) = pending else {
+            return Committed { entry, is_awaited: false, _room: None };
+        };
+        let (index, is_awaited) = (entry.index, waiter.is_some());
+        waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
+        Committed { entry, is_awaited, _room: room }
+    }
+
+    /// Tells those whose place in the log an entry of another leader has taken.
+    fn fail_lost(&mut self, committed: u64) {
+        if !self.may_have_lost {
+            return;
+        }
+        let is_lost = |_: &u64, pending: &mut Pending| pending.index <= committed;
+        for (_, lost) in self.pending.extract_if(.., is_lost) {
+            if let Some(waiter) = lost.waiter {
                 let _ = waiter.send(Err(Error::LeaderChanged));
             }
         }
-        Committed { entry, command: None, is_awaited: false, _room: None }
+        self.may_have_lost = !self.pending.is_empty();
     }
 
     fn release_reads(&mut self, context: u64, index: u64) {
@@ -397,13 +417,16 @@ impl RaftThread {
                 "elected leader"
             );
         }
-        let leads = status.role == Role::Leader;
-        if leads != self.leads {
-            self.leads = leads;
-            if !leads {
-                shared.leads_alone.store(false, Ordering::SeqCst);
-            }
-            shared.apply.hand(ApplyEvent::Leading(leads.then_some(status.term)));
+        self.may_have_lost |= status.term != self.term && !self.pending.is_empty();
+        self.term = status.term;
+        let leads_in = (status.role == Role::Leader).then_some(Term(status.term));
+        if (leads_in, status.is_alone) != (self.leads_in, self.is_alone) {
+            shared.leadership.publish(leads_in, status.is_alone);
+            self.is_alone = status.is_alone;
+        }
+        if leads_in != self.leads_in {
+            self.leads_in = leads_in;
+            shared.apply.hand(ApplyEvent::Leading(leads_in));
         }
     }
 }
@@ -412,6 +435,7 @@ impl RaftThread {
 mod tests {
     use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
     use keepd_machine::command::Put;
+    use keepd_machine::{Command, Envelope};
     use keepd_types::StoredValue;
 
     use super::*;
@@ -448,12 +472,24 @@ mod tests {
         entries
     }
 
-    fn proposal(bytes: usize) -> (Proposal, oneshot::Receiver<Result<Completion, Error>>) {
+    fn proposal(
+        shared: &Shared,
+        bytes: usize,
+    ) -> (Proposal, oneshot::Receiver<Result<Completion, Error>>) {
         let value = StoredValue::plain(vec![7; bytes].into());
         let command = Command::Put(Put { key: "k".into(), value, ..Put::default() });
+        let origin = shared.next_origin();
+        let envelope = Envelope { origin: Some(origin), decided_in: None, command };
         let (waiter, reply) = oneshot::channel();
-        let (encoded, taken) = (command.encode(), Duration::MAX);
-        (Proposal { command, encoded, waiter: Some(waiter), taken, room: None }, reply)
+        let proposal = Proposal {
+            sequence: origin.sequence,
+            encoded: envelope.encode(),
+            is_urgent: false,
+            waiter: Some(waiter),
+            taken: Duration::MAX,
+            room: None,
+        };
+        (proposal, reply)
     }
 
     #[test]
@@ -464,7 +500,7 @@ mod tests {
         confirm(&mut raft);
         let mut replies = Vec::new();
         for _ in 0..4 {
-            let (proposal, reply) = proposal(10);
+            let (proposal, reply) = proposal(&raft.shared, 10);
             raft.hold(proposal);
             raft.act();
             replies.push(reply);
@@ -481,7 +517,7 @@ mod tests {
         confirm(&mut raft);
         let mut replies: Vec<_> = (0..6)
             .map(|_| {
-                let (proposal, reply) = proposal(10);
+                let (proposal, reply) = proposal(&raft.shared, 10);
                 raft.hold(proposal);
                 raft.act();
                 reply
@@ -499,15 +535,15 @@ mod tests {
         let mut raft = raft_thread();
         let hand = |raft: &RaftThread, count: usize| {
             for _ in 0..count {
-                raft.shared.raft.hand(RaftEvent::Propose(proposal(10).0));
+                raft.shared.raft.hand(RaftEvent::Propose(proposal(&raft.shared, 10).0));
             }
         };
-        raft.hold(proposal(10).0);
+        raft.hold(proposal(&raft.shared, 10).0);
         hand(&raft, 3);
         raft.gather(&mut Vec::new());
         assert_eq!(raft.held.len(), 1, "few clients are not made to wait");
         for _ in 1..COMPANY_MIN {
-            raft.hold(proposal(10).0);
+            raft.hold(proposal(&raft.shared, 10).0);
         }
         raft.gather(&mut Vec::new());
         assert_eq!(raft.held.len(), COMPANY_MIN + 3);
@@ -521,7 +557,7 @@ mod tests {
         confirm(&mut raft);
         let mut replies = Vec::new();
         for _ in 0..100 {
-            let (proposal, reply) = proposal(1 << 20);
+            let (proposal, reply) = proposal(&raft.shared, 1 << 20);
             raft.hold(proposal);
             replies.push(reply);
         }
@@ -550,7 +586,7 @@ mod tests {
         let shared = Arc::clone(&raft.shared);
         let handle = crate::Handle { shared: Arc::clone(&shared) };
         shared.unapplied.take(u64::MAX);
-        let (mut proposal, mut reply) = proposal(10);
+        let (mut proposal, mut reply) = proposal(&raft.shared, 10);
         let now = shared.env.clock.monotonic();
         proposal.taken = now;
         raft.hold(proposal);

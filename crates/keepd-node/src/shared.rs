@@ -8,10 +8,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
 use keepd_env::{Env, IoError};
-use keepd_machine::Command;
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::layout::Identity;
+use keepd_machine::{Command, Envelope, Origin};
 use keepd_mvcc::{Applied, HashKv, Views};
+use keepd_types::Term;
 use keepd_wal::Wal;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
@@ -23,6 +24,7 @@ use crate::encryption::Reloads;
 use crate::growth::Growth;
 use crate::hub_thread::{HubEvent, REQUEST_BYTES_MAX};
 use crate::inbox::Inbox;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::raft_thread::{Proposal, RaftEvent};
@@ -49,6 +51,10 @@ pub(crate) struct Shared {
     pub(crate) env: Env,
     pub(crate) options: Options,
     pub(crate) identity: Identity,
+    /// Tells the proposals of this start from those of others; see [`Origin`].
+    boot: u64,
+    /// Proposals of this start.
+    proposals: AtomicU64,
     pub(crate) views: Views,
     pub(crate) raft: Inbox<RaftEvent>,
     /// What large requests on their way through the log take up.
@@ -68,11 +74,8 @@ pub(crate) struct Shared {
     pub(crate) applied_index: AtomicU64,
     /// Times the leader changed, as this member saw it.
     pub(crate) leader_changes: AtomicU64,
-    /// This member leads, has committed in its term and is the only voter: every acknowledged
-    /// write is in the published view, so a linearizable read needs no round.
-    ///
-    /// INVARIANT: cleared before a membership change that adds a voter is applied.
-    pub(crate) leads_alone: AtomicBool,
+    /// In which term this member leads, if it does.
+    pub(crate) leadership: Leadership,
     pub(crate) alarms: ArcSwap<Vec<Alarm>>,
     /// Bytes of live records.
     pub(crate) live_bytes: AtomicI64,
@@ -109,7 +112,10 @@ impl Shared {
         encryption: Arc<Encryption>,
         ballast: Ballast,
     ) -> Arc<Self> {
+        let boot = env.random.next_u64();
         Arc::new(Self {
+            boot,
+            proposals: AtomicU64::new(0),
             env,
             options,
             identity,
@@ -126,7 +132,7 @@ impl Shared {
             commit_index: AtomicU64::new(0),
             applied_index: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
-            leads_alone: AtomicBool::new(false),
+            leadership: Leadership::default(),
             alarms: ArcSwap::default(),
             live_bytes: AtomicI64::new(0),
             disk_bytes: AtomicI64::new(0),
@@ -156,14 +162,30 @@ impl Shared {
         let reason = reason.to_string();
         tracing::error!(error = %reason, "stopping: this member can no longer keep its promises");
         self.halted.send_replace(Some(HaltReason(reason)));
-        self.leads_alone.store(false, Ordering::SeqCst);
+        self.leadership.end();
         self.close();
     }
 
-    /// Proposes a command of the node's own, for which nobody waits.
-    pub(crate) fn propose_own(&self, command: Command, now: Duration) {
-        let encoded = command.encode();
-        let proposal = Proposal { command, encoded, waiter: None, taken: now, room: None };
+    /// An origin that no other proposal has.
+    pub(crate) fn next_origin(&self) -> Origin {
+        let sequence = self.proposals.fetch_add(1, Ordering::Relaxed);
+        Origin { member: self.identity.member, boot: self.boot, sequence }
+    }
+
+    /// Whether a proposal is one of this start.
+    pub(crate) fn is_own(&self, origin: Origin) -> bool {
+        origin.member == self.identity.member && origin.boot == self.boot
+    }
+
+    /// Proposes a command of the node's own, for which nobody waits; `decided_in` is the term that
+    /// this member led in when it decided it.
+    pub(crate) fn propose_own(&self, command: Command, decided_in: Option<Term>, now: Duration) {
+        let origin = self.next_origin();
+        let is_urgent = matches!(command, Command::AlarmActivate(_));
+        let encoded = Envelope { origin: Some(origin), decided_in, command }.encode();
+        let sequence = origin.sequence;
+        let proposal =
+            Proposal { sequence, encoded, is_urgent, waiter: None, taken: now, room: None };
         self.raft.hand(RaftEvent::Propose(proposal));
     }
 
@@ -180,7 +202,7 @@ impl Shared {
         let thrown_off = self.ballast.throw_off(reason, asks);
         if !was_short {
             let alarm = Command::AlarmActivate(self.nospace());
-            self.propose_own(alarm, self.env.clock.monotonic());
+            self.propose_own(alarm, None, self.env.clock.monotonic());
         }
         thrown_off
     }

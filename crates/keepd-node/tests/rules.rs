@@ -13,9 +13,9 @@ use keepd_crypto::{EncryptionConfig, ValueSealer};
 use keepd_env::sim::{CrashMode, FaultPlan};
 use keepd_env::{Disk, Env, IoOp, SeededRandom, SimDisk, SystemClock};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm, DeleteRange, Put};
-use keepd_machine::{ApplyError, Command};
+use keepd_machine::{ApplyError, Command, Envelope, Origin};
 use keepd_node::{BootError, DataDir, Error, Handle, Node, Options};
-use keepd_types::{KeyRange, StoredValue};
+use keepd_types::{KeyRange, MemberId, StoredValue};
 
 const CONFIG: &[u8] = b"
 apiVersion: apiserver.config.k8s.io/v1
@@ -204,10 +204,19 @@ async fn a_sealed_value_is_measured_by_its_plaintext() {
         Command::Put(Put { key, value, ..Put::default() })
     };
     let max = options().request_bytes_max;
-    let overhead = sized(false, max).encode().len() - max;
+    let encoded_len = |command: Command| {
+        let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 3 });
+        let envelope = Envelope { origin, decided_in: None, command };
+        envelope.encode().len() - envelope.header_len()
+    };
+    let overhead = encoded_len(sized(false, max)) - max;
     for seal in [false, true] {
         let largest = sized(seal, max - overhead);
-        assert_eq!(largest.encode().len() > max, seal, "a sealed one is longer than the limit");
+        assert_eq!(
+            encoded_len(largest.clone()) > max,
+            seal,
+            "a sealed one is longer than the limit"
+        );
         node.handle().propose(largest).await.expect("the largest value is taken");
         let refused = node.handle().propose(sized(seal, max - overhead + 1)).await;
         assert!(matches!(refused, Err(Error::TooLarge)), "sealed: {seal}");

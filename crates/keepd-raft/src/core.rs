@@ -131,6 +131,8 @@ pub struct Status {
     pub commit: u64,
     /// The last index of the log.
     pub last_index: u64,
+    /// No other member votes, before or after a change that is under way.
+    pub is_alone: bool,
 }
 
 /// A member's Raft state machine.
@@ -340,7 +342,13 @@ impl Core {
             term: raft.term,
             commit: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
+            is_alone: self.is_alone(),
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        let state = self.raw.raft.prs().conf().to_conf_state();
+        state.voters == [self.settings.id] && state.voters_outgoing.is_empty()
     }
 
     fn is_leader(&self) -> bool {

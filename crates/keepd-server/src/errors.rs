@@ -32,6 +32,8 @@ pub(crate) fn apply(error: ApplyError) -> Status {
         ApplyError::Corrupt => Api::Corrupt.into(),
         // Tried again until the time for it is up; see `kv::txn`.
         ApplyError::GuardMissed => Api::TimedOut.into(),
+        // No command of a client has a term.
+        ApplyError::OtherTerm => Api::LeaderChanged.into(),
     }
 }
 

@@ -1,27 +1,35 @@
-//! Commands of the log (`docs/formats/command.md`).
+//! Entries of the log: commands in their envelopes (`docs/formats/command.md`).
 
 use bytes::Bytes;
 use keepd_machine::command::{
     Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn,
 };
 use keepd_machine::tables::ActiveKeys;
+use keepd_machine::{Envelope, Origin};
 use keepd_types::{
-    KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
+    KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue, Term,
 };
+
+const ORIGIN: Origin = Origin { member: MemberId(9), boot: 1 << 40, sequence: 300 };
 
 /// Reads a command; what was read is written and read again as the same.
 pub fn command(bytes: &[u8]) {
-    let command = match Command::decode(Bytes::copy_from_slice(bytes)) {
-        Ok(command) => command,
+    let bytes = Bytes::copy_from_slice(bytes);
+    let peeked = Origin::peek(&bytes);
+    let envelope = match Envelope::decode(bytes) {
+        Ok(envelope) => envelope,
         Err(error) => {
             let _told = error.to_string();
             return;
         }
     };
-    let _counted = command.seal_overhead();
-    command.for_each_seal(&mut |_| {});
-    let again = Command::decode(command.encode());
-    assert!(again.as_ref() == Ok(&command), "{command:?} became {again:?}");
+    assert_eq!(peeked, envelope.origin, "the origin alone reads as with the rest");
+    let _counted = envelope.command.seal_overhead();
+    envelope.command.for_each_seal(&mut |_| {});
+    // Entries of 0.1 have no origin and are written no more.
+    let written = Envelope { origin: envelope.origin.or(Some(ORIGIN)), ..envelope };
+    let again = Envelope::decode(written.encode());
+    assert!(again.as_ref() == Ok(&written), "{written:?} became {again:?}");
 }
 
 /// One command of each kind.
@@ -70,6 +78,7 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
         Command::Compact { revision: 100 },
         Command::LeaseGrant { id: LeaseId(-5), ttl: 60 },
         Command::LeaseRevoke { id: LeaseId(77) },
+        Command::LeaseExpire { id: LeaseId(77) },
         Command::LeaseCheckpoint { id: LeaseId(77), remaining_ttl: 5 },
         Command::AlarmActivate(alarm),
         Command::AlarmDeactivate(alarm),
@@ -86,5 +95,7 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
         br#"{"id":9,"peerURLs":["http://m:2380"],"name":"m","clientURLs":["http://m:2379"]}"#;
     let published = [&[1, 9, 9, u8::try_from(json.len()).expect("short")][..], json].concat();
     let active = [&[1, 10, 10][..], b"activeKeys", &[16], &[0; 16]].concat();
-    commands.iter().map(|command| command.encode().to_vec()).chain([published, active]).collect()
+    let entry = |command| Envelope { origin: Some(ORIGIN), decided_in: Some(Term(4)), command };
+    let commands = commands.into_iter().map(|command| entry(command).encode().to_vec());
+    commands.chain([published, active]).collect()
 }

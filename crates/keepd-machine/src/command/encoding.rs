@@ -3,7 +3,6 @@
 //! The layout is in `docs/formats/command.md`. The number of a variant is never used again for
 //! another one; what this version does not know is refused, never skipped.
 
-use bytes::Bytes;
 use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
 };
@@ -16,29 +15,23 @@ use crate::codec::{Reader, Writer};
 use crate::membership::Member;
 use crate::tables::{self, ActiveKeys};
 
-/// The first byte of every command: its format version.
-const FORMAT_VERSION: u8 = 1;
 /// How deep transactions may nest; request validation stops far earlier.
 const TXN_DEPTH_MAX: usize = 130;
 
 impl Command {
-    /// The encoding that enters the log.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut w = Writer::with_capacity(64 + self.size_hint());
-        w.u8(FORMAT_VERSION);
+    pub(crate) fn write(&self, w: &mut Writer) {
         match self {
             Self::Put(put) => {
                 w.u8(1);
-                write_put(&mut w, put);
+                write_put(w, put);
             }
             Self::DeleteRange(delete) => {
                 w.u8(2);
-                write_delete(&mut w, delete);
+                write_delete(w, delete);
             }
             Self::Txn(txn) => {
                 w.u8(3);
-                write_txn(&mut w, txn);
+                write_txn(w, txn);
             }
             Self::Compact { revision } => {
                 w.u8(4);
@@ -53,8 +46,8 @@ impl Command {
                 w.u8(6);
                 w.i64(id.0);
             }
-            Self::AlarmActivate(alarm) => write_alarm(&mut w, 7, *alarm),
-            Self::AlarmDeactivate(alarm) => write_alarm(&mut w, 8, *alarm),
+            Self::AlarmActivate(alarm) => write_alarm(w, 7, *alarm),
+            Self::AlarmDeactivate(alarm) => write_alarm(w, 8, *alarm),
             Self::LeaseCheckpoint { id, remaining_ttl } => {
                 w.u8(11);
                 w.i64(id.0);
@@ -78,45 +71,36 @@ impl Command {
                 w.u64(member.0);
                 w.bytes(fingerprint);
             }
+            Self::LeaseExpire { id } => {
+                w.u8(15);
+                w.i64(id.0);
+            }
         }
-        w.finish()
     }
 
-    /// Reads an entry of the log.
-    ///
-    /// # Errors
-    /// If the bytes are not a command this version knows.
-    pub fn decode(bytes: Bytes) -> Result<Self, CommandError> {
-        let mut r = Reader::new(bytes);
-        let version = r.u8()?;
-        if version != FORMAT_VERSION {
-            return Err(CommandError::Unknown { what: "format version", value: version });
-        }
-        let command = match r.u8()? {
-            1 => Self::Put(read_put(&mut r)?),
-            2 => Self::DeleteRange(read_delete(&mut r)?),
-            3 => Self::Txn(Box::new(read_txn(&mut r, 0)?)),
+    pub(crate) fn read(r: &mut Reader) -> Result<Self, CommandError> {
+        Ok(match r.u8()? {
+            1 => Self::Put(read_put(r)?),
+            2 => Self::DeleteRange(read_delete(r)?),
+            3 => Self::Txn(Box::new(read_txn(r, 0)?)),
             4 => Self::Compact { revision: r.i64()? },
             5 => Self::LeaseGrant { id: LeaseId(r.i64()?), ttl: r.i64()? },
             6 => Self::LeaseRevoke { id: LeaseId(r.i64()?) },
-            7 => Self::AlarmActivate(read_alarm(&mut r)?),
-            8 => Self::AlarmDeactivate(read_alarm(&mut r)?),
-            9 => read_member_json(&mut r)?,
-            10 => read_named_fact(&mut r)?,
+            7 => Self::AlarmActivate(read_alarm(r)?),
+            8 => Self::AlarmDeactivate(read_alarm(r)?),
+            9 => read_member_json(r)?,
+            10 => read_named_fact(r)?,
             11 => Self::LeaseCheckpoint { id: LeaseId(r.i64()?), remaining_ttl: r.i64()? },
             12 => Self::PublishMember {
                 id: MemberId(r.u64()?),
-                name: read_text(&mut r)?,
-                client_urls: (0..r.count()?)
-                    .map(|_| read_text(&mut r))
-                    .collect::<Result<_, _>>()?,
+                name: read_text(r)?,
+                client_urls: (0..r.count()?).map(|_| read_text(r)).collect::<Result<_, _>>()?,
             },
             13 => Self::SetActiveKeys(read_active_keys(&r.bytes()?)?),
             14 => Self::SetSealing { member: MemberId(r.u64()?), fingerprint: r.bytes()? },
+            15 => Self::LeaseExpire { id: LeaseId(r.i64()?) },
             value => return Err(CommandError::Unknown { what: "command", value }),
-        };
-        r.finish()?;
-        Ok(command)
+        })
     }
 
     /// About how long the encoding is, as far as keys and values make it long.
@@ -129,6 +113,7 @@ impl Command {
             | Self::Compact { .. }
             | Self::LeaseGrant { .. }
             | Self::LeaseRevoke { .. }
+            | Self::LeaseExpire { .. }
             | Self::LeaseCheckpoint { .. }
             | Self::AlarmActivate(_)
             | Self::AlarmDeactivate(_)

@@ -6,6 +6,7 @@ use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
 
 use super::*;
+use crate::envelope::{Envelope, Origin};
 
 fn bytes() -> impl Strategy<Value = Bytes> {
     proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from)
@@ -105,7 +106,7 @@ fn untyped_commands_of_older_logs_are_read() {
         bytes.extend_from_slice(first);
         bytes.push(u8::try_from(second.len()).unwrap());
         bytes.extend_from_slice(second);
-        Command::decode(bytes.into())
+        Envelope::decode(bytes.into()).map(|envelope| envelope.command)
     };
     let json = br#"{"id":7,"peerURLs":["http://p"],"name":"a","clientURLs":["http://c"]}"#;
     let member = MemberId(7);
@@ -126,19 +127,23 @@ fn untyped_commands_of_older_logs_are_read() {
 
 proptest! {
     #[test]
-    fn commands_round_trip(command in command()) {
-        prop_assert_eq!(Command::decode(command.encode()), Ok(command));
+    fn commands_round_trip(command in command(), decided_in: Option<u16>) {
+        let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 3 });
+        let decided_in = decided_in.filter(|term| *term > 0).map(|term| Term(term.into()));
+        let envelope = Envelope { origin, decided_in, command };
+        prop_assert_eq!(Envelope::decode(envelope.encode()), Ok(envelope));
     }
 
     #[test]
     fn a_cut_command_is_refused(command in command(), cut in any::<prop::sample::Index>()) {
-        let encoded = command.encode();
+        let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 3 });
+        let encoded = Envelope { origin, decided_in: None, command }.encode();
         let cut = cut.index(encoded.len());
-        prop_assert!(Command::decode(encoded.slice(..cut)).is_err());
+        prop_assert!(Envelope::decode(encoded.slice(..cut)).is_err());
     }
 
     #[test]
     fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Command::decode(bytes.into());
+        let _ = Envelope::decode(bytes.into());
     }
 }

@@ -9,6 +9,7 @@ use keepd_types::{KeyId, KeyRange, KeyValue, MemberId, PlainDigest, SealMark, St
 
 use super::*;
 use crate::command::{Compare, DeleteRange, Guard, Put, Range, Relation, Target};
+use crate::envelope::Origin;
 use crate::outcome::{OpResponse, TxnResponse};
 
 struct Bench {
@@ -22,15 +23,20 @@ impl Bench {
         let (env, _, _) = Env::simulated(1);
         env.disk.create_dir(Path::new("/store")).unwrap();
         let machine = open(&env);
-        Self { env, machine, index: 1 }
+        Self { env, machine, index: 0 }
     }
 
     fn apply(&mut self, command: Command) -> Result<Response, ApplyError> {
         // As every member sees it: through the log.
-        let command = Command::decode(command.encode()).unwrap();
-        let outcome = self.machine.apply(&command).unwrap();
+        let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: self.index });
+        self.apply_at(1, Envelope { origin, decided_in: None, command })
+    }
+
+    fn apply_at(&mut self, term: u64, envelope: Envelope) -> Result<Response, ApplyError> {
+        let envelope = Envelope::decode(envelope.encode()).unwrap();
         self.index += 1;
-        self.machine.publish(Applied { index: self.index, term: 1 });
+        let outcome = self.machine.apply(Applied { index: self.index, term }, &envelope).unwrap();
+        self.machine.publish();
         outcome.result
     }
 
@@ -336,4 +342,36 @@ fn comparisons_of_a_range_hold_if_every_key_passes_and_lease_is_its_own() {
     assert!(holds(Lease, Equal, 7, "b") && !holds(Lease, Equal, 7, "z"));
     assert!(!holds(Lease, NotEqual, 0, "c"), "b is in it");
     assert!(holds(Unknown, Equal, 5, "z") && !holds(Unknown, NotEqual, 5, "z"));
+}
+
+/// Between the decision and the commit another member may have led and renewed the lease
+/// (etcd#15247).
+#[test]
+fn what_a_leader_decided_in_another_term_is_void() {
+    let mut bench = Bench::new();
+    let id = LeaseId(1);
+    bench.apply(Command::LeaseGrant { id, ttl: 60 }).unwrap();
+    bench.apply(Command::Put(Put { lease: id, ..put("k", "v") })).unwrap();
+    let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 9 });
+    let checkpoint = Command::LeaseCheckpoint { id, remaining_ttl: 7 };
+    for command in [Command::LeaseExpire { id }, checkpoint.clone()] {
+        let late = Envelope { origin, decided_in: Some(Term(5)), command };
+        assert_eq!(bench.apply_at(7, late), Err(ApplyError::OtherTerm));
+    }
+    assert_eq!(bench.machine.lessor().get(id).map(|lease| lease.remaining_ttl), Some(0));
+    assert!(bench.record("k").is_some());
+    let in_time = |command| Envelope { origin, decided_in: Some(Term(7)), command };
+    bench.apply_at(7, in_time(checkpoint)).unwrap();
+    assert_eq!(bench.machine.lessor().get(id).map(|lease| lease.remaining_ttl), Some(7));
+    bench.apply_at(7, in_time(Command::LeaseExpire { id })).unwrap();
+    assert!(bench.record("k").is_none());
+}
+
+#[test]
+#[should_panic(expected = "entries are applied in order, each once")]
+fn an_entry_that_comes_twice_stops_the_member() {
+    let mut bench = Bench::new();
+    bench.put("k", "v");
+    bench.index -= 1;
+    bench.put("k", "v");
 }

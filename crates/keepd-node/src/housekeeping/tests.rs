@@ -1,6 +1,7 @@
 //! Physical compactions, with the background jobs run by hand, in any order.
 
 use keepd_env::{Env, SimDisk};
+use keepd_machine::Envelope;
 use keepd_machine::command::Put;
 use keepd_types::StoredValue;
 
@@ -33,9 +34,11 @@ impl Bench {
     }
 
     fn apply(&mut self, command: &Command) {
-        self.machine.apply(command).unwrap().result.unwrap();
         self.index += 1;
-        self.machine.publish(Applied { index: self.index, term: 1 });
+        let at = Applied { index: self.index, term: 1 };
+        let envelope = Envelope { origin: None, decided_in: None, command: command.clone() };
+        self.machine.apply(at, &envelope).unwrap().result.unwrap();
+        self.machine.publish();
     }
 
     /// Ten versions of a key, and a compaction to the last but one.
