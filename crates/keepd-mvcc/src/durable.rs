@@ -13,3 +13,10 @@ pub(crate) struct Durable {
     pub(crate) index: KeyIndex,
     pub(crate) meta: Arc<Meta>,
 }
+
+impl Durable {
+    /// The state before the first flush.
+    pub(crate) fn nothing() -> Self {
+        Self { commit: Commit::NONE, index: KeyIndex::default(), meta: Arc::new(Meta::default()) }
+    }
+}

@@ -180,15 +180,10 @@ fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
         dir.env.disk.sync_dir(parent)?;
     }
     let manifest = Manifest::create(&dir, 1, Live { relied: Some(0), ..Live::default() })?;
-    let durable = Durable {
-        commit: Commit::NONE,
-        index: KeyIndex::default(),
-        meta: Arc::new(Meta::default()),
-    };
     Ok(Recovered {
         files: Arc::new(Files::new(dir, manifest, 1)),
         segments: Arc::new(Segments::default()),
-        durable,
+        durable: Durable::nothing(),
         checkpoints: Vec::new(),
         dead: BTreeMap::new(),
         rewound: None,

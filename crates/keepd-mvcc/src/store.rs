@@ -26,16 +26,13 @@ use keepd_types::Revision;
 
 use crate::error::{Error, RangeError};
 use crate::index::KeyIndex;
-use crate::meta::{Meta, MetaOp, MetaTable};
+use crate::meta::{MetaOp, MetaTable};
 use crate::options::Options;
 use crate::record::{Applied, Entry, Record};
 use crate::recovery::{self, LogSpan};
 use crate::revlog::cache::BlockCache;
-use crate::revlog::format::Commit;
-use crate::revlog::segment::Segments;
 use crate::store::background::Jobs;
 use crate::store::txn::{Arena, WriteTxn};
-use crate::tail::Tail;
 use crate::view::{CompactionHashJob, View, Views};
 
 /// Index leaves that each publish frees of compacted history: some microseconds of work, and the
@@ -62,21 +59,15 @@ pub struct Stats {
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    index: KeyIndex,
-    revision: i64,
-    compact_revision: i64,
-    applied: Applied,
+    /// What a publish makes visible, with the changes since the last one.
+    now: View,
     /// Changes since the last publish.
     pending: Vec<Entry>,
     /// Whether anything else was changed since.
     is_dirty: bool,
     arena: Arena,
-    tail: Tail,
     tail_records: u64,
     tail_bytes: u64,
-    segments: Arc<Segments>,
-    cache: Arc<BlockCache>,
-    meta: Arc<Meta>,
     /// Meta writes that no flush has taken yet.
     meta_ops: Vec<MetaOp>,
     trim: Trim,
@@ -134,44 +125,25 @@ impl Store {
     ) -> Result<Self, Error> {
         let mut recovered = recovery::open(env, dir, keys, options.block_bytes, log)?;
         let rewound = recovered.rewound.take();
-        let Commit { applied, revision, compact_revision, .. } = recovered.durable.commit;
-        let index = recovered.durable.index.clone();
-        let meta = Arc::clone(&recovered.durable.meta);
-        let segments = Arc::clone(&recovered.segments);
         let cache = Arc::new(BlockCache::new(options.cache_bytes));
+        let now = View::of(&recovered.durable, Arc::clone(&recovered.segments), cache);
         let damages = recovered.files.dir.damages.clone();
-        let view = View {
-            index: index.clone(),
-            revision,
-            compact_revision,
-            applied,
-            tail: Tail::default(),
-            segments: Arc::clone(&segments),
-            cache: Arc::clone(&cache),
-            meta: Arc::clone(&meta),
-        };
+        let newest = Arc::new(ArcSwap::from_pointee(now.clone()));
         Ok(Self {
-            index,
-            revision,
-            compact_revision,
-            applied,
+            trim: Trim { pass: None, done: now.compact_revision },
+            now,
             pending: Vec::new(),
             is_dirty: false,
             arena: Arena::default(),
-            tail: Tail::default(),
             tail_records: 0,
             tail_bytes: 0,
-            segments,
-            cache,
-            meta,
             meta_ops: Vec::new(),
-            trim: Trim { pass: None, done: compact_revision },
             dead: recovered.dead.clone(),
             pinned: BTreeMap::new(),
             jobs: Jobs::new(recovered, options),
             compactions: VecDeque::new(),
             rewound,
-            views: Views { newest: Arc::new(ArcSwap::from_pointee(view)), damages },
+            views: Views { newest, damages },
         })
     }
 
@@ -184,19 +156,19 @@ impl Store {
     /// How far the Raft log was applied at the last publish.
     #[must_use]
     pub const fn applied(&self) -> Applied {
-        self.applied
+        self.now.applied
     }
 
     /// The current main revision; 1 in a new store.
     #[must_use]
     pub const fn revision(&self) -> i64 {
-        self.revision
+        self.now.revision
     }
 
     /// The compact revision; -1 before the first compaction.
     #[must_use]
     pub const fn compact_revision(&self) -> i64 {
-        self.compact_revision
+        self.now.compact_revision
     }
 
     /// Where any thread takes views from.
@@ -220,9 +192,9 @@ impl Store {
         if let Ok(position) = found {
             return Ok(self.pending[position].change.record.clone());
         }
-        match self.tail.get(revision) {
+        match self.now.tail.get(revision) {
             Some(entry) => Ok(entry.change.record.clone()),
-            None => self.segments.load(&self.cache, revision),
+            None => self.now.segments.load(&self.now.cache, revision),
         }
     }
 
@@ -238,19 +210,19 @@ impl Store {
     /// # Errors
     /// If the revision is compacted already or in the future.
     pub fn compact(&mut self, revision: i64) -> Result<(), RangeError> {
-        let (previous, current) = (self.compact_revision, self.revision);
+        let (previous, current) = (self.now.compact_revision, self.now.revision);
         if revision <= previous {
             return Err(RangeError::Compacted { required: revision, compacted: previous });
         }
         if revision > current {
             return Err(RangeError::Future { required: revision, current });
         }
-        self.compact_revision = revision;
+        self.now.compact_revision = revision;
         self.is_dirty = true;
         if self.compactions.len() == COMPACTION_HASHES_MAX {
             self.compactions.pop_front();
         }
-        let index = self.index.clone();
+        let index = self.now.index.clone();
         self.compactions.push_back(Compaction { index, previous, revision, view: None });
         Ok(())
     }
@@ -267,7 +239,7 @@ impl Store {
     /// A meta table, unpublished writes included.
     #[must_use]
     pub fn meta(&self, table: u8) -> &MetaTable {
-        self.meta.table(table)
+        self.now.meta.table(table)
     }
 
     /// Writes to a meta table.
@@ -277,13 +249,13 @@ impl Store {
 
     /// Deletes from a meta table.
     pub fn meta_delete(&mut self, table: u8, key: &[u8]) {
-        if self.meta.table(table).contains_key(key) {
+        if self.now.meta.table(table).contains_key(key) {
             self.meta_apply(MetaOp { table, key: Bytes::copy_from_slice(key), value: None });
         }
     }
 
     fn meta_apply(&mut self, op: MetaOp) {
-        Arc::make_mut(&mut self.meta).apply(op.clone());
+        Arc::make_mut(&mut self.now.meta).apply(op.clone());
         self.meta_ops.push(op);
         self.is_dirty = true;
     }
@@ -293,21 +265,12 @@ impl Store {
     /// # Panics
     /// If the applied index goes back.
     pub fn publish(&mut self, applied: Applied) -> Arc<View> {
-        assert!(applied.index >= self.applied.index, "the applied index never goes back");
-        self.applied = applied;
+        assert!(applied.index >= self.now.applied.index, "the applied index never goes back");
+        self.now.applied = applied;
         self.is_dirty = false;
-        self.tail.push(std::mem::take(&mut self.pending));
+        self.now.tail.push(std::mem::take(&mut self.pending));
         self.trim(TRIM_LEAVES_PER_PUBLISH);
-        let view = Arc::new(View {
-            index: self.index.clone(),
-            revision: self.revision,
-            compact_revision: self.compact_revision,
-            applied: self.applied,
-            tail: self.tail.clone(),
-            segments: Arc::clone(&self.segments),
-            cache: Arc::clone(&self.cache),
-            meta: Arc::clone(&self.meta),
-        });
+        let view = Arc::new(self.now.clone());
         for compaction in &mut self.compactions {
             compaction.view.get_or_insert_with(|| Arc::clone(&view));
         }
@@ -318,8 +281,8 @@ impl Store {
     /// Lets new views read records where they are now. Shows nothing that is not published.
     fn publish_files(&self) {
         let mut view = View::clone(&self.views.newest.load());
-        view.tail = self.tail.clone();
-        view.segments = Arc::clone(&self.segments);
+        view.tail = self.now.tail.clone();
+        view.segments = Arc::clone(&self.now.segments);
         self.views.newest.store(Arc::new(view));
     }
 
@@ -332,7 +295,7 @@ impl Store {
         }
         let Some((target, cursor)) = self.trim.pass.take() else { return false };
         let mut dead = Vec::new();
-        let next = self.index.compact(target, &cursor, leaves_max, &mut dead);
+        let next = self.now.index.compact(target, &cursor, leaves_max, &mut dead);
         self.bury(&dead);
         match next {
             Some(cursor) => self.trim.pass = Some((target, cursor)),
@@ -345,7 +308,7 @@ impl Store {
     /// the index is trimmed to them.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.compactions.is_empty() && self.trim.done >= self.compact_revision
+        self.compactions.is_empty() && self.trim.done >= self.now.compact_revision
     }
 
     /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
@@ -357,8 +320,8 @@ impl Store {
     /// Counts records as dead.
     fn bury(&mut self, dead: &[Revision]) {
         for revision in dead {
-            let position = self.segments.position_of(*revision);
-            if let Some(segment) = position.and_then(|at| self.segments.list.get(at)) {
+            let position = self.now.segments.position_of(*revision);
+            if let Some(segment) = position.and_then(|at| self.now.segments.list.get(at)) {
                 *self.dead.entry(segment.id).or_default() += 1;
             }
         }

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use keepd_types::{KeyRange, Revision};
 
 use crate::damage::Damages;
+use crate::durable::Durable;
 use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
 use crate::index::KeyIndex;
@@ -21,6 +22,7 @@ use crate::record::{
     Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 use crate::revlog::cache::BlockCache;
+use crate::revlog::format::Commit;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
 use crate::walk::Walk;
@@ -63,6 +65,21 @@ pub struct View {
 }
 
 impl View {
+    /// The store as a restart finds it.
+    pub(crate) fn of(durable: &Durable, segments: Arc<Segments>, cache: Arc<BlockCache>) -> Self {
+        let Commit { applied, revision, compact_revision, .. } = durable.commit;
+        Self {
+            index: durable.index.clone(),
+            revision,
+            compact_revision,
+            applied,
+            tail: Tail::default(),
+            segments,
+            cache,
+            meta: Arc::clone(&durable.meta),
+        }
+    }
+
     /// The current main revision.
     #[must_use]
     pub const fn revision(&self) -> i64 {

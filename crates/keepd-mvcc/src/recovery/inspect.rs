@@ -7,14 +7,12 @@ use keepd_crypto::FileKeys;
 use keepd_env::Env;
 
 use super::{check_orphans, open_segments, read_checkpoints, replay, trim};
+use crate::durable::Durable;
 use crate::error::Error;
-use crate::meta::Meta;
 use crate::revlog::cache::BlockCache;
 use crate::revlog::directory::{Directory, Name};
 use crate::revlog::format::Commit;
 use crate::revlog::manifest::Manifest;
-use crate::revlog::segment::Segments;
-use crate::tail::Tail;
 use crate::view::View;
 
 /// What the inspected store's cache may hold.
@@ -32,17 +30,11 @@ pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Err
         Name::Manifest(number) => Some(*number),
         _ => None,
     });
-    let mut view = View {
-        index: crate::index::KeyIndex::default(),
-        revision: Commit::NONE.revision,
-        compact_revision: Commit::NONE.compact_revision,
-        applied: Commit::NONE.applied,
-        tail: Tail::default(),
-        segments: Arc::new(Segments::default()),
-        cache: Arc::new(BlockCache::new(CACHE_BYTES)),
-        meta: Arc::new(Meta::default()),
+    let cache = Arc::new(BlockCache::new(CACHE_BYTES));
+    let view = |durable: &Durable, segments| Arc::new(View::of(durable, segments, cache));
+    let Some(number) = manifests.max() else {
+        return Ok(view(&Durable::nothing(), Arc::default()));
     };
-    let Some(number) = manifests.max() else { return Ok(Arc::new(view)) };
     let mut live = Manifest::load(&dir, number)?;
     let segments = Arc::new(open_segments(&dir, &mut live)?.0);
     check_orphans(&dir, &names, &live)?;
@@ -50,11 +42,5 @@ pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Err
     let (checkpoint, _) = read_checkpoints(&dir, &mut live, commit)?;
     let mut durable = replay(&segments, checkpoint, commit)?;
     trim(&mut durable);
-    view.index = durable.index;
-    view.revision = commit.revision;
-    view.compact_revision = commit.compact_revision;
-    view.applied = commit.applied;
-    view.segments = segments;
-    view.meta = durable.meta;
-    Ok(Arc::new(view))
+    Ok(view(&durable, segments))
 }

@@ -92,9 +92,9 @@ impl Store {
     /// open the store anew.
     pub fn take_flush(&mut self) -> Option<FlushJob> {
         let commit = Commit {
-            applied: self.applied,
-            revision: self.revision,
-            compact_revision: self.compact_revision,
+            applied: self.now.applied,
+            revision: self.now.revision,
+            compact_revision: self.now.compact_revision,
             ..Commit::default()
         };
         let durable = &self.jobs.durable.commit;
@@ -112,9 +112,13 @@ impl Store {
             options: self.jobs.options.clone(),
             active: std::mem::take(&mut self.jobs.active),
             closes: std::mem::take(&mut self.jobs.closes),
-            tail: self.tail.clone(),
+            tail: self.now.tail.clone(),
             meta_ops: std::mem::take(&mut self.meta_ops),
-            durable: Durable { commit, index: self.index.clone(), meta: Arc::clone(&self.meta) },
+            durable: Durable {
+                commit,
+                index: self.now.index.clone(),
+                meta: Arc::clone(&self.now.meta),
+            },
             records: self.tail_records,
             bytes: self.tail_bytes,
         })
@@ -129,14 +133,14 @@ impl Store {
         self.tail_bytes -= bytes;
         self.jobs.since_checkpoint_bytes += written;
         let segment = Arc::new(segment);
-        let mut list = self.segments.list.clone();
+        let mut list = self.now.segments.list.clone();
         match list.last_mut() {
             Some(last) if last.id == segment.id => *last = segment,
             _ => list.push(segment),
         }
-        self.segments = Arc::new(Segments { list });
-        if let Some(last) = self.segments.list.last() {
-            self.tail.drop_up_to(last.table.last);
+        self.now.segments = Arc::new(Segments { list });
+        if let Some(last) = self.now.segments.list.last() {
+            self.now.tail.drop_up_to(last.table.last);
         }
         self.jobs.durable = durable;
         self.publish_files();
@@ -153,7 +157,7 @@ impl Store {
     /// A checkpoint that leaves `kept` of them; `None` if there is nothing yet, or one is being
     /// written.
     pub(crate) fn checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
-        if self.segments.list.is_empty() || self.is_checkpointing() {
+        if self.now.segments.list.is_empty() || self.is_checkpointing() {
             return None;
         }
         let commit = &self.jobs.durable.commit;
@@ -192,7 +196,7 @@ impl Store {
     /// it is not zero while there is a file, and never more than [`Self::disk_bytes`].
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
-        let live = self.segments.list.iter().map(|segment| {
+        let live = self.now.segments.list.iter().map(|segment| {
             let records = segment.table.commit.records;
             let dead = self.dead.get(&segment.id).copied().unwrap_or(0).min(records);
             let header = segment.len.min(FILE_HEADER_LEN as u64);
@@ -208,17 +212,17 @@ impl Store {
     /// What all records take, dead ones included.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.segments.list.iter().map(|segment| segment.len).sum::<u64>() + self.tail_bytes
+        self.now.segments.list.iter().map(|segment| segment.len).sum::<u64>() + self.tail_bytes
     }
 
     /// Figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            keys: self.index.live(),
+            keys: self.now.index.live(),
             tail_records: self.tail_records,
             tail_bytes: self.tail_bytes,
-            segments: self.segments.list.len() as u64,
+            segments: self.now.segments.list.len() as u64,
             since_checkpoint_bytes: self.jobs.since_checkpoint_bytes,
         }
     }

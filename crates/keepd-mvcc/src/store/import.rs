@@ -19,8 +19,8 @@ impl Store {
             .ok()
             .ok_or_else(|| refused("it is not a key-value"))?;
         let pending = self.pending.last().map(|entry| entry.change.revision);
-        let flushed = self.segments.list.last().map(|segment| segment.table.last);
-        let last = pending.max(self.tail.last()).max(flushed);
+        let flushed = self.now.segments.list.last().map(|segment| segment.table.last);
+        let last = pending.max(self.now.tail.last()).max(flushed);
         if last.is_some_and(|last| revision <= last) || revision.main < 1 {
             return Err(refused("it is not behind the one before"));
         }
@@ -35,7 +35,7 @@ impl Store {
         if record.tombstone {
             new.version = 0;
         }
-        let old = self.index.update(&kv.key, |old| {
+        let old = self.now.index.update(&kv.key, |old| {
             if new.is_tombstone() {
                 new.create = old.map_or(main, |old| old.create);
             }
@@ -50,7 +50,7 @@ impl Store {
             record,
             prev: before.map(|old| old.revision()),
         };
-        self.revision = self.revision.max(main);
+        self.now.revision = self.now.revision.max(main);
         self.push_pending(Entry { change, create: new.create });
         Ok(())
     }
@@ -58,7 +58,8 @@ impl Store {
     /// Raises the current and the compact revision of an imported store; neither is lowered.
     pub fn import_revisions(&mut self, revision: i64, compact_revision: i64) {
         self.is_dirty = true;
-        self.revision = self.revision.max(revision);
-        self.compact_revision = self.compact_revision.max(compact_revision).min(self.revision);
+        self.now.revision = self.now.revision.max(revision);
+        self.now.compact_revision =
+            self.now.compact_revision.max(compact_revision).min(self.now.revision);
     }
 }

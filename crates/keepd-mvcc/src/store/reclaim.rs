@@ -120,7 +120,7 @@ impl Store {
     /// Has the next flush begin a new segment if a rewrite of the last one would be worth it: only
     /// complete ones are rewritten.
     pub fn close_segment(&mut self, urgency: Urgency) {
-        let Some(last) = self.segments.list.last() else { return };
+        let Some(last) = self.now.segments.list.last() else { return };
         if !self.jobs.is_flushing && self.share(last).is_worth(urgency) {
             self.jobs.closes = true;
         }
@@ -157,7 +157,7 @@ impl Store {
     }
 
     fn rewrite(&mut self, run: &Run, room: u64) -> RewriteJob {
-        let before = run.start.checked_sub(1).map(|at| &self.segments.list[at]);
+        let before = run.start.checked_sub(1).map(|at| &self.now.segments.list[at]);
         let before = before.map(|segment| segment.table.commit.revision);
         let marks = self.jobs.recovery_points();
         self.note_attempt(run);
@@ -174,8 +174,8 @@ impl Store {
         RewriteJob {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
-            run: self.segments.list[run.start..run.end].to_vec(),
-            index: self.index.clone(),
+            run: self.now.segments.list[run.start..run.end].to_vec(),
+            index: self.now.index.clone(),
             durable_index: self.jobs.durable.commit.applied.index,
             compact_revision: self.jobs.durable.commit.compact_revision,
             limits,
@@ -188,7 +188,7 @@ impl Store {
     /// Takes in a rewrite: from now on the new segment is read.
     pub fn finish_rewrite(&mut self, done: RewriteDone) {
         let RewriteDone { removed, added, dropped, pinned, .. } = done;
-        let mut list = self.segments.list.clone();
+        let mut list = self.now.segments.list.clone();
         let Some(at) = list.iter().position(|it| removed.first() == Some(&it.id)) else { return };
         let dead_now: u64 = removed.iter().filter_map(|id| self.dead.remove(id)).sum();
         if let Some(added) = &added {
@@ -200,13 +200,13 @@ impl Store {
             self.pinned.remove(id);
         }
         list.splice(at..at + removed.len(), added.map(Arc::new));
-        self.segments = Arc::new(Segments { list });
+        self.now.segments = Arc::new(Segments { list });
         self.publish_files();
     }
 
     fn next_run(&self, reclaim: &Reclaim) -> Option<Run> {
         // The last segment may still grow, and holds the last commit.
-        let (_, complete) = self.segments.list.split_last()?;
+        let (_, complete) = self.now.segments.list.split_last()?;
         let fits = |run: &Run| {
             run.live_bytes <= reclaim.room && !self.jobs.refusals.is_refused(run, reclaim.room)
         };
@@ -231,7 +231,7 @@ impl Store {
     /// Whether a damaged segment may hold nothing any more in what cannot be read, so that a rewrite
     /// can do without it. Only the rewrite knows: it looks at the whole index.
     pub(crate) fn is_worth_trying(&self, position: usize) -> bool {
-        let segment = &self.segments.list[position];
+        let segment = &self.now.segments.list[position];
         let is_trimmed = self.trim.pass.is_none() && self.trim.done >= self.trim_target();
         self.is_damaged(segment)
             && is_trimmed
@@ -242,7 +242,7 @@ impl Store {
     /// change it changes no outcome.
     fn evidence(&self, position: usize) -> Evidence {
         let marks = self.jobs.recovery_points();
-        let dead = self.dead.get(&self.segments.list[position].id).copied().unwrap_or(0);
+        let dead = self.dead.get(&self.now.segments.list[position].id).copied().unwrap_or(0);
         Evidence {
             dead,
             is_first: self.dead_before(position) == 0,
@@ -252,22 +252,22 @@ impl Store {
 
     /// Dead records before the segment at `position`.
     fn dead_before(&self, position: usize) -> u64 {
-        self.segments.list[..position].iter().filter_map(|it| self.dead.get(&it.id)).sum()
+        self.now.segments.list[..position].iter().filter_map(|it| self.dead.get(&it.id)).sum()
     }
 
     /// A damaged segment is not tried twice with the same evidence.
     fn note_attempt(&mut self, run: &Run) {
-        let segments = &self.segments.list;
+        let segments = &self.now.segments.list;
         let exists = |id: &u64| segments.iter().any(|segment| segment.id == *id);
         self.jobs.refusals.damaged.retain(|id, _| exists(id));
-        if self.is_damaged(&self.segments.list[run.start]) {
+        if self.is_damaged(&self.now.segments.list[run.start]) {
             let evidence = self.evidence(run.start);
             self.jobs.refusals.damaged.insert(run.first, evidence);
         }
     }
 
     fn run_of_one(&self, position: usize) -> Run {
-        let segment = &self.segments.list[position];
+        let segment = &self.now.segments.list[position];
         let Share { gone, live_bytes, .. } = self.share(segment);
         let (first, bytes) = (segment.id, segment.len);
         let gain = bytes - live_bytes.min(bytes);

@@ -28,7 +28,7 @@ impl Store {
     /// one; `None` if there is none, or a rewrite is out. The last segment is not complete: it
     /// waits for a flush.
     pub fn take_rekey(&mut self) -> Option<RewriteJob> {
-        let (_, complete) = self.segments.list.split_last()?;
+        let (_, complete) = self.now.segments.list.split_last()?;
         let at = (0..complete.len()).position(|at| self.is_to_rekey(at))?;
         self.rewrite_of_one(at)
     }
@@ -42,14 +42,14 @@ impl Store {
     /// Whether a segment waits for [`Self::take_rekey`] or for the next flush.
     #[must_use]
     pub fn is_rekeying(&self) -> bool {
-        (0..self.segments.list.len()).any(|at| self.is_to_rekey(at))
+        (0..self.now.segments.list.len()).any(|at| self.is_to_rekey(at))
     }
 
     /// The damaged segments that stay under another data key than the active one: a rewrite would need
     /// records that cannot be read.
     #[must_use]
     pub fn held_back(&self) -> Vec<PathBuf> {
-        let list = &self.segments.list;
+        let list = &self.now.segments.list;
         let is_held = |it: &&Arc<Segment>| self.is_stale(it) && self.is_damaged(it);
         list.iter().filter(is_held).map(|segment| segment.path.clone()).collect()
     }
@@ -60,7 +60,7 @@ impl Store {
 
     /// A damaged segment is rewritten only if what cannot be read may be dead.
     fn is_to_rekey(&self, at: usize) -> bool {
-        let segment = &self.segments.list[at];
+        let segment = &self.now.segments.list[at];
         self.is_stale(segment) && (!self.is_damaged(segment) || self.is_worth_trying(at))
     }
 
@@ -79,7 +79,7 @@ impl Store {
     /// If a checkpoint's header cannot be read.
     pub fn data_keys(&mut self) -> Result<Option<BTreeMap<DataKeyId, u64>>, crate::Error> {
         let checkpoints = self.checkpoint_keys()?;
-        let segments = self.segments.list.iter().map(|segment| segment.sealer.data_key());
+        let segments = self.now.segments.list.iter().map(|segment| segment.sealer.data_key());
         let Some(manifest) = self.jobs.files.manifest.try_lock() else { return Ok(None) };
         let manifest = manifest.data_key();
         let mut counts = BTreeMap::new();

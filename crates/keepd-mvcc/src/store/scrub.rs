@@ -42,8 +42,8 @@ impl Store {
     /// The first segment that begins at `from` or behind, to be read, and where to go on.
     #[must_use]
     pub fn take_scrub(&self, from: Revision) -> Option<(ScrubJob, Revision)> {
-        let at = self.segments.list.partition_point(|segment| segment.first < from);
-        let segment = Arc::clone(self.segments.list.get(at)?);
+        let at = self.now.segments.list.partition_point(|segment| segment.first < from);
+        let segment = Arc::clone(self.now.segments.list.get(at)?);
         // A main revision lies in one segment as a whole.
         let last = segment.table.last.max(segment.first);
         let next = Revision::first(last.main.saturating_add(1));
@@ -55,7 +55,8 @@ impl Store {
     pub fn damages(&self) -> Damages {
         let damages = &self.jobs.files.dir.damages;
         if !damages.is_empty() {
-            damages.retain(|file| self.segments.list.iter().any(|segment| segment.path == file));
+            damages
+                .retain(|file| self.now.segments.list.iter().any(|segment| segment.path == file));
         }
         damages.clone()
     }

@@ -49,7 +49,7 @@ pub struct WriteTxn<'a> {
 
 impl<'a> WriteTxn<'a> {
     pub(crate) const fn new(store: &'a mut Store) -> Self {
-        let (main, first) = (store.revision + 1, store.pending.len());
+        let (main, first) = (store.now.revision + 1, store.pending.len());
         WriteTxn { store, main, first }
     }
 
@@ -74,14 +74,14 @@ impl<'a> WriteTxn<'a> {
     /// The latest state of a key, own writes included.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<KeyState> {
-        self.store.index.get(key).and_then(|state| state.live())
+        self.store.now.index.get(key).and_then(|state| state.live())
     }
 
     /// The first `limit` keys (0: all) of a range with their latest records, own writes included,
     /// and the number of all.
     #[must_use]
     pub fn range(&self, range: &KeyRange, limit: usize) -> (Vec<(Bytes, Revision)>, u64) {
-        let refs = range_refs(&self.store.index, range, i64::MAX, limit);
+        let refs = range_refs(&self.store.now.index, range, i64::MAX, limit);
         (refs.keys, refs.count)
     }
 
@@ -92,16 +92,16 @@ impl<'a> WriteTxn<'a> {
         range: &KeyRange,
         passes: impl FnMut(&[u8], &[u8], &KeyState) -> bool,
     ) -> Option<bool> {
-        all_live(&self.store.index, range, i64::MAX, passes)
+        all_live(&self.store.now.index, range, i64::MAX, passes)
     }
 
     /// The state before the transaction, at its revision or older ones.
     #[must_use]
     pub const fn pre_view(&self) -> PreView<'_> {
         PreView {
-            index: &self.store.index,
+            index: &self.store.now.index,
             revision: self.main - 1,
-            compact_revision: self.store.compact_revision,
+            compact_revision: self.store.now.compact_revision,
         }
     }
 
@@ -117,7 +117,7 @@ impl<'a> WriteTxn<'a> {
     pub fn put(&mut self, key: Bytes, value: StoredValue, lease: LeaseId) -> Option<Revision> {
         let (main, sub) = (self.main, self.sub());
         let mut new = State { main, sub, create: main, version: 1 };
-        let old = self.store.index.update(&key, |old| {
+        let old = self.store.now.index.update(&key, |old| {
             if let Some(old) = old.filter(|old| !old.is_tombstone()) {
                 new.create = old.create;
                 new.version = old.version + 1;
@@ -141,14 +141,14 @@ impl<'a> WriteTxn<'a> {
     /// Deletes the keys of a range, in key order. Returns them with the records that they had.
     pub fn delete_range(&mut self, range: &KeyRange) -> Vec<(Bytes, Revision)> {
         let mut found = KeyBuffer::new();
-        self.store.index.scan(range, i64::MAX, 0, |prefix, suffix, state| {
+        self.store.now.index.scan(range, i64::MAX, 0, |prefix, suffix, state| {
             found.push(prefix, suffix, state.revision());
         });
         let found = found.finish();
         for (key, _) in &found {
             let (main, sub) = (self.main, self.sub());
             let mut new = State { main, sub, create: main, version: 0 };
-            let old = self.store.index.update(key, |old| {
+            let old = self.store.now.index.update(key, |old| {
                 new.create = old.map_or(main, |old| old.create);
                 new
             });
@@ -171,7 +171,7 @@ impl<'a> WriteTxn<'a> {
     fn record(&mut self, key: Bytes, old: Option<State>, new: State, record: Record) {
         // What the key was before the transaction, even if this is its second change in it.
         let before = match old {
-            Some(old) if old.main == self.main => self.store.index.get_at(&key, self.main - 1),
+            Some(old) if old.main == self.main => self.store.now.index.get_at(&key, self.main - 1),
             old => old,
         };
         let change = Change {
@@ -190,7 +190,7 @@ impl Drop for WriteTxn<'_> {
     /// The changes are in the index already, so the revision counts however the transaction ends.
     fn drop(&mut self) {
         if self.changed() {
-            self.store.revision = self.main;
+            self.store.now.revision = self.main;
         }
     }
 }

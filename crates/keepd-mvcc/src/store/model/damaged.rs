@@ -21,7 +21,7 @@ fn run(world: &mut World, steps: &[Op]) {
 
 /// Damages a block of a segment, both by position; where it begins.
 fn damage(world: &World, segment: usize, block: usize) -> u64 {
-    let segment = &world.store.segments.list[segment];
+    let segment = &world.store.now.segments.list[segment];
     let frame = segment.table.blocks[block].frame;
     assert!(world.disk.flip(&segment.path, frame.offset + u64::from(frame.len) / 2, 1));
     frame.offset
@@ -46,7 +46,7 @@ fn an_export_and_a_hash_need_no_block_without_a_live_record() {
     let error = view.records().find_map(Result::err).expect("history needs it");
     let text = error.to_string();
     let named =
-        format!("{} is damaged at byte {offset}", world.store.segments.list[0].path.display());
+        format!("{} is damaged at byte {offset}", world.store.now.segments.list[0].path.display());
     assert!(text.starts_with(&named), "{text}");
     let keys = format!("1 record of key \"{}\" lie there", key(4).escape_ascii());
     assert!(text.ends_with(&keys), "{text}");
@@ -67,7 +67,7 @@ fn an_export_and_a_hash_need_no_block_without_a_live_record() {
 fn a_damaged_segment_goes_once_nothing_in_its_damage_can_be_needed() {
     let mut world = overwritten();
     damage(&world, 0, 1);
-    let path = world.store.segments.list[0].path.clone();
+    let path = world.store.now.segments.list[0].path.clone();
     let (job, _) = world.store.take_scrub(keepd_types::Revision::default()).unwrap();
     job.run(&mut |_| true);
     assert_eq!(world.store.damages().len(), 1);
@@ -94,7 +94,7 @@ fn damage_that_may_hold_a_needed_tombstone_stays() {
     run(&mut world, &[Op::Compact(255), Op::Flush, Op::Trim(255), Op::Checkpoint]);
     let at = damage(&world, 1, 0);
     let (segment, path) = {
-        let segment = &world.store.segments.list[1];
+        let segment = &world.store.now.segments.list[1];
         (std::sync::Arc::clone(segment), segment.path.clone())
     };
     segment.read_run(0, 1).unwrap_err();
@@ -119,7 +119,7 @@ fn open(world: &World, disk: &SimDisk, mark: u64) -> Result<Store, Error> {
 
 /// Flushes into one growing segment; damages the second one's block.
 fn damaged_growing(world: &World) -> (SimDisk, std::path::PathBuf, u64) {
-    let segment = world.store.segments.list.last().unwrap();
+    let segment = world.store.now.segments.list.last().unwrap();
     let offset = segment.table.blocks[1].frame.offset;
     let disk = world.disk.kill();
     assert!(disk.flip(&segment.path, offset + 20, 1));
@@ -209,16 +209,16 @@ fn rewrites_around_damage_lose_nothing() {
         run(&mut world, before);
         // A rewrite that has run took its files away.
         run(&mut world, &[Op::FinishRewrite]);
-        let count = world.store.segments.list.len();
+        let count = world.store.now.segments.list.len();
         if count < 2 {
             continue;
         }
         let segment = seed % (count - 1);
-        let blocks = world.store.segments.list[segment].table.blocks.len();
+        let blocks = world.store.now.segments.list[segment].table.blocks.len();
         if blocks == 0 {
             continue;
         }
-        let path = world.store.segments.list[segment].path.clone();
+        let path = world.store.now.segments.list[segment].path.clone();
         let disk = world.disk.clone();
         damage(&world, segment, seed % blocks);
         for op in after.iter().take(250) {

@@ -402,8 +402,8 @@ fn a_broken_flush_is_torn_at_the_end_and_damage_before_another() {
     let put = |key| Op::Put { key, len: 20, is_sealed: false };
     let first = [put(0), Op::Flush];
     first.iter().chain(&[put(1), Op::Flush]).for_each(|op| world.step(op).unwrap());
-    let segment = world.store.segments.list.last().unwrap();
-    assert_eq!((world.store.segments.list.len(), segment.table.blocks.len()), (1, 2));
+    let segment = world.store.now.segments.list.last().unwrap();
+    assert_eq!((world.store.now.segments.list.len(), segment.table.blocks.len()), (1, 2));
     let open = |block: usize| {
         let disk = world.disk.kill();
         assert!(disk.flip(&segment.path, segment.table.blocks[block].frame.offset + 20, 1));

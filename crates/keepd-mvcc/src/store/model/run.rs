@@ -206,7 +206,7 @@ impl World {
     /// The dead that the store counts as they die are those of a recount.
     pub(crate) fn check_dead(&self) {
         let store = &self.store;
-        let mut counted = count_dead(&store.segments, &store.index);
+        let mut counted = count_dead(&store.now.segments, &store.now.index);
         counted.retain(|_, dead| *dead > 0);
         let mut kept = store.dead.clone();
         kept.retain(|_, dead| *dead > 0);
