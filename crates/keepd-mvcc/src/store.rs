@@ -12,6 +12,7 @@ mod model;
 pub(crate) mod reclaim;
 mod rekey;
 pub(crate) mod scrub;
+mod sound;
 pub(crate) mod txn;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -179,7 +180,8 @@ impl Store {
 
     /// Begins a write transaction.
     #[must_use]
-    pub const fn begin(&mut self) -> WriteTxn<'_> {
+    pub fn begin(&mut self) -> WriteTxn<'_> {
+        self.assert_sound();
         WriteTxn::new(self)
     }
 
@@ -199,6 +201,8 @@ impl Store {
     }
 
     fn push_pending(&mut self, entry: Entry) {
+        let last = self.pending.last().map(|last| last.change.revision);
+        assert!(Some(entry.change.revision) > last, "changes come in order");
         self.tail_records += 1;
         self.tail_bytes += entry.bytes();
         self.pending.push(entry);
@@ -210,6 +214,7 @@ impl Store {
     /// # Errors
     /// If the revision is compacted already or in the future.
     pub fn compact(&mut self, revision: i64) -> Result<(), RangeError> {
+        self.assert_sound();
         let (previous, current) = (self.now.compact_revision, self.now.revision);
         if revision <= previous {
             return Err(RangeError::Compacted { required: revision, compacted: previous });
@@ -255,6 +260,7 @@ impl Store {
     }
 
     fn meta_apply(&mut self, op: MetaOp) {
+        self.assert_sound();
         Arc::make_mut(&mut self.now.meta).apply(op.clone());
         self.meta_ops.push(op);
         self.is_dirty = true;
@@ -265,6 +271,7 @@ impl Store {
     /// # Panics
     /// If the applied index goes back.
     pub fn publish(&mut self, applied: Applied) -> Arc<View> {
+        self.assert_sound();
         assert!(applied.index >= self.now.applied.index, "the applied index never goes back");
         self.now.applied = applied;
         self.is_dirty = false;
@@ -289,6 +296,7 @@ impl Store {
     /// Frees at most `leaves_max` leaves of the index of compacted history; returns whether more
     /// waits. Nothing that can be read changes.
     pub fn trim(&mut self, leaves_max: usize) -> bool {
+        self.assert_sound();
         let target = self.trim_target();
         if self.trim.pass.is_none() && self.trim.done < target {
             self.trim.pass = Some((target, Vec::new()));

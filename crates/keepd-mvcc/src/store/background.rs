@@ -91,6 +91,7 @@ impl Store {
     /// not published yet, or while a flush is out. After a flush that failed there is never another:
     /// open the store anew.
     pub fn take_flush(&mut self) -> Option<FlushJob> {
+        self.assert_sound();
         let commit = Commit {
             applied: self.now.applied,
             revision: self.now.revision,
@@ -126,7 +127,11 @@ impl Store {
 
     /// Takes in a flush: the records are read from the segment from now on.
     pub fn finish_flush(&mut self, done: FlushDone) {
+        self.assert_sound();
         let FlushDone { active, segment, durable, records, bytes, written } = done;
+        let before = &self.jobs.durable.commit;
+        assert!(durable.commit.may_follow(before), "what is durable never goes back");
+        assert!(records <= self.tail_records, "more was flushed than there was");
         self.jobs.is_flushing = false;
         self.jobs.active = active;
         self.tail_records -= records;
@@ -139,8 +144,8 @@ impl Store {
             _ => list.push(segment),
         }
         self.now.segments = Arc::new(Segments { list });
-        if let Some(last) = self.now.segments.list.last() {
-            self.now.tail.drop_up_to(last.table.last);
+        if let Some(last) = self.last_flushed() {
+            self.now.tail.drop_up_to(last);
         }
         self.jobs.durable = durable;
         self.publish_files();
@@ -184,6 +189,10 @@ impl Store {
 
     /// Takes in a checkpoint.
     pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
+        self.assert_sound();
+        let index = done.mark.commit.applied.index;
+        let is_newest = self.jobs.checkpoints.iter().all(|it| it.commit.applied.index <= index);
+        assert!(is_newest, "checkpoints are taken one after the other");
         self.jobs.checkpoints.retain(|mark| !done.dropped.contains(&mark.id));
         self.jobs.checkpoints.push(done.mark);
         self.jobs.checkpoint_out = None;

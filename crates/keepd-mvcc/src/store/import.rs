@@ -14,6 +14,7 @@ impl Store {
     /// # Errors
     /// If the record does not fit.
     pub fn import(&mut self, revision: Revision, record: Record) -> Result<(), Error> {
+        self.assert_sound();
         let refused = |reason| Error::Import { revision, reason };
         let kv = KeyValue::decode(&record.encoded)
             .ok()

@@ -187,9 +187,12 @@ impl Store {
 
     /// Takes in a rewrite: from now on the new segment is read.
     pub fn finish_rewrite(&mut self, done: RewriteDone) {
+        self.assert_sound();
         let RewriteDone { removed, added, dropped, pinned, .. } = done;
         let mut list = self.now.segments.list.clone();
         let Some(at) = list.iter().position(|it| removed.first() == Some(&it.id)) else { return };
+        let replaced = list[at..].iter().map(|segment| segment.id).take(removed.len());
+        assert!(replaced.eq(removed.iter().copied()), "a rewrite replaces neighbours");
         let dead_now: u64 = removed.iter().filter_map(|id| self.dead.remove(id)).sum();
         if let Some(added) = &added {
             // What died meanwhile was live when the job looked, so it was copied.
