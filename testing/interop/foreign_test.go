@@ -3,6 +3,10 @@
 package interop
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +39,54 @@ func TestForeignGoKit(t *testing.T) {
 	harness.OnEach(t, func(t *testing.T, s *harness.Store) {
 		runForeign(t, harness.ForeignTool(t, "go-kit.test"), t.TempDir(), []string{"ETCD_ADDR=" + s.ClientURL},
 			"-test.run=TestIntegration", "-test.v", "-test.count=1")
+	})
+}
+
+// CoreDNS answers from a store without users, although its configuration names one.
+func TestForeignCoreDNS(t *testing.T) {
+	harness.OnEach(t, func(t *testing.T, s *harness.Store) {
+		dir, port := t.TempDir(), harness.FreePort(t)
+		corefile := fmt.Sprintf(`example.test:%d {
+  bind 127.0.0.1
+  errors
+  etcd {
+    path /skydns
+    endpoint %s
+    credentials user password
+  }
+}
+`, port, s.ClientURL)
+		path := filepath.Join(dir, "Corefile")
+		if err := os.WriteFile(path, []byte(corefile), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		harness.StartProcess(t, filepath.Join(dir, "log"), nil, harness.CoreDNSTool(t), "-conf", path)
+		resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", port))
+		}}
+		client := s.Client()
+		for name, address := range map[string]string{"a": "10.0.0.1", "b": "10.0.0.2"} {
+			record := fmt.Sprintf(`{"host":%q,"port":80}`, address)
+			if _, err := client.Put(t.Context(), "/skydns/test/example/"+name, record); err != nil {
+				t.Fatal(err)
+			}
+			harness.Eventually(t, 20*time.Second, "the address of "+name+" is told", func() bool {
+				found, err := resolver.LookupHost(t.Context(), name+".example.test.")
+				return err == nil && len(found) == 1 && found[0] == address
+			})
+		}
+		_, services, err := resolver.LookupSRV(t.Context(), "", "", "a.example.test.")
+		if err != nil || len(services) != 1 || services[0].Port != 80 {
+			t.Errorf("SRV: %v %v", services, err)
+		}
+		if _, err := client.Delete(t.Context(), "/skydns/test/example/b"); err != nil {
+			t.Fatal(err)
+		}
+		harness.Eventually(t, 20*time.Second, "b is told no more", func() bool {
+			_, err := resolver.LookupHost(t.Context(), "b.example.test.")
+			var failure *net.DNSError
+			return errors.As(err, &failure) && failure.IsNotFound
+		})
 	})
 }
 
@@ -84,8 +136,13 @@ func TestForeignGRPCIO(t *testing.T) {
 	if python == "" {
 		t.Fatal("KEEPD_INTEROP_PYTHON names no Python with grpcio: run `cargo xtask interop --all`")
 	}
+	// A program runs in a folder of its own.
+	script, err := filepath.Abs(filepath.Join("foreign", "gzip_channel.py"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	harness.OnEach(t, func(t *testing.T, s *harness.Store) {
-		out := harness.MustRun(t, nil, python, filepath.Join("foreign", "gzip_channel.py"), s.Endpoint)
+		out := harness.MustRun(t, nil, python, script, s.Endpoint)
 		equal(t, "answers", out, "put ok\nget 2000\n")
 	})
 }

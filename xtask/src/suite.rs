@@ -93,6 +93,7 @@ pub(crate) fn run_foreign() -> Result<()> {
         .env("KEEPD_INTEROP_ETCD", &tools.etcd)
         .env("KEEPD_INTEROP_KUBE", &tools.kube)
         .env("KEEPD_INTEROP_FOREIGN", &foreign.programs)
+        .env("KEEPD_INTEROP_COREDNS", &foreign.coredns)
         .env("KEEPD_INTEROP_ENVTEST", &foreign.envtest)
         .env("KEEPD_INTEROP_PYTHON", &foreign.python)
         .run()

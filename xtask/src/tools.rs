@@ -100,17 +100,28 @@ const ENVTEST: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// CoreDNS, which answers from what lies in etcd.
+const COREDNS: ToolSet = ToolSet {
+    name: "coredns",
+    module: "testing/interop/coredns",
+    binaries: &[("coredns", "github.com/coredns/coredns")],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
 /// The folders of `cargo xtask interop --all`.
 #[derive(Debug)]
 pub(crate) struct ForeignTools {
     pub(crate) programs: PathBuf,
+    pub(crate) coredns: PathBuf,
     pub(crate) envtest: PathBuf,
     pub(crate) python: PathBuf,
 }
 
 /// Builds what only `cargo xtask interop --all` runs.
 pub(crate) fn build_foreign() -> Result<ForeignTools> {
-    Ok(ForeignTools { programs: build(&FOREIGN)?, envtest: build(&ENVTEST)?, python: python()? })
+    let (programs, coredns) = (build(&FOREIGN)?, build(&COREDNS)?);
+    Ok(ForeignTools { programs, coredns, envtest: build(&ENVTEST)?, python: python()? })
 }
 
 /// A Python with the packages of `requirements.txt`.

@@ -42,6 +42,11 @@ func ForeignTool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_FOREIGN", "foreign", "foreign/go.sum", name)
 }
 
+// CoreDNSTool is CoreDNS with all its plugins.
+func CoreDNSTool(t testing.TB) string {
+	return tool(t, "KEEPD_INTEROP_COREDNS", "coredns", "coredns/go.sum", "coredns")
+}
+
 // EnvtestTool is one of controller-runtime's own test programs.
 func EnvtestTool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_ENVTEST", "envtest", "envtest/go.sum", name)
