@@ -237,10 +237,7 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
         };
         let Some((segment, closed)) = opened else { continue };
         let before: Option<&Arc<Segment>> = segments.list.last();
-        let may_follow = |before: &Arc<Segment>| {
-            before.first <= segment.first && segment.table.commit.may_follow(&before.table.commit)
-        };
-        if !before.is_none_or(may_follow) {
+        if before.is_some_and(|before| !may_follow(before, &segment, doubt.as_ref())) {
             return Err(segment.corrupt(0, "the segment is out of order"));
         }
         kept.push(SegmentEntry::Closed(closed));
@@ -253,6 +250,16 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
     }
     live.segments = kept;
     Ok((segments, doubt, torn))
+}
+
+/// Whether a segment can lie behind another one, also without its last flush, which may move into a
+/// segment of its own.
+fn may_follow(before: &Segment, segment: &Segment, doubt: Option<&Doubt>) -> bool {
+    let commit = before.table.commit;
+    let kept = doubt.and_then(Option::as_ref).map(|kept| kept.table.commit);
+    before.first <= segment.first
+        && commit.revision <= segment.first.main
+        && kept.unwrap_or(segment.table.commit).may_follow(&commit)
 }
 
 fn open_active(dir: &Directory, id: u64) -> Result<(Option<Grown>, Option<Torn>), Error> {

@@ -219,7 +219,8 @@ impl Scan<'_> {
             Some((block.entry(0)?.change.revision, last.change.revision, block.count()))
         });
         let (first, last, count) = ends.ok_or_else(|| self.corrupt("a malformed block"))?;
-        if !self.fresh.blocks.is_empty() && first <= self.fresh.last {
+        let is_behind_last = self.fresh.blocks.is_empty() || first > self.fresh.last;
+        if !is_behind_last || first.main < self.table.commit.revision {
             return Err(self.corrupt("records out of order"));
         }
         self.fresh.blocks.push(BlockRef { first, frame: at });
