@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use keepd_crypto::ConfigOptions;
 use keepd_env::Env;
 
-use crate::output;
+use keepd_cli::output;
 
 /// Encryption at rest: keys, configuration files, and how a server stands.
 #[derive(Debug, Parser)]

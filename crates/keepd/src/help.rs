@@ -1,6 +1,6 @@
 //! What `keepd help` and `keepd version` print.
 
-use crate::output;
+use keepd_cli::output;
 
 /// Prints text as it is.
 pub(crate) fn print(text: &str) {

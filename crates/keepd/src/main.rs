@@ -5,25 +5,20 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use keepd_cli::wiping::{Wiping, wiping};
+use keepd_cli::{etcdctl, etcdutl, output};
 use keepd_crypto::{ConfigOptions, EncryptionConfig};
 
-use crate::wiping::wiping;
-
-mod ctl;
 mod encryption;
 mod flags;
 mod help;
 mod logging;
-mod output;
 mod pki;
 mod quickstart;
 mod serve;
-mod shell;
-mod utl;
-mod wiping;
 
 #[global_allocator]
-static ALLOCATOR: wiping::Wiping = wiping::Wiping;
+static ALLOCATOR: Wiping = Wiping;
 
 /// Gives memory that a burst took and left back to the system. The allocator does so by itself only
 /// when it is asked for more, which after a burst may be hours later.
@@ -84,8 +79,8 @@ fn main() -> ExitCode {
 fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
     match name {
         "etcd" => Some(server),
-        "etcdctl" | "keepctl" | "ctl" => Some(ctl::main),
-        "etcdutl" | "utl" => Some(utl::main),
+        "etcdctl" | "keepctl" | "ctl" => Some(etcdctl::main),
+        "etcdutl" | "utl" => Some(etcdutl::main),
         _ => None,
     }
 }

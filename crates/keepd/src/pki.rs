@@ -80,7 +80,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     };
     match run(&Env::real(), arguments.command) {
         Ok(text) => {
-            crate::output::print(text.as_bytes());
+            keepd_cli::output::print(text.as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -127,7 +127,7 @@ fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<flags::Parsed>
     let made = prepare(env, &place)?;
     let mut flags = place.flags();
     let guide = guide::text(&place, &made, &std::env::current_exe()?, !arguments.no_start);
-    crate::output::print(guide.as_bytes());
+    keepd_cli::output::print(guide.as_bytes());
     if arguments.no_start {
         return Ok(None);
     }

@@ -6,7 +6,7 @@
 use keepd_backup::InitialCluster;
 use keepd_crypto::{Directories, Scope};
 
-#[path = "../../../crates/keepd/src/ctl/gostr.rs"]
+#[path = "../../../crates/keepd-cli/src/engine/gostr.rs"]
 mod gostr;
 #[path = "../../../crates/keepd/src/flags/urls.rs"]
 mod urls;

@@ -22,6 +22,7 @@ const ORDER: &[&str] = &[
     "keepd-tls",
     "keepd-kms",
     "keepd-backup",
+    "keepd-cli",
     "keepd-node",
     "keepd-server",
     "keepd",

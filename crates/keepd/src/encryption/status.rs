@@ -20,8 +20,8 @@ pub(super) fn run(arguments: &StatusArguments) -> anyhow::Result<()> {
     let body = runtime.block_on(fetch::get(&arguments.endpoint, path, tls))?;
     let status: Value = serde_json::from_slice(&body).context("the answer is not JSON")?;
     match arguments.write_out {
-        Format::Json => crate::output::line(&status.to_string()),
-        Format::Table => crate::output::print(table(&status).as_bytes()),
+        Format::Json => keepd_cli::output::line(&status.to_string()),
+        Format::Table => keepd_cli::output::print(table(&status).as_bytes()),
     }
     Ok(())
 }

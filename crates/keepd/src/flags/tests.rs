@@ -1,5 +1,7 @@
 //! Whole command lines, environments and files against etcd's answers.
 
+mod start_line;
+
 use std::time::Duration;
 
 use keepd_server::AutoCompaction;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Made, Place};
-use crate::shell::quoted;
+use keepd_cli::shell::quoted;
 
 /// The whole text.
 pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> String {

@@ -12,7 +12,7 @@ use keepd_node::{FileCounts, Handle};
 use keepd_types::KeyId;
 use zeroize::Zeroizing;
 
-use crate::wiping::wiping;
+use keepd_cli::wiping::wiping;
 
 /// How often the file is looked at; Kubernetes waits a minute.
 const INTERVAL: Duration = Duration::from_secs(2);

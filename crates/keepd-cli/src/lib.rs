@@ -1,0 +1,12 @@
+//! etcdctl and etcdutl: their command line, and what every program of the binary does alike.
+//!
+//! Both speak to a cluster or to files through the crates that the server uses too, but know
+//! neither server nor node: they would do their work beside etcd as well.
+
+mod engine;
+pub mod etcdctl;
+pub mod etcdutl;
+pub mod output;
+pub mod shell;
+pub mod start_line;
+pub mod wiping;
