@@ -14,15 +14,13 @@ use bytes::Bytes;
 use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
 use keepd_mvcc::Applied;
 use keepd_types::{LeaseId, Term};
-use tokio::sync::oneshot;
 
-use crate::background::Done;
 use crate::encryption::active_keys;
-use crate::handle::{Completion, LeaseTimeToLive, Renewal};
 use crate::housekeeping::Housekeeping;
-use crate::hub_thread::HubEvent;
-use crate::raft_thread::{RaftEvent, Reader};
-use crate::room::Taken;
+use crate::messages::{
+    ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
+    Renewal,
+};
 use crate::shared::Shared;
 use crate::unapplied::Waiting;
 
@@ -30,61 +28,8 @@ use crate::unapplied::Waiting;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The sleep while a compaction is under way: somebody may wait for it.
 const BRIEF: Duration = Duration::from_micros(200);
-/// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
-pub(crate) const PIECE_MAX: usize = 5_000;
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
-
-/// What the apply thread reacts to.
-#[derive(Debug)]
-pub(crate) enum ApplyEvent {
-    /// Entries to apply, in order.
-    Committed(Vec<Committed>),
-    /// Reads to release once the index is applied.
-    WaitApplied {
-        /// The index.
-        index: u64,
-        /// Who waits.
-        readers: Vec<Reader>,
-    },
-    /// The term in which this member leads; `None` if it no longer does.
-    Leading(Option<Term>),
-    /// Renew a lease.
-    Renew(LeaseId, oneshot::Sender<Renewal>),
-    /// Tell a lease's time.
-    TimeToLive {
-        /// The lease.
-        id: LeaseId,
-        /// Its keys are wanted, those behind this one.
-        keys_after: Option<Bytes>,
-        /// Who asks.
-        reply: oneshot::Sender<Option<LeaseTimeToLive>>,
-    },
-    /// List leases behind this one with the times of their ends.
-    Leases {
-        /// The last one that is known.
-        after: Option<LeaseId>,
-        /// Who asks.
-        reply: oneshot::Sender<Vec<(Duration, LeaseId)>>,
-    },
-    /// A background job has ended.
-    Background(Box<Done>),
-    /// Reclaim what can be reclaimed; answered when a full round is done.
-    Reclaim(oneshot::Sender<()>),
-    /// Answered when nothing of past compactions is left to do.
-    Settle(oneshot::Sender<()>),
-    /// Apply what came before, make it durable and end.
-    Stop,
-}
-
-/// A committed entry and, if it was proposed here, its room.
-#[derive(Debug)]
-pub(crate) struct Committed {
-    pub(crate) entry: keepd_raft::Entry,
-    /// Somebody waits for its outcome, see [`crate::unapplied`].
-    pub(crate) is_awaited: bool,
-    pub(crate) _room: Taken,
-}
 
 #[derive(Debug)]
 pub(crate) struct ApplyThread {

@@ -3,22 +3,16 @@
 //! Flushes have a thread, since the log grows until they are done. So have rewrites, which are paced
 //! lest they starve the log of disk time: a compaction's hash does not wait for them.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{DataKeyId, KeyringError};
-use keepd_mvcc::{
-    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, InPlace,
-    RewriteDone, RewriteJob, ScrubJob, View,
-};
+use keepd_mvcc::{InPlace, View};
 
-use crate::apply_thread::ApplyEvent;
 use crate::ballast::Asks;
-use crate::conversion::Writer;
 use crate::in_place::check_store;
 use crate::inbox::Inbox;
+use crate::messages::{ApplyEvent, Done, Job, Writer};
 use crate::shared::Shared;
 
 /// How long the thread sleeps when nothing happens.
@@ -28,57 +22,6 @@ const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// Bytes per second that are read only to look for damage.
 const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
-
-/// Work off the apply thread.
-#[derive(Debug)]
-pub(crate) enum Job {
-    Flush(Box<FlushJob>),
-    Checkpoint(CheckpointJob),
-    Rewrite(RewriteJob),
-    CompactionHash(CompactionHashJob),
-    /// Counts the values that are sealed.
-    CountSealed(Arc<View>),
-    /// Brings the ballast back.
-    RestoreBallast,
-    /// Looks for damage in a segment.
-    Scrub(ScrubJob),
-    /// Forgets data keys that no file lies under.
-    RetireKeys {
-        /// What was active when the files were counted.
-        active: DataKeyId,
-        /// What files lie under.
-        in_use: BTreeSet<DataKeyId>,
-    },
-}
-
-/// A finished job.
-#[derive(Debug)]
-pub(crate) enum Done {
-    Flush {
-        done: Box<FlushDone>,
-        took: Duration,
-    },
-    Checkpoint(CheckpointDone),
-    Rewrite(RewriteDone),
-    /// None if a part of what it needs cannot be read.
-    CompactionHash(Option<HashKv>),
-    /// None if a part of the store cannot be read.
-    CountSealed(Option<u64>),
-    RestoreBallast,
-    /// A flush waited for space or a descriptor, and the member stops.
-    FlushGivenUp,
-    Scrub,
-    RetireKeys(Result<bool, KeyringError>),
-    /// A part of what it was to read is damaged: it is left alone.
-    Damaged(Writer),
-    /// There was no space, or no descriptor: to be done anew later.
-    Postponed {
-        /// What the job writes.
-        writer: Writer,
-        /// It was space.
-        for_space: bool,
-    },
-}
 
 /// The way to the background threads: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]

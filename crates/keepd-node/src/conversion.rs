@@ -16,9 +16,8 @@ use keepd_env::Env;
 use keepd_mvcc::{Record, Resealer, Store};
 use keepd_types::{KeyValue, StoredValue};
 
-use crate::background::Job;
+use crate::messages::{Job, WalEvent, Writer};
 use crate::shared::Shared;
-use crate::wal_thread::WalEvent;
 
 /// How long after a failure or an unfinished count it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -53,14 +52,6 @@ pub struct FileCounts {
     pub is_settled: bool,
     /// Damaged files of the store that cannot be rewritten, so that their data keys are kept.
     pub held_back: Vec<PathBuf>,
-}
-
-/// A kind of job that writes files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Writer {
-    Flush,
-    Checkpoint,
-    Rewrite,
 }
 
 #[derive(Debug)]

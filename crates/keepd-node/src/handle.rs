@@ -8,56 +8,21 @@ use bytes::Bytes;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
 use keepd_machine::layout::Identity;
-use keepd_machine::{Command, Envelope, Outcome};
+use keepd_machine::{Command, Envelope};
 use keepd_mvcc::{Damages, HashKv, View};
 use keepd_types::{LeaseId, limits};
 use tokio::sync::{oneshot, watch};
 
-use crate::apply_thread::{ApplyEvent, PIECE_MAX};
 use crate::error::Error;
 use crate::hub_thread::HubHandle;
 use crate::inbox::Refused;
+use crate::messages::{
+    ApplyEvent, Completion, LeaseTimeToLive, PIECE_MAX, Proposal, RaftEvent, Renewal,
+};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::raft_thread::{Proposal, RaftEvent};
 use crate::shared::{HaltReason, Shared};
 use crate::unapplied::Stall;
-
-/// An applied command: what came out, and the view that shows it.
-#[derive(Clone, Debug)]
-pub struct Completion {
-    /// The answer of the state machine.
-    pub outcome: Outcome,
-    /// A view that holds every record the outcome names.
-    pub view: Arc<View>,
-    /// Raft's term when it was applied.
-    pub term: u64,
-}
-
-/// The answer to a keep-alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Renewal {
-    /// The lease has its full time again.
-    Renewed {
-        /// The granted time to live.
-        ttl: i64,
-    },
-    /// There is no such lease, or it is ending.
-    Gone,
-    /// This member does not keep the deadlines.
-    NotPrimary,
-}
-
-/// A lease's time and keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseTimeToLive {
-    /// Seconds granted.
-    pub granted_ttl: i64,
-    /// Whole seconds left.
-    pub remaining_ttl: i64,
-    /// Attached keys, if asked for.
-    pub keys: Vec<Bytes>,
-}
 
 /// Where the member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,7 +253,7 @@ impl Handle {
     /// The watch hub.
     #[must_use]
     pub fn hub(&self) -> HubHandle {
-        HubHandle { shared: Arc::clone(&self.shared) }
+        HubHandle::new(Arc::clone(&self.shared.hub), Arc::clone(&self.shared.hub_requests))
     }
 
     /// Raised alarms.

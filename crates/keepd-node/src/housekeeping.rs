@@ -12,12 +12,12 @@ use keepd_mvcc::{Applied, Reclaim, RewriteJob, Urgency, full_speed};
 use keepd_types::Revision;
 use tokio::sync::oneshot;
 
-use crate::background::{Background, Done, Job};
+use crate::background::Background;
 use crate::ballast::Asks;
-use crate::conversion::{Conversion, Wish, Writer};
+use crate::conversion::{Conversion, Wish};
 use crate::encryption::active_keys;
+use crate::messages::{Done, Job, WalEvent, Writer};
 use crate::shared::Shared;
-use crate::wal_thread::WalEvent;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
 pub(crate) const EXPIRED_MAX: usize = 500;

@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_types::RangeEnd;
-use keepd_watch::{Batch, Hub, Limits, Sink, StreamId, WatchId, WatchSpec, Work};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use keepd_watch::{Hub, Limits, Sink, StreamId, WatchId, WatchSpec, Work};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::Error;
+use crate::inbox::Inbox;
+use crate::messages::{HUB_REQUEST_BYTES_MAX, HubEvent, Opened, Request};
 use crate::shared::Shared;
 
-/// Bytes of requests that streams may have under way here; more wait for their turn.
-pub(crate) const REQUEST_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// What a request counts beside its keys.
 const REQUEST_BYTES: usize = 256;
 /// How long the thread sleeps when every watcher is synced.
@@ -24,62 +24,19 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long it sleeps when some stream takes nothing.
 const BLOCKED: Duration = Duration::from_millis(10);
 
-/// What the hub thread reacts to.
-pub(crate) enum HubEvent {
-    /// Applied changes.
-    Publish(Batch),
-    /// The end of a stream.
-    Close(StreamId),
-    /// What a client asks, and its place among the requests under way.
-    Request(Request, OwnedSemaphorePermit),
-}
-
-/// What a client asks of the hub.
-pub(crate) enum Request {
-    /// A new stream.
-    Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<Opened> },
-    /// A new watcher.
-    Create(StreamId, Box<WatchSpec>),
-    /// The end of a watcher.
-    Cancel(StreamId, WatchId),
-    /// A stream asks how far all its watchers are.
-    Progress(StreamId),
-}
-
-impl std::fmt::Debug for HubEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Publish(_) => "Publish",
-            Self::Close(_) => "Close",
-            Self::Request(Request::Open { .. }, _) => "Open",
-            Self::Request(Request::Create(..), _) => "Create",
-            Self::Request(Request::Cancel(..), _) => "Cancel",
-            Self::Request(Request::Progress(_), _) => "Progress",
-        })
-    }
-}
-
-/// A stream that is closed again unless its opener takes it: the opener's task may end at any time.
-pub(crate) struct Opened {
-    stream: Option<StreamId>,
-    hub: HubHandle,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            self.hub.close_stream(stream);
-        }
-    }
-}
-
 /// The way into the watch hub.
 #[derive(Clone, Debug)]
 pub struct HubHandle {
-    pub(crate) shared: Arc<Shared>,
+    inbox: Arc<Inbox<HubEvent>>,
+    /// Bytes that requests may have under way.
+    under_way: Arc<Semaphore>,
 }
 
 impl HubHandle {
+    pub(crate) const fn new(inbox: Arc<Inbox<HubEvent>>, under_way: Arc<Semaphore>) -> Self {
+        Self { inbox, under_way }
+    }
+
     /// Opens a stream that writes into `sink`.
     ///
     /// # Errors
@@ -97,18 +54,18 @@ impl HubHandle {
 
     /// Ends all streams, and takes no new ones.
     pub fn close(&self) {
-        self.shared.hub.close();
+        self.inbox.close();
     }
 
     /// Whether all streams have been ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.shared.hub.is_closed()
+        self.inbox.is_closed()
     }
 
     /// Ends a stream.
     pub fn close_stream(&self, stream: StreamId) {
-        self.shared.hub.hand(HubEvent::Close(stream));
+        self.inbox.hand(HubEvent::Close(stream));
     }
 
     /// Creates a watcher; the answer comes through the sink, which has kept a place for it. Waits
@@ -143,10 +100,10 @@ impl HubHandle {
 
     async fn ask(&self, request: Request, key_bytes: usize) -> Result<(), Error> {
         let bytes = u32::try_from(REQUEST_BYTES.saturating_add(key_bytes)).unwrap_or(u32::MAX);
-        let under_way = Arc::clone(&self.shared.hub_requests);
-        let place = under_way.acquire_many_owned(bytes.min(REQUEST_BYTES_MAX)).await;
+        let under_way = Arc::clone(&self.under_way);
+        let place = under_way.acquire_many_owned(bytes.min(HUB_REQUEST_BYTES_MAX)).await;
         let place = place.map_err(|_closed| Error::Stopped)?;
-        let handed = self.shared.hub.hand(HubEvent::Request(request, place));
+        let handed = self.inbox.hand(HubEvent::Request(request, place));
         if handed { Ok(()) } else { Err(Error::Stopped) }
     }
 }
@@ -211,7 +168,7 @@ fn answer(shared: &Arc<Shared>, hub: &mut Hub, request: Request) {
             let now = shared.env.clock.monotonic();
             let stream = Some(hub.open_stream(sink, now, progress_interval));
             // Nobody may wait any more: then it is closed by being dropped.
-            let _ = reply.send(Opened { stream, hub: HubHandle { shared: Arc::clone(shared) } });
+            let _ = reply.send(Opened { stream, hub: Arc::clone(&shared.hub) });
         }
         Request::Create(stream, spec) => {
             hub.create(stream, *spec);

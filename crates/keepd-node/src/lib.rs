@@ -9,7 +9,7 @@
 //!                        outcomes <-----------+  +--changes--> hub thread --> watch streams
 //! ```
 //!
-//! Every arrow is an inbox that its reader drains whole, so that whatever gathers while a thread is
+//! Every arrow is a type in `messages.rs` and an inbox that its reader drains whole, so that whatever gathers while a thread is
 //! busy becomes its next batch.
 
 mod apply_thread;
@@ -27,6 +27,7 @@ mod in_place;
 mod inbox;
 mod key_check;
 mod leadership;
+mod messages;
 mod metrics;
 mod node;
 mod options;
@@ -40,8 +41,9 @@ pub use boot::DataDir;
 pub use conversion::FileCounts;
 pub use encryption::{Reloads, ValueCounts};
 pub use error::{BootError, Error};
-pub use handle::{Completion, Handle, LeaseTimeToLive, Renewal, Space, Status};
+pub use handle::{Handle, Space, Status};
 pub use hub_thread::HubHandle;
+pub use messages::{Completion, LeaseTimeToLive, Renewal};
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;
 pub use options::{BALLAST_BYTES, FLUSH_INTERVAL, Options};

@@ -9,7 +9,7 @@ use keepd_machine::membership::{self, Member};
 use keepd_machine::{Command, tables};
 use keepd_mvcc::{Applied, RoomMaker};
 
-use crate::apply_thread::{ApplyEvent, ApplyThread};
+use crate::apply_thread::ApplyThread;
 use crate::background::Background;
 use crate::ballast::Asks;
 use crate::boot::{DataDir, Opened};
@@ -17,8 +17,9 @@ use crate::error::{BootError, Error};
 use crate::handle::Handle;
 use crate::housekeeping::Housekeeping;
 use crate::hub_thread;
+use crate::messages::{ApplyEvent, RaftEvent};
 use crate::options::Options;
-use crate::raft_thread::{RaftEvent, RaftThread};
+use crate::raft_thread::RaftThread;
 use crate::shared::Shared;
 use crate::wal_thread::WalThread;
 

@@ -12,15 +12,12 @@ use bytes::Bytes;
 use keepd_machine::Origin;
 use keepd_raft::{Actions, Core, HardState, Role};
 use keepd_types::Term;
-use tokio::sync::oneshot;
 
-use crate::apply_thread::{ApplyEvent, Committed};
 use crate::error::Error;
-use crate::handle::Completion;
+use crate::messages::{ApplyEvent, Committed, Proposal, RaftEvent, Reader, Waiter, WalEvent};
 use crate::room::Taken;
 use crate::shared::Shared;
 use crate::unapplied::Waiting;
-use crate::wal_thread::WalEvent;
 
 /// Bytes of commands proposed at once.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -34,43 +31,6 @@ const BATCH_PROPOSALS_MAX: usize = 2048;
 const GATHER_MAX: Duration = Duration::from_millis(2);
 /// Bytes of commands that may wait here until Raft takes them.
 const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// The task that waits for a command's outcome.
-pub(crate) type Waiter = oneshot::Sender<Result<Completion, Error>>;
-/// The task that waits to read.
-pub(crate) type Reader = oneshot::Sender<Result<(), Error>>;
-
-/// What the Raft thread reacts to.
-#[derive(Debug)]
-pub(crate) enum RaftEvent {
-    /// A command, and who waits for it.
-    Propose(Proposal),
-    /// A linearizable read.
-    Read(Reader),
-    /// The WAL has the batch of this number.
-    Persisted(u64),
-    /// Everything up to this index is applied.
-    Applied(u64),
-    /// Shut down in order.
-    Stop,
-}
-
-/// A command on its way into the log.
-#[derive(Debug)]
-pub(crate) struct Proposal {
-    /// Its number among the proposals of this start.
-    pub(crate) sequence: u64,
-    /// The command in its envelope.
-    pub(crate) encoded: Bytes,
-    /// It overtakes what it is to refuse.
-    pub(crate) is_urgent: bool,
-    /// `None` for the node's own commands: whoever decided one decides it again if it gets lost.
-    pub(crate) waiter: Option<Waiter>,
-    /// When it was taken.
-    pub(crate) taken: Duration,
-    /// Its room, kept until it is applied, also if its client goes away.
-    pub(crate) room: Taken,
-}
 
 /// A proposal that has a place in the log.
 #[derive(Debug)]
@@ -437,9 +397,11 @@ mod tests {
     use keepd_machine::command::Put;
     use keepd_machine::{Command, Envelope};
     use keepd_types::StoredValue;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::boot::{DataDir, Opened};
+    use crate::messages::Completion;
     use crate::options::Options;
 
     fn raft_thread() -> RaftThread {

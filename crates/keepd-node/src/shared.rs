@@ -17,20 +17,17 @@ use keepd_wal::Wal;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use crate::apply_thread::ApplyEvent;
 use crate::ballast::{Asks, Ballast};
 use crate::conversion::{FileCounts, WalFiles};
 use crate::encryption::Reloads;
 use crate::growth::Growth;
-use crate::hub_thread::{HubEvent, REQUEST_BYTES_MAX};
 use crate::inbox::Inbox;
 use crate::leadership::Leadership;
+use crate::messages::{ApplyEvent, HUB_REQUEST_BYTES_MAX, HubEvent, Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::raft_thread::{Proposal, RaftEvent};
 use crate::room::Room;
 use crate::unapplied::Unapplied;
-use crate::wal_thread::WalEvent;
 
 /// Bytes of client requests that may wait for the Raft thread.
 const PROPOSE_QUEUE_BYTES: usize = 64 * 1024 * 1024;
@@ -63,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) apply: Inbox<ApplyEvent>,
     /// What is committed and not published.
     pub(crate) unapplied: Unapplied,
-    pub(crate) hub: Inbox<HubEvent>,
+    pub(crate) hub: Arc<Inbox<HubEvent>>,
     /// Bytes that requests to the hub may have under way.
     pub(crate) hub_requests: Arc<Semaphore>,
     /// Raft's current term.
@@ -125,8 +122,8 @@ impl Shared {
             wal: Inbox::new(usize::MAX),
             apply: Inbox::new(APPLY_QUEUE_WEIGHT),
             unapplied: Unapplied::default(),
-            hub: Inbox::new(HUB_QUEUE_BYTES),
-            hub_requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX as usize)),
+            hub: Arc::new(Inbox::new(HUB_QUEUE_BYTES)),
+            hub_requests: Arc::new(Semaphore::new(HUB_REQUEST_BYTES_MAX as usize)),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             commit_index: AtomicU64::new(0),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::Error;
-use crate::raft_thread::Waiter;
+use crate::messages::Waiter;
 
 /// A committed entry that somebody waits for.
 #[derive(Debug)]

@@ -10,14 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_crypto::DataKeyId;
-use keepd_raft::Actions;
 use keepd_types::{Entry, HardState};
 use keepd_wal::{Batch, Wal};
 
 use crate::ballast::Asks;
 use crate::conversion::WalFiles;
 use crate::in_place::LogInPlace;
-use crate::raft_thread::RaftEvent;
+use crate::messages::{RaftEvent, WalEvent};
 use crate::shared::Shared;
 
 /// How long the thread sleeps when nothing happens.
@@ -28,28 +27,6 @@ const SLOW_SYNC: Duration = Duration::from_secs(1);
 /// A file of the log that takes more than this ends while space is short: much more than the reserve
 /// that the next one begins with.
 const SHRUNK_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What the WAL thread reacts to.
-#[derive(Debug)]
-pub(crate) enum WalEvent {
-    /// Append, sync, confirm.
-    Append(Actions),
-    /// A hard state that may be written with the next batch.
-    Remember(HardState),
-    /// The store is durable up to here: segments behind it may go.
-    Release {
-        /// The index.
-        index: u64,
-        /// Its term.
-        term: u64,
-        /// Space is short: the file that is written is to end, so that it can go too.
-        is_short: bool,
-    },
-    /// Write on under the data key that is active now, and count the files by theirs.
-    Rekey,
-    /// Write what is remembered and end.
-    Stop,
-}
 
 /// [`WalEvent::Release`].
 #[derive(Clone, Copy, Debug)]

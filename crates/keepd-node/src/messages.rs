@@ -1,0 +1,284 @@
+//! The arrows between the member's threads, as types.
+//!
+//! Each thread reacts to one enum, which it takes out of its inbox. Nothing here knows a thread, so
+//! that whoever sends imports only this file and not the receiver.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepd_crypto::{DataKeyId, KeyringError};
+use keepd_machine::Outcome;
+use keepd_mvcc::{
+    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
+    RewriteJob, ScrubJob, View,
+};
+use keepd_raft::Actions;
+use keepd_types::{HardState, LeaseId, Term};
+use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::error::Error;
+use crate::inbox::Inbox;
+use crate::room::Taken;
+
+/// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
+pub(crate) const PIECE_MAX: usize = 5_000;
+/// BOUND: bytes of requests that streams may have under way to the hub; more wait for their turn.
+pub(crate) const HUB_REQUEST_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// The task that waits for a command's outcome.
+pub(crate) type Waiter = oneshot::Sender<Result<Completion, Error>>;
+/// The task that waits to read.
+pub(crate) type Reader = oneshot::Sender<Result<(), Error>>;
+
+/// An applied command: what came out, and the view that shows it.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The answer of the state machine.
+    pub outcome: Outcome,
+    /// A view that holds every record the outcome names.
+    pub view: Arc<View>,
+    /// Raft's term when it was applied.
+    pub term: u64,
+}
+
+/// The answer to a keep-alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease has its full time again.
+    Renewed {
+        /// The granted time to live.
+        ttl: i64,
+    },
+    /// There is no such lease, or it is ending.
+    Gone,
+    /// This member does not keep the deadlines.
+    NotPrimary,
+}
+
+/// A lease's time and keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseTimeToLive {
+    /// Seconds granted.
+    pub granted_ttl: i64,
+    /// Whole seconds left.
+    pub remaining_ttl: i64,
+    /// Attached keys, if asked for.
+    pub keys: Vec<Bytes>,
+}
+
+/// What the Raft thread reacts to.
+#[derive(Debug)]
+pub(crate) enum RaftEvent {
+    /// A command, and who waits for it.
+    Propose(Proposal),
+    /// A linearizable read.
+    Read(Reader),
+    /// The WAL has the batch of this number.
+    Persisted(u64),
+    /// Everything up to this index is applied.
+    Applied(u64),
+    /// Shut down in order.
+    Stop,
+}
+
+/// A command on its way into the log.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    /// Its number among the proposals of this start.
+    pub(crate) sequence: u64,
+    /// The command in its envelope.
+    pub(crate) encoded: Bytes,
+    /// It overtakes what it is to refuse.
+    pub(crate) is_urgent: bool,
+    /// `None` for the node's own commands: whoever decided one decides it again if it gets lost.
+    pub(crate) waiter: Option<Waiter>,
+    /// When it was taken.
+    pub(crate) taken: Duration,
+    /// Its room, kept until it is applied, also if its client goes away.
+    pub(crate) room: Taken,
+}
+
+/// What the WAL thread reacts to.
+#[derive(Debug)]
+pub(crate) enum WalEvent {
+    /// Append, sync, confirm.
+    Append(Actions),
+    /// A hard state that may be written with the next batch.
+    Remember(HardState),
+    /// The store is durable up to here: segments behind it may go.
+    Release {
+        /// The index.
+        index: u64,
+        /// Its term.
+        term: u64,
+        /// Space is short: the file that is written is to end, so that it can go too.
+        is_short: bool,
+    },
+    /// Write on under the data key that is active now, and count the files by theirs.
+    Rekey,
+    /// Write what is remembered and end.
+    Stop,
+}
+
+/// What the apply thread reacts to.
+#[derive(Debug)]
+pub(crate) enum ApplyEvent {
+    /// Entries to apply, in order.
+    Committed(Vec<Committed>),
+    /// Reads to release once the index is applied.
+    WaitApplied {
+        /// The index.
+        index: u64,
+        /// Who waits.
+        readers: Vec<Reader>,
+    },
+    /// The term in which this member leads; `None` if it no longer does.
+    Leading(Option<Term>),
+    /// Renew a lease.
+    Renew(LeaseId, oneshot::Sender<Renewal>),
+    /// Tell a lease's time.
+    TimeToLive {
+        /// The lease.
+        id: LeaseId,
+        /// Its keys are wanted, those behind this one.
+        keys_after: Option<Bytes>,
+        /// Who asks.
+        reply: oneshot::Sender<Option<LeaseTimeToLive>>,
+    },
+    /// List leases behind this one with the times of their ends.
+    Leases {
+        /// The last one that is known.
+        after: Option<LeaseId>,
+        /// Who asks.
+        reply: oneshot::Sender<Vec<(Duration, LeaseId)>>,
+    },
+    /// A background job has ended.
+    Background(Box<Done>),
+    /// Reclaim what can be reclaimed; answered when a full round is done.
+    Reclaim(oneshot::Sender<()>),
+    /// Answered when nothing of past compactions is left to do.
+    Settle(oneshot::Sender<()>),
+    /// Apply what came before, make it durable and end.
+    Stop,
+}
+
+/// A committed entry and, if it was proposed here, its room.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) entry: keepd_raft::Entry,
+    /// Somebody waits for its outcome, see [`crate::unapplied`].
+    pub(crate) is_awaited: bool,
+    pub(crate) _room: Taken,
+}
+
+/// What the hub thread reacts to.
+pub(crate) enum HubEvent {
+    /// Applied changes.
+    Publish(Batch),
+    /// The end of a stream.
+    Close(StreamId),
+    /// What a client asks, and its place among the requests under way.
+    Request(Request, OwnedSemaphorePermit),
+}
+
+/// What a client asks of the hub.
+pub(crate) enum Request {
+    /// A new stream.
+    Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<Opened> },
+    /// A new watcher.
+    Create(StreamId, Box<WatchSpec>),
+    /// The end of a watcher.
+    Cancel(StreamId, WatchId),
+    /// A stream asks how far all its watchers are.
+    Progress(StreamId),
+}
+
+impl fmt::Debug for HubEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publish(_) => "Publish",
+            Self::Close(_) => "Close",
+            Self::Request(Request::Open { .. }, _) => "Open",
+            Self::Request(Request::Create(..), _) => "Create",
+            Self::Request(Request::Cancel(..), _) => "Cancel",
+            Self::Request(Request::Progress(_), _) => "Progress",
+        })
+    }
+}
+
+/// A stream that is closed again unless its opener takes it: the opener's task may end at any time.
+pub(crate) struct Opened {
+    pub(crate) stream: Option<StreamId>,
+    pub(crate) hub: Arc<Inbox<HubEvent>>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.hub.hand(HubEvent::Close(stream));
+        }
+    }
+}
+
+/// Work off the apply thread.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Flush(Box<FlushJob>),
+    Checkpoint(CheckpointJob),
+    Rewrite(RewriteJob),
+    CompactionHash(CompactionHashJob),
+    /// Counts the values that are sealed.
+    CountSealed(Arc<View>),
+    /// Brings the ballast back.
+    RestoreBallast,
+    /// Looks for damage in a segment.
+    Scrub(ScrubJob),
+    /// Forgets data keys that no file lies under.
+    RetireKeys {
+        /// What was active when the files were counted.
+        active: DataKeyId,
+        /// What files lie under.
+        in_use: BTreeSet<DataKeyId>,
+    },
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Flush {
+        done: Box<FlushDone>,
+        took: Duration,
+    },
+    Checkpoint(CheckpointDone),
+    Rewrite(RewriteDone),
+    /// None if a part of what it needs cannot be read.
+    CompactionHash(Option<HashKv>),
+    /// None if a part of the store cannot be read.
+    CountSealed(Option<u64>),
+    RestoreBallast,
+    /// A flush waited for space or a descriptor, and the member stops.
+    FlushGivenUp,
+    Scrub,
+    RetireKeys(Result<bool, KeyringError>),
+    /// A part of what it was to read is damaged: it is left alone.
+    Damaged(Writer),
+    /// There was no space, or no descriptor: to be done anew later.
+    Postponed {
+        /// What the job writes.
+        writer: Writer,
+        /// It was space.
+        for_space: bool,
+    },
+}
+
+/// A kind of job that writes files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Writer {
+    Flush,
+    Checkpoint,
+    Rewrite,
+}
