@@ -105,7 +105,11 @@ fn work(inbox: &Inbox<Job>, shared: &Shared, store: Option<&InPlace>) {
                     shared.apply.hand(ApplyEvent::Background(Box::new(Done::FlushGivenUp)));
                     open = false;
                 }
-                Err(error) => shared.halt(error),
+                Err(error) => {
+                    // Files that were taken away say more than the call that missed them.
+                    let gone = store.and_then(|store| check_store(shared, store).err());
+                    shared.halt(gone.unwrap_or(error));
+                }
             }
         }
         open = open && !inbox.is_closed();
