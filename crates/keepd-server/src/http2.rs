@@ -4,7 +4,8 @@
 //! `:authority` that is no host (the path of a socket, a list of endpoints), a missing `:scheme`,
 //! `te: gzip`, one bad name of a field. Clients of etcd send all of these.
 //! This lies between the connection and the library and passes every byte on as it came, except for
-//! header blocks with such fields: they are written anew so that the library takes them.
+//! header blocks with such fields: they are written anew so that the library takes them. Small DATA
+//! frames of a stream are joined where they stand side by side ([`join`]).
 //!
 //! What a connection sends is looked at where it was read. Only its header blocks are decoded, once,
 //! because HPACK's table must be followed. After the first block that was written anew the library's
@@ -16,6 +17,7 @@
 mod fields;
 mod hpack;
 mod huffman;
+mod join;
 
 use std::borrow::Cow;
 use std::io;
@@ -28,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use fields::Verdict;
 use hpack::{Decoder, Field, FieldList};
+use join::join_data;
 
 use crate::unfinished::{Held, Share};
 
@@ -83,8 +86,8 @@ impl<S> Mended<S> {
     fn settle(&mut self) -> io::Result<()> {
         let mut input = std::mem::take(&mut self.input);
         loop {
-            let (pass, stop) = self.blocks.scan(&input);
-            self.output.extend_from_slice(&input[..pass]);
+            let Scanned { pass, joined, stop } = self.blocks.scan(&mut input);
+            self.output.extend_from_slice(&input[..joined]);
             input.drain(..pass);
             match stop {
                 Stop::End => break,
@@ -125,22 +128,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
             if this.input.is_empty() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(task, buffer))?;
-                let came = &buffer.filled()[before..];
-                let (pass, stop) = this.blocks.scan(came);
+                let came = &mut buffer.filled_mut()[before..];
+                let Scanned { pass, joined, stop } = this.blocks.scan(came);
                 if stop == Stop::End {
+                    buffer.set_filled(before + joined);
                     return Poll::Ready(Ok(()));
                 }
                 // The rare case: what follows `pass` is kept, and read again from there.
                 let rest = match stop {
                     Stop::End | Stop::Within => pass,
                     Stop::Anew { len, block } => {
-                        this.output.extend_from_slice(&came[..pass]);
+                        this.output.extend_from_slice(&came[..joined]);
                         this.output.extend_from_slice(&block);
                         pass + len
                     }
                 };
                 this.input = came[rest..].to_vec();
-                let passed = if this.output.is_empty() { pass } else { 0 };
+                let passed = if this.output.is_empty() { joined } else { 0 };
                 buffer.set_filled(before + passed);
                 if !this.output.is_empty() {
                     this.settle()?;
@@ -203,6 +207,17 @@ enum Stop {
     Anew { len: usize, block: Vec<u8> },
 }
 
+/// Bytes of a connection that were looked at.
+#[derive(Debug)]
+struct Scanned {
+    /// How many of them are done with.
+    pass: usize,
+    /// How many of these are left to be passed on, from the first one on.
+    joined: usize,
+    /// Why not more.
+    stop: Stop,
+}
+
 /// Follows the frames and header blocks of a connection.
 #[derive(Debug, Default)]
 struct Blocks {
@@ -223,9 +238,17 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// How many of the next bytes of the connection can be passed on, and why not more.
-    fn scan(&mut self, bytes: &[u8]) -> (usize, Stop) {
-        let mut at = self.preface(bytes);
+    /// Looks at the next bytes of the connection, and joins their small frames.
+    fn scan(&mut self, bytes: &mut [u8]) -> Scanned {
+        let first = self.preface(bytes) + self.skip;
+        let (pass, stop) = self.passable(bytes, first - self.skip);
+        // What is not understood is passed on as it came.
+        let joined = if self.off { pass } else { join_data(&mut bytes[..pass], first) };
+        Scanned { pass, joined, stop }
+    }
+
+    /// How many bytes from `at` on can be passed on, and why not more.
+    fn passable(&mut self, bytes: &[u8], mut at: usize) -> (usize, Stop) {
         while !self.off {
             let skipped = self.skip.min(bytes.len() - at);
             self.skip -= skipped;
