@@ -93,7 +93,6 @@ impl Handle {
         let taken = shared.env.clock.monotonic();
         let room = shared.room.take(command.size_hint(), shared.options.request_timeout()).await?;
         let origin = shared.next_origin();
-        let is_urgent = matches!(command, Command::AlarmActivate(_));
         let envelope = Envelope { origin: Some(origin), decided_in: None, command };
         let encoded = envelope.encode();
         let overhead = envelope.header_len() + envelope.command.seal_overhead();
@@ -102,13 +101,12 @@ impl Handle {
         {
             return Err(Error::TooLarge);
         }
-        // What is applied is what is in the log, on this member as on every other.
-        drop(envelope);
         let (waiter, outcome) = oneshot::channel();
         let bytes = encoded.len();
         let weight = bytes + 256;
-        let sequence = origin.sequence;
-        let proposal = Proposal { sequence, encoded, is_urgent, waiter: Some(waiter), taken, room };
+        let command = (origin, &envelope.command);
+        let proposal = Proposal::new(command, encoded, Some(waiter), taken, room);
+        drop(envelope);
         match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(Error::TooManyRequests),

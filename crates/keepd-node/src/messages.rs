@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, KeyringError};
-use keepd_machine::Outcome;
+use keepd_machine::{Command, Origin, Outcome};
 use keepd_mvcc::{
     CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
     RewriteJob, ScrubJob, View,
@@ -100,6 +100,21 @@ pub(crate) struct Proposal {
     pub(crate) taken: Duration,
     /// Its room, kept until it is applied, also if its client goes away.
     pub(crate) room: Taken,
+}
+
+impl Proposal {
+    /// A command whose encoding is ready. The command itself is not kept: what is applied is what is
+    /// in the log, on this member as on every other.
+    pub(crate) fn new(
+        (origin, command): (Origin, &Command),
+        encoded: Bytes,
+        waiter: Option<Waiter>,
+        taken: Duration,
+        room: Taken,
+    ) -> Self {
+        let is_urgent = matches!(command, Command::AlarmActivate(_));
+        Self { sequence: origin.sequence, encoded, is_urgent, waiter, taken, room }
+    }
 }
 
 /// What the WAL thread reacts to.

@@ -60,8 +60,7 @@ pub(crate) struct RaftThread {
     /// A hard state that the log has not been told yet.
     remembered: Option<HardState>,
     next_tick: Duration,
-    /// As it was last published.
-    term: u64,
+    /// Leadership as it was last published.
     leads_in: Option<Term>,
     is_alone: bool,
 }
@@ -80,7 +79,6 @@ impl RaftThread {
             unconfirmed: 0,
             remembered: None,
             next_tick,
-            term: 0,
             leads_in: None,
             is_alone: false,
         }
@@ -366,7 +364,7 @@ impl RaftThread {
         let status = self.core.status();
         let shared = &self.shared;
         shared.commit_index.store(status.commit, Ordering::Release);
-        shared.term.store(status.term, Ordering::Release);
+        let is_new_term = shared.term.swap(status.term, Ordering::AcqRel) != status.term;
         if shared.leader.swap(status.leader, Ordering::AcqRel) != status.leader
             && status.leader != 0
         {
@@ -377,8 +375,7 @@ impl RaftThread {
                 "elected leader"
             );
         }
-        self.may_have_lost |= status.term != self.term && !self.pending.is_empty();
-        self.term = status.term;
+        self.may_have_lost |= is_new_term && !self.pending.is_empty();
         let leads_in = (status.role == Role::Leader).then_some(Term(status.term));
         if (leads_in, status.is_alone) != (self.leads_in, self.is_alone) {
             shared.leadership.publish(leads_in, status.is_alone);
@@ -443,15 +440,9 @@ mod tests {
         let origin = shared.next_origin();
         let envelope = Envelope { origin: Some(origin), decided_in: None, command };
         let (waiter, reply) = oneshot::channel();
-        let proposal = Proposal {
-            sequence: origin.sequence,
-            encoded: envelope.encode(),
-            is_urgent: false,
-            waiter: Some(waiter),
-            taken: Duration::MAX,
-            room: None,
-        };
-        (proposal, reply)
+        let command = (origin, &envelope.command);
+        let encoded = envelope.encode();
+        (Proposal::new(command, encoded, Some(waiter), Duration::MAX, None), reply)
     }
 
     #[test]

@@ -178,11 +178,9 @@ impl Shared {
     /// this member led in when it decided it.
     pub(crate) fn propose_own(&self, command: Command, decided_in: Option<Term>, now: Duration) {
         let origin = self.next_origin();
-        let is_urgent = matches!(command, Command::AlarmActivate(_));
-        let encoded = Envelope { origin: Some(origin), decided_in, command }.encode();
-        let sequence = origin.sequence;
-        let proposal =
-            Proposal { sequence, encoded, is_urgent, waiter: None, taken: now, room: None };
+        let envelope = Envelope { origin: Some(origin), decided_in, command };
+        let command = (origin, &envelope.command);
+        let proposal = Proposal::new(command, envelope.encode(), None, now, None);
         self.raft.hand(RaftEvent::Propose(proposal));
     }
 

@@ -342,13 +342,8 @@ impl Core {
             term: raft.term,
             commit: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
-            is_alone: self.is_alone(),
+            is_alone: raft.promotable() && raft.prs().is_singleton(),
         }
-    }
-
-    fn is_alone(&self) -> bool {
-        let state = self.raw.raft.prs().conf().to_conf_state();
-        state.voters == [self.settings.id] && state.voters_outgoing.is_empty()
     }
 
     fn is_leader(&self) -> bool {
