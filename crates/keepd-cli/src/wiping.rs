@@ -1,34 +1,18 @@
 //! An allocator that overwrites what it gets back, on threads that handle secrets.
 //!
 //! A file with keys is read, parsed and decoded by libraries that copy as they go and drop their
-//! copies as they are. Whatever they free while [`wiping`] runs is zeroed first.
+//! copies as they are. What they free within [`keepd_crypto::wiping`] is zeroed first.
 #![expect(unsafe_code, reason = "an allocator has an unsafe interface")]
 
 use std::alloc::{GlobalAlloc, Layout};
-use std::cell::Cell;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use keepd_crypto::is_wiping;
 use mimalloc::MiMalloc;
 
 /// mimalloc, wiping where it is told to.
 #[derive(Debug)]
 pub struct Wiping;
-
-thread_local! {
-    static IS_WIPING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work`; memory that it frees on this thread is zeroed.
-pub fn wiping<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            IS_WIPING.set(self.0);
-        }
-    }
-    let _restore = Restore(IS_WIPING.replace(true));
-    work()
-}
 
 /// Zeroes memory that is about to be freed.
 ///
@@ -55,7 +39,7 @@ unsafe impl GlobalAlloc for Wiping {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        if IS_WIPING.get() {
+        if is_wiping() {
             // SAFETY: the block is the caller's, with this size, until it is freed below.
             unsafe { wipe(at, layout.size()) };
         }
@@ -64,7 +48,7 @@ unsafe impl GlobalAlloc for Wiping {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        if !IS_WIPING.get() {
+        if !is_wiping() {
             // SAFETY: the caller's promise.
             return unsafe { MiMalloc.realloc(at, layout, new_size) };
         }

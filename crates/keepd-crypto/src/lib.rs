@@ -21,6 +21,7 @@ pub mod resource;
 mod secret;
 mod secretbox;
 pub mod value;
+mod wiping;
 
 pub use config::{AlreadySealed, ConfigError, ConfigOptions, EncryptionConfig, FieldError};
 pub use encryption::{Encryption, EncryptionStatus, ReloadError, ReloadReport, list_in_use};
@@ -31,3 +32,4 @@ pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError};
 pub use provider::{Algorithm, BINDING_LEN, KeyName, PayloadError};
 pub use resource::{Directories, KeyContent, Scope};
 pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};
+pub use wiping::{is_wiping, wiping};

@@ -15,7 +15,7 @@ use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
 use keepd_mvcc::Applied;
 use keepd_types::{LeaseId, Term};
 
-use crate::encryption::active_keys;
+use crate::encryption::state::active_keys;
 use crate::housekeeping::Housekeeping;
 use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,

@@ -84,7 +84,7 @@ impl DataDir {
         // ORDER: the member's name is durable before anything is acknowledged from it. The process
         // that renamed the directory may have died before its sync.
         disk.sync_dir(&options.data_dir)?;
-        crate::key_check::check(env, &layout.member, config.as_ref())?;
+        crate::encryption::key_check::check(env, &layout.member, config.as_ref())?;
         let ballast = Ballast::find(env, &layout.member, options.ballast_bytes);
         let encryption = ballast
             .start_with_room(|| Ok(Encryption::open(env, &layout.member, config.clone())?))?;
@@ -144,7 +144,7 @@ impl DataDir {
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
-        store.set_resealer(crate::conversion::resealer(env, &self.encryption));
+        store.set_resealer(crate::encryption::reencrypt::resealer(env, &self.encryption));
         if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
             self.encryption.set_writable(active.keys);
         }

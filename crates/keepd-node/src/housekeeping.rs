@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 
 use crate::background::Background;
 use crate::ballast::Asks;
-use crate::conversion::{Conversion, Wish};
-use crate::encryption::active_keys;
+use crate::encryption::reencrypt::{NextStep, Reencryption};
+use crate::encryption::state::active_keys;
 use crate::messages::{Done, Job, WalEvent, Writer};
 use crate::shared::Shared;
 
@@ -98,12 +98,12 @@ pub(crate) struct Housekeeping {
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
     /// what a start found in it, so the first flush is followed by one.
     release_at: u64,
-    conversion: Conversion,
+    reencryption: Reencryption,
 }
 
 impl Housekeeping {
     pub(crate) fn new(shared: Arc<Shared>, background: Background) -> Self {
-        let conversion = Conversion::new(Arc::clone(&shared));
+        let reencryption = Reencryption::new(Arc::clone(&shared));
         Self {
             shared,
             background,
@@ -129,7 +129,7 @@ impl Housekeeping {
             scrub_from: Some(Revision::default()),
             released: 0,
             release_at: 0,
-            conversion,
+            reencryption,
         }
     }
 
@@ -154,7 +154,7 @@ impl Housekeeping {
         if now >= self.space_due {
             self.space_due = now + SPACE_INTERVAL;
             self.look_after_space(machine, now);
-            self.convert(machine, now);
+            self.reencrypt(machine, now);
             self.look_for_damage(machine);
         }
         trimming
@@ -174,7 +174,7 @@ impl Housekeeping {
         match done {
             Done::Flush { done, took } => {
                 self.flushing = false;
-                self.conversion.finished(Writer::Flush);
+                self.reencryption.finished(Writer::Flush);
                 self.shared.metrics.backend_commit_seconds.observe(took);
                 store.finish_flush(*done);
                 let durable = store.durable();
@@ -186,13 +186,13 @@ impl Housekeeping {
             Done::Checkpoint(done) => {
                 self.checkpointing = false;
                 self.checkpoint_refused = None;
-                self.conversion.finished(Writer::Checkpoint);
+                self.reencryption.finished(Writer::Checkpoint);
                 store.finish_checkpoint(done);
             }
             Done::Rewrite(done) => {
                 self.rewriting = false;
                 self.copied_bytes = 0;
-                self.conversion.finished(Writer::Rewrite);
+                self.reencryption.finished(Writer::Rewrite);
                 store.finish_rewrite(done);
                 self.space_due = Duration::ZERO;
             }
@@ -202,11 +202,11 @@ impl Housekeeping {
                     self.shared.remember_hash(hash);
                 }
             }
-            Done::CountSealed(sealed) => self.conversion.counted(store, sealed),
+            Done::CountSealed(sealed) => self.reencryption.counted(store, sealed),
             Done::Scrub => self.scrubbing = false,
-            Done::RetireKeys(result) => self.conversion.retired(result),
+            Done::RetireKeys(result) => self.reencryption.retired(result),
             Done::Damaged(writer) => {
-                self.conversion.finished(writer);
+                self.reencryption.finished(writer);
                 self.rewriting = false;
                 self.space_due = Duration::ZERO;
             }
@@ -235,7 +235,7 @@ impl Housekeeping {
 
     /// A job found no space, or no descriptor.
     fn postpone(&mut self, writer: Writer, for_space: bool) {
-        self.conversion.finished(writer);
+        self.reencryption.finished(writer);
         self.jobs_due = self.shared.env.clock.monotonic() + SHORTAGE_PAUSE;
         match writer {
             Writer::Checkpoint => {
@@ -316,7 +316,7 @@ impl Housekeeping {
         }
         if let Some(job) = store.take_flush() {
             self.flushing = true;
-            self.conversion.taken(Writer::Flush);
+            self.reencryption.taken(Writer::Flush);
             self.flush_due = now + self.shared.options.flush_interval;
             self.background.run(Job::Flush(Box::new(job)));
         }
@@ -404,7 +404,7 @@ impl Housekeeping {
             return true;
         };
         self.checkpointing = true;
-        self.conversion.taken(Writer::Checkpoint);
+        self.reencryption.taken(Writer::Checkpoint);
         self.background.run(Job::Checkpoint(job));
         false
     }
@@ -419,24 +419,24 @@ impl Housekeeping {
         let reason = "a rewrite that gives space back has no room for its copy";
         while is_large() && shared.throw_off_ballast(&reason, Asks::Reclaim) {}
         self.rewriting = true;
-        self.conversion.taken(Writer::Rewrite);
+        self.reencryption.taken(Writer::Rewrite);
         self.background.run(Job::Rewrite(job));
     }
 
-    /// Lets files and values follow the encryption configuration.
-    fn convert(&mut self, machine: &mut Machine, now: Duration) {
+    /// Takes the next step of the re-encryption of files and values.
+    fn reencrypt(&mut self, machine: &mut Machine, now: Duration) {
         if now < self.jobs_due {
             return;
         }
-        match self.conversion.turn(machine.store_mut(), now) {
-            Wish::Nothing => {}
-            Wish::Run(job) => {
+        match self.reencryption.next_step(machine.store_mut(), now) {
+            NextStep::Nothing => {}
+            NextStep::Run(job) => {
                 self.rewriting |= matches!(*job, Job::Rewrite(_));
                 self.background.run(*job);
             }
-            Wish::Checkpoint if self.checkpointing => {}
-            Wish::Checkpoint => self.checkpoint(machine),
-            Wish::Barrier => {
+            NextStep::Checkpoint if self.checkpointing => {}
+            NextStep::Checkpoint => self.checkpoint(machine),
+            NextStep::Propose => {
                 let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
                 self.shared.propose_own(Command::SetActiveKeys(keys), None, now);
             }
@@ -447,7 +447,7 @@ impl Housekeeping {
         self.owes_checkpoint = false;
         if let Some(job) = machine.store_mut().take_checkpoint() {
             self.checkpointing = true;
-            self.conversion.taken(Writer::Checkpoint);
+            self.reencryption.taken(Writer::Checkpoint);
             self.background.run(Job::Checkpoint(job));
         }
     }

@@ -18,8 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use crate::ballast::{Asks, Ballast};
-use crate::conversion::{FileCounts, WalFiles};
-use crate::encryption::Reloads;
+use crate::encryption::state::EncryptionState;
 use crate::growth::Growth;
 use crate::inbox::Inbox;
 use crate::leadership::Leadership;
@@ -90,9 +89,7 @@ pub(crate) struct Shared {
     pub(crate) flushed: Mutex<Option<Applied>>,
     /// The log of a member that stops, until nothing of it is needed any more.
     pub(crate) stopped_log: Mutex<Option<Wal>>,
-    pub(crate) wal_files: Mutex<WalFiles>,
-    pub(crate) file_counts: Mutex<FileCounts>,
-    pub(crate) reloads: Mutex<Reloads>,
+    pub(crate) encryption_state: EncryptionState,
     /// The hashes of the newest compactions, ascending by revision.
     compaction_hashes: Mutex<Vec<HashKv>>,
     halted: watch::Sender<Option<HaltReason>>,
@@ -141,9 +138,7 @@ impl Shared {
             log_bytes: AtomicU64::new(0),
             flushed: Mutex::new(None),
             stopped_log: Mutex::new(None),
-            wal_files: Mutex::default(),
-            file_counts: Mutex::default(),
-            reloads: Mutex::default(),
+            encryption_state: EncryptionState::default(),
             compaction_hashes: Mutex::new(Vec::new()),
             halted: watch::Sender::new(None),
             halt_lock: Mutex::new(()),

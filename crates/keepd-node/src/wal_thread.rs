@@ -14,7 +14,7 @@ use keepd_types::{Entry, HardState};
 use keepd_wal::{Batch, Wal};
 
 use crate::ballast::Asks;
-use crate::conversion::WalFiles;
+use crate::encryption::state::WalFiles;
 use crate::in_place::LogInPlace;
 use crate::messages::{RaftEvent, WalEvent};
 use crate::shared::Shared;
@@ -133,7 +133,7 @@ impl WalThread {
         for segment in &self.wal.segments() {
             *counts.entry(of(segment)).or_default() += 1;
         }
-        *self.shared.wal_files.lock() = WalFiles { seen: Some(active), counts };
+        self.shared.encryption_state.set_wal_files(WalFiles { seen: Some(active), counts });
         Ok(())
     }
 

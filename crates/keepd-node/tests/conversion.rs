@@ -76,9 +76,9 @@ async fn put(node: &Node, number: u32) -> Result<(), Error> {
 async fn convert(node: &Node) -> Result<(), Error> {
     node.ready().await?;
     let handle = node.handle();
-    handle.follow_encryption().await?;
+    handle.activate_encryption().await?;
     let mut waited = Duration::ZERO;
-    while !handle.file_counts().is_settled {
+    while !handle.file_counts().is_complete {
         if handle.halted().borrow().is_some() || waited > CONVERSION_MAX {
             return Err(Error::Stopped);
         }

@@ -214,7 +214,7 @@ async fn a_damaged_file_holds_a_change_of_keys_back_until_nothing_in_it_is_neede
     let handle = node.handle();
     let is_held = || handle.file_counts().held_back == [old.clone()];
     eventually("the damage is met and told", || is_held() && handle.file_counts().stale == 1).await;
-    assert!(!handle.file_counts().is_settled);
+    assert!(!handle.file_counts().is_complete);
 
     let view = handle.view();
     let refs = view.range(&KeyRange::all(), 0, 0).expect("the index is whole");
@@ -233,7 +233,7 @@ async fn a_damaged_file_holds_a_change_of_keys_back_until_nothing_in_it_is_neede
     assert!(handle.view().records().all(|record| record.is_ok()), "nothing needs the damage");
     handle.view().hash_kv(0).expect("neither does a hash");
     handle.reclaim().await.expect("reclaiming ends");
-    eventually("the change of keys ends", || handle.file_counts().is_settled).await;
+    eventually("the change of keys ends", || handle.file_counts().is_complete).await;
     assert!(handle.file_counts().held_back.is_empty());
     assert!(disk.peek(&old).is_none());
     eventually("the damage is gone", || handle.damages().is_empty()).await;

@@ -72,9 +72,9 @@ async fn member(config: Option<EncryptionConfig>, key: &'static str) -> SimDisk 
 /// Waits until every file has followed the configuration.
 async fn settle(node: &Node) {
     let handle = node.handle();
-    handle.follow_encryption().await.expect("the member runs");
+    handle.activate_encryption().await.expect("the member runs");
     let mut waited = Duration::ZERO;
-    while !handle.file_counts().is_settled {
+    while !handle.file_counts().is_complete {
         assert!(waited < CONVERSION_MAX, "the files do not follow");
         tokio::time::sleep(Duration::from_millis(20)).await;
         waited += Duration::from_millis(20);

@@ -43,7 +43,7 @@ fn render(context: &Context, counts: Option<&ValueCounts>) -> Value {
     let (files, reloads) = (node.file_counts(), node.reloads());
     let writers = encryption.sealer().writers();
     let is_sealing = encryption.files().is_sealing();
-    let may_go = writers.is_empty() && files.is_settled && status.keyring_wrapped_under.is_empty();
+    let may_go = writers.is_empty() && files.is_complete && status.keyring_wrapped_under.is_empty();
     let rules = status.rules.iter().map(|rule| {
         json!({
             "scope": rule.scope,
@@ -69,7 +69,7 @@ fn render(context: &Context, counts: Option<&ValueCounts>) -> Value {
             "sealed": files.sealed,
             "plain": files.plain,
             "stale": files.stale,
-            "settled": files.is_settled,
+            "settled": files.is_complete,
             "held_back": files.held_back.iter().map(|it| it.display().to_string()).collect::<Vec<_>>(),
         },
         "configuration_may_go": may_go,

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use keepd_cli::wiping::{Wiping, wiping};
+use keepd_cli::wiping::Wiping;
 use keepd_cli::{etcdctl, etcdutl, output};
-use keepd_crypto::{ConfigOptions, EncryptionConfig};
+use keepd_crypto::{ConfigOptions, EncryptionConfig, wiping};
 
 mod encryption;
 mod flags;

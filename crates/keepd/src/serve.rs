@@ -1,6 +1,5 @@
 //! Running a server: from checked options to serving, to an orderly end.
 
-mod encryption_reload;
 mod process;
 
 use std::path::PathBuf;
@@ -128,7 +127,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     }
     if node.ready().await.is_ok() {
         tracing::info!("published local member to cluster through raft");
-        if let Err(error) = node.handle().follow_encryption().await {
+        if let Err(error) = node.handle().activate_encryption().await {
             tracing::error!(%error, "the keys of the encryption configuration are not active yet");
         }
         announce(&listeners.clients);
@@ -140,7 +139,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     if options.encryption_provider_config_automatic_reload
         && let Some(path) = options.encryption_provider_config.clone()
     {
-        tokio::spawn(encryption_reload::follow(path, encryption, node.handle()));
+        tokio::spawn(node.handle().reload_encryption_on_change(path));
     }
     tokio::spawn(give_back_memory());
     keepd_server::spawn_auto_compaction(&context, options.auto_compaction);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use keepd_backup::{InitialMember, RestoreOptions, Restored};
-use keepd_crypto::{ConfigOptions, EncryptionConfig};
+use keepd_crypto::{ConfigOptions, EncryptionConfig, wiping};
 use keepd_env::Env;
 
 use super::Bar;
@@ -19,7 +19,6 @@ use crate::engine::exit::{Exit, bad_arguments, failed};
 use crate::engine::json::string;
 use crate::engine::{log, plain_os_error};
 use crate::start_line::{self, Config};
-use crate::wiping::wiping;
 
 /// Names the encryption configuration where the flag does not, to the server too.
 const CONFIG_VARIABLE: &str = "ETCD_ENCRYPTION_PROVIDER_CONFIG";

@@ -1,9 +1,9 @@
-//! Files and values follow the encryption configuration while the member serves.
+//! Re-encryption of files and values in the background, and retirement of data keys.
 //!
-//! Whatever is written anew lies under the active data key; what lies under another one, or plain
-//! beside sealed files, is rewritten in the background, and values get the form that they would be
-//! stored in today on the same way. When nothing lies under a data key any more, the keyring
-//! forgets it, and a keyring without keys goes.
+//! New files are encrypted with the active data key. A file that is encrypted with another one, or
+//! plain beside encrypted ones, is rewritten, and its values get the form that they would be stored
+//! in today on the same way. A data key that encrypts no file any more leaves the keyring, and a
+//! keyring without keys is removed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,134 +16,112 @@ use keepd_env::Env;
 use keepd_mvcc::{Record, Resealer, Store};
 use keepd_types::{KeyValue, StoredValue};
 
+use crate::encryption::state::FileCounts;
 use crate::messages::{Job, WalEvent, Writer};
 use crate::shared::Shared;
 
-/// How long after a failure or an unfinished count it is tried again.
+/// Interval after which a failed step is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long after values could not be counted because of damage they are counted again.
+/// Interval after which values are counted again that could not be read because of damage.
 const RETRY_UNREADABLE_AFTER: Duration = Duration::from_secs(600);
 
-/// What to do about a damaged file that needs its old key.
+/// Advice to the operator about a damaged file that needs its old key.
 const HELD_BACK_ADVICE: &str = "a damaged file keeps an old data key in use, so that the change of keys \
     does not come to its end; write or delete the keys whose reads fail, compact and defragment: once \
     nothing that is needed lies in the damage, the file is rewritten";
 
-/// What the files of the log lie under.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct WalFiles {
-    /// The data key that was active when they were counted; none before the first count. Files
-    /// that were begun later lie under it or a later one.
-    pub(crate) seen: Option<DataKeyId>,
-    pub(crate) counts: BTreeMap<DataKeyId, u64>,
-}
-
-/// How far the files have followed the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FileCounts {
-    /// Sealed files.
-    pub sealed: u64,
-    /// Plain files.
-    pub plain: u64,
-    /// Those of both that wait to be rewritten.
-    pub stale: u64,
-    /// Whether every file is as the configuration wants it, and no other data key is kept.
-    pub is_settled: bool,
-    /// Damaged files of the store that cannot be rewritten, so that their data keys are kept.
-    pub held_back: Vec<PathBuf>,
-}
-
 #[derive(Debug)]
-pub(crate) struct Conversion {
+pub(crate) struct Reencryption {
     shared: Arc<Shared>,
-    /// Jobs that are out, with the data key that was active when they were taken.
+    /// Jobs under way, with the data key that was active when each was taken.
     out: BTreeMap<Writer, DataKeyId>,
-    /// A count of sealed values is out.
-    counting: bool,
-    /// No value is sealed, as of the last count, and none will be.
-    is_free: bool,
+    /// A count of sealed values is under way.
+    is_counting: bool,
+    /// The last count found no sealed value while all values were to be plain.
+    is_all_plain: bool,
     retry_at: Duration,
-    barrier_at: Duration,
-    /// The keyring is being written, which the disk may make long.
+    /// Next time at which an entry may be proposed only to have something to flush.
+    proposal_due: Duration,
+    /// The keyring is being written, which a slow disk makes long.
     is_retiring: bool,
 }
 
-/// What a turn found to do.
+/// Next step of the re-encryption.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum NextStep {
     Nothing,
     /// A job for the background.
     Run(Box<Job>),
-    /// A checkpoint, in place of one under an old key.
+    /// A checkpoint, in place of one that an old data key encrypts.
     Checkpoint,
-    /// Something must be applied, so that a flush follows.
-    Barrier,
+    /// An entry to apply, so that a flush follows.
+    Propose,
 }
 
-impl Conversion {
+impl Reencryption {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
             out: BTreeMap::new(),
-            counting: false,
-            is_free: false,
+            is_counting: false,
+            is_all_plain: false,
             retry_at: Duration::ZERO,
-            barrier_at: Duration::ZERO,
+            proposal_due: Duration::ZERO,
             is_retiring: false,
         }
     }
 
-    /// A job that writes files was taken.
+    /// Notes that a job that writes files was taken.
     pub(crate) fn taken(&mut self, writer: Writer) {
         self.out.insert(writer, self.shared.encryption.files().active());
     }
 
-    /// It has ended.
+    /// Notes that a job has ended.
     pub(crate) fn finished(&mut self, writer: Writer) {
         self.out.remove(&writer);
     }
 
-    /// The sealed values were counted while everything was to be plain.
+    /// Takes the result of a count of sealed values, `None` if some could not be read.
     pub(crate) fn counted(&mut self, store: &Store, sealed: Option<u64>) {
-        self.counting = false;
+        self.is_counting = false;
         let Some(sealed) = sealed else {
-            // Whether one is in the part that cannot be read is not known: the keyring stays.
+            // The part that cannot be read may hold one: the keyring stays.
             self.retry_at = self.shared.env.clock.monotonic() + RETRY_UNREADABLE_AFTER;
             return;
         };
-        self.is_free = sealed == 0;
+        self.is_all_plain = sealed == 0;
         if sealed > 0 {
             tracing::info!(sealed, "some values are still sealed; storing them plain");
             store.rekey_all();
         }
     }
 
-    /// Looks what is left to do. Cheap when nothing is.
-    pub(crate) fn turn(&mut self, store: &mut Store, now: Duration) -> Wish {
+    /// Finds the next step. Cheap when nothing is left to do.
+    pub(crate) fn next_step(&mut self, store: &mut Store, now: Duration) -> NextStep {
         let files = self.shared.encryption.files();
         let active = files.active();
-        let log = self.shared.wal_files.lock().clone();
+        let log = self.shared.encryption_state.wal_files();
         if log.seen != Some(active) {
             self.shared.wal.hand(WalEvent::Rekey);
         }
         let mut counts = match store.data_keys() {
             Ok(Some(counts)) => counts,
-            Ok(None) => return Wish::Nothing,
+            Ok(None) => return NextStep::Nothing,
             Err(error) => {
                 tracing::warn!(%error, "the files cannot be counted by their keys");
-                return Wish::Nothing;
+                return NextStep::Nothing;
             }
         };
         for (key, count) in &log.counts {
             *counts.entry(*key).or_default() += count;
         }
-        let is_settled = files.known() == [active];
-        self.publish(&counts, active, is_settled, store.held_back());
-        self.is_free &= active == DataKeyId::PLAIN;
-        if is_settled && !store.is_rekeying() {
-            self.is_free = false;
-            return Wish::Nothing;
+        let is_complete = files.known() == [active];
+        self.publish(&counts, active, is_complete, store.held_back());
+        self.is_all_plain &= active == DataKeyId::PLAIN;
+        if is_complete && !store.is_rekeying() {
+            self.is_all_plain = false;
+            return NextStep::Nothing;
         }
         if log.counts.keys().any(|key| *key != active) {
             let keepd_mvcc::Applied { index, term } = store.durable();
@@ -151,27 +129,27 @@ impl Conversion {
         }
         if self.shared.ballast.is_short() {
             // Copies of whole segments would take the space that others give back.
-            return Wish::Nothing;
+            return NextStep::Nothing;
         }
         if !self.out.contains_key(&Writer::Rewrite)
             && let Some(job) = store.take_rekey()
         {
             self.taken(Writer::Rewrite);
-            return Wish::Run(Box::new(Job::Rewrite(job)));
+            return NextStep::Run(Box::new(Job::Rewrite(job)));
         }
         if self.out.contains_key(&Writer::Rewrite) {
-            return Wish::Nothing;
+            return NextStep::Nothing;
         }
         if store.is_rekeying() {
-            // Only the last segment is left, which gives way with a flush.
-            let is_due = now >= self.barrier_at;
+            // Only the last segment is left, which the next flush replaces.
+            let is_due = now >= self.proposal_due;
             if is_due {
-                self.barrier_at = now + RETRY_AFTER;
+                self.proposal_due = now + RETRY_AFTER;
             }
-            return if is_due { Wish::Barrier } else { Wish::Nothing };
+            return if is_due { NextStep::Propose } else { NextStep::Nothing };
         }
         if store.has_stale_checkpoint() && !self.out.contains_key(&Writer::Checkpoint) {
-            return Wish::Checkpoint;
+            return NextStep::Checkpoint;
         }
         let is_over = counts.keys().all(|key| *key == active)
             && log.seen == Some(active)
@@ -179,7 +157,7 @@ impl Conversion {
         if is_over && now >= self.retry_at && !self.is_retiring {
             return self.finish(&counts, active, now);
         }
-        Wish::Nothing
+        NextStep::Nothing
     }
 
     fn finish(
@@ -187,21 +165,24 @@ impl Conversion {
         counts: &BTreeMap<DataKeyId, u64>,
         active: DataKeyId,
         now: Duration,
-    ) -> Wish {
-        if active == DataKeyId::PLAIN && !self.is_free {
+    ) -> NextStep {
+        if active == DataKeyId::PLAIN && !self.is_all_plain {
             // Without the keyring nothing refuses a start that lacks the values' keys.
-            if self.counting {
-                return Wish::Nothing;
+            if self.is_counting {
+                return NextStep::Nothing;
             }
-            self.counting = true;
-            return Wish::Run(Box::new(Job::CountSealed(self.shared.views.load())));
+            self.is_counting = true;
+            return NextStep::Run(Box::new(Job::CountSealed(self.shared.views.load())));
         }
         self.retry_at = now + RETRY_AFTER;
         self.is_retiring = true;
-        Wish::Run(Box::new(Job::RetireKeys { active, in_use: counts.keys().copied().collect() }))
+        NextStep::Run(Box::new(Job::RetireKeys {
+            active,
+            in_use: counts.keys().copied().collect(),
+        }))
     }
 
-    /// The keyring was told which keys are in use.
+    /// Takes the result of a retirement of data keys; `true` if the keyring holds no others now.
     pub(crate) fn retired(&mut self, result: Result<bool, KeyringError>) {
         self.is_retiring = false;
         let active = self.shared.encryption.files().active();
@@ -219,7 +200,7 @@ impl Conversion {
         &self,
         counts: &BTreeMap<DataKeyId, u64>,
         active: DataKeyId,
-        is_settled: bool,
+        is_complete: bool,
         held_back: Vec<PathBuf>,
     ) {
         let sum = |wanted: &dyn Fn(DataKeyId) -> bool| {
@@ -229,25 +210,22 @@ impl Conversion {
             sealed: sum(&|key| key != DataKeyId::PLAIN),
             plain: sum(&|key| key == DataKeyId::PLAIN),
             stale: sum(&|key| key != active),
-            is_settled,
+            is_complete,
             held_back,
         };
-        let mut published = self.shared.file_counts.lock();
-        for file in now.held_back.iter().filter(|file| !published.held_back.contains(file)) {
+        let before = self.shared.encryption_state.replace_file_counts(now.clone());
+        for file in now.held_back.iter().filter(|file| !before.held_back.contains(file)) {
             tracing::warn!(file = %file.display(), "{HELD_BACK_ADVICE}");
         }
-        if *published != now {
-            if active != DataKeyId::PLAIN && published.plain != now.plain {
-                tracing::info!("plain files left: {}", now.plain);
-            } else if active == DataKeyId::PLAIN && published.sealed != now.sealed {
-                tracing::info!("sealed files left: {}", now.sealed);
-            }
-            *published = now;
+        if active != DataKeyId::PLAIN && before.plain != now.plain {
+            tracing::info!("plain files left: {}", now.plain);
+        } else if active == DataKeyId::PLAIN && before.sealed != now.sealed {
+            tracing::info!("sealed files left: {}", now.sealed);
         }
     }
 }
 
-/// Stores values as the configuration of the moment wants them.
+/// Stores values as the current configuration wants them.
 pub(crate) fn resealer(env: &Env, encryption: &Arc<Encryption>) -> Resealer {
     let (random, encryption) = (Arc::clone(&env.random), Arc::clone(encryption));
     Resealer::new(move |record| {

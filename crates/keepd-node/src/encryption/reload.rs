@@ -1,0 +1,222 @@
+//! Reload of the encryption configuration while the member runs.
+
+mod rules;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, KeyringError};
+use keepd_crypto::{ReloadError, ReloadReport, wiping};
+use keepd_types::KeyId;
+use zeroize::Zeroizing;
+
+use crate::encryption::state::FileCounts;
+use crate::error::Error;
+use crate::handle::Handle;
+
+/// Interval between two reads of the file; Kubernetes' is a minute.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Content of the file. It holds keys, so it is wiped when it is dropped.
+type Content = Zeroizing<Vec<u8>>;
+
+impl Handle {
+    /// Reloads the encryption configuration whenever the file's content changes; never ends. A
+    /// content that is refused is logged and counted, and the configuration before it holds.
+    pub async fn reload_encryption_on_change(self, path: PathBuf) {
+        let mut reloader = Reloader::new(self, path).await;
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            reloader.look().await;
+        }
+    }
+}
+
+/// A content that was not taken.
+struct Refused {
+    content: Content,
+    /// The file counts at the time, if the reason was that a key is in use or that plain files are
+    /// left: another try is worth it when they have changed.
+    waits_for_files: Option<FileCounts>,
+}
+
+/// Reason why a content was not taken.
+enum Failure {
+    /// The content itself: it is not tried again unless it waits for files.
+    Refused(ReloadError),
+    /// The member: the next look tries again.
+    Node(String),
+}
+
+struct Reloader {
+    node: Handle,
+    encryption: Arc<Encryption>,
+    path: PathBuf,
+    taken: Option<Content>,
+    refused: Option<Refused>,
+    is_unreadable: bool,
+}
+
+impl Reloader {
+    async fn new(node: Handle, path: PathBuf) -> Self {
+        let (encryption, taken) = (Arc::clone(node.encryption()), read(&path).await.ok());
+        Self { node, encryption, path, taken, refused: None, is_unreadable: false }
+    }
+
+    async fn look(&mut self) {
+        let content = match read(&self.path).await {
+            Ok(content) => content,
+            Err(error) if self.is_unreadable => {
+                tracing::debug!(%error, "the encryption configuration is still unreadable");
+                return;
+            }
+            Err(error) => {
+                self.is_unreadable = true;
+                self.refuse(&error);
+                return;
+            }
+        };
+        self.is_unreadable = false;
+        if self.taken.as_ref() == Some(&content) || self.is_hopeless(&content) {
+            return;
+        }
+        let before = self.encryption.status();
+        match self.reload(&content).await {
+            Ok(report) => {
+                self.log_taken(&report, &before);
+                self.note(Ok(()));
+                (self.taken, self.refused) = (Some(content), None);
+            }
+            Err(Failure::Refused(error)) => {
+                self.refuse(&error);
+                let waits = matches!(
+                    error,
+                    ReloadError::KeysInUse { .. }
+                        | ReloadError::Keyring(KeyringError::PlainUntrusted { .. })
+                );
+                let waits_for_files = waits.then(|| self.node.file_counts());
+                self.refused = Some(Refused { content, waits_for_files });
+            }
+            Err(Failure::Node(error)) => self.refuse(&error),
+        }
+    }
+
+    /// Whether a content was refused and nothing has changed that could help it.
+    fn is_hopeless(&self, content: &Content) -> bool {
+        let refused = self.refused.as_ref().filter(|refused| refused.content == *content);
+        let Some(refused) = refused else { return false };
+        let now = self.node.file_counts();
+        refused.waits_for_files.as_ref().is_none_or(|before| !now.is_complete || *before == now)
+    }
+
+    async fn reload(&self, content: &Content) -> Result<ReloadReport, Failure> {
+        let lost = |error: Error| Failure::Node(error.to_string());
+        // What was sealed before is stored, so that counting the values finds it.
+        self.node.reactivate_encryption().await.map_err(lost)?;
+        let (name, content) = (self.path.display().to_string(), content.clone());
+        let (encryption, node) = (Arc::clone(&self.encryption), self.node.clone());
+        let reloading = tokio::task::spawn_blocking(move || {
+            wiping(|| encryption.reload(&name, &content, &|key| values_under(&node, key)))
+        });
+        let reloaded = reloading.await.map_err(|error| Failure::Node(error.to_string()))?;
+        let report = match reloaded {
+            Ok(report) => report,
+            Err(error) => {
+                self.rewrite_leftovers(&error).await;
+                return Err(Failure::Refused(error));
+            }
+        };
+        self.node.activate_encryption().await.map_err(lost)?;
+        Ok(report)
+    }
+
+    /// Begins a new data key, so that values are re-encrypted that are still sealed under an old
+    /// key although every file is done: they were on their way to the store during the change.
+    async fn rewrite_leftovers(&self, error: &ReloadError) {
+        let ReloadError::KeysInUse { keys } = error else { return };
+        let sealing = self.encryption.sealer().writers();
+        let is_sealing = keys.iter().any(|(name, _)| sealing.contains(&name.id));
+        if is_sealing || !self.node.file_counts().is_complete {
+            return;
+        }
+        let encryption = Arc::clone(&self.encryption);
+        let rotated = tokio::task::spawn_blocking(move || encryption.rotate_data_key()).await;
+        if let Ok(Err(error)) = rotated {
+            tracing::error!(%error, "the values under older keys are not rewritten");
+        }
+    }
+
+    fn refuse(&self, error: &dyn std::fmt::Display) {
+        let file = self.path.display();
+        tracing::error!(%file, %error, "the encryption configuration is not taken; the old one holds");
+        self.note(Err(error.to_string()));
+    }
+
+    fn note(&self, result: Result<(), String>) {
+        let shared = &self.node.shared;
+        shared.encryption_state.note_reload(result, shared.env.clock.wall());
+    }
+
+    /// Logs what is written under which key from now on. Keys are named; nothing here can print a
+    /// secret.
+    fn log_taken(&self, report: &ReloadReport, before: &EncryptionStatus) {
+        let (after, file) = (self.encryption.status(), self.path.display());
+        tracing::info!(
+            file_hash = report.file_hash,
+            keys_added = names(&report.added),
+            keys_removed = names(&report.removed),
+            writes = rules::describe(&after.rules),
+            "took a new encryption configuration"
+        );
+        for warning in &report.warnings {
+            tracing::warn!(%file, "{warning}");
+        }
+        let plain = rules::no_longer_sealed(&before.rules, &after.rules);
+        if !plain.is_empty() {
+            tracing::warn!(
+                %file,
+                resources = plain.join(", "),
+                "values of these resources were sealed and are written PLAIN from now on; what is \
+                 stored of them is rewritten plain too"
+            );
+        }
+        let was_sealing = before.active_data_key != DataKeyId::PLAIN;
+        if was_sealing && !self.encryption.files().is_sealing() {
+            tracing::warn!(
+                %file,
+                "encryption at rest is OFF from now on: every file of the data directory is \
+                 rewritten plain"
+            );
+        }
+    }
+}
+
+/// Reads the file and leaves no copy in freed memory.
+async fn read(path: &Path) -> std::io::Result<Content> {
+    let path = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || wiping(|| std::fs::read(path)));
+    reading.await.map_err(std::io::Error::other)?.map(Zeroizing::new)
+}
+
+fn names(keys: &[KeyName]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Counts the stored values that are sealed under a key. Reads the whole store, so it is asked only
+/// when a key is to be dropped; a store that cannot be read counts as in use.
+fn values_under(node: &Handle, key: KeyId) -> u64 {
+    let mut count = 0;
+    for record in node.view().records() {
+        match record {
+            Ok((_, record)) => {
+                count += u64::from(record.seal.is_some_and(|seal| seal.key_id == key));
+            }
+            Err(error) => {
+                tracing::error!(%error, "counting values under a key failed");
+                return count + 1;
+            }
+        }
+    }
+    count
+}
