@@ -3,24 +3,13 @@
 //! The errors and methods were listed from the protocol's description and the fields compared
 //! with etcd's own descriptors, so that a slip shows. `BLESS=1` rewrites them, for review.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::fmt::Write as _;
 
 use keepd_api::{CodeOnWire, DESCRIPTORS, Error};
 use prost::Message as _;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use testkit::golden;
 use tonic::Code;
-
-fn check(name: &str, actual: &str) {
-    let path = Path::new("tests/golden").join(name);
-    if env::var_os("BLESS").is_some() {
-        fs::write(&path, actual).expect("the golden file is writable");
-    }
-    let expected = fs::read_to_string(&path).expect("the golden file is there");
-    for (line, (expected, actual)) in expected.lines().zip(actual.lines()).enumerate() {
-        assert_eq!(expected, actual, "{name}:{}", line + 1);
-    }
-    assert_eq!(expected.lines().count(), actual.lines().count(), "{name}");
-}
 
 /// gRPC spells this one code with one l.
 fn code_name(code: Code) -> String {
@@ -40,7 +29,7 @@ fn the_error_table_is_the_one_clients_match_on() {
         )
         .expect("a string takes everything");
     }
-    check("errors.txt", &table);
+    golden::compare("tests/golden/errors.txt", &table);
 }
 
 #[test]
@@ -75,7 +64,7 @@ fn the_method_paths_are_etcds() {
             }
         }
     }
-    check("methods.txt", &table);
+    golden::compare("tests/golden/methods.txt", &table);
 }
 
 #[test]
@@ -97,5 +86,5 @@ fn field_names_and_numbers_are_etcds() {
             }
         }
     }
-    check("fields.txt", &table);
+    golden::compare("tests/golden/fields.txt", &table);
 }

@@ -1,13 +1,9 @@
 //! Golden texts: every error of a configuration as people see it.
 //!
-//! A file is a list of cases: a line `## title`, the configuration, a line `=====`, and what
-//! reading it gives. `<U+0009>` stands for that character. `BLESS=1` rewrites the outputs, for
-//! review.
-
-use std::fs;
-use std::path::Path;
+//! `<U+0009>` stands for that character. `BLESS=1` rewrites the outputs, for review.
 
 use keepd_crypto::{EncryptionConfig, ValueSealer};
+use testkit::golden;
 
 fn read(text: &str) -> String {
     match EncryptionConfig::parse("enc.yaml", text.as_bytes()) {
@@ -48,26 +44,10 @@ fn escaped(text: &str) -> String {
         .collect()
 }
 
-fn replay(golden: &str) -> String {
-    let mut result = String::new();
-    for case in golden.split("## ").skip(1) {
-        let (title, rest) = case.split_once('\n').expect("a case has a title");
-        let (input, _) = rest.split_once("=====\n").expect("a case has an output");
-        let output = escaped(&read(&unescaped(input)));
-        result.push_str(&format!("## {title}\n{input}=====\n{output}\n\n"));
-    }
-    result
-}
-
 fn check(name: &str) {
-    let path = Path::new("tests/golden").join(name);
-    let expected = fs::read_to_string(&path).expect("the golden file is there");
-    let actual = replay(&expected);
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, actual).expect("the golden file can be written");
-    } else {
-        assert_eq!(actual, expected, "{}: BLESS=1 rewrites it", path.display());
-    }
+    golden::check_documents(format!("tests/golden/{name}"), |text| {
+        escaped(&read(&unescaped(text)))
+    });
 }
 
 #[test]

@@ -7,7 +7,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a wrong script fails the test")]
 
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -104,7 +103,7 @@ impl Runner {
 
 #[test]
 fn the_golden_scripts_hold() {
-    golden::check(Path::new("tests/golden"), || {
+    golden::check("tests/golden", || {
         let options = Options { min_ttl: 2, revoke_retry: Duration::from_secs(3) };
         let mut runner = Runner { lessor: Lessor::new(options), now: Duration::from_secs(100) };
         move |command: &Command| runner.run(command)

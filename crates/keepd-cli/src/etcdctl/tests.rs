@@ -5,8 +5,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::Path;
-use std::{env, fs};
 
 use keepd_api::etcdserverpb::response_op::Response;
 use keepd_api::etcdserverpb::{
@@ -16,23 +14,12 @@ use keepd_api::etcdserverpb::{
 };
 use keepd_api::mvccpb::event::EventType;
 use keepd_api::mvccpb::{Event, KeyValue};
+use testkit::golden;
 
 use crate::engine::answer::{Answer, Format, Style, render};
 use crate::engine::command::{Command, Parsed, Program, parse};
 use crate::engine::help::help;
 use crate::etcdutl;
-
-fn check(name: &str, actual: &str) {
-    let path = Path::new("tests/golden").join(name);
-    if env::var_os("BLESS").is_some() {
-        fs::write(&path, actual).unwrap();
-    }
-    let expected = fs::read_to_string(&path).unwrap();
-    for (line, (expected, actual)) in expected.lines().zip(actual.lines()).enumerate() {
-        assert_eq!(expected, actual, "{name}:{}", line + 1);
-    }
-    assert_eq!(expected, actual, "{name}");
-}
 
 fn helps(program: &Program, path: &mut Vec<&'static Command>, out: &mut String) {
     let names: Vec<&str> = path.iter().map(|command| command.name()).collect();
@@ -47,46 +34,24 @@ fn helps(program: &Program, path: &mut Vec<&'static Command>, out: &mut String) 
 
 #[test]
 fn help_is_laid_out_as_before() {
-    for (name, program) in
-        [("etcdctl-help.txt", &super::PROGRAM), ("etcdutl-help.txt", &etcdutl::PROGRAM)]
-    {
+    for (name, program) in [("etcdctl", &super::PROGRAM), ("etcdutl", &etcdutl::PROGRAM)] {
         let mut out = String::new();
         helps(program, &mut vec![program.root], &mut out);
-        check(name, &out);
+        golden::compare(format!("tests/golden/{name}-help.txt"), &out);
     }
 }
 
 #[test]
 fn mistakes_are_answered_in_cobras_words() {
-    let lines = [
-        "bogus",
-        "gett",
-        "c",
-        "--bogus",
-        "get --bogus",
-        "get --limit abc k",
-        "get --limit= k",
-        "get -w",
-        "get --rev",
-        "-x get",
-        "get ---x k",
-        "get --=x k",
-        "txn -i=foo",
-        "--dial-timeout 5 get k",
-        "--hex=maybe get k",
-        "completion",
-        "completion foo",
-        "completion bash fish",
-    ];
-    let mut out = String::new();
-    for line in lines {
-        let words = line.split(' ').map(OsString::from).collect();
-        let exit = parse(&super::PROGRAM, words).unwrap_err();
-        let text = exit.text.unwrap_or_default();
-        let after = exit.after.lines().next().unwrap_or_default();
-        writeln!(out, "> {line}\n{}: {text}\n{after}\n", exit.code).unwrap();
-    }
-    check("mistakes.txt", &out);
+    golden::check("tests/golden/mistakes.txt", || {
+        |command: &golden::Command| {
+            let words = command.rest().split(' ').map(OsString::from).collect();
+            let exit = parse(&super::PROGRAM, words).unwrap_err();
+            let text = exit.text.unwrap_or_default();
+            let after = exit.after.lines().next().unwrap_or_default();
+            format!("{}: {text}\n{after}\n", exit.code)
+        }
+    });
 }
 
 #[test]
@@ -199,5 +164,5 @@ fn every_answer_looks_as_before_in_every_format() {
             }
         }
     }
-    check("answers.txt", &out);
+    golden::compare("tests/golden/answers.txt", &out);
 }

@@ -11,7 +11,6 @@
 //! - `read S [N]`: takes messages off a stream and prints them
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -171,11 +170,11 @@ impl Runner {
     fn watch(&mut self, command: &Command) {
         let stream = self.asking(command);
         let mut spec = WatchSpec::new(keys(command.word(1)), command.named_number("from", 0));
-        spec.id = command.named.contains_key("id").then(|| WatchId(command.named_number("id", 0)));
+        spec.id = command.named("id").map(|id| WatchId(id.parse().unwrap()));
         spec.filters = Filters { no_put: command.has("noput"), no_delete: command.has("nodelete") };
         spec.prev_kv = command.has("prev");
         spec.progress_notify = command.has("notify");
-        spec.denied = command.named.get("denied").cloned();
+        spec.denied = command.named("denied").map(str::to_owned);
         self.world.hub.create(stream, spec);
     }
 
@@ -203,7 +202,7 @@ impl Runner {
 
 #[test]
 fn the_golden_scripts_hold() {
-    golden::check(Path::new("tests/golden"), || {
+    golden::check("tests/golden", || {
         let limits = Limits::default();
         let world = World::new(limits);
         let mut runner = Runner { world, streams: BTreeMap::new(), is_holding: false };

@@ -602,12 +602,7 @@ fn a_file_named_by_flag_or_environment_shuts_out_everything_else() {
 
 #[test]
 fn the_document_of_flags_is_what_the_table_says() {
-    let path = "../../docs/operations/flags.md";
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(path, help::document()).unwrap();
-    }
-    let written = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(written == help::document(), "stale; write it again with BLESS=1 cargo test -p keepd");
+    testkit::golden::compare("../../docs/operations/flags.md", &help::document());
 }
 
 #[test]
