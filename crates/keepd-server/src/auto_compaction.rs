@@ -1,7 +1,6 @@
 //! Automatic compaction, by age or by count of revisions, as etcd times it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use keepd_machine::Command;
@@ -12,31 +11,26 @@ use crate::context::Context;
 const PERIODIC_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// Samples of the revision per interval.
 const SAMPLES_PER_INTERVAL: u32 = 10;
-/// How often revisions are counted.
+/// The interval between two compactions by count.
 const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 
-/// What is compacted without being asked.
+/// The part of history that is compacted without a request: `--auto-compaction-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoCompaction {
     /// Nothing.
     Off,
-    /// What is older than this.
+    /// Revisions older than this.
     Periodic(Duration),
-    /// All but so many revisions.
+    /// All revisions but the newest, this many.
     Revision(i64),
 }
 
-/// Starts compacting in the background; ends with the process.
-pub fn spawn_auto_compaction(context: &Arc<Context>, compaction: AutoCompaction) {
-    let context = Arc::clone(context);
+/// Compacts for as long as it is polled.
+pub(crate) async fn run(context: &Context, compaction: AutoCompaction) {
     match compaction {
         AutoCompaction::Off => {}
-        AutoCompaction::Periodic(retention) => {
-            tokio::spawn(async move { periodic(&context, retention).await });
-        }
-        AutoCompaction::Revision(keep) => {
-            tokio::spawn(async move { by_revision(&context, keep).await });
-        }
+        AutoCompaction::Periodic(retention) => periodic(context, retention).await,
+        AutoCompaction::Revision(keep) => by_revision(context, keep).await,
     }
 }
 
@@ -58,7 +52,7 @@ async fn periodic(context: &Context, retention: Duration) {
     }
 }
 
-/// The revisions of one retention, sampled.
+/// Samples of the current revision over one retention.
 struct Window {
     samples: VecDeque<i64>,
     len: usize,
@@ -70,7 +64,7 @@ impl Window {
         Self { samples: VecDeque::new(), len: usize::try_from(len).unwrap_or(usize::MAX) }
     }
 
-    /// Adds a sample; the revision one retention ago, once a whole retention has passed.
+    /// Adds a sample; returns the revision one retention ago, once a whole retention has passed.
     fn push(&mut self, revision: i64) -> Option<i64> {
         self.samples.push_back(revision);
         if self.samples.len() > self.len {

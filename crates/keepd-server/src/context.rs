@@ -15,18 +15,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
+use crate::admission::Admission;
 use crate::answer_places;
 use crate::errors;
-use crate::kv::txn::CompareQueues;
 use crate::listener::TrafficBytes;
 use crate::metrics::RpcMetrics;
 use crate::unfinished::Unfinished;
-
-/// Large reads at once, by threads that may wait for the disk.
-const LARGE_READS_MAX: usize = 16;
-
-/// Hashes of the whole store at once; further ones wait for their turn.
-const HASHES_MAX: usize = 1;
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +54,12 @@ pub struct Context {
     pub encryption: Arc<Encryption>,
     /// Limits of requests.
     pub limits: Limits,
-    /// Transactions whose compared values keep changing.
-    pub(crate) compare_queues: CompareQueues,
-    /// CompareQueues of reads of many records: more at once would only share the same disk and processors.
-    pub(crate) large_reads: Arc<Semaphore>,
+    /// Admission of requests to the member.
+    pub(crate) admission: Admission,
     /// Requests of all connections that are not whole yet.
     pub(crate) unfinished: Arc<Unfinished>,
     /// Places for answers that streams share.
     pub(crate) answer_places: Arc<Semaphore>,
-    /// A turn of reading the whole store for a hash: a request of some bytes.
-    pub(crate) hashes: Semaphore,
     /// What the services count.
     pub(crate) rpc_metrics: RpcMetrics,
     /// What goes over the client ports.
@@ -89,14 +79,12 @@ impl Context {
         let started = u64::try_from(node.env().clock.wall().as_millis()).unwrap_or(u64::MAX);
         let lease_ids = AtomicU64::new(member | ((started << 8) & 0xffff_ffff_ff00));
         Arc::new(Self {
-            node,
             encryption,
             limits,
-            compare_queues: CompareQueues::default(),
-            large_reads: Arc::new(Semaphore::new(LARGE_READS_MAX)),
+            admission: Admission::new(node.clone()),
+            node,
             unfinished: Unfinished::new(limits.receive_bytes_max()),
             answer_places: answer_places::shared(),
-            hashes: Semaphore::new(HASHES_MAX),
             rpc_metrics: RpcMetrics::default(),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),

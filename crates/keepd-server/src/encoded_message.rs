@@ -6,14 +6,14 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::unread::Turn;
+use crate::unread::ListPermit;
 
 /// An encoded message in pieces, sent one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct EncodedMessage {
     pub(crate) pieces: Vec<Bytes>,
-    /// The turn of a list, kept until the last piece is sent.
-    pub(crate) turn: Option<Turn>,
+    /// The permit of a list, kept until the last piece is sent.
+    pub(crate) permit: Option<ListPermit>,
 }
 
 impl EncodedMessage {
@@ -28,7 +28,7 @@ impl EncodedMessage {
 
 impl From<Vec<Bytes>> for EncodedMessage {
     fn from(pieces: Vec<Bytes>) -> Self {
-        Self { pieces, turn: None }
+        Self { pieces, permit: None }
     }
 }
 

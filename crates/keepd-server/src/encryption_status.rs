@@ -7,12 +7,8 @@ use keepd_crypto::{EncryptionStatus, KeyName};
 use keepd_node::ValueCounts;
 use keepd_types::KeyId;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::context::Context;
-
-/// BOUND: counting reads every record.
-static COUNTING: Semaphore = Semaphore::const_new(1);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +22,10 @@ pub(crate) enum Refusal {
 /// The status; with `values`, also how the stored values are sealed.
 pub(crate) async fn status(context: &Context, values: bool) -> Result<Value, Refusal> {
     let counts = if values {
-        let _permit = COUNTING.try_acquire().map_err(|_taken| Refusal::Busy)?;
         let node = context.node.clone();
-        let counting = tokio::task::spawn_blocking(move || node.count_values()).await;
-        let counts = counting.map_err(|error| Refusal::Unreadable(error.to_string()))?;
+        let counting = context.admission.value_counts.try_run(move || node.count_values());
+        let counts = counting.await.ok_or(Refusal::Busy)?;
+        let counts = counts.map_err(|status| Refusal::Unreadable(status.message().to_owned()))?;
         Some(counts.map_err(|error| Refusal::Unreadable(error.to_string()))?)
     } else {
         None

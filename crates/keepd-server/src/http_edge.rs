@@ -13,7 +13,7 @@ use crate::access::{self, AccessControl};
 use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
 use crate::grpc::call::Peer;
-use crate::{errors, metrics};
+use crate::metrics;
 
 /// Where a request came in; not every listener shows everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,8 +317,7 @@ fn read_local(context: &Arc<Context>) -> Result<(), String> {
 }
 
 async fn read_linearizable(context: &Arc<Context>) -> Result<(), String> {
-    let view = context.node.linearizable_view().await;
-    view.map_err(|error| errors::node(error).message().to_owned())?;
+    context.view(false).await.map_err(|status| status.message().to_owned())?;
     // A lone member reads what it has acknowledged; but it acknowledges nothing while this lasts.
     context.node.stall().map_or(Ok(()), Err)
 }

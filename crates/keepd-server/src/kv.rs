@@ -1,11 +1,10 @@
 //! The KV service. Its answers need no second encoding.
 
 mod price;
-pub(crate) mod quota;
 mod range;
 mod stream;
 mod to_command;
-pub(crate) mod txn;
+mod txn;
 mod validate;
 
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use keepd_machine::{Command, Response};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use crate::admission::quota;
 use crate::context::{Context, to_proto};
 use crate::encoded_message::EncodedMessage;
 use crate::errors;
@@ -30,7 +30,7 @@ pub(crate) async fn range(
     call: Call<RangeRequest>,
 ) -> Result<EncodedMessage, Status> {
     let is_large = range::is_large(&call.request);
-    let turn = call.turn(is_large).await;
+    let permit = call.admit_answer(is_large).await;
     let request = call.request;
     validate::range(&request)?;
     let view = context.view(request.serializable).await?;
@@ -41,7 +41,7 @@ pub(crate) async fn range(
     let context = Arc::clone(context);
     let answer = async move { range::answer(&context, &view, header, request).await };
     let answer = AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)??;
-    Ok(EncodedMessage { turn, ..answer })
+    Ok(EncodedMessage { permit, ..answer })
 }
 
 pub(crate) async fn range_stream(
@@ -68,10 +68,10 @@ pub(crate) async fn put(
     call: Call<PutRequest>,
 ) -> Result<EncodedMessage, Status> {
     if call.request.prev_kv {
-        call.turn(false).await;
+        call.admit_answer(false).await;
     }
     let request = call.request;
-    quota::check(context, quota::put_cost(&request)).await?;
+    context.admission.write(quota::put_cost(&request)).await?;
     validate::put(&request)?;
     let command = Command::Put(to_command::put(context, request)?);
     let done = context.node.propose(command).await.map_err(errors::node)?;
@@ -91,8 +91,11 @@ pub(crate) async fn delete_range(
     call: Call<DeleteRangeRequest>,
 ) -> Result<EncodedMessage, Status> {
     let wants_values = call.request.prev_kv;
-    let turn =
-        if wants_values { call.turn(!call.request.range_end.is_empty()).await } else { None };
+    let permit = if wants_values {
+        call.admit_answer(!call.request.range_end.is_empty()).await
+    } else {
+        None
+    };
     let request = call.request;
     validate::delete(&request)?;
     let command = Command::DeleteRange(to_command::delete(request));
@@ -105,7 +108,7 @@ pub(crate) async fn delete_range(
         let kvs = range::load_kvs(context, &done.view, revisions).await?;
         response.prev_kvs = kvs.into_iter().map(to_proto).collect();
     }
-    Ok(EncodedMessage { turn, ..EncodedMessage::of(&response) })
+    Ok(EncodedMessage { permit, ..EncodedMessage::of(&response) })
 }
 
 pub(crate) async fn txn(
@@ -113,10 +116,11 @@ pub(crate) async fn txn(
     call: Call<TxnRequest>,
 ) -> Result<EncodedMessage, Status> {
     let has_large = range::has_large(&call.request);
-    let turn = if range::has_reads(&call.request) { call.turn(has_large).await } else { None };
+    let permit =
+        if range::has_reads(&call.request) { call.admit_answer(has_large).await } else { None };
     let request = call.request;
     // etcd looks at the local quota before it validates.
-    quota::check(context, quota::txn_cost(&request)).await?;
+    context.admission.write(quota::txn_cost(&request)).await?;
     validate::txn(&request, context.limits.txn_ops_max)?;
     price::check(&context.node.view(), &request)?;
     if !has_large {
@@ -126,7 +130,7 @@ pub(crate) async fn txn(
     let answer = async move { Ok(EncodedMessage::of(&txn::run(&context, request).await?)) };
     let answer: Result<_, Status> =
         AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)?;
-    Ok(EncodedMessage { turn, ..answer? })
+    Ok(EncodedMessage { permit, ..answer? })
 }
 
 pub(crate) async fn compact(

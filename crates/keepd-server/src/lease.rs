@@ -15,10 +15,10 @@ use keepd_types::LeaseId;
 use tonic::Status;
 
 pub(crate) use self::keep_alive::keep_alive;
+use crate::admission::quota;
 use crate::context::Context;
 use crate::errors;
 use crate::grpc::call::Call;
-use crate::kv::quota;
 
 /// How often another id is tried when the chosen one is taken.
 const ID_ATTEMPTS_MAX: usize = 8;
@@ -27,7 +27,7 @@ pub(crate) async fn grant(
     context: &Arc<Context>,
     call: Call<LeaseGrantRequest>,
 ) -> Result<LeaseGrantResponse, Status> {
-    quota::check(context, quota::LEASE_COST).await?;
+    context.admission.write(quota::LEASE_COST).await?;
     let request = call.request;
     // Raised here and not at apply, where all members must do the same.
     let ttl = request.ttl.max(context.node.options().lease_ttl_min());

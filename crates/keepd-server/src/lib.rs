@@ -5,11 +5,12 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 mod access;
+mod admission;
 mod answer_places;
 mod auth;
 mod auto_compaction;
+mod blocking;
 mod cluster;
-
 mod connection_executor;
 mod context;
 mod encoded_message;
@@ -40,7 +41,7 @@ pub const UNSYNCED: &str =
     "keepd: --unsafe-no-fsync: nothing is synced, a power cut loses acknowledged writes";
 
 pub use access::AccessControl;
-pub use auto_compaction::{AutoCompaction, spawn_auto_compaction};
+pub use auto_compaction::AutoCompaction;
 pub use context::{Context, Limits};
 pub use http_edge::HttpScope;
 pub use listener::{

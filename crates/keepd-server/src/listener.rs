@@ -1,10 +1,10 @@
 //! Listeners: what is bound, and who is accepted. What becomes of a connection is [`connection`]'s.
 //!
-//! A silent or slow client never costs another one its turn: [`admission`] says who gives way.
+//! A silent or slow client never costs another one its turn: [`connection_slots`] says who gives way.
 
-mod admission;
 mod bind;
 mod connection;
+mod connection_slots;
 mod metered_stream;
 mod preface_timeout;
 
@@ -21,13 +21,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::admission::Admission;
-pub use self::admission::{Endpoint, RESERVED_DESCRIPTORS};
-use self::admission::{Source, Ticket};
 pub use self::bind::{Bind, BindError};
 use self::connection::Connection;
 pub use self::connection::ConnectionOptions;
 pub(crate) use self::connection::Service;
+pub(crate) use self::connection_slots::ConnectionSlots;
+pub use self::connection_slots::{Endpoint, RESERVED_DESCRIPTORS};
+use self::connection_slots::{Slot, Source};
 pub use self::metered_stream::TrafficBytes;
 use self::metered_stream::{BoxedStream, MeteredStream};
 use crate::grpc::call::LOCAL;
@@ -119,7 +119,7 @@ impl Listener {
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,
-        admission: Arc<Admission>,
+        slots: Arc<ConnectionSlots>,
         tasks: TaskTracker,
         accounts: Accounts,
         mut stop: watch::Receiver<bool>,
@@ -132,8 +132,8 @@ impl Listener {
             unfinished: accounts.unfinished,
         });
         loop {
-            let (accepted, ticket) = tokio::select! {
-                admitted = self.accept_admitted(&admission) => admitted,
+            let (accepted, slot) = tokio::select! {
+                admitted = self.accept_admitted(&slots) => admitted,
                 _ = stop.changed() => break,
             };
             let Accepted { stream, peer, .. } = accepted;
@@ -142,13 +142,13 @@ impl Listener {
             let stream = Box::new(MeteredStream::new(stream, bytes));
             let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
-                let ticket = Arc::new(ticket);
-                let served = connection.run(stream, peer, service, Arc::clone(&ticket), stop);
+                let slot = Arc::new(slot);
+                let served = connection.run(stream, peer, service, Arc::clone(&slot), stop);
                 let served = async {
                     tokio::select! {
                         biased;
                         () = served => {}
-                        () = ticket.gives_way() => {}
+                        () = slot.gives_way() => {}
                     }
                 };
                 cut.run_until_cancelled(served).await;
@@ -159,13 +159,13 @@ impl Listener {
         }
     }
 
-    async fn accept_admitted(&self, admission: &Arc<Admission>) -> (Accepted, Ticket) {
+    async fn accept_admitted(&self, slots: &Arc<ConnectionSlots>) -> (Accepted, Slot) {
         let mut pause = ACCEPT_PAUSE;
         loop {
             match self.accept().await {
                 Ok(it) => {
-                    let ticket = admission.admit(self.endpoint, it.source, it.descriptor).await;
-                    return (it, ticket);
+                    let slot = slots.admit(self.endpoint, it.source, it.descriptor).await;
+                    return (it, slot);
                 }
                 // The client went away before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -49,7 +49,7 @@ pub(crate) async fn alarm(
     let known = AlarmType::try_from(request.alarm).is_ok();
     let alarms = match AlarmAction::try_from(request.action) {
         Ok(AlarmAction::Get) => {
-            context.node.linearizable_view().await.map_err(errors::node)?;
+            context.view(false).await?;
             let raised = context.node.alarms();
             let wanted = |alarm: &Alarm| kind == 0 || alarm.kind == kind;
             raised.iter().copied().filter(wanted).collect()
@@ -123,8 +123,7 @@ pub(crate) async fn hash(
 ) -> Result<HashResponse, Status> {
     let view = context.node.view();
     let header = Some(context.header(view.revision()));
-    let _turn = context.hashes.acquire().await;
-    let hash = blocking(move || view.hash().map_err(errors::store)).await?;
+    let hash = context.admission.hashes.run(move || view.hash()).await?.map_err(errors::store)?;
     Ok(HashResponse { header, hash })
 }
 
@@ -139,8 +138,8 @@ pub(crate) async fn hash_kv(
     let hash = match context.node.compaction_hash(revision) {
         Some(hash) => hash,
         None => {
-            let _turn = context.hashes.acquire().await;
-            blocking(move || view.hash_kv(revision).map_err(errors::store)).await?
+            let hash = context.admission.hashes.run(move || view.hash_kv(revision)).await?;
+            hash.map_err(errors::store)?
         }
     };
     Ok(HashKvResponse {
@@ -170,12 +169,4 @@ pub(crate) async fn downgrade(
     _call: Call<DowngradeRequest>,
 ) -> Result<DowngradeResponse, Status> {
     Err(Status::unimplemented("keepd: downgrades come with clusters"))
-}
-
-/// Runs a long read where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
-) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(errors::task)?
 }

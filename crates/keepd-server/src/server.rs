@@ -12,10 +12,11 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
 use crate::access::AccessControl;
+use crate::auto_compaction::{self, AutoCompaction};
 use crate::context::Context;
 use crate::grpc::Grpc;
 use crate::http_edge::{self, HttpScope};
-use crate::listener::{Accounts, Admission, Listener, Service, TrafficBytes};
+use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
 use crate::unfinished::Share;
 
 /// Runs services on listeners.
@@ -23,7 +24,7 @@ use crate::unfinished::Share;
 pub struct Server {
     context: Arc<Context>,
     access: Arc<AccessControl>,
-    admission: Arc<Admission>,
+    slots: Arc<ConnectionSlots>,
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
     /// Ends the connections that are still there after their time.
@@ -35,8 +36,8 @@ impl Server {
     #[must_use]
     pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
         let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
-        let (admission, cut) = (Admission::of_process(), CancellationToken::new());
-        Self { context, access: Arc::new(access), admission, tasks, stop, cut }
+        let (slots, cut) = (ConnectionSlots::of_process(), CancellationToken::new());
+        Self { context, access: Arc::new(access), slots, tasks, stop, cut }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
@@ -63,12 +64,23 @@ impl Server {
     }
 
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
-        let (tasks, admission) = (self.tasks.clone(), Arc::clone(&self.admission));
+        let (tasks, slots) = (self.tasks.clone(), Arc::clone(&self.slots));
         let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
         let unfinished = Arc::clone(&self.context.unfinished);
         let accounts = Accounts { bytes, unfinished };
-        let serving = listener.serve(Arc::new(edge), admission, tasks, accounts, stop, cut);
+        let serving = listener.serve(Arc::new(edge), slots, tasks, accounts, stop, cut);
         self.tasks.spawn(serving);
+    }
+
+    /// Compacts in the background until the server stops.
+    pub fn compact_automatically(&self, compaction: AutoCompaction) {
+        let (context, mut stop) = (Arc::clone(&self.context), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = auto_compaction::run(&context, compaction) => {}
+                _ = stop.changed() => {}
+            }
+        });
     }
 
     /// Stops accepting and lets connections finish, up to `patience`.

@@ -6,6 +6,7 @@ use keepd_api::etcdserverpb::SnapshotResponse;
 use keepd_backup::Export;
 use tonic::Status;
 
+use crate::blocking;
 use crate::context::Context;
 use crate::response_stream::{self, Receiver, Sender};
 
@@ -31,10 +32,10 @@ async fn send(
     sealer: Arc<keepd_crypto::ValueSealer>,
     blobs: &Sender<SnapshotResponse>,
 ) -> Result<(), Status> {
-    let mut export = blocking(move || Export::new(view, sealer)).await?;
+    let mut export = step(move || Export::new(view, sealer)).await?;
     while let Ok(room) = blobs.reserve().await {
         let blob;
-        (export, blob) = blocking(move || {
+        (export, blob) = step(move || {
             let blob = export.next_blob()?;
             Ok((export, blob))
         })
@@ -51,16 +52,12 @@ async fn send(
     Ok(())
 }
 
-/// Works where it may block.
-async fn blocking<T: Send + 'static>(
+/// Runs a step of the export on a blocking thread.
+async fn step<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, keepd_backup::Error> + Send + 'static,
 ) -> Result<T, Status> {
-    let failed = |error: &dyn std::fmt::Display| {
+    blocking::run(work).await?.map_err(|error| {
         tracing::error!(%error, "a snapshot could not be made");
         Status::internal(format!("keepd: the snapshot failed: {error}"))
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| failed(&error)),
-        Err(error) => Err(failed(&error)),
-    }
+    })
 }

@@ -43,8 +43,8 @@ impl Default for Unread {
     }
 }
 
-/// The turn of a list, until its answer is read.
-pub(crate) type Turn = OwnedSemaphorePermit;
+/// The permit of a list, kept until its answer is read.
+pub(crate) type ListPermit = OwnedSemaphorePermit;
 
 impl Unread {
     /// Waits until another answer may be made.
@@ -58,8 +58,8 @@ impl Unread {
         }
     }
 
-    /// Waits for the turn of a list.
-    pub(crate) async fn list(&self) -> Turn {
+    /// Waits for the permit to make a list.
+    pub(crate) async fn list(&self) -> ListPermit {
         Arc::clone(&self.lists).acquire_owned().await.expect("nobody closes it")
     }
 
@@ -98,7 +98,7 @@ type Left = Arc<Mutex<Option<VecDeque<Bytes>>>>;
 pub(crate) struct Large {
     left: Left,
     trailers: Option<HeaderMap>,
-    _turn: Option<Turn>,
+    _permit: Option<ListPermit>,
     _watch: AbortOnDropHandle<()>,
 }
 
@@ -107,23 +107,23 @@ impl Large {
         frames: VecDeque<Bytes>,
         trailers: HeaderMap,
         unread: &Arc<Unread>,
-        turn: Option<Turn>,
+        permit: Option<ListPermit>,
     ) -> Self {
-        Self::patient(frames, trailers, unread, turn, STALL_MAX)
+        Self::patient(frames, trailers, unread, permit, STALL_MAX)
     }
 
     fn patient(
         frames: VecDeque<Bytes>,
         trailers: HeaderMap,
         unread: &Arc<Unread>,
-        turn: Option<Turn>,
+        permit: Option<ListPermit>,
         stall_max: Duration,
     ) -> Self {
         let frames = frames.into_iter().map(|frame| unread.counted(frame)).collect();
         let left = Arc::new(Mutex::new(Some(frames)));
         let watch = tokio::spawn(watch(Arc::clone(&left), stall_max));
         let watch = AbortOnDropHandle::new(watch);
-        Self { left, trailers: Some(trailers), _turn: turn, _watch: watch }
+        Self { left, trailers: Some(trailers), _permit: permit, _watch: watch }
     }
 }
 
@@ -210,12 +210,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lists_take_turns_until_they_are_read() {
+    async fn a_list_waits_until_an_earlier_one_is_read() {
         let unread = Arc::<Unread>::default();
         let mut answers = Vec::new();
         for _ in 0..LISTS_MAX {
-            let turn = Some(unread.list().await);
-            answers.push(Large::new(frames(1, 1), HeaderMap::new(), &unread, turn));
+            let permit = Some(unread.list().await);
+            answers.push(Large::new(frames(1, 1), HeaderMap::new(), &unread, permit));
         }
         let second = Duration::from_secs(1);
         assert!(tokio::time::timeout(second, unread.list()).await.is_err());

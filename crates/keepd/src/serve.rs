@@ -117,7 +117,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     let limits =
         Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
     let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
-    let server = Server::new(Arc::clone(&context), options.access.clone());
+    let server = Server::new(context, options.access.clone());
     for listener in listeners.metrics {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);
@@ -142,7 +142,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         tokio::spawn(node.handle().reload_encryption_on_change(path));
     }
     tokio::spawn(give_back_memory());
-    keepd_server::spawn_auto_compaction(&context, options.auto_compaction);
+    server.compact_automatically(options.auto_compaction);
     let ending = wait_for_end(&node).await?;
     let patience = match &ending {
         Ending::Signal(_) => node.handle().options().request_timeout(),

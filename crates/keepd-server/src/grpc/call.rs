@@ -8,7 +8,7 @@ use keepd_tls::PeerIdentity;
 use tokio::time::Instant;
 
 use crate::unfinished::Share;
-use crate::unread::Turn;
+use crate::unread::ListPermit;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default)]
@@ -73,8 +73,8 @@ pub(crate) struct Call<R> {
 
 impl<R> Call<R> {
     /// Waits until another answer with values may be made for this connection, and, if it is a list
-    /// of them, for its turn.
-    pub(crate) async fn turn(&self, is_list: bool) -> Option<Turn> {
+    /// of them, for the permit to make it.
+    pub(crate) async fn admit_answer(&self, is_list: bool) -> Option<ListPermit> {
         let unread = &self.connection.unread;
         unread.room().await;
         if is_list { Some(unread.list().await) } else { None }

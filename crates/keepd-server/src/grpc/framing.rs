@@ -21,8 +21,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::messages::{Encoding, PREFIX_BYTES};
+use crate::blocking;
 use crate::encoded_message::{Answer, EncodedMessage};
-use crate::errors;
 use crate::metrics::CallGuard;
 use crate::unread::{Large, Unread};
 
@@ -48,9 +48,7 @@ pub(crate) async fn compressed(
     match encoding {
         Encoding::Identity => Ok(message),
         Encoding::Gzip if message.len() <= JOINED_BYTES_MAX => Ok(gzip(message)),
-        Encoding::Gzip => {
-            tokio::task::spawn_blocking(move || gzip(message)).await.map_err(errors::task)
-        }
+        Encoding::Gzip => blocking::run(move || gzip(message)).await,
     }
 }
 
@@ -58,7 +56,7 @@ fn gzip(message: EncodedMessage) -> EncodedMessage {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     let written = message.pieces.iter().try_for_each(|piece| encoder.write_all(piece));
     let bytes = written.and_then(|()| encoder.finish()).expect("a vector takes everything");
-    EncodedMessage { turn: message.turn, ..bytes.into() }
+    EncodedMessage { permit: message.permit, ..bytes.into() }
 }
 
 /// Answers a unary call; what is compressed is so in `encoding`.
@@ -69,11 +67,11 @@ pub(crate) fn answer(
 ) -> Response<Body> {
     match result {
         Ok(mut message) => {
-            let turn = message.turn.take();
+            let permit = message.permit.take();
             let (mut frames, trailers) = (VecDeque::new(), trailers(&Status::ok("")));
             frame(message, encoding, &mut frames);
             if frames.len() > 1 {
-                return respond(Large::new(frames, trailers, unread, turn), encoding);
+                return respond(Large::new(frames, trailers, unread, permit), encoding);
             }
             respond(Whole { frames, trailers: Some(trailers) }, encoding)
         }

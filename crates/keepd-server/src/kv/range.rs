@@ -7,16 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use keepd_api::etcdserverpb::request_op::Request as Op;
 use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest};
 use keepd_api::mvccpb;
 use keepd_mvcc::{RangeRefs, Record, View};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use crate::blocking::INLINE_RECORDS_MAX;
 use crate::context::{Context, to_proto};
 use crate::encoded_message::EncodedMessage;
 use crate::errors;
@@ -24,8 +23,6 @@ use crate::protobuf;
 
 /// Ranges with at most so many keys are answered where the request runs.
 const SHORT_KEYS_MAX: i64 = 32;
-/// Records read on the task itself; more go to a thread that may block on the disk.
-const INLINE_RECORDS_MAX: usize = 32;
 /// Keys and past states beyond which a walk over the index goes to a thread that may take long.
 const LONG_WALK: u64 = 16 * 1024;
 /// A list is read in up to so many parts, each of at least so many records: while one waits for the
@@ -142,25 +139,18 @@ pub(crate) async fn answer(
         .await
 }
 
-/// Works on a view: here, or on a thread that may take long.
+/// Reads a view: here, or on a blocking thread if that takes long.
 async fn walk<T: Send + 'static>(
-    context: &Arc<Context>,
+    context: &Context,
     view: &Arc<View>,
     is_long: bool,
-    work: impl FnOnce(&View) -> T + Send + 'static,
+    read: impl FnOnce(&View) -> T + Send + 'static,
 ) -> Result<T, Status> {
     if !is_long {
-        return Ok(work(view));
+        return Ok(read(view));
     }
-    let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
-        return Err(Api::Stopped.into());
-    };
     let view = Arc::clone(view);
-    let working = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        work(&view)
-    });
-    AbortOnDropHandle::new(working).await.map_err(errors::task)
+    context.admission.large_reads.run(move || read(&view)).await
 }
 
 /// Only the index: the lease shows as zero, as in etcd 3.7.
@@ -298,7 +288,7 @@ pub(crate) async fn append_records(
         part.records(context, records)?;
         Ok(part)
     };
-    for part in off_task(context, view, revisions, each).await? {
+    for part in in_parts(context, view, revisions, each).await? {
         pieces.append(part);
     }
     Ok(pieces)
@@ -316,7 +306,7 @@ pub(crate) async fn load_kvs(
     if revisions.len() <= INLINE_RECORDS_MAX {
         return each(context, load(view, &revisions)?);
     }
-    Ok(off_task(context, view, revisions, each).await?.into_iter().flatten().collect())
+    Ok(in_parts(context, view, revisions, each).await?.into_iter().flatten().collect())
 }
 
 fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
@@ -326,9 +316,8 @@ fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
     view.load_many(revisions).map_err(errors::store)
 }
 
-/// Reads many records on threads that may block on the disk and on decryption; long lists in parts
-/// side by side, which come back in order.
-async fn off_task<T: Send + 'static>(
+/// Reads many records on blocking threads, a long list in parts side by side, which come back in order.
+async fn in_parts<T: Send + 'static>(
     context: &Arc<Context>,
     view: &Arc<View>,
     mut revisions: Vec<Revision>,
@@ -339,19 +328,13 @@ async fn off_task<T: Send + 'static>(
     let mut loading = VecDeque::new();
     while !revisions.is_empty() {
         let part = revisions.split_off(revisions.len().saturating_sub(part_records));
-        let (context, view) = (Arc::clone(context), Arc::clone(view));
-        let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
-            return Err(Api::Stopped.into());
-        };
-        // A client that leaves takes along what has not begun.
-        loading.push_front(AbortOnDropHandle::new(tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            each(&context, load(&view, &part)?)
-        })));
+        let (shared, view) = (Arc::clone(context), Arc::clone(view));
+        let read = move || each(&shared, load(&view, &part)?);
+        loading.push_front(context.admission.large_reads.start(read).await);
     }
     let mut loaded = Vec::with_capacity(loading.len());
     for part in loading {
-        loaded.push(part.await.map_err(errors::task)??);
+        loaded.push(part.await??);
     }
     Ok(loaded)
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{
@@ -14,11 +13,10 @@ use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tonic::Status;
 
 use super::range;
+use crate::blocking::INLINE_RECORDS_MAX;
 use crate::context::Context;
 use crate::errors;
 
-/// Records compared on the task itself; more go to a thread that may block on the disk.
-const INLINE_RECORDS_MAX: u64 = 32;
 /// Records of a compared range that are loaded together.
 const COMPARED_AT_ONCE: usize = 256;
 
@@ -87,25 +85,18 @@ fn compared_values(view: &View, request: &TxnRequest) -> Result<u64, Status> {
     Ok(records)
 }
 
-/// Few records are read where the request runs; many could block it on disk and decryption.
-async fn off_task<T: Send + 'static>(
+/// Reads `records` records: here if they are few, else on a blocking thread.
+async fn read<T: Send + 'static>(
     context: &Arc<Context>,
     view: &Arc<View>,
     records: u64,
-    work: impl FnOnce(&Context, &View) -> Result<T, Status> + Send + 'static,
+    read: impl FnOnce(&Context, &View) -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    if records <= INLINE_RECORDS_MAX {
-        return work(context, view);
+    if records <= INLINE_RECORDS_MAX as u64 {
+        return read(context, view);
     }
-    let Ok(turn) = Arc::clone(&context.large_reads).acquire_owned().await else {
-        return Err(Api::Stopped.into());
-    };
-    let (context, view) = (Arc::clone(context), Arc::clone(view));
-    let working = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        work(&context, &view)
-    });
-    working.await.map_err(errors::task)?
+    let (shared, view) = (Arc::clone(context), Arc::clone(view));
+    context.admission.large_reads.run(move || read(&shared, &view)).await?
 }
 
 /// A transaction whose value comparisons are resolved against `view`.
@@ -115,7 +106,7 @@ pub(crate) async fn resolved(
     request: TxnRequest,
 ) -> Result<Txn, Status> {
     let records = compared_values(view, &request)?;
-    off_task(context, view, records, move |context, view| txn(context, view, request)).await
+    read(context, view, records, move |context, view| txn(context, view, request)).await
 }
 
 fn txn(context: &Context, view: &View, request: TxnRequest) -> Result<Txn, Status> {
@@ -225,7 +216,7 @@ pub(crate) async fn all_hold(
 ) -> Result<bool, Status> {
     let records = compared_records(view, compares, |_| true)?;
     let compares = compares.to_vec();
-    off_task(context, view, records, move |context, view| {
+    read(context, view, records, move |context, view| {
         for compare in &compares {
             if !holds(context, view, compare)? {
                 return Ok(false);

@@ -2,9 +2,7 @@
 //!
 //! Values are compared here, against a view, and the outcome is guarded in the log (rule 9.3). A
 //! transaction that finds other values when it is applied than it was made for tries again, in a
-//! turn: see `contention`.
-
-mod contention;
+//! turn: see [`crate::admission`].
 
 use std::sync::Arc;
 
@@ -28,8 +26,6 @@ use super::{range, to_command};
 use crate::context::{Context, to_proto};
 use crate::errors;
 
-pub(crate) use contention::CompareQueues;
-
 /// Misses after which a transaction in its turn has other writes give way.
 const MISSES_MAX: usize = 3;
 
@@ -39,11 +35,7 @@ pub(crate) async fn run(
     request: TxnRequest,
 ) -> Result<TxnResponse, Status> {
     if is_read_only(&request) {
-        let view = if is_serializable(&request) {
-            context.node.view()
-        } else {
-            context.node.linearizable_view().await.map_err(errors::node)?
-        };
+        let view = context.view(is_serializable(&request)).await?;
         return read_only(context, &view, &request).await;
     }
     let Some(compared) = first_compared_value(&request) else {
@@ -51,7 +43,7 @@ pub(crate) async fn run(
         return applied.ok_or_else(|| errors::apply(ApplyError::GuardMissed));
     };
     let began = Instant::now();
-    if !context.compare_queues.is_contested(compared)
+    if !context.admission.compare_queues.is_contested(compared)
         && let Some(response) = attempt(context, &context.node.view(), &request).await?
     {
         return Ok(response);
@@ -101,10 +93,10 @@ async fn in_turn(
     request: &TxnRequest,
     compared: &[u8],
 ) -> Result<TxnResponse, Status> {
-    let mut turn = context.compare_queues.take(compared).await;
+    let mut turn = context.admission.compare_queues.take(compared).await;
     let mut misses = 0;
     loop {
-        let view = context.node.linearizable_view().await.map_err(errors::node)?;
+        let view = context.view(false).await?;
         // An alarm refuses at apply what it would not refuse here.
         if context.node.alarms().is_empty() {
             let holds = to_command::all_hold(context, &view, &request.compare).await?;

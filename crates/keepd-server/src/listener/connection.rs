@@ -18,7 +18,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 
-use super::admission::{Endpoint, Ticket};
+use super::connection_slots::{Endpoint, Slot};
 use super::metered_stream::BoxedStream;
 use super::preface_timeout::PrefaceTimeout;
 use crate::connection_executor::{ConnectionTask, InlineExecutor};
@@ -93,14 +93,14 @@ impl Connection {
         stream: BoxedStream,
         peer: String,
         service: Arc<impl Service>,
-        ticket: Arc<Ticket>,
+        slot: Arc<Slot>,
         stop: watch::Receiver<bool>,
     ) {
         let mut peer = Peer { address: peer, identity: None };
         let stream = match &self.tls {
             None => stream,
             Some(tls) => {
-                match Box::pin(self.handshake(tls, stream, &peer.address, &ticket)).await {
+                match Box::pin(self.handshake(tls, stream, &peer.address, &slot)).await {
                     Some(stream) => {
                         // Only what the handshake has verified comes here.
                         let certificates = stream.get_ref().1.peer_certificates();
@@ -111,7 +111,7 @@ impl Connection {
                 }
             }
         };
-        self.http(PrefaceTimeout::new(stream, ticket), peer, service, stop).await;
+        self.http(PrefaceTimeout::new(stream, slot), peer, service, stop).await;
     }
 
     /// The handshake; `None` if it failed, which is logged.
@@ -120,12 +120,12 @@ impl Connection {
         tls: &ServerTls,
         stream: BoxedStream,
         peer: &str,
-        ticket: &Ticket,
+        slot: &Slot,
     ) -> Option<TlsStream<BoxedStream>> {
         let hello = LazyConfigAcceptor::new(Default::default(), stream);
         let handshake = match timeout(CLIENT_HELLO_TIMEOUT, hello).await {
             Ok(Ok(hello)) => {
-                ticket.opening();
+                slot.opening();
                 let rest = hello.into_stream(tls.config()).into_fallible();
                 match timeout(HANDSHAKE_TIMEOUT, rest).await {
                     Ok(Ok(stream)) => return Some(stream),

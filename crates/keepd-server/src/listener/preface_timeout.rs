@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::admission::Ticket;
+use super::connection_slots::Slot;
 use super::metered_stream::BoxedStream;
 
 /// How long a new connection may take to say what it speaks, and how many bytes that are at most.
@@ -19,7 +19,7 @@ const PREFACE_BYTES: usize = 24;
 /// A connection that ends with an error if its first bytes do not come in time.
 pub(super) struct PrefaceTimeout {
     stream: BoxedStream,
-    ticket: Arc<Ticket>,
+    slot: Arc<Slot>,
     /// Bytes that may be missing still.
     unread: usize,
     /// Runs until they have come, or something was answered.
@@ -27,14 +27,14 @@ pub(super) struct PrefaceTimeout {
 }
 
 impl PrefaceTimeout {
-    pub(super) fn new(stream: BoxedStream, ticket: Arc<Ticket>) -> Self {
+    pub(super) fn new(stream: BoxedStream, slot: Arc<Slot>) -> Self {
         let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
-        Self { stream, ticket, unread: PREFACE_BYTES, silence }
+        Self { stream, slot, unread: PREFACE_BYTES, silence }
     }
 
     fn speaks(&mut self) {
         if self.silence.take().is_some() {
-            self.ticket.settled();
+            self.slot.settled();
         }
     }
 }

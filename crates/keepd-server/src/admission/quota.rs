@@ -1,25 +1,25 @@
-//! The quota at the door: what a request may add, against live bytes.
+//! The quota: the bytes that a request may add, against the live bytes.
 
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{PutRequest, RequestOp, TxnRequest};
 use keepd_machine::Command;
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
+use keepd_node::Handle;
 use tonic::Status;
 
-use crate::context::Context;
-
-/// What a record costs beside key and value.
+/// Bytes that a record costs beside key and value.
 const PUT_OVERHEAD: usize = 256;
-/// What a lease costs.
+/// Bytes that a lease costs.
 pub(crate) const LEASE_COST: i64 = 64;
 
+/// The cost of a put.
 pub(crate) fn put_cost(request: &PutRequest) -> i64 {
     let bytes = PUT_OVERHEAD + request.key.len() + request.value.len();
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// The dearer of the two branches.
+/// The cost of a transaction: that of the dearer branch.
 pub(crate) fn txn_cost(request: &TxnRequest) -> i64 {
     let branch = |ops: &[RequestOp]| -> i64 {
         ops.iter()
@@ -33,17 +33,15 @@ pub(crate) fn txn_cost(request: &TxnRequest) -> i64 {
     branch(&request.success).max(branch(&request.failure))
 }
 
-/// Refuses a request that does not fit, after raising the NOSPACE alarm. Here writes also give way
-/// to a transaction that could not get through for all of them.
-pub(crate) async fn check(context: &Context, cost: i64) -> Result<(), Status> {
-    context.compare_queues.yield_to_starved().await;
-    if context.node.admits(cost) {
+/// Refuses a request that does not fit, after raising the NOSPACE alarm.
+pub(super) async fn check(node: &Handle, cost: i64) -> Result<(), Status> {
+    if node.admits(cost) {
         return Ok(());
     }
-    let space = context.node.space();
-    let alarm = Alarm { member: context.node.identity().member, kind: ALARM_NOSPACE };
-    // When the disk is full the node raises the alarm, and has said why.
-    if !space.is_disk_full && !context.node.alarms().contains(&alarm) {
+    let space = node.space();
+    let alarm = Alarm { member: node.identity().member, kind: ALARM_NOSPACE };
+    // When the disk is full the node raises the alarm, and logs why.
+    if !space.is_disk_full && !node.alarms().contains(&alarm) {
         tracing::warn!(
             live_bytes = space.live_bytes,
             quota_bytes = space.quota_bytes,
@@ -51,7 +49,7 @@ pub(crate) async fn check(context: &Context, cost: i64) -> Result<(), Status> {
              --quota-backend-bytes"
         );
         // The request is refused whether or not the alarm gets through.
-        if let Err(error) = context.node.propose(Command::AlarmActivate(alarm)).await {
+        if let Err(error) = node.propose(Command::AlarmActivate(alarm)).await {
             tracing::warn!(%error, "the NOSPACE alarm could not be raised");
         }
     }

@@ -1,6 +1,6 @@
 //! Which connections a server takes, and which give way.
 //!
-//! All listeners of a server share one [`Admission`]. A new connection is always taken; what is
+//! All listeners of a server share one [`ConnectionSlots`]. A new connection is always taken; what is
 //! bounded are the connections that have not yet said what they want, and the descriptors of all of
 //! them. At a bound the one that has been silent longest is closed. If none is silent the new one
 //! waits, not served, until another one ends, as with etcd's `LimitListener`.
@@ -94,9 +94,9 @@ enum Stage {
     Settled,
 }
 
-/// The admission of a server.
+/// The slots of a server.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct ConnectionSlots {
     /// A descriptor from which on the reserve begins.
     descriptors_max: usize,
     state: Mutex<State>,
@@ -144,7 +144,7 @@ impl Tally {
     }
 }
 
-impl Admission {
+impl ConnectionSlots {
     /// Bounds descriptors by the limit of the process.
     pub(crate) fn of_process() -> Arc<Self> {
         let limit = proc_fs::descriptors_max().unwrap_or(u64::MAX);
@@ -162,7 +162,7 @@ impl Admission {
         endpoint: Endpoint,
         source: Source,
         descriptor: RawFd,
-    ) -> Ticket {
+    ) -> Slot {
         let is_last = usize::try_from(descriptor).is_ok_and(|it| it >= self.descriptors_max);
         let share = endpoint.share(self.descriptors_max).max(1);
         let mut ended_before = None;
@@ -195,7 +195,7 @@ impl Admission {
         }
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, endpoint: Endpoint, source: Source) -> Ticket {
+    fn take(self: &Arc<Self>, state: &mut State, endpoint: Endpoint, source: Source) -> Slot {
         let own = state.silent_of.get(&source);
         if let Some(own) = own.filter(|own| own.len() >= SILENT_OF_SOURCE_MAX) {
             let oldest = *own.first().expect("it is not empty");
@@ -210,7 +210,7 @@ impl Admission {
         state.silent.insert(id, Waiting { source, endpoint, give_way: give_way.clone() });
         state.silent_of.entry(source).or_default().insert(id);
         let stage = AtomicU8::new(Stage::Silent as u8);
-        Ticket { admission: Arc::clone(self), id, endpoint, stage, give_way }
+        Slot { slots: Arc::clone(self), id, endpoint, stage, give_way }
     }
 }
 
@@ -249,19 +249,19 @@ impl State {
 
 /// A connection's place; it ends with it.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    admission: Arc<Admission>,
+pub(super) struct Slot {
+    slots: Arc<ConnectionSlots>,
     id: u64,
     endpoint: Endpoint,
     stage: AtomicU8,
     give_way: CancellationToken,
 }
 
-impl Ticket {
+impl Slot {
     /// The client has begun a handshake.
     pub(super) fn opening(&self) {
         self.stage.store(Stage::Opening as u8, Ordering::Release);
-        let mut state = self.admission.state.lock();
+        let mut state = self.slots.state.lock();
         if let Some(waiting) = state.remove(self.id) {
             if state.opening.len() >= OPENING_MAX
                 && let Some((&oldest, _)) = state.opening.first_key_value()
@@ -275,7 +275,7 @@ impl Ticket {
     /// The client has asked something, or was answered.
     pub(super) fn settled(&self) {
         self.stage.store(Stage::Settled as u8, Ordering::Release);
-        self.admission.state.lock().remove(self.id);
+        self.slots.state.lock().remove(self.id);
     }
 
     /// Done when the connection has to give way to another one.
@@ -291,14 +291,14 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut state = self.admission.state.lock();
+        let mut state = self.slots.state.lock();
         state.remove(self.id);
         state.open[self.endpoint as usize] -= 1;
         state.ended += 1;
         drop(state);
-        self.admission.ended.notify_waiters();
+        self.slots.ended.notify_waiters();
     }
 }
 
@@ -316,22 +316,22 @@ mod tests {
         Source::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
     }
 
-    async fn is_closed(ticket: &Ticket) -> bool {
-        tokio::time::timeout(Duration::from_millis(20), ticket.gives_way()).await.is_ok()
+    async fn is_closed(slot: &Slot) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), slot.gives_way()).await.is_ok()
     }
 
     #[tokio::test]
     async fn the_oldest_silent_one_gives_way_and_never_one_that_has_spoken() {
-        let admission = Admission::new(usize::MAX);
+        let slots = ConnectionSlots::new(usize::MAX);
         let mut tickets = Vec::new();
         for i in 0..SILENT_MAX {
             let source = source(u8::try_from(i % 8).unwrap());
-            tickets.push(admission.admit(Endpoint::Client, source, LOW).await);
+            tickets.push(slots.admit(Endpoint::Client, source, LOW).await);
         }
         tickets[0].opening();
         tickets[1].settled();
         for _ in 0..3 {
-            tickets.push(admission.admit(Endpoint::Client, source(9), LOW).await);
+            tickets.push(slots.admit(Endpoint::Client, source(9), LOW).await);
         }
         assert!(!is_closed(&tickets[0]).await && !is_closed(&tickets[1]).await);
         assert!(is_closed(&tickets[2]).await, "the first of those that are silent");
@@ -340,11 +340,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_has_a_share_of_the_silent_ones() {
-        let admission = Admission::new(usize::MAX);
-        let other = admission.admit(Endpoint::Client, source(2), LOW).await;
+        let slots = ConnectionSlots::new(usize::MAX);
+        let other = slots.admit(Endpoint::Client, source(2), LOW).await;
         let mut tickets = Vec::new();
         for _ in 0..=SILENT_OF_SOURCE_MAX {
-            tickets.push(admission.admit(Endpoint::Client, source(1), LOW).await);
+            tickets.push(slots.admit(Endpoint::Client, source(1), LOW).await);
         }
         assert!(!is_closed(&other).await);
         assert!(is_closed(&tickets[0]).await);
@@ -362,27 +362,27 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_speaks_at_the_last_moment_stays() {
-        let admission = Admission::new(usize::MAX);
-        let ticket = admission.admit(Endpoint::Client, source(1), LOW).await;
-        admission.state.lock().close_silent(|_| true);
-        let gives_way = ticket.gives_way();
+        let slots = ConnectionSlots::new(usize::MAX);
+        let slot = slots.admit(Endpoint::Client, source(1), LOW).await;
+        slots.state.lock().close_silent(|_| true);
+        let gives_way = slot.gives_way();
         let mut gives_way = std::pin::pin!(gives_way);
         assert!(gives_way.as_mut().now_or_never().is_none());
-        ticket.settled();
+        slot.settled();
         assert!(tokio::time::timeout(Duration::from_millis(20), gives_way).await.is_err());
     }
 
     #[tokio::test]
     async fn without_a_descriptor_the_new_one_waits_for_the_end_of_another() {
         const LAST: RawFd = 100;
-        let admission = Admission::new(100);
-        let asked = admission.admit(Endpoint::Client, source(1), LOW).await;
+        let slots = ConnectionSlots::new(100);
+        let asked = slots.admit(Endpoint::Client, source(1), LOW).await;
         asked.settled();
-        let mut waiting = Box::pin(admission.admit(Endpoint::Client, source(1), LAST));
+        let mut waiting = Box::pin(slots.admit(Endpoint::Client, source(1), LAST));
         assert!(waiting.as_mut().now_or_never().is_none(), "nobody is silent");
         drop(asked);
         let taken = waiting.await;
-        let mut waiting = Box::pin(admission.admit(Endpoint::Client, source(1), LAST));
+        let mut waiting = Box::pin(slots.admit(Endpoint::Client, source(1), LAST));
         assert!(waiting.as_mut().now_or_never().is_none(), "the silent one has not ended yet");
         assert!(is_closed(&taken).await);
         drop(taken);
@@ -391,16 +391,16 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_leave_descriptors_to_clients() {
-        let admission = Admission::new(80);
+        let slots = ConnectionSlots::new(80);
         let mut scrapers = Vec::new();
         for _ in 0..10 {
-            let scraper = admission.admit(Endpoint::Metrics, source(1), LOW).await;
+            let scraper = slots.admit(Endpoint::Metrics, source(1), LOW).await;
             scraper.settled();
             scrapers.push(scraper);
         }
-        let mut more = Box::pin(admission.admit(Endpoint::Metrics, source(1), LOW));
+        let mut more = Box::pin(slots.admit(Endpoint::Metrics, source(1), LOW));
         assert!(more.as_mut().now_or_never().is_none());
-        admission.admit(Endpoint::Client, source(1), LOW).now_or_never().expect("clients go on");
+        slots.admit(Endpoint::Client, source(1), LOW).now_or_never().expect("clients go on");
         scrapers.pop();
         more.await;
     }

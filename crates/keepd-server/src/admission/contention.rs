@@ -1,11 +1,12 @@
 //! Queues for transactions whose compared values keep changing.
 //!
-//! Any write to the compared keys between the look at them and the log makes a comparison of values
-//! miss. Alone that would let the quickest win for ever. So who has missed waits for its turn, in
-//! the order of coming, and newcomers that compare the same key queue behind; and who misses even
-//! so, because of plain writes, has the member's other writes yield for a moment. With one
-//! member that settles it: once the writes under way are applied, nothing changes the values. Writes
-//! of other members can still interfere.
+//! A comparison of values is decided before the transaction enters the log, and misses if one of the
+//! compared keys is written in between. Left alone, a slow transaction could miss for ever. So one
+//! that missed waits in a queue for its turn, first come, first served, and later transactions that
+//! compare the same key join that queue. One that misses in its turn as well, because of plain
+//! writes, makes the member's other writes yield for a moment. With one member that decides it: once
+//! the writes under way are applied, nothing changes the values. Writes of other members can still
+//! interfere.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 
 /// Keys share this many queues.
 const QUEUES: usize = 64;
-/// BOUND: how long a write yields; what it yields to has its own, larger bound.
+/// BOUND: the time for which a write yields; a turn has its own, larger bound.
 const YIELD_MAX: Duration = Duration::from_millis(100);
 
 /// All queues of a member.
@@ -24,7 +25,7 @@ pub(crate) struct CompareQueues {
     queues: [Queue; QUEUES],
     /// Turns that other writes yield to.
     preempting: AtomicUsize,
-    /// Rung when the last of them is over.
+    /// Notified when the last of them ends.
     clear: Notify,
 }
 
@@ -52,7 +53,7 @@ impl Drop for Place<'_> {
 }
 
 /// A turn until dropped.
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     queues: &'a CompareQueues,
     preemption: Option<Preemption<'a>>,
     _turn: MutexGuard<'a, ()>,
@@ -61,7 +62,7 @@ pub(super) struct Turn<'a> {
 
 impl Turn<'_> {
     /// Has other writes of the member yield until the turn is over.
-    pub(super) fn preempt(&mut self) {
+    pub(crate) fn preempt(&mut self) {
         self.preemption.get_or_insert_with(|| Preemption::new(self.queues));
     }
 }
@@ -99,34 +100,34 @@ impl CompareQueues {
         &self.queues[at]
     }
 
-    /// Whether somebody waits for a turn with this key.
-    pub(super) fn is_contested(&self, key: &[u8]) -> bool {
+    /// Whether a transaction waits for a turn with this key, or has it.
+    pub(crate) fn is_contested(&self, key: &[u8]) -> bool {
         self.queue(key).inside.load(Ordering::Acquire) > 0
     }
 
     /// Waits for the turn.
-    pub(super) async fn take(&self, key: &[u8]) -> Turn<'_> {
+    pub(crate) async fn take(&self, key: &[u8]) -> Turn<'_> {
         let queue = self.queue(key);
         let place = Place::new(queue);
         Turn { queues: self, preemption: None, _turn: queue.turn.lock().await, _place: place }
     }
 
-    /// Lets transactions pass that have starved; what a write does before it is proposed.
-    pub(in crate::kv) async fn yield_to_starved(&self) {
+    /// Lets starved transactions pass; every write does this before it is proposed.
+    pub(super) async fn yield_to_starved(&self) {
         if self.preempting.load(Ordering::Acquire) == 0 {
             return;
         }
         let clear = async {
             loop {
-                // ORDER: whatever rings after this is heard.
-                let rung = self.clear.notified();
+                // ORDER: before the load, so that no notification is missed.
+                let cleared = self.clear.notified();
                 if self.preempting.load(Ordering::Acquire) == 0 {
                     return;
                 }
-                rung.await;
+                cleared.await;
             }
         };
-        // It has yielded for long enough: it goes on.
+        // After the timeout it has yielded for long enough.
         let _ = tokio::time::timeout(YIELD_MAX, clear).await;
     }
 }
