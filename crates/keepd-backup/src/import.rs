@@ -127,7 +127,7 @@ impl Import<'_> {
             |seal| Record { encoded: Bytes::copy_from_slice(encoded), tombstone: false, seal };
         if let Some(mark) = mark {
             let (sealer, plain) = self.open(revision, &kv, mark, entry)?;
-            if sealer.writes_under(&kv.key).is_none() {
+            if sealer.sealing_key(&kv.key).is_none() {
                 // ORDER: now and not by the rewrites after the first start: a configuration that
                 // seals nothing makes no keyring, which alone would demand the key at that start.
                 let mut encoded = Vec::new();

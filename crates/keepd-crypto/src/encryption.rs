@@ -113,8 +113,9 @@ struct State {
     /// As the keyring was after the last change of it.
     wrapped_under: Vec<KeyName>,
     is_recovered: bool,
-    /// The keys that every member can read; none until the cluster has said so.
-    writable: Option<BTreeSet<KeyId>>,
+    /// The keys that the cluster has activated, since every member can read them; `None` before
+    /// the first activation.
+    active_keys: Option<BTreeSet<KeyId>>,
 }
 
 impl State {
@@ -124,10 +125,10 @@ impl State {
     }
 
     fn sealer(&self) -> ValueSealer {
-        match (&self.config, &self.writable) {
+        match (&self.config, &self.active_keys) {
             (None, _) => ValueSealer::none(),
             (Some(config), None) => ValueSealer::new(config),
-            (Some(config), Some(keys)) => ValueSealer::writing(config, |id| keys.contains(&id)),
+            (Some(config), Some(keys)) => ValueSealer::with_active(config, |id| keys.contains(&id)),
         }
     }
 }
@@ -163,20 +164,20 @@ impl Encryption {
             config,
             wrapped_under: keyring.wrapped_under().to_vec(),
             is_recovered: keyring.is_recovered(),
-            writable: None,
+            active_keys: None,
         };
         let sealer = ArcSwap::from_pointee(state.sealer());
         let (keyring, state) = (Mutex::new(keyring), Mutex::new(state));
         Self { sealer, files, options, reloading: Mutex::new(()), keyring, state }
     }
 
-    /// The value sealer of the moment.
+    /// The current value sealer.
     #[must_use]
     pub fn sealer(&self) -> Arc<ValueSealer> {
         self.sealer.load_full()
     }
 
-    /// What seals and opens files; follows reloads by itself.
+    /// The keys that encrypt files; a reload replaces them for every holder.
     #[must_use]
     pub fn files(&self) -> FileKeys {
         self.files.clone()
@@ -210,8 +211,8 @@ impl Encryption {
             return Err(ReloadError::KeysInUse { keys: missed });
         }
         // A value may have been sealed under it that is not stored yet.
-        let writing = self.sealer.load().writers();
-        if let Some(key) = removed.iter().find(|name| writing.contains(&name.id)) {
+        let sealing = self.sealer.load().sealing_keys();
+        if let Some(key) = removed.iter().find(|name| sealing.contains(&name.id)) {
             return Err(ReloadError::StillWriting { key: key.clone() });
         }
         let mut keyring = self.keyring.lock();
@@ -232,10 +233,10 @@ impl Encryption {
         Ok(report)
     }
 
-    /// Says which keys every member can read, so that values are sealed under no other.
-    pub fn set_writable(&self, keys: BTreeSet<KeyId>) {
+    /// Activates keys: values are sealed under no other. Every member can read them.
+    pub fn activate(&self, keys: BTreeSet<KeyId>) {
         let mut state = self.state.lock();
-        state.writable = Some(keys);
+        state.active_keys = Some(keys);
         self.sealer.store(Arc::new(state.sealer()));
     }
 

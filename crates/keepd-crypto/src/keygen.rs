@@ -57,7 +57,7 @@ mod tests {
         assert!(config.warnings().is_empty());
         let sealer = ValueSealer::new(&config);
         for key in ["/registry/secrets/a/b", "/registry/ranges/serviceips", "compact_rev_key", ""] {
-            assert!(sealer.writes_under(key.as_bytes()).is_some(), "{key}");
+            assert!(sealer.sealing_key(key.as_bytes()).is_some(), "{key}");
         }
     }
 

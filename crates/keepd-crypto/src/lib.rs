@@ -4,7 +4,7 @@
 //! single values become ciphertext in Kubernetes' own format before they enter the log. *File
 //! sealing* ([`FileKeys`], [`FileSealer`]) covers every byte that goes into the data directory.
 //!
-//! [`Encryption`] holds both and follows reloads.
+//! [`Encryption`] holds both and replaces them together when the configuration is reloaded.
 //!
 //! Layouts: `sealed-file.md`, `sealed-value.md` and `keyring.md` in `docs/formats`. Nothing here
 //! reads a clock or opens a socket; randomness comes in as an argument.

@@ -118,7 +118,7 @@ pub struct RuleStatus {
     /// What it covers, as the configuration names it.
     pub scope: String,
     /// The key that seals, as `provider:name`; none if values are stored plain.
-    pub writes_under: Option<(KeyId, String)>,
+    pub sealing_key: Option<(KeyId, String)>,
 }
 
 /// Seals and opens values; immutable, made from a configuration.
@@ -143,16 +143,16 @@ impl ValueSealer {
         }
     }
 
-    /// A sealer that writes under the first key of each rule.
+    /// A sealer that seals under the first key of each rule.
     #[must_use]
     pub fn new(config: &EncryptionConfig) -> Self {
-        Self::writing(config, |_| true)
+        Self::with_active(config, |_| true)
     }
 
-    /// A sealer that writes under the first key of each rule that `may_write` allows: the keys that
-    /// every member can read. A rule with no such key uses its first one.
+    /// A sealer that seals under the first active key of each rule: one that every member can read.
+    /// A rule with no such key uses its first one.
     #[must_use]
-    pub fn writing(config: &EncryptionConfig, may_write: impl Fn(KeyId) -> bool) -> Self {
+    pub fn with_active(config: &EncryptionConfig, is_active: impl Fn(KeyId) -> bool) -> Self {
         let mut keys: BTreeMap<KeyId, Vec<Arc<ProviderKey>>> = BTreeMap::new();
         for provider in config.rules.iter().flat_map(|rule| &rule.providers) {
             if let Provider::Keyed { keys: of_provider, .. } = provider {
@@ -161,7 +161,7 @@ impl ValueSealer {
                 }
             }
         }
-        let rules = Rules::new(config, &may_write);
+        let rules = Rules::new(config, &is_active);
         let options = &config.options;
         Self {
             rules,
@@ -182,7 +182,7 @@ impl ValueSealer {
         random: &dyn Random,
     ) -> Result<StoredValue, SealError> {
         let Some(rule) = self.rules.find(key) else { return Ok(StoredValue::plain(plain)) };
-        let Some(writer) = &rule.writer else { return Ok(StoredValue::plain(plain)) };
+        let Some(sealing_key) = &rule.sealing_key else { return Ok(StoredValue::plain(plain)) };
         if plain.starts_with(SEALED_PREFIX) {
             match self.already_sealed {
                 AlreadySealed::Seal => {}
@@ -193,8 +193,8 @@ impl ValueSealer {
         if u32::try_from(plain.len()).is_err() {
             return Err(SealError::TooLong { len: plain.len() });
         }
-        let seal = SealMark { key_id: writer.id(), plain: PlainDigest::of(&plain) };
-        let bytes = Bytes::from(writer.seal(key, &plain, random));
+        let seal = SealMark { key_id: sealing_key.id(), plain: PlainDigest::of(&plain) };
+        let bytes = Bytes::from(sealing_key.seal(key, &plain, random));
         Ok(StoredValue { bytes, seal: Some(seal) })
     }
 
@@ -274,7 +274,7 @@ impl ValueSealer {
         if value.seal.is_none() && keeps && value.bytes.starts_with(SEALED_PREFIX) {
             return false;
         }
-        self.writes_under(key) != value.seal.map(|seal| seal.key_id)
+        self.sealing_key(key) != value.seal.map(|seal| seal.key_id)
     }
 
     /// Whether a value of this record that comes from outside may be plain, or sealed by something
@@ -301,8 +301,8 @@ impl ValueSealer {
 
     /// The key that seals the value of a record; none if it is stored plain.
     #[must_use]
-    pub fn writes_under(&self, key: &[u8]) -> Option<KeyId> {
-        self.rules.find(key)?.writer.as_ref().map(|writer| writer.id())
+    pub fn sealing_key(&self, key: &[u8]) -> Option<KeyId> {
+        self.rules.find(key)?.sealing_key.as_ref().map(|key| key.id())
     }
 
     /// Every key that can be read, with its `provider:name`, ascending by check value.
@@ -312,20 +312,20 @@ impl ValueSealer {
         first_names.map(|(id, key)| (id, provider_and_name(key))).collect()
     }
 
-    /// Every rule with the key it writes under, in the order in which rules are looked up.
+    /// Every rule with the key it seals under, in the order in which rules are looked up.
     #[must_use]
     pub fn rules(&self) -> Vec<RuleStatus> {
         let status = |rule: &Rule| RuleStatus {
             scope: rule.scope.to_string(),
-            writes_under: rule.writer.as_ref().map(|key| (key.id(), provider_and_name(key))),
+            sealing_key: rule.sealing_key.as_ref().map(|key| (key.id(), provider_and_name(key))),
         };
         self.rules.all().map(status).collect()
     }
 
     /// The keys that values are sealed under.
     #[must_use]
-    pub fn writers(&self) -> BTreeSet<KeyId> {
-        self.rules.all().filter_map(|rule| rule.writer.as_ref()).map(|key| key.id()).collect()
+    pub fn sealing_keys(&self) -> BTreeSet<KeyId> {
+        self.rules.all().filter_map(|rule| rule.sealing_key.as_ref()).map(|key| key.id()).collect()
     }
 
     /// Tells two sealers apart that would store some value otherwise: what is sealed, and under
@@ -336,8 +336,8 @@ impl ValueSealer {
             return String::new();
         }
         let mut text = format!("{:?}", self.already_sealed);
-        for RuleStatus { scope, writes_under } in self.rules() {
-            let key = writes_under.map_or(0, |(id, _)| id.0);
+        for RuleStatus { scope, sealing_key } in self.rules() {
+            let key = sealing_key.map_or(0, |(id, _)| id.0);
             text.push_str(&format!("\n{key:016x} {scope}"));
         }
         sha256(text.as_bytes())
@@ -346,7 +346,7 @@ impl ValueSealer {
     /// Whether some rule writes ciphertext.
     #[must_use]
     pub fn has_real_provider(&self) -> bool {
-        self.rules.all().any(|rule| rule.writer.is_some())
+        self.rules.all().any(|rule| rule.sealing_key.is_some())
     }
 }
 

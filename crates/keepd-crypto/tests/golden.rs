@@ -12,7 +12,7 @@ fn read(text: &str) -> String {
             let mut lines: Vec<String> = ValueSealer::new(&config)
                 .rules()
                 .into_iter()
-                .map(|rule| match rule.writes_under {
+                .map(|rule| match rule.sealing_key {
                     Some((_, key)) => format!("{} -> {key}", rule.scope),
                     None => format!("{} -> plain", rule.scope),
                 })

@@ -184,7 +184,7 @@ impl ApplyThread {
         if active != self.active_keys.as_ref() {
             self.active_keys = active.cloned();
             if let Some(active) = active_keys(&view) {
-                shared.encryption.set_writable(active.keys);
+                shared.encryption.activate(active.keys);
             }
         }
         if !changes.is_empty() {

@@ -146,7 +146,7 @@ impl DataDir {
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
         store.set_resealer(crate::encryption::reencrypt::resealer(env, &self.encryption));
         if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
-            self.encryption.set_writable(active.keys);
+            self.encryption.activate(active.keys);
         }
         let machine = Machine::new(store, machine_options)?;
         let Self { encryption, ballast, lock, .. } = self;

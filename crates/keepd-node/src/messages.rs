@@ -133,8 +133,8 @@ pub(crate) enum WalEvent {
         /// Space is short: the file that is written is to end, so that it can go too.
         is_short: bool,
     },
-    /// Write on under the data key that is active now, and count the files by theirs.
-    Rekey,
+    /// Encrypt what comes next with the active data key, and count the files by theirs.
+    Reencrypt,
     /// Write what is remembered and end.
     Stop,
 }

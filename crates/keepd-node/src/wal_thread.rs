@@ -89,7 +89,7 @@ impl WalThread {
 
     fn handle(&mut self, events: &mut Vec<WalEvent>) -> Result<bool, keepd_wal::Error> {
         let mut confirm = Vec::new();
-        let (mut rekey, mut stop) = (false, false);
+        let (mut reencrypt, mut stop) = (false, false);
         self.entries.clear();
         for event in events.drain(..) {
             match event {
@@ -104,7 +104,7 @@ impl WalThread {
                 WalEvent::Release { index, term, is_short } => {
                     self.release = Some(Release { index, term, is_short });
                 }
-                WalEvent::Rekey => rekey = true,
+                WalEvent::Reencrypt => reencrypt = true,
                 WalEvent::Stop => stop = true,
             }
         }
@@ -114,16 +114,16 @@ impl WalThread {
         for number in confirm {
             self.shared.raft.hand(RaftEvent::Persisted(number));
         }
-        rekey |= self.release.is_some();
+        reencrypt |= self.release.is_some();
         self.let_go()?;
-        if rekey {
-            self.rekey()?;
+        if reencrypt {
+            self.reencrypt()?;
         }
         Ok(stop)
     }
 
-    /// Lets nothing be added under another data key than the active one.
-    fn rekey(&mut self) -> Result<(), keepd_wal::Error> {
+    /// Ends a file that another data key than the active one encrypts, and counts the files by key.
+    fn reencrypt(&mut self) -> Result<(), keepd_wal::Error> {
         let active = self.shared.encryption.files().active();
         let of = |segment: &keepd_wal::SegmentSummary| DataKeyId(segment.data_key);
         if self.wal.segments().last().map(of) != Some(active) {

@@ -16,8 +16,8 @@ use keepd_types::{KeyRange, StoredValue};
 const SEALING: &str = "";
 const MIGRATING: &str = ", {identity: {}}";
 const FORGED: &str = "/registry/secrets/kube-system/forged";
-/// How long a conversion of some kilobytes may take.
-const CONVERSION_MAX: Duration = Duration::from_secs(30);
+/// Time limit for the re-encryption of some kilobytes.
+const REENCRYPTION_MAX: Duration = Duration::from_secs(30);
 
 fn config(behind: &str, options: ConfigOptions) -> EncryptionConfig {
     let text = format!(
@@ -64,18 +64,18 @@ async fn member(config: Option<EncryptionConfig>, key: &'static str) -> SimDisk 
         .propose(Command::Put(Put { key, value, ..Put::default() }))
         .await
         .expect("it can be written");
-    settle(&node).await;
+    reencrypt(&node).await;
     node.stop();
     disk
 }
 
-/// Waits until every file has followed the configuration.
-async fn settle(node: &Node) {
+/// Waits until every file is as the configuration wants it.
+async fn reencrypt(node: &Node) {
     let handle = node.handle();
     handle.activate_encryption().await.expect("the member runs");
     let mut waited = Duration::ZERO;
     while !handle.file_counts().is_complete {
-        assert!(waited < CONVERSION_MAX, "the files do not follow");
+        assert!(waited < REENCRYPTION_MAX, "the files are not re-encrypted");
         tokio::time::sleep(Duration::from_millis(20)).await;
         waited += Duration::from_millis(20);
     }
@@ -142,7 +142,7 @@ async fn no_plain_file_is_served_under_a_configuration_that_seals_everything() {
     }
 }
 
-/// The keyring of an ongoing conversion says that plain files are left, and a copy of it may be
+/// The keyring of an ongoing re-encryption says that plain files are left, and a copy of it may be
 /// kept; the configuration has to say so too.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_keyring_brings_no_plain_file_back() {
@@ -154,7 +154,7 @@ async fn an_older_keyring_brings_no_plain_file_back() {
     let during = disk.peek(Path::new("/data/member/KEYRING")).expect("it was made");
     let node = start(&disk, Some(migrating())).expect("it is taken");
     node.ready().await.expect("the member leads");
-    settle(&node).await;
+    reencrypt(&node).await;
     node.stop();
 
     let forger = member(None, FORGED).await;
@@ -167,7 +167,7 @@ async fn an_older_keyring_brings_no_plain_file_back() {
     }
 }
 
-/// The flag is for one conversion, over as many starts as that takes.
+/// The flag holds for the first encryption of a directory, over as many starts as that takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operators_word_holds_until_everything_is_sealed() {
     let disk = member(None, FORGED).await;
@@ -175,7 +175,7 @@ async fn the_operators_word_holds_until_everything_is_sealed() {
     assert!(matches!(error, BootError::Keyring(_)), "{error}");
     let node = start(&disk, Some(vouched())).expect("it is vouched for");
     node.ready().await.expect("the member leads");
-    settle(&node).await;
+    reencrypt(&node).await;
     node.stop();
     assert!(disk.find(FORGED.as_bytes()).is_none(), "everything is sealed");
     assert!(serves_forged(&disk, sealing()).await.expect("it is sealed now"));

@@ -37,18 +37,19 @@ fn render(context: &Context, counts: Option<&ValueCounts>) -> Value {
     let (encryption, node) = (&context.encryption, &context.node);
     let status = encryption.status();
     let (files, reloads) = (node.file_counts(), node.reloads());
-    let writers = encryption.sealer().writers();
+    let sealing_keys = encryption.sealer().sealing_keys();
     let is_sealing = encryption.files().is_sealing();
-    let may_go = writers.is_empty() && files.is_complete && status.keyring_wrapped_under.is_empty();
+    let may_go =
+        sealing_keys.is_empty() && files.is_complete && status.keyring_wrapped_under.is_empty();
     let rules = status.rules.iter().map(|rule| {
         json!({
             "scope": rule.scope,
-            "writes_under": rule.writes_under.as_ref().map(|(id, name)| key(*id, name)),
+            "writes_under": rule.sealing_key.as_ref().map(|(id, name)| key(*id, name)),
         })
     });
     let keys = status.keys.iter().map(|name| {
         let mut value = named(name);
-        value["writes"] = writers.contains(&name.id).into();
+        value["writes"] = sealing_keys.contains(&name.id).into();
         value
     });
     let mut out = json!({

@@ -30,7 +30,7 @@ enum Verb {
         /// The file.
         file: PathBuf,
     },
-    /// Ask a server what it seals how, and whether every file has followed.
+    /// Ask a server what it seals how, and whether every file is re-encrypted.
     Status(StatusArguments),
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 fn verify(file: &std::path::Path) -> anyhow::Result<()> {
     let config = crate::read_encryption_config(file, ConfigOptions::default())?;
     for rule in keepd_crypto::ValueSealer::new(&config).rules() {
-        output::line(&match rule.writes_under {
+        output::line(&match rule.sealing_key {
             Some((id, name)) => format!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),
             None => format!("{}: plain", rule.scope),
         });

@@ -226,7 +226,7 @@ fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<Encryptio
 }
 
 /// Warns of a data directory that others can enter, and says what `--encryption-trust-plain-data`
-/// does at this start: it is meant for one conversion.
+/// does at this start: it is meant for the first encryption of a directory.
 fn warn_of_data_dir(options: &ServerOptions, encryption: &Encryption) {
     if process::is_entered_by_others(&options.data_dir) {
         tracing::warn!(

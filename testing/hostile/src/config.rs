@@ -22,7 +22,7 @@ pub fn config(bytes: &[u8]) {
     };
     let _told = (config.file_hash(), config.warnings(), config.seals(), config.key_names());
     let sealer = ValueSealer::new(&config);
-    let _told = (sealer.rules(), sealer.fingerprint(), sealer.writers());
+    let _told = (sealer.rules(), sealer.fingerprint(), sealer.sealing_keys());
     let plain = Bytes::from_static(b"value");
     let stored = sealer.seal(KEY, plain.clone(), &SeededRandom::new(1));
     let stored = stored.expect("a value of five bytes can be sealed");

@@ -167,8 +167,8 @@ fn only_keys_that_every_member_reads_are_written_under() {
     let (env, _, _) = Env::simulated(1);
     let encryption = opened(&env, &text(&[("new", TWO), ("old", ONE)]));
     let old = encryption.status().keys.into_iter().find(|name| name.name == "old").unwrap().id;
-    encryption.set_writable(BTreeSet::from([old]));
+    encryption.activate(BTreeSet::from([old]));
     assert_eq!(seal(&encryption).seal.unwrap().key_id, old);
     let rules = encryption.status().rules;
-    assert_eq!(rules.first().unwrap().writes_under, Some((old, "aesgcm:old".to_owned())));
+    assert_eq!(rules.first().unwrap().sealing_key, Some((old, "aesgcm:old".to_owned())));
 }

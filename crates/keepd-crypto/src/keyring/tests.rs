@@ -213,13 +213,13 @@ fn the_operator_may_vouch_for_plain_files_until_they_are_converted() {
     let dir = Path::new(DIR);
     let (mut keyring, files) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
     assert!(opens(&files, &plain_file));
-    // Without the flag the conversion does not go on; with it again it does.
+    // Without the flag the encryption does not go on; with it again it does.
     let (_, without) = open_over(&env, &["aesgcm:a=1"]).unwrap();
     let refused = without.open(FileKind::Wal, 1, &plain_file).unwrap_err();
     assert_eq!(refused, crate::FileError::PlainUntrusted);
     let (_, with) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
     assert!(opens(&with, &plain_file));
-    // Once converted it is spent.
+    // Once everything is encrypted it is spent.
     assert!(keyring.retire(&vouched, &BTreeSet::from([files.active()])).unwrap());
     let (_, spent) = Keyring::open_or_create(&env, dir, Some(&vouched)).unwrap();
     let refused = spent.open(FileKind::Wal, 1, &plain_file).unwrap_err();
@@ -267,7 +267,7 @@ fn no_keyring_left_behind_takes_plain_files_once_none_is_left() {
         let (_, files) = open_over(&on(copy), &both).unwrap();
         assert!(!opens(&files, &plain_file), "{name}");
     }
-    // A copy kept from during the conversion: the configuration has to ask for plain files too.
+    // A copy kept from during the encryption: the configuration has to ask for plain files too.
     let copy = empty();
     copy.poke(&path(KEYRING_NAME), &during);
     let (_, files) = open_over(&on(copy), &["aesgcm:a=1"]).unwrap();

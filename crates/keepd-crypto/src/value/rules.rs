@@ -13,8 +13,8 @@ use keepd_types::KeyId;
 pub(super) struct Rule {
     pub(super) scope: Scope,
     providers: Vec<Provider>,
-    /// The key that seals; none if the first provider is identity.
-    pub(super) writer: Option<Arc<ProviderKey>>,
+    /// The key that seals new values; `None` if the first provider is identity.
+    pub(super) sealing_key: Option<Arc<ProviderKey>>,
 }
 
 impl Rule {
@@ -46,7 +46,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(config: &EncryptionConfig, may_write: &dyn Fn(KeyId) -> bool) -> Self {
+    pub(super) fn new(config: &EncryptionConfig, is_active: &dyn Fn(KeyId) -> bool) -> Self {
         let mut providers: BTreeMap<&Scope, Vec<Provider>> = BTreeMap::new();
         for rule in &config.rules {
             for scope in &rule.scopes {
@@ -56,8 +56,8 @@ impl Rules {
         let directories = config.options.directories.clone();
         let mut rules = Self { directories, ..Self::default() };
         for (scope, providers) in providers {
-            let writer = writer(&providers, may_write);
-            rules.insert(Rule { scope: scope.clone(), providers, writer });
+            let sealing_key = sealing_key(&providers, is_active);
+            rules.insert(Rule { scope: scope.clone(), providers, sealing_key });
         }
         rules.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         rules
@@ -108,8 +108,11 @@ impl Rules {
     }
 }
 
-/// The key that a rule writes under.
-fn writer(providers: &[Provider], may_write: &dyn Fn(KeyId) -> bool) -> Option<Arc<ProviderKey>> {
+/// The key that a rule seals under.
+fn sealing_key(
+    providers: &[Provider],
+    is_active: &dyn Fn(KeyId) -> bool,
+) -> Option<Arc<ProviderKey>> {
     let Some(Provider::Keyed { keys: first, .. }) = providers.first() else { return None };
     let allowed = providers
         .iter()
@@ -118,6 +121,6 @@ fn writer(providers: &[Provider], may_write: &dyn Fn(KeyId) -> bool) -> Option<A
             Provider::Identity => None,
         })
         .flatten()
-        .find(|key| may_write(key.id()));
+        .find(|key| is_active(key.id()));
     allowed.or_else(|| first.first()).map(Arc::clone)
 }

@@ -183,8 +183,8 @@ fn a_key_that_some_member_cannot_read_does_not_write() {
         .unwrap();
     let record = "/registry/secrets/a/b";
     assert_eq!(sealed_as(&ValueSealer::new(&config), record), "aesgcm:new");
-    assert_eq!(sealed_as(&ValueSealer::writing(&config, |id| id == old), record), "aesgcm:old");
-    assert_eq!(sealed_as(&ValueSealer::writing(&config, |_| false), record), "aesgcm:new");
+    assert_eq!(sealed_as(&ValueSealer::with_active(&config, |id| id == old), record), "aesgcm:old");
+    assert_eq!(sealed_as(&ValueSealer::with_active(&config, |_| false), record), "aesgcm:new");
 }
 
 fn foreign(sealer: &ValueSealer, bytes: &Bytes) -> Result<(Bytes, bool), String> {

@@ -103,7 +103,7 @@ impl Reencryption {
         let active = files.active();
         let log = self.shared.encryption_state.wal_files();
         if log.seen != Some(active) {
-            self.shared.wal.hand(WalEvent::Rekey);
+            self.shared.wal.hand(WalEvent::Reencrypt);
         }
         let mut counts = match store.data_keys() {
             Ok(Some(counts)) => counts,
@@ -155,12 +155,13 @@ impl Reencryption {
             && log.seen == Some(active)
             && self.out.values().all(|key| *key == active);
         if is_over && now >= self.retry_at && !self.is_retiring {
-            return self.finish(&counts, active, now);
+            return self.retire(&counts, active, now);
         }
         NextStep::Nothing
     }
 
-    fn finish(
+    /// Asks the keyring to forget the data keys that encrypt no file any more.
+    fn retire(
         &mut self,
         counts: &BTreeMap<DataKeyId, u64>,
         active: DataKeyId,
@@ -192,7 +193,7 @@ impl Reencryption {
             ),
             Ok(true) => tracing::info!("plain files left: 0; files under older data keys left: 0"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the keyring still keeps data keys unused"),
+            Err(error) => tracing::warn!(%error, "unused data keys are not retired yet"),
         }
     }
 

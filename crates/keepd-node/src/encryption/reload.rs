@@ -123,7 +123,7 @@ impl Reloader {
         let report = match reloaded {
             Ok(report) => report,
             Err(error) => {
-                self.rewrite_leftovers(&error).await;
+                self.reencrypt_leftovers(&error).await;
                 return Err(Failure::Refused(error));
             }
         };
@@ -133,9 +133,9 @@ impl Reloader {
 
     /// Begins a new data key, so that values are re-encrypted that are still sealed under an old
     /// key although every file is done: they were on their way to the store during the change.
-    async fn rewrite_leftovers(&self, error: &ReloadError) {
+    async fn reencrypt_leftovers(&self, error: &ReloadError) {
         let ReloadError::KeysInUse { keys } = error else { return };
-        let sealing = self.encryption.sealer().writers();
+        let sealing = self.encryption.sealer().sealing_keys();
         let is_sealing = keys.iter().any(|(name, _)| sealing.contains(&name.id));
         if is_sealing || !self.node.file_counts().is_complete {
             return;
@@ -143,13 +143,13 @@ impl Reloader {
         let encryption = Arc::clone(&self.encryption);
         let rotated = tokio::task::spawn_blocking(move || encryption.rotate_data_key()).await;
         if let Ok(Err(error)) = rotated {
-            tracing::error!(%error, "the values under older keys are not rewritten");
+            tracing::error!(%error, "the values under older keys are not re-encrypted");
         }
     }
 
     fn refuse(&self, error: &dyn std::fmt::Display) {
         let file = self.path.display();
-        tracing::error!(%file, %error, "the encryption configuration is not taken; the old one holds");
+        tracing::error!(%file, %error, "the encryption configuration is not reloaded; the old one holds");
         self.note(Err(error.to_string()));
     }
 
@@ -167,7 +167,7 @@ impl Reloader {
             keys_added = names(&report.added),
             keys_removed = names(&report.removed),
             writes = rules::describe(&after.rules),
-            "took a new encryption configuration"
+            "reloaded the encryption configuration"
         );
         for warning in &report.warnings {
             tracing::warn!(%file, "{warning}");

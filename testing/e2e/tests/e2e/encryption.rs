@@ -13,7 +13,7 @@ use testkit::{Keepd, Server, TempDir};
 use crate::configuration::{FIRST, SECOND, changing, sealing, unsealing};
 use crate::sealed::{needles, open_files, write_canaries};
 
-/// How long a reload and a conversion of some hundred kilobytes may take.
+/// Time limit for a reload and the re-encryption of some hundred kilobytes.
 const CONVERSION_MAX: Duration = Duration::from_secs(60);
 const RELOADING: [&str; 1] = ["--encryption-provider-config-automatic-reload=true"];
 
@@ -76,7 +76,7 @@ async fn a_key_is_changed_and_encryption_ended_while_the_server_runs() {
     assert!(refused.contains("keys that are in use: aesgcm:key1"), "{refused}");
     assert_eq!(client.get(&key).await.unwrap(), Some(value.clone()));
 
-    // The new key in front: what is stored follows by itself, without a revision or an event.
+    // The new key in front: stored values are re-encrypted, without a revision or an event.
     let both = changing(&[("key2", SECOND), ("key1", FIRST)]);
     reload(&config, &both);
     let taken = until(&mut server, &keepd, &["\"successes\":1"]).await;
@@ -157,8 +157,8 @@ async fn a_start_without_a_key_in_use_names_it_with_the_count_and_touches_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kills_during_conversions_lose_nothing() {
-    let dir = TempDir::new("e2e-convert-kill");
+async fn kills_during_reencryption_lose_nothing() {
+    let dir = TempDir::new("e2e-reencrypt-kill");
     let plain = Keepd::new(dir.path());
     let mut server = plain.start();
     let client = Client::ready(&mut server).await;

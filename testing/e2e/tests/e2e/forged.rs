@@ -13,7 +13,7 @@ use testkit::{Keepd, TempDir};
 use crate::configuration::{FIRST, only_sealing, sealing};
 use crate::sealed::open_files;
 
-/// How long a start that must fail, or a conversion, may take.
+/// Time limit for a start that must fail, and for a re-encryption.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TRUST: [&str; 1] = ["--encryption-trust-plain-data"];
 const KEY: &str = "/registry/secrets/kube-system/token";

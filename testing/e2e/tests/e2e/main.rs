@@ -6,13 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "a failure fails the test")]
 
 mod configuration;
-mod conversion;
 mod crash;
 mod encryption;
 mod forged;
 mod leases;
 mod memory;
 mod permissions;
+mod reencryption;
 mod restore;
 mod sealed;
 mod slow_watcher;

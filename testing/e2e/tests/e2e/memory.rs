@@ -18,7 +18,7 @@ const OLD_BYTES: [u8; 32] = [
 ];
 const NEW: &str = "p4Vd0cJm6rXwNe8QbZ1sKfTy3uGh7AiLo9RtWx2CqE0=";
 const RELOADING: [&str; 1] = ["--encryption-provider-config-automatic-reload=true"];
-/// How long a reload and a conversion of a few kilobytes may take.
+/// Time limit for a reload and the re-encryption of a few kilobytes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often `needle` occurs in what the process can write to; none if this user may not look.
@@ -69,14 +69,14 @@ async fn a_key_that_has_left_the_configuration_leaves_the_memory() {
         std::fs::write(&new, content).unwrap();
         std::fs::rename(new, &config).unwrap();
         let mut waited = Duration::ZERO;
-        while keepd.log().matches("took a new encryption configuration").count() < nth {
+        while keepd.log().matches("reloaded the encryption configuration").count() < nth {
             assert!(waited < PATIENCE, "{}", tail(&keepd.log()));
             std::thread::sleep(Duration::from_millis(100));
             waited += Duration::from_millis(100);
         }
     };
     take(&changing(&[("key2", NEW), ("key1", OLD)]), 1);
-    // Refused until the values have followed; a refused content is tried again.
+    // Refused until the values are re-encrypted; a refused content is tried again.
     take(&sealing("key2", NEW), 2);
     assert_eq!(client.get("/registry/secrets/default/a").await.unwrap().as_deref(), Some("v"));
     let mut left = (usize::MAX, usize::MAX);

@@ -44,7 +44,7 @@ fn speed_of_sealing_and_opening() {
     }
     let sealer = sealer(&[("secrets", &[provider("secretbox", &[("key1", 1)])])]);
     let find = nanos(|| {
-        black_box(sealer.writes_under(black_box(RECORD)));
+        black_box(sealer.sealing_key(black_box(RECORD)));
     });
     let nonce = nanos(|| random.fill(black_box(&mut [0; 24])));
     let digest = nanos(|| {

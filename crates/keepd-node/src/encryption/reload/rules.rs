@@ -5,17 +5,18 @@ use keepd_crypto::{RuleStatus, Scope};
 
 /// Every rule with what it writes under: `secrets: secretbox:key1, *.*: plain`.
 pub(super) fn describe(rules: &[RuleStatus]) -> String {
-    let rule = |rule: &RuleStatus| format!("{}: {}", rule.scope, writer(rule).unwrap_or("plain"));
+    let rule =
+        |rule: &RuleStatus| format!("{}: {}", rule.scope, sealing_key(rule).unwrap_or("plain"));
     rules.iter().map(rule).collect::<Vec<_>>().join(", ")
 }
 
-fn writer(rule: &RuleStatus) -> Option<&str> {
-    rule.writes_under.as_ref().map(|(_, name)| name.as_str())
+fn sealing_key(rule: &RuleStatus) -> Option<&str> {
+    rule.sealing_key.as_ref().map(|(_, name)| name.as_str())
 }
 
 /// The scopes whose values were sealed and are written plain from now on.
 pub(super) fn no_longer_sealed(before: &[RuleStatus], after: &[RuleStatus]) -> Vec<String> {
-    let was_sealed = before.iter().filter(|rule| writer(rule).is_some());
+    let was_sealed = before.iter().filter(|rule| sealing_key(rule).is_some());
     let lost = was_sealed.filter(|rule| !is_sealed(&rule.scope, after));
     lost.map(|rule| rule.scope.clone()).collect()
 }
@@ -28,7 +29,7 @@ fn is_sealed(scope: &str, rules: &[RuleStatus]) -> bool {
         // Rules come in the order in which they are looked up.
         rules.iter().find(wider)
     });
-    covering.and_then(writer).is_some()
+    covering.and_then(sealing_key).is_some()
 }
 
 /// Whether a wider scope takes over what a removed one covered. Keys of resources lie below
@@ -52,7 +53,7 @@ mod tests {
     fn rules(list: &[(&str, &str)]) -> Vec<RuleStatus> {
         let rule = |(scope, key): &(&str, &str)| RuleStatus {
             scope: (*scope).to_owned(),
-            writes_under: (*key != "plain").then(|| (KeyId(1), (*key).to_owned())),
+            sealing_key: (*key != "plain").then(|| (KeyId(1), (*key).to_owned())),
         };
         list.iter().map(rule).collect()
     }

@@ -9,16 +9,16 @@ use testkit::{Keepd, TempDir};
 use crate::configuration::{FIRST, SECOND, changing, sealing, unsealing};
 use crate::sealed::{needles, open_files, write_canaries};
 
-/// How long a conversion of some hundred kilobytes may take.
+/// Time limit for the re-encryption of some hundred kilobytes.
 const CONVERSION_SECONDS_MAX: u64 = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn encryption_goes_on_over_a_plain_directory_and_off_again() {
-    let dir = TempDir::new("e2e-convert");
+    let dir = TempDir::new("e2e-reencrypt");
     let plain = Keepd::new(dir.path());
     let mut server = plain.start();
     let client = Client::ready(&mut server).await;
-    // In a segment of their own, where nothing but the conversion ever rewrites them.
+    // In a segment of their own, where nothing but the re-encryption ever rewrites them.
     for (i, needle) in needles().iter().cycle().take(300).enumerate() {
         let key = format!("/registry/pods/{}/{i}", String::from_utf8_lossy(needle));
         client.put(&key, "untouched", 0).await.unwrap();

@@ -1,5 +1,5 @@
 //! A member whose encryption goes on, whose key changes and whose encryption goes off, with the
-//! power cut on the way: whatever was cut, the next start has every value and ends the conversion.
+//! power cut on the way: whatever was cut, the next start has every value and ends the re-encryption.
 
 #![expect(clippy::panic, reason = "a failed check says at which call the power was cut")]
 
@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 const KEYS: u32 = 30;
 const CANARY: &str = "canary";
-/// How long a conversion of some kilobytes may take.
-const CONVERSION_MAX: Duration = Duration::from_secs(30);
+/// Time limit for the re-encryption of some kilobytes.
+const REENCRYPTION_MAX: Duration = Duration::from_secs(30);
 
 const ONE: &str = "{name: one, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
 const TWO: &str = "{name: two, secret: ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=}";
@@ -72,14 +72,14 @@ async fn put(node: &Node, number: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs until every file has followed the configuration.
-async fn convert(node: &Node) -> Result<(), Error> {
+/// Runs until every file is as the configuration wants it.
+async fn reencrypt(node: &Node) -> Result<(), Error> {
     node.ready().await?;
     let handle = node.handle();
     handle.activate_encryption().await?;
     let mut waited = Duration::ZERO;
     while !handle.file_counts().is_complete {
-        if handle.halted().borrow().is_some() || waited > CONVERSION_MAX {
+        if handle.halted().borrow().is_some() || waited > REENCRYPTION_MAX {
             return Err(Error::Stopped);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -114,7 +114,7 @@ async fn before(stage: Stage) -> (SimDisk, u64) {
         let copy = disk.kill();
         let on = if is_last { &copy } else { &disk };
         let node = start(on, seed, earlier).expect("the disk works");
-        convert(&node).await.unwrap_or_else(|error| panic!("{earlier:?}: {error}"));
+        reencrypt(&node).await.unwrap_or_else(|error| panic!("{earlier:?}: {error}"));
         if matches!(earlier, Stage::Plain) {
             for number in 0..KEYS {
                 put(&node, number).await.expect("it can be written");
@@ -129,7 +129,7 @@ async fn before(stage: Stage) -> (SimDisk, u64) {
     panic!("{stage:?} is one of the stages");
 }
 
-/// A conversion mostly waits for the next turn of a member, so those of all cuts run at once.
+/// A re-encryption mostly waits for the next turn of a member, so those of all cuts run at once.
 async fn cut_power_during(stage: Stage) {
     let (base, calls) = before(stage).await;
     assert!(calls > 15, "{stage:?} changes the disk only {calls} times");
@@ -154,7 +154,7 @@ async fn survive_a_cut(disk: SimDisk, stage: Stage, n: u64, context: String) {
     if let Ok(node) = start(&disk, 100 + n, stage) {
         // A member that only failed to write its keyring would try for ever.
         tokio::select! {
-            _ended = convert(&node) => {}
+            _ended = reencrypt(&node) => {}
             () = power_is_cut(&disk, n) => {}
         }
         node.stop();
@@ -173,7 +173,7 @@ async fn survive_a_cut(disk: SimDisk, stage: Stage, n: u64, context: String) {
 
 async fn go_on(image: SimDisk, stage: Stage, n: u64, context: &str) {
     let node = start(&image, 900 + n, stage).unwrap_or_else(|it| panic!("{context}: {it}"));
-    convert(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
+    reencrypt(&node).await.unwrap_or_else(|error| panic!("{context}: {error}"));
     check(&node, context);
     node.stop();
     let lies_open = image.find(CANARY.as_bytes());
@@ -220,7 +220,7 @@ async fn a_start_with_the_new_key_alone_is_refused_until_the_values_have_followe
     assert!(content() == before, "a refused start changes no file");
 
     let node = start(&disk, 9, Stage::Changed).expect("both keys open it");
-    convert(&node).await.expect("the values follow");
+    reencrypt(&node).await.expect("the values are re-encrypted");
     node.stop();
     DataDir::prepare(&env, &options, Some(alone)).expect("no value needs the old key");
 }
