@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use keepd_gotext::quote;
 use keepd_types::{ClusterId, MemberId};
 use thiserror::Error;
 
@@ -41,7 +42,7 @@ pub enum ClusterError {
     #[error("member exists with identical ID {0}")]
     DuplicateId(MemberId),
     /// The local member is not in the cluster.
-    #[error("couldn't find local name {0:?} in the initial cluster configuration")]
+    #[error("couldn't find local name {} in the initial cluster configuration", quote(.0))]
     NoLocalName(String),
     /// A URL without host and port.
     #[error("URL address does not have the form \"host:port\": {0}")]
@@ -182,14 +183,14 @@ fn check_advertised(
 fn difference(advertised: &[String], in_cluster: &[String]) -> String {
     if advertised.len() != in_cluster.len() {
         let list = |urls: &[String]| {
-            let quoted: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
+            let quoted: Vec<String> = urls.iter().map(quote).collect();
             quoted.join(" ")
         };
         return format!("len([{}]) != len([{}])", list(advertised), list(in_cluster));
     }
     let mut pairs = advertised.iter().zip(in_cluster);
     let (one, other) = pairs.find(|(one, other)| one != other).expect("the lists differ");
-    format!("resolved urls: {one:?} != {other:?}")
+    format!("resolved urls: {} != {}", quote(one), quote(other))
 }
 
 fn check_distinct(urls_by_name: &BTreeMap<String, Vec<String>>) -> Result<(), ClusterError> {

@@ -26,6 +26,8 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 
+use keepd_gotext::quote;
+
 pub(crate) use options::{LogFormat, LogLevel, LogOptions, ServerOptions};
 pub(crate) use urls::Url;
 
@@ -190,7 +192,7 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
     notices.extend(validate::deprecations(settings));
     if let Err(level) = options::log_level(settings) {
         // etcd panics here, and panics exit with 2.
-        let stderr = format!("panic: unrecognized level: {level:?}\n");
+        let stderr = format!("panic: unrecognized level: {}\n", quote(level));
         return Err(FlagsExit { code: 2, stderr, notices, ..FlagsExit::default() });
     }
     validate::support(settings, &mut notices)
@@ -267,7 +269,9 @@ fn from_environment(
                     .with("variable-name", name)
                     .with("variable-value", value),
             ),
-            Err(error) => problem = Some(format!("invalid value {value:?} for {name}: {error}")),
+            Err(error) => {
+                problem = Some(format!("invalid value {} for {name}: {error}", quote(value)));
+            }
         }
     }
     match problem {
@@ -279,7 +283,7 @@ fn from_environment(
 /// etcd's text, and the remedy for dashes as word processors and web pages write them.
 fn stray_argument(argument: &str) -> String {
     let long_dashes = ['\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}'];
-    let text = format!("{argument:?} is not a valid flag");
+    let text = format!("{} is not a valid flag", quote(argument));
     let name = argument.trim_start_matches(long_dashes).trim_start_matches('-');
     if argument.starts_with(long_dashes) {
         return format!(

@@ -1,17 +1,18 @@
 //! Words of command lines, environments and configuration files: Go's literals and quotes, URLs,
 //! clusters, names of resources.
 //!
-//! The binary is no library; the modules of it that are meant come in as they lie there.
+//! Modules that their crates do not export are included by path.
 
 use keepd_backup::InitialCluster;
 use keepd_crypto::{Directories, Scope};
+use keepd_gotext::{GoDuration, parse_bool, parse_int, parse_uint, quote, unquote_prefix};
 
-#[path = "../../../crates/keepd-cli/src/engine/gostr.rs"]
-mod gostr;
+#[path = "../../../crates/keepd-cli/src/engine/flag_list.rs"]
+mod flag_list;
+#[path = "../../../crates/keepd-cli/src/engine/humanize.rs"]
+mod humanize;
 #[path = "../../../crates/keepd/src/flags/urls.rs"]
 mod urls;
-#[path = "../../../crates/keepd/src/flags/go/values.rs"]
-mod values;
 
 /// Reads the bytes as each kind of word.
 pub fn words(bytes: &[u8]) {
@@ -37,27 +38,22 @@ pub fn words(bytes: &[u8]) {
 
 /// Strings in Go's quotes, which come back as they were written.
 fn quotes(bytes: &[u8]) {
-    let quoted = gostr::quote(bytes);
-    let back = gostr::unquote_prefix(quoted.as_bytes());
+    let quoted = quote(bytes);
+    let back = unquote_prefix(quoted.as_bytes());
     assert_eq!(back, Some((bytes.to_vec(), &[][..])), "{quoted}");
-    let _refused = gostr::unquote_prefix(bytes).is_none();
+    let _refused = unquote_prefix(bytes).is_none();
 }
 
 fn literals(text: &str) {
     for base in [0, 2, 8, 10, 16] {
-        let _read = (gostr::parse_int(text, base).is_ok(), gostr::parse_uint(text, base).is_ok());
+        let _read = parse_uint(text, base, u64::MAX).is_ok();
+        if let Ok(number) = parse_int(text, base) {
+            let _told = humanize::bytes(number.unsigned_abs());
+        }
     }
-    let _read = (gostr::parse_bool(text).is_ok(), gostr::split_list(text).is_ok());
-    if let Ok(duration) = gostr::parse_duration(text) {
-        let again = gostr::parse_duration(&gostr::duration(duration));
-        assert_eq!(again, Ok(duration));
-    }
-    let _read = (values::bool(text).is_ok(), values::uint(text, u64::MAX).is_ok());
-    if let Ok(number) = values::int(text) {
-        let _told = gostr::bytes(number.unsigned_abs());
-    }
-    if let Ok(nanos) = values::duration_nanos(text) {
-        assert_eq!(values::duration_nanos(&values::duration_text(nanos)), Ok(nanos));
+    let _read = (parse_bool(text).is_ok(), flag_list::split_list(text).is_ok());
+    if let Ok(duration) = text.parse::<GoDuration>() {
+        assert_eq!(duration.to_string().parse(), Ok(duration));
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! - [`check`] runs scripts of commands. A new test is a new block.
 //! - [`check_documents`] reads documents (configurations), several in a file.
-//! - [`compare`] is for what a test generates itself, such as a table.
+//! - [`check_table`] reads lines `input<TAB>output`: many short cases of one function.
+//! - [`compare`] is for what a test generates itself.
 //!
 //! A script is a list of blocks with a blank line between them:
 //!
@@ -138,6 +139,24 @@ pub fn check_documents(path: impl AsRef<Path>, run: impl Fn(&str) -> String) {
         let (title, rest) = case.split_once('\n').expect("a case has a title");
         let (input, _) = rest.split_once("=====\n").expect("a case has an output");
         actual.push_str(&format!("## {title}\n{input}=====\n{}\n\n", run(input)));
+    }
+    compare(path, &actual);
+}
+
+/// Reads every line `input<TAB>output` of the file and compares the output of `run`. Empty lines
+/// and those that begin with `#` are comments.
+///
+/// # Panics
+/// If the file cannot be read or written, or an output differs.
+pub fn check_table(path: impl AsRef<Path>, run: impl Fn(&str) -> String) {
+    let mut actual = String::new();
+    for line in read(path.as_ref()).lines() {
+        let input = line.split('\t').next().unwrap_or_default();
+        actual.push_str(input);
+        if !line.is_empty() && !line.starts_with('#') {
+            actual.push_str(&format!("\t{}", run(input)));
+        }
+        actual.push('\n');
     }
     compare(path, &actual);
 }

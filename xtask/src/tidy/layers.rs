@@ -7,6 +7,7 @@ use super::{Finding, Tree};
 
 /// From the bottom up.
 const ORDER: &[&str] = &[
+    "keepd-gotext",
     "keepd-types",
     "keepd-env",
     "keepd-crypto",

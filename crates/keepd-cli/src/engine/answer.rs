@@ -6,9 +6,9 @@
 
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb::KeyValue;
+use keepd_gotext::quote;
 
 use super::exit::{BAD_FEATURE, Exit};
-use super::gostr;
 pub(crate) use crate::output::{complain, print};
 
 /// A value of `--write-out`.
@@ -137,11 +137,11 @@ pub(crate) fn simple_pair(kv: &KeyValue, style: Style, out: &mut Vec<u8>) {
 
 /// A pair as `fields` writes it, each name behind `prefix`.
 pub(crate) fn field_pair(prefix: &str, kv: &KeyValue, style: Style, out: &mut Vec<u8>) {
-    line!(out, "\"{prefix}Key\" : {}", gostr::quote(&kv.key));
+    line!(out, "\"{prefix}Key\" : {}", quote(&kv.key));
     line!(out, "\"{prefix}CreateRevision\" : {}", kv.create_revision);
     line!(out, "\"{prefix}ModRevision\" : {}", kv.mod_revision);
     line!(out, "\"{prefix}Version\" : {}", kv.version);
-    line!(out, "\"{prefix}Value\" : {}", gostr::quote(&kv.value));
+    line!(out, "\"{prefix}Value\" : {}", quote(&kv.value));
     if style.hex {
         line!(out, "\"{prefix}Lease\" : {}", lease_hex(kv.lease));
     } else {

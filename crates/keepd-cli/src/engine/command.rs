@@ -16,9 +16,12 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use keepd_gotext::{
+    DurationError, GoDuration, NumberError, parse_bool, parse_int, parse_uint, quote,
+};
 
 use super::exit::{Exit, failed};
-use super::gostr;
+use super::flag_list;
 use super::help;
 
 /// What a flag's value is.
@@ -278,14 +281,16 @@ impl Call<'_> {
 }
 
 fn read(flag: &Flag, text: &str) -> Result<Value, String> {
+    let number = |error: NumberError| error.to_string();
+    let duration = |error: DurationError| error.to_string();
     Ok(match flag.kind {
-        Kind::Bool => Value::Bool(gostr::parse_bool(text)?),
-        Kind::Int => Value::Int(gostr::parse_int(text, 0)?),
-        Kind::Uint => Value::Uint(gostr::parse_uint(text, 0)?),
+        Kind::Bool => Value::Bool(parse_bool(text).map_err(number)?),
+        Kind::Int => Value::Int(parse_int(text, 0).map_err(number)?),
+        Kind::Uint => Value::Uint(parse_uint(text, 0, u64::MAX).map_err(number)?),
         Kind::Text => Value::Text(text.to_owned()),
         Kind::List if text.is_empty() => Value::List(Vec::new()),
-        Kind::List => Value::List(gostr::split_list(text)?),
-        Kind::Duration => Value::Duration(gostr::parse_duration(text)?),
+        Kind::List => Value::List(flag_list::split_list(text)?),
+        Kind::Duration => Value::Duration(text.parse::<GoDuration>().map_err(duration)?.or_zero()),
     })
 }
 
@@ -348,7 +353,7 @@ fn check_arguments(call: &Call<'_>) -> Result<(), Exit> {
             format!("accepts 1 arg(s), received {count}")
         }
         Arguments::OneOf(words) if !is_known(words) => {
-            let quoted = gostr::quote(&call.arguments[0]);
+            let quoted = quote(&call.arguments[0]);
             format!("invalid argument {quoted} for \"{}\"", help::path_text(&call.path))
         }
         _ if !missing.is_empty() => format!("required flag(s) {missing} not set"),
@@ -458,7 +463,7 @@ fn unknown_command(program: &Program, word: &[u8]) -> Exit {
         .map(|command| command.name())
         .filter(|name| name.starts_with(&typed) || edits(&typed, name) <= 2)
         .collect();
-    let mut text = format!("unknown command {} for \"{name}\"", gostr::quote(word));
+    let mut text = format!("unknown command {} for \"{name}\"", quote(word));
     if !similar.is_empty() {
         text.push_str("\n\nDid you mean this?\n");
         for name in similar {
@@ -531,7 +536,7 @@ fn read_long(
     };
     let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
         if name == HELP {
-            read.help_wanted = value.as_deref().is_none_or(|v| gostr::parse_bool(v) != Ok(false));
+            read.help_wanted = value.as_deref().is_none_or(|v| parse_bool(v) != Ok(false));
             return Ok(());
         }
         return Err(format!("unknown flag: --{name}"));
@@ -591,5 +596,5 @@ fn invalid_value(flag: &Flag, text: &str, why: &str) -> String {
         Some(short) => format!("-{short}, --{}", flag.name),
         None => format!("--{}", flag.name),
     };
-    format!("invalid argument {} for \"{name}\" flag: {why}", gostr::quote(text.as_bytes()))
+    format!("invalid argument {} for \"{name}\" flag: {why}", quote(text))
 }

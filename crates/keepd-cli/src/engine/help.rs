@@ -4,8 +4,9 @@
 
 use std::fmt::Write as _;
 
+use keepd_gotext::quote;
+
 use super::command::{Arguments, Command, Flag, HELP, Kind, Program};
-use super::gostr;
 
 /// The narrowest column for command names.
 const NAME_WIDTH: usize = 11;
@@ -167,7 +168,7 @@ fn left_side(flag: &Flag) -> String {
 fn default_note(flag: &Flag) -> String {
     match (flag.kind, flag.default) {
         (Kind::Bool, "false") | (Kind::Int | Kind::Uint, "0") | (_, "") => String::new(),
-        (Kind::Text, text) => format!(" (default {})", gostr::quote(text.as_bytes())),
+        (Kind::Text, text) => format!(" (default {})", quote(text)),
         (Kind::List, text) => format!(" (default [{text}])"),
         (_, text) => format!(" (default {text})"),
     }

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Command, ExitStatus};
 
 use bytes::Bytes;
+use keepd_gotext::quote;
 
-use crate::engine::gostr;
 use crate::engine::plain_os_error;
 
 /// The program of a command line, its arguments set; nothing for an empty line.
@@ -26,7 +26,7 @@ pub(super) fn not_started(program: &[u8], error: &io::Error) -> String {
         return format!("fork/exec {program}: {}", plain_os_error(error));
     }
     if error.kind() == io::ErrorKind::NotFound {
-        return format!("exec: {}: executable file not found in $PATH", gostr::quote(program));
+        return format!("exec: {}: executable file not found in $PATH", quote(program));
     }
     error.to_string()
 }

@@ -1,13 +1,13 @@
 //! `compaction`: gives up history up to a revision.
 
 use keepd_api::etcdserverpb::{CompactionRequest, CompactionResponse};
+use keepd_gotext::parse_int;
 
 use super::GROUP_KV;
 use super::client::{Method, Repeat, with_client};
 use crate::engine::answer::print;
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
-use crate::engine::gostr;
 
 const COMPACT: Method<CompactionRequest, CompactionResponse> =
     Method::new("/etcdserverpb.KV/Compact", Repeat::Never);
@@ -29,7 +29,7 @@ fn run(call: Call<'_>) -> Result<(), Exit> {
     if call.arguments.len() != 1 {
         return Err(bad_arguments("compaction command needs 1 argument"));
     }
-    let revision = gostr::parse_int(&call.text(0), 10).map_err(failed)?;
+    let revision = parse_int(&call.text(0), 10).map_err(failed)?;
     let request = CompactionRequest { revision, physical: call.flag("physical") };
     with_client(call, async |_, client| {
         client.ask(&COMPACT, request).await.map_err(failed)?;

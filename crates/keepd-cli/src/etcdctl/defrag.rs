@@ -2,6 +2,7 @@
 
 use keepd_api::etcdserverpb::{DefragmentRequest, DefragmentResponse};
 use keepd_env::Env;
+use keepd_gotext::GoDuration;
 
 use super::GROUP_CLUSTER;
 use super::client::{Client, Method, Repeat};
@@ -9,7 +10,6 @@ use super::endpoint::{CLUSTER, with_endpoints};
 use crate::engine::answer::{complain, print};
 use crate::engine::command::{Call, Command};
 use crate::engine::exit::{Exit, FAILED};
-use crate::engine::gostr;
 
 const DEFRAGMENT: Method<DefragmentRequest, DefragmentResponse> =
     Method::new("/etcdserverpb.Maintenance/Defragment", Repeat::Never);
@@ -32,7 +32,7 @@ fn run(call: Call<'_>) -> Result<(), Exit> {
             let client = Client::new(options.only(&endpoint)).await?;
             let start = clock.monotonic();
             let answer = client.ask(&DEFRAGMENT, DefragmentRequest {}).await;
-            let took = gostr::duration(clock.monotonic() - start);
+            let took = GoDuration::from(clock.monotonic() - start).to_string();
             match answer {
                 Ok(_) => print(
                     format!("Finished defragmenting etcd member[{endpoint}]. took {took}\n")

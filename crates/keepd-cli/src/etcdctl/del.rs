@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use keepd_api::etcdserverpb::{DeleteRangeRequest, DeleteRangeResponse};
+use keepd_gotext::quote;
 use prost::Message as _;
 
 use super::GROUP_KV;
@@ -14,7 +15,6 @@ use crate::engine::answer::{
 };
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 /// Deletes a range.
@@ -64,8 +64,8 @@ pub(super) fn request(call: &Call<'_>) -> Result<DeleteRangeRequest, Exit> {
             "Warning: Keys between {} and {} will be deleted. \
              Please interrupt the command within next 2 seconds to cancel. \
              You can provide `--range` flag to avoid the delay.",
-            gostr::quote(&call.arguments[0]),
-            gostr::quote(&call.arguments[1]),
+            quote(&call.arguments[0]),
+            quote(&call.arguments[1]),
         ));
         thread::sleep(REGRET);
     }

@@ -9,6 +9,7 @@ use keepd_api::etcdserverpb::{
     StatusResponse,
 };
 use keepd_env::Env;
+use keepd_gotext::{GoDuration, quote};
 
 use super::GROUP_CLUSTER;
 use super::alarm::{ALARM, list_request};
@@ -19,7 +20,7 @@ use crate::engine::answer::{self, Answer, Style, complain, field_header, line};
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, FAILED, failed};
 use crate::engine::json::{self, Object};
-use crate::engine::{gostr, table};
+use crate::engine::{humanize, table};
 
 /// Asks a member how it is.
 pub(super) const STATUS: Method<StatusRequest, StatusResponse> =
@@ -168,7 +169,7 @@ impl Answer for Healths {
     fn simple(&self, _style: Style, out: &mut Vec<u8>) {
         for Health { endpoint, took, error, .. } in &self.0 {
             if error.is_empty() {
-                let took = gostr::duration(*took);
+                let took = GoDuration::from(*took).to_string();
                 line!(out, "{endpoint} is healthy: successfully committed proposal: took = {took}");
             } else {
                 complain(&format!("{endpoint} is unhealthy: failed to commit proposal: {error}"));
@@ -189,7 +190,7 @@ impl Answer for Healths {
 
     fn fields(&self, _style: Style, out: &mut Vec<u8>) -> Result<(), Exit> {
         for health in &self.0 {
-            line!(out, "\"Endpoint\" : {}", gostr::quote(health.endpoint.as_bytes()));
+            line!(out, "\"Endpoint\" : {}", quote(&health.endpoint));
             line!(out, "\"Health\" : {}", health.healthy);
             line!(out, "\"Took\" : {}", took_text(health));
             line!(out, "\"Error\" : {}", health.error);
@@ -217,7 +218,7 @@ impl Answer for Healths {
 
 /// Nothing was measured where no connection could be set up.
 fn took_text(health: &Health) -> String {
-    if health.took.is_zero() { String::new() } else { gostr::duration(health.took) }
+    if health.took.is_zero() { String::new() } else { GoDuration::from(health.took).to_string() }
 }
 
 /// Asks each endpoint in turn; what fails is complained about with the words of `what`.
@@ -285,7 +286,7 @@ impl Statuses {
     fn row(endpoint: &str, status: &StatusResponse) -> Vec<String> {
         let member = status.header.unwrap_or_default().member_id;
         // No limit is -1, which etcdctl shows as the largest size.
-        let size = |bytes: i64| gostr::bytes(bytes.cast_unsigned());
+        let size = |bytes: i64| humanize::bytes(bytes.cast_unsigned());
         let in_use = status.db_size_in_use.saturating_mul(100).checked_div(status.db_size);
         let downgrade = downgrade_of(status);
         vec![
@@ -358,7 +359,6 @@ impl Answer for Statuses {
 
     fn fields(&self, style: Style, out: &mut Vec<u8>) -> Result<(), Exit> {
         for (endpoint, status) in &self.0 {
-            let quote = |text: &str| gostr::quote(text.as_bytes());
             let downgrade = downgrade_of(status);
             field_header(status.header.as_ref(), style, out);
             line!(out, "\"Version\" : {}", quote(&status.version));
@@ -425,7 +425,7 @@ impl Answer for Hashes {
     fn fields(&self, style: Style, out: &mut Vec<u8>) -> Result<(), Exit> {
         for (endpoint, answer) in &self.0 {
             field_header(answer.header.as_ref(), style, out);
-            line!(out, "\"Endpoint\" : {}", gostr::quote(endpoint.as_bytes()));
+            line!(out, "\"Endpoint\" : {}", quote(endpoint));
             line!(out, "\"Hash\" : {}", answer.hash);
             line!(out, "\"HashRevision\" : {}", answer.hash_revision);
             line!(out, "");

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use keepd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use keepd_api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
+use keepd_gotext::quote;
 use prost::Message as _;
 
 use super::GROUP_KV;
@@ -12,7 +13,6 @@ use crate::engine::answer::{
 };
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{BAD_FEATURE, Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 /// Reads a range.
@@ -137,7 +137,7 @@ pub(super) fn is_serializable(call: &Call<'_>) -> Result<bool, Exit> {
         "s" => Ok(true),
         "l" => Ok(false),
         other => {
-            let quoted = gostr::quote(other.as_bytes());
+            let quoted = quote(other);
             Err(Exit::new(BAD_FEATURE, format_args!("unknown consistency flag {quoted}")))
         }
     }

@@ -4,6 +4,7 @@ use keepd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use keepd_api::etcdserverpb::{
     DowngradeRequest, DowngradeResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest,
 };
+use keepd_gotext::parse_uint;
 use prost::Message as _;
 
 use super::GROUP_CLUSTER;
@@ -13,7 +14,6 @@ use super::global::Options;
 use crate::engine::answer::{self, Answer, Style, line};
 use crate::engine::command::{Call, Command};
 use crate::engine::exit::{Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 const MOVE_LEADER: Method<MoveLeaderRequest, MoveLeaderResponse> =
@@ -63,7 +63,7 @@ fn move_leader(mut call: Call<'_>) -> Result<(), Exit> {
     if call.arguments.len() != 1 {
         return Err(bad_arguments("move-leader command needs 1 argument"));
     }
-    let target = gostr::parse_uint(&call.text(0), 16).map_err(bad_arguments)?;
+    let target = parse_uint(&call.text(0), 16, u64::MAX).map_err(bad_arguments)?;
     let options = Options::read(&mut call)?;
     run(async move {
         for endpoint in &options.endpoints {

@@ -7,6 +7,7 @@ use keepd_api::etcdserverpb::{
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader,
 };
+use keepd_gotext::{parse_int, quote};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -17,7 +18,6 @@ use super::client::{Client, Failure, Method, Repeat, may_go_on, with_client};
 use crate::engine::answer::{self, Answer, Format, Style, field_header, lease_hex, line, print};
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{BAD_CONNECTION, Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 /// How long to wait before a broken stream is opened again.
@@ -85,7 +85,7 @@ fn lease_id(call: &Call<'_>, missing: &str) -> Result<i64, Exit> {
     if call.arguments.len() != 1 {
         return Err(bad_arguments(missing));
     }
-    gostr::parse_int(&call.text(0), 16)
+    parse_int(&call.text(0), 16)
         .map_err(|why| bad_arguments(format_args!("bad lease ID arg ({why}), expecting ID in Hex")))
 }
 
@@ -97,7 +97,7 @@ fn grant(call: Call<'_>) -> Result<(), Exit> {
     if call.arguments.len() != 1 {
         return Err(bad_arguments("lease grant command needs TTL argument"));
     }
-    let ttl = gostr::parse_int(&call.text(0), 10)
+    let ttl = parse_int(&call.text(0), 10)
         .map_err(|why| bad_arguments(format_args!("bad TTL ({why})")))?;
     with_client(call, async |_, client| {
         let answer = client.ask(&GRANT, LeaseGrantRequest { ttl, id: 0 }).await;
@@ -305,7 +305,7 @@ impl Answer for TimeToLive {
         line!(out, "\"TTL\" : {}", self.answer.ttl);
         line!(out, "\"GrantedTTL\" : {}", self.answer.granted_ttl);
         for key in &self.answer.keys {
-            line!(out, "\"Key\" : {}", gostr::quote(key));
+            line!(out, "\"Key\" : {}", quote(key));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use keepd_api::etcdserverpb::{
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
     MemberUpdateRequest, MemberUpdateResponse, ResponseHeader,
 };
+use keepd_gotext::{parse_uint, quote};
 use prost::Message as _;
 
 use super::GROUP_CLUSTER;
@@ -16,7 +17,7 @@ use crate::engine::answer::{self, Answer, Format, Style, field_header, id, line,
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
 use crate::engine::json::{self, Object};
-use crate::engine::{gostr, table};
+use crate::engine::table;
 
 const LIST: Method<MemberListRequest, MemberListResponse> =
     Method::new("/etcdserverpb.Cluster/MemberList", Repeat::Allowed);
@@ -150,7 +151,7 @@ pub(super) fn member_id(call: &Call<'_>, missing: &str) -> Result<u64, Exit> {
     if call.arguments.len() != 1 {
         return Err(bad_arguments(missing));
     }
-    gostr::parse_uint(&call.text(0), 16).map_err(|why| {
+    parse_uint(&call.text(0), 16, u64::MAX).map_err(|why| {
         bad_arguments(format_args!("bad member ID arg ({why}), expecting ID in Hex"))
     })
 }
@@ -240,12 +241,11 @@ impl Added<'_> {
             let name = if Some(member.id) == added { name } else { &member.name };
             cluster.extend(member.peer_ur_ls.iter().map(|url| format!("{name}={url}")));
         }
-        let quote = |text: &str| gostr::quote(text.as_bytes());
         format!(
             "\nETCD_NAME={}\nETCD_INITIAL_CLUSTER={}\nETCD_INITIAL_ADVERTISE_PEER_URLS={}\n\
              ETCD_INITIAL_CLUSTER_STATE=\"existing\"\n",
             quote(name),
-            quote(&cluster.join(",")),
+            quote(cluster.join(",")),
             quote(urls),
         )
     }
@@ -323,12 +323,12 @@ impl Answer for MemberListResponse {
         field_header(self.header.as_ref(), style, out);
         for member in &self.members {
             line!(out, "\"ID\" : {}", id(member.id, style));
-            line!(out, "\"Name\" : {}", gostr::quote(member.name.as_bytes()));
+            line!(out, "\"Name\" : {}", quote(&member.name));
             for url in &member.peer_ur_ls {
-                line!(out, "\"PeerURL\" : {}", gostr::quote(url.as_bytes()));
+                line!(out, "\"PeerURL\" : {}", quote(url));
             }
             for url in &member.client_ur_ls {
-                line!(out, "\"ClientURL\" : {}", gostr::quote(url.as_bytes()));
+                line!(out, "\"ClientURL\" : {}", quote(url));
             }
             line!(out, "\"IsLearner\" : {}", member.is_learner);
             line!(out, "");

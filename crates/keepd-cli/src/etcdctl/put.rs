@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 
 use bytes::Bytes;
 use keepd_api::etcdserverpb::{PutRequest, PutResponse};
+use keepd_gotext::parse_int;
 use prost::Message as _;
 
 use super::GROUP_KV;
@@ -11,7 +12,6 @@ use super::client::{Method, Repeat, with_client};
 use crate::engine::answer::{self, Answer, Style, field_header, field_pair, line, simple_pair};
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 const PUT: Method<PutRequest, PutResponse> = Method::new("/etcdserverpb.KV/Put", Repeat::Never);
@@ -76,7 +76,7 @@ pub(super) fn request(
         Some(value) => value.clone(),
         None => input().ok_or_else(incomplete)?,
     };
-    let lease = gostr::parse_int(call.string("lease"), 16)
+    let lease = parse_int(call.string("lease"), 16)
         .map_err(|why| bad_arguments(format_args!("bad lease ID ({why}), expecting ID in Hex")))?;
     Ok(PutRequest {
         key,

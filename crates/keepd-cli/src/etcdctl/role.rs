@@ -9,6 +9,7 @@ use keepd_api::etcdserverpb::{
     AuthRoleGrantPermissionResponse, AuthRoleListRequest, AuthRoleListResponse,
     AuthRoleRevokePermissionRequest, AuthRoleRevokePermissionResponse,
 };
+use keepd_gotext::quote;
 use prost::Message as _;
 
 use super::GROUP_AUTHENTICATION;
@@ -18,7 +19,6 @@ use super::get::prefix_end;
 use crate::engine::answer::{self, Answer, Style, field_header, line};
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 /// Adds a role.
@@ -282,8 +282,8 @@ impl Answer for Permissions {
         field_header(self.answer.header.as_ref(), style, out);
         for permission in &self.answer.perm {
             line!(out, "\"PermType\" :  {}", permission.perm_type().as_str_name());
-            line!(out, "\"Key\" : {}", gostr::quote(&permission.key));
-            line!(out, "\"RangeEnd\" : {}", gostr::quote(&permission.range_end));
+            line!(out, "\"Key\" : {}", quote(&permission.key));
+            line!(out, "\"RangeEnd\" : {}", quote(&permission.range_end));
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ impl Answer for AuthRoleListResponse {
 
     fn fields(&self, style: Style, out: &mut Vec<u8>) -> Result<(), Exit> {
         field_header(self.header.as_ref(), style, out);
-        let roles = self.roles.iter().map(|role| format!(" {}", gostr::quote(role.as_bytes())));
+        let roles = self.roles.iter().map(|role| format!(" {}", quote(role)));
         line!(out, "\"Roles\" :{}", roles.collect::<String>());
         Ok(())
     }

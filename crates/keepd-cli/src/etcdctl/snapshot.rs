@@ -12,6 +12,7 @@ use std::path::Path;
 use indicatif::{ProgressBar, ProgressStyle};
 use keepd_api::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use keepd_env::Env;
+use keepd_gotext::GoDuration;
 use sha2::{Digest as _, Sha256};
 
 use super::GROUP_CLUSTER;
@@ -22,7 +23,7 @@ use crate::engine::command::{Call, Command};
 use crate::engine::exit::{Exit, INTERRUPTED, bad_arguments};
 use crate::engine::json::Object;
 use crate::engine::plain_os_error;
-use crate::engine::{gostr, log};
+use crate::engine::{humanize, log};
 use crate::etcdutl::snapshot;
 
 const SNAPSHOT: Method<SnapshotRequest, SnapshotResponse> =
@@ -154,8 +155,8 @@ async fn receive(client: &Client, part: &mut PartFile) -> Result<String, Exit> {
     part.check()?;
     let fields = Object::new()
         .text("endpoint", endpoint)
-        .text("size", &gostr::bytes(part.len))
-        .text("took", &gostr::duration(clock.monotonic() - start))
+        .text("size", &humanize::bytes(part.len))
+        .text("took", &GoDuration::from(clock.monotonic() - start).to_string())
         .text("etcd-version", &version);
     inform("fetched snapshot", &fields);
     Ok(version)

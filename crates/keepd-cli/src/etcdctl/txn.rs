@@ -13,6 +13,7 @@ use keepd_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::response_op::Response;
 use keepd_api::etcdserverpb::{Compare, RequestOp, ResponseOp, TxnRequest, TxnResponse};
+use keepd_gotext::{parse_int, quote, unquote_prefix};
 use prost::Message as _;
 
 use super::client::{Method, Repeat, with_client};
@@ -20,7 +21,6 @@ use super::{GROUP_KV, del, get, put, words};
 use crate::engine::answer::{self, Answer, Style, field_header, line, print};
 use crate::engine::command::{self, Call, Command, Flag, Parsed, Program};
 use crate::engine::exit::{Exit, INVALID_INPUT, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 
 /// Commits a transaction.
@@ -128,14 +128,14 @@ fn parse_compare(line: &[u8]) -> Result<Compare, Exit> {
     let (Some(key), Some(op), Some(value)) = (&parts.key, &parts.op, &parts.value) else {
         return Err(invalid(format_args!(
             "malformed comparison: {text}; got {target}({}) {} {}",
-            gostr::quote(parts.key.as_deref().unwrap_or_default()),
+            quote(parts.key.as_deref().unwrap_or_default()),
             parts.op.as_deref().unwrap_or_default(),
-            gostr::quote(b""),
+            quote(b""),
         )));
     };
     let value_text = String::from_utf8_lossy(value);
     let number = |base| {
-        gostr::parse_int(&value_text, base)
+        parse_int(&value_text, base)
             .map_err(|_why| invalid(format_args!("invalid txn compare request: {text}")))
     };
     let (target, union) = match target.as_ref() {
@@ -181,7 +181,7 @@ struct Parts {
 impl Parts {
     fn read(text: &[u8]) -> Self {
         let mut parts = Self::default();
-        let Some((key, rest)) = gostr::unquote_prefix(text.trim_ascii_start()) else {
+        let Some((key, rest)) = unquote_prefix(text.trim_ascii_start()) else {
             return parts;
         };
         parts.key = Some(key);
@@ -193,7 +193,7 @@ impl Parts {
             return parts;
         }
         parts.op = Some(String::from_utf8_lossy(op).into_owned());
-        parts.value = gostr::unquote_prefix(rest.trim_ascii_start()).map(|(value, _)| value);
+        parts.value = unquote_prefix(rest.trim_ascii_start()).map(|(value, _)| value);
         parts
     }
 }

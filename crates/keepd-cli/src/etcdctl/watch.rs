@@ -19,6 +19,7 @@ use keepd_api::etcdserverpb::{
     WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 use keepd_api::mvccpb::Event;
+use keepd_gotext::quote;
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -32,7 +33,6 @@ use crate::engine::answer::simple_pair;
 use crate::engine::answer::{self, Answer, Style, complain, field_header, field_pair, line, print};
 use crate::engine::command::{self, Call, Command, Flag, Parsed, Program};
 use crate::engine::exit::{BAD_ARGUMENTS, Exit, INTERRUPTED, INVALID_INPUT, bad_arguments, failed};
-use crate::engine::gostr;
 use crate::engine::json::{self, Object};
 use crate::output;
 
@@ -79,7 +79,7 @@ impl Environment {
         if found.key.is_empty() && !found.end.is_empty() {
             return Err(bad_arguments(format_args!(
                 "ETCDCTL_WATCH_KEY is empty but got ETCDCTL_WATCH_RANGE_END={}",
-                gostr::quote(&found.end)
+                quote(&found.end)
             )));
         }
         Ok(found)
@@ -400,9 +400,9 @@ fn run_command(command: &[Bytes], revision: i64, event: &Event) -> Result<(), Ex
     let kv = event.kv.clone().unwrap_or_default();
     let result = program
         .env("ETCD_WATCH_REVISION", revision.to_string())
-        .env("ETCD_WATCH_EVENT_TYPE", gostr::quote(event_name(event).as_bytes()))
-        .env("ETCD_WATCH_KEY", gostr::quote(&kv.key))
-        .env("ETCD_WATCH_VALUE", gostr::quote(&kv.value))
+        .env("ETCD_WATCH_EVENT_TYPE", quote(event_name(event).as_bytes()))
+        .env("ETCD_WATCH_KEY", quote(&kv.key))
+        .env("ETCD_WATCH_VALUE", quote(&kv.value))
         .stdin(Stdio::null())
         .status();
     let why = match result {
@@ -410,7 +410,7 @@ fn run_command(command: &[Bytes], revision: i64, event: &Event) -> Result<(), Ex
         Ok(status) => child::ended(status),
         Err(error) => child::not_started(&command[0], &error),
     };
-    let words: Vec<String> = command.iter().map(|word| gostr::quote(word)).collect();
+    let words: Vec<String> = command.iter().map(quote).collect();
     complain(&format!("command [{}] error ({why})", words.join(" ")));
     Err(Exit::silent(1))
 }

@@ -4,9 +4,9 @@
 //! run of characters up to the next space; quotes inside such a run mean nothing.
 
 use bytes::Bytes;
+use keepd_gotext::unquote_prefix;
 
 use crate::engine::exit::{Exit, INVALID_INPUT};
-use crate::engine::gostr;
 
 /// Splits a line. A double-quoted word with a bad escape is an error.
 pub(super) fn split(line: &[u8]) -> Result<Vec<Bytes>, Exit> {
@@ -20,7 +20,7 @@ pub(super) fn split(line: &[u8]) -> Result<Vec<Bytes>, Exit> {
         };
         match (first, quoted) {
             (b'"', Some(len)) => {
-                let (word, _) = gostr::unquote_prefix(&rest[..len])
+                let (word, _) = unquote_prefix(&rest[..len])
                     .ok_or_else(|| Exit::new(INVALID_INPUT, "invalid syntax"))?;
                 words.push(word.into());
                 rest = &rest[len..];

@@ -14,7 +14,7 @@ use crate::engine::answer::{self, Answer, Style, line};
 use crate::engine::command::{Call, Command};
 use crate::engine::exit::{Exit, bad_arguments, failed};
 use crate::engine::json::Object;
-use crate::engine::{gostr, table};
+use crate::engine::{humanize, table};
 
 pub(crate) use self::restore::RESTORE;
 
@@ -89,7 +89,7 @@ fn row(status: &Status) -> Vec<String> {
         format!("{:x}", status.hash),
         status.revision.to_string(),
         status.total_keys.to_string(),
-        gostr::bytes(status.total_size),
+        humanize::bytes(status.total_size),
         status.version.clone(),
     ]
 }

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use keepd_gotext::GoDuration;
+
 use super::read::{Reader, join, shown};
 use super::tree::Node;
 
@@ -76,16 +78,17 @@ fn check_name(
 
 fn check_timeout(reader: &mut Reader, path: &str, node: &Node) {
     let Some(text) = reader.text(path, Some(node)) else { return };
-    match go_duration_sign(text) {
-        None => {
+    match text.parse::<GoDuration>() {
+        // Go's error has the text, which may be a secret in the wrong place.
+        Err(_) => {
             let detail = "not a duration";
             reader.invalid(path, text, detail, "write it as in 3s or 500ms");
         }
-        Some(false) => {
+        Ok(timeout) if timeout.nanos <= 0 => {
             let detail = "timeout should be a positive value";
             reader.invalid(path, text, detail, "write 3s, say");
         }
-        Some(true) => {}
+        Ok(_) => {}
     }
 }
 
@@ -106,29 +109,4 @@ fn check_endpoint(reader: &mut Reader, path: &str, endpoint: &str) {
             format!("unsupported scheme {scheme:?} for KMS provider, only unix is supported");
         reader.invalid(path, endpoint, &detail, remedy);
     }
-}
-
-/// Whether a duration as Go writes them is above zero; nothing if it is none.
-fn go_duration_sign(text: &str) -> Option<bool> {
-    let (negative, mut rest) = match text.strip_prefix(['-', '+']) {
-        Some(rest) => (text.starts_with('-'), rest),
-        None => (false, text),
-    };
-    if rest == "0" {
-        return Some(false);
-    }
-    let mut above_zero = false;
-    let mut parts = 0;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
-        let (number, after) = rest.split_at_checked(unit_at)?;
-        above_zero |= number.parse::<f64>().ok()? > 0.0;
-        let unit_len =
-            after.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(after.len());
-        let (unit, next) = after.split_at_checked(unit_len)?;
-        ["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"].contains(&unit).then_some(())?;
-        rest = next;
-        parts += 1;
-    }
-    (parts > 0).then_some(above_zero && !negative)
 }

@@ -8,6 +8,7 @@
 
 use std::fs;
 
+use keepd_gotext::quote;
 use serde_json::{Map, Value};
 use serde_saphyr::DuplicateKeyPolicy;
 
@@ -295,10 +296,14 @@ fn set(settings: &mut Settings, flag: &Flag, text: &str) -> Result<(), FileError
             FileError::Plain(format!("unexpected error setting up {}: {error}", flag.name))
         }
         Kind::OneOf(_) if flag.name == "initial-cluster-state" => {
-            FileError::Verification(format!("unexpected clusterState {text:?}"))
+            FileError::Verification(format!("unexpected clusterState {}", quote(text)))
         }
         Kind::Gates => FileError::Verification(error),
-        _ => FileError::Verification(format!("invalid value {text:?} for {}: {error}", flag.name)),
+        _ => FileError::Verification(format!(
+            "invalid value {} for {}: {error}",
+            quote(text),
+            flag.name
+        )),
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use keepd_gotext::parse_bool;
+
 /// How finished etcd calls a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GateStage {
@@ -39,12 +41,8 @@ impl FeatureGates {
             if !item.contains('=') {
                 return Err(format!("missing bool value for {name}"));
             }
-            let value = super::go::bool(value).map_err(|_unused| {
-                format!(
-                    "invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: \
-                     invalid syntax"
-                )
-            })?;
+            let value = parse_bool(value)
+                .map_err(|error| format!("invalid value of {name}={value}, err: {error}"))?;
             match name {
                 "AllAlpha" => stages.push((GateStage::Alpha, value)),
                 "AllBeta" => stages.push((GateStage::Beta, value)),

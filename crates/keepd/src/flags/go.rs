@@ -1,8 +1,6 @@
 //! Go's `flag` package: the syntax of arguments.
 
-mod values;
-
-pub(super) use self::values::{RANGE, SYNTAX, bool, duration_nanos, duration_text, int, uint};
+use keepd_gotext::quote;
 
 use super::settings::Settings;
 use super::table::{self, Kind};
@@ -68,8 +66,8 @@ fn set<'a>(
     match settings.set(flag, value) {
         Ok(()) => Ok(behind),
         Err(error) if flag.kind == Kind::Bool => {
-            bad(format!("invalid boolean value {value:?} for -{name}: {error}"))
+            bad(format!("invalid boolean value {} for -{name}: {error}", quote(value)))
         }
-        Err(error) => bad(format!("invalid value {value:?} for flag -{name}: {error}")),
+        Err(error) => bad(format!("invalid value {} for flag -{name}: {error}", quote(value))),
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keepd_gotext::{GoDuration, parse_int};
 use keepd_server::{AccessControl, AutoCompaction};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
-use super::go;
 use super::settings::Settings;
 use super::urls::{self, Url};
 
@@ -331,12 +331,15 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
     const HOUR_NANOS: i64 = 3_600_000_000_000;
     let text = settings.text("auto-compaction-retention");
     let is_revision = settings.text("auto-compaction-mode") == "revision";
-    let value = match text.parse::<i64>() {
+    let value = match parse_int(text, 10) {
         Ok(count) if count >= 0 && is_revision => count,
         Ok(hours) if hours >= 0 => hours.saturating_mul(HOUR_NANOS),
         _ if text.is_empty() => 0,
-        _ => go::duration_nanos(text)
-            .map_err(|error| format!("error parsing CompactionRetention: {error}"))?,
+        _ => {
+            text.parse::<GoDuration>()
+                .map_err(|error| format!("error parsing CompactionRetention: {error}"))?
+                .nanos
+        }
     };
     let Some(value) = u64::try_from(value).ok().filter(|value| *value > 0) else {
         return Ok(AutoCompaction::Off);

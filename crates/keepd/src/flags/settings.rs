@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keepd_gotext::{
+    GoDuration, NumberError, NumberErrorKind, parse_bool, parse_int, parse_uint, quote,
+};
+
 use super::gates::FeatureGates;
-use super::go;
 use super::table::{self, Flag, Kind};
 use super::urls::{Url, parse_urls};
 
@@ -55,24 +58,25 @@ impl Settings {
     }
 
     pub(super) fn is_true(&self, name: &str) -> bool {
-        go::bool(self.text(name)).expect("checked when set")
+        parse_bool(self.text(name)).expect("checked when set")
     }
 
     pub(super) fn uint(&self, name: &str) -> u64 {
-        go::uint(self.text(name), u64::MAX).expect("checked when set")
+        parse_uint(self.text(name), 0, u64::MAX).expect("checked when set")
     }
 
     pub(super) fn int(&self, name: &str) -> i64 {
-        go::int(self.text(name)).expect("checked when set")
+        parse_int(self.text(name), 0).expect("checked when set")
     }
 
-    pub(super) fn nanos(&self, name: &str) -> i64 {
-        go::duration_nanos(self.text(name)).expect("checked when set")
+    /// A duration, which may be negative.
+    pub(super) fn go_duration(&self, name: &str) -> GoDuration {
+        self.text(name).parse().expect("checked when set")
     }
 
     /// A duration; negative ones count as zero.
     pub(super) fn duration(&self, name: &str) -> Duration {
-        Duration::from_nanos(u64::try_from(self.nanos(name)).unwrap_or(0))
+        self.go_duration(name).or_zero()
     }
 
     /// A number of milliseconds.
@@ -98,20 +102,30 @@ impl Settings {
     }
 }
 
+/// What Go's `flag` says of a value that is not written as its type, whatever the reason.
+const PARSE_ERROR: &str = "parse error";
+
+/// The error as Go's `flag` shows it.
+fn short(error: NumberError) -> String {
+    match error.kind {
+        NumberErrorKind::Syntax => PARSE_ERROR.to_owned(),
+        NumberErrorKind::Range => error.kind.to_string(),
+    }
+}
+
 fn check(kind: Kind, value: &str) -> Result<(), String> {
     match kind {
         Kind::Text | Kind::List => Ok(()),
-        Kind::Bool => go::bool(value).map(|_| ()),
-        Kind::Uint => go::uint(value, u64::MAX).map(|_| ()),
+        Kind::Bool => parse_bool(value).map(|_| ()).map_err(short),
+        Kind::Uint => parse_uint(value, 0, u64::MAX).map(|_| ()).map_err(short),
         // etcd's own value type shows the whole error of strconv.
-        Kind::Uint32 => go::uint(value, u64::from(u32::MAX)).map(|_| ()).map_err(|error| {
-            let reason = if error == go::SYNTAX { "invalid syntax" } else { go::RANGE };
-            format!("strconv.ParseUint: parsing {value:?}: {reason}")
-        }),
-        Kind::Int => go::int(value).map(|_| ()),
-        // `flag` hides the reason of a duration.
+        Kind::Uint32 => {
+            let number = parse_uint(value, 0, u32::MAX.into());
+            number.map(|_| ()).map_err(|error| error.to_string())
+        }
+        Kind::Int => parse_int(value, 0).map(|_| ()).map_err(short),
         Kind::Duration => {
-            go::duration_nanos(value).map(|_| ()).map_err(|_unused| "parse error".to_owned())
+            value.parse::<GoDuration>().map(|_| ()).map_err(|_hidden| PARSE_ERROR.to_owned())
         }
         Kind::Urls if value.is_empty() => Ok(()),
         Kind::UrlsOrStar if value == "*" => Ok(()),
@@ -121,7 +135,7 @@ fn check(kind: Kind, value: &str) -> Result<(), String> {
         }
         Kind::ListOf(choices) => {
             let bad = value.split(',').find(|item| !choices.contains(item));
-            bad.map_or(Ok(()), |item| Err(format!("invalid value {item:?}")))
+            bad.map_or(Ok(()), |item| Err(format!("invalid value {}", quote(item))))
         }
         Kind::Gates => FeatureGates::parse(value).map(|_| ()),
     }

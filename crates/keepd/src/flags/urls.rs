@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use keepd_gotext::quote;
+
 /// A URL's scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Scheme {
@@ -80,7 +82,10 @@ pub(super) fn parse_url(text: &str) -> Result<Url, String> {
     let Some((scheme, rest)) = split_scheme(text) else {
         let first = text.split('/').next().unwrap_or_default();
         if first.contains(':') {
-            return Err(format!("parse {text:?}: first path segment in URL cannot contain colon"));
+            return Err(format!(
+                "parse {}: first path segment in URL cannot contain colon",
+                quote(text)
+            ));
         }
         return Err(format!("URL scheme must be http, https, unix, or unixs: {text}"));
     };

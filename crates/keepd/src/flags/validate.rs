@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use keepd_gotext::{GoDuration, parse_bool, quote};
 use keepd_tls::TlsVersion;
 
 use super::options::{ClusterState, ServerOptions};
 use super::settings::Settings;
 use super::table::{Kind, Support};
-use super::{Level, Notice, go, urls};
+use super::{Level, Notice, urls};
 
 /// The error that earns a second warning.
 pub(super) const ADVERTISE_UNSET: &str =
@@ -40,8 +41,8 @@ pub(super) fn support(settings: &Settings, notices: &mut Vec<Notice>) -> Result<
     }
     for (flag, value) in settings.given() {
         let is_default = match flag.kind {
-            Kind::Bool => go::bool(value) == go::bool(flag.default),
-            Kind::Duration => go::duration_nanos(value) == go::duration_nanos(flag.default),
+            Kind::Bool => parse_bool(value) == parse_bool(flag.default),
+            Kind::Duration => value.parse::<GoDuration>() == flag.default.parse(),
             // Left empty by a unit file whose variable is unset.
             Kind::Text | Kind::List if value.is_empty() => true,
             _ => value == flag.default,
@@ -69,14 +70,14 @@ pub(super) fn settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result
     }
     let peers = settings.urls("initial-advertise-peer-urls");
     urls::check_host(&peers).map_err(|error| {
-        let peers = urls::joined(&peers);
-        format!("--initial-advertise-peer-urls {peers:?} must be \"host:port\" ({error})")
+        let peers = quote(urls::joined(&peers));
+        format!("--initial-advertise-peer-urls {peers} must be \"host:port\" ({error})")
     })?;
     let clients = settings.urls("advertise-client-urls");
     urls::check_host(&clients).map_err(|error| {
-        let clients = urls::joined(&clients);
+        let clients = quote(urls::joined(&clients));
         format!(
-            "--advertise-client-urls {clients:?} must be in the format \"host:port\", \
+            "--advertise-client-urls {clients} must be in the format \"host:port\", \
              \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({error})"
         )
     })?;
@@ -87,7 +88,7 @@ pub(super) fn settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result
     match settings.text("auto-compaction-mode") {
         "periodic" | "revision" => {}
         "" => return Err("undefined auto-compaction-mode".to_owned()),
-        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+        other => return Err(format!("unknown auto-compaction-mode {}", quote(other))),
     }
     features(settings, notices)?;
     if settings.text("name") == "default" {
@@ -103,7 +104,7 @@ fn logging(settings: &Settings) -> Result<(), String> {
     match settings.text("logger") {
         "zap" => {}
         "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
-        other => return Err(format!("unknown logger option {other:?}")),
+        other => return Err(format!("unknown logger option {}", quote(other))),
     }
     let outputs = settings.list("log-outputs");
     if outputs.is_empty() {
@@ -170,9 +171,8 @@ fn features(settings: &Settings, notices: &mut Vec<Notice>) -> Result<(), String
                     LeaseCheckpoint"
             .to_owned());
     }
-    let check_time = settings.nanos("compact-hash-check-time");
-    if check_time <= 0 {
-        let check_time = go::duration_text(check_time);
+    let check_time = settings.go_duration("compact-hash-check-time");
+    if check_time.nanos <= 0 {
         return Err(format!("--compact-hash-check-time must be >0 (set to {check_time})"));
     }
     Ok(())
@@ -237,8 +237,8 @@ pub(super) fn new_member(options: &ServerOptions) -> Result<(), String> {
     let own: BTreeSet<&str> = own.map(|(_, url)| url.as_str()).collect();
     if own.is_empty() {
         return Err(format!(
-            "couldn't find local name {:?} in the initial cluster configuration",
-            options.name
+            "couldn't find local name {} in the initial cluster configuration",
+            quote(&options.name)
         ));
     }
     let advertised = &options.initial_advertise_peer_urls;
@@ -280,15 +280,16 @@ fn cluster_mismatch(
 /// How two sets of URLs differ, as Go prints it.
 fn difference(left: &BTreeSet<&str>, right: &BTreeSet<&str>) -> String {
     let quoted = |urls: &BTreeSet<&str>| {
-        let items: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
+        let items: Vec<String> = urls.iter().map(quote).collect();
         format!("[{}]", items.join(" "))
     };
     if left.len() != right.len() {
         return format!("len({}) != len({})", quoted(left), quoted(right));
     }
     let unequal = left.iter().zip(right).find(|(left, right)| left != right);
-    unequal
-        .map_or_else(String::new, |(left, right)| format!("resolved urls: {left:?} != {right:?}"))
+    unequal.map_or_else(String::new, |(left, right)| {
+        format!("resolved urls: {} != {}", quote(left), quote(right))
+    })
 }
 
 fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {
