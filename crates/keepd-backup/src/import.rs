@@ -17,7 +17,7 @@ use keepd_crypto::ValueSealer;
 use keepd_env::Random;
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
-use keepd_mvcc::{Applied, Record, Store};
+use keepd_mvcc::{Applied, JobRequest, Record, Store};
 use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
 use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
@@ -233,10 +233,7 @@ impl Import<'_> {
 
 /// Writes what waits in memory.
 pub(crate) fn flush(store: &mut Store) -> Result<(), Error> {
-    while let Some(job) = store.take_flush() {
-        let done = job.run()?;
-        store.finish_flush(done);
-    }
+    while store.run(JobRequest::Flush)? {}
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use keepd_bolt::Reader;
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::{Disk, Env};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
-use keepd_mvcc::{Applied, Store};
+use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{SnapshotMark, Wal};
 use serde::{Deserialize, Serialize};
@@ -273,10 +273,7 @@ fn fill_store(
     let imported = import.run(&mut store, progress)?;
     store.publish(applied);
     flush(&mut store)?;
-    if let Some(job) = store.take_checkpoint() {
-        let done = job.run(&mut keepd_mvcc::full_speed)?;
-        store.finish_checkpoint(done);
-    }
+    store.run(JobRequest::Checkpoint)?;
     assert_eq!(store.durable(), applied, "everything imported has been flushed");
     Ok(imported)
 }

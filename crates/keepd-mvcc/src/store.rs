@@ -27,6 +27,7 @@ use keepd_types::Revision;
 
 use crate::error::{Error, RangeError};
 use crate::index::KeyIndex;
+use crate::jobs::compaction_hash::CompactionHashJob;
 use crate::meta::{MetaOp, MetaTable};
 use crate::options::Options;
 use crate::record::{Applied, Entry, Record};
@@ -34,7 +35,7 @@ use crate::recovery::{self, LogSpan};
 use crate::revlog::cache::BlockCache;
 use crate::store::background::Jobs;
 use crate::store::txn::{Arena, WriteTxn};
-use crate::view::{CompactionHashJob, View, Views};
+use crate::view::{View, Views};
 
 /// Index leaves that each publish frees of compacted history: some microseconds of work, and the
 /// whole index within seconds of writes.
@@ -233,9 +234,7 @@ impl Store {
     }
 
     /// The hash of the oldest compaction whose hash was not taken yet, once it is published.
-    ///
-    /// Take it soon: it pins the index and the files of its moment, and so their space.
-    pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
+    fn compaction_hash(&mut self) -> Option<CompactionHashJob> {
         let view = self.compactions.front_mut()?.view.take()?;
         let Compaction { index, previous, revision, .. } = self.compactions.pop_front()?;
         Some(CompactionHashJob { view, index, previous, revision })

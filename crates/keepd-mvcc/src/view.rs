@@ -252,7 +252,11 @@ impl View {
     }
 
     /// Hashes the records that are kept; the walk is over this view's.
-    fn hash_records(&self, mut kept: KeptWalk, pace: &mut Pace<'_>) -> Result<HashKv, Error> {
+    pub(crate) fn hash_records(
+        &self,
+        mut kept: KeptWalk,
+        pace: &mut Pace<'_>,
+    ) -> Result<HashKv, Error> {
         let Bounds { compacted, until } = kept.bounds();
         let mut hash = RecordsHash::new();
         let mut bytes = 0;
@@ -301,7 +305,7 @@ impl View {
     }
 
     /// A walk over this view's records that tells which of them are kept by `index`.
-    fn kept(&self, index: &KeyIndex, keep: Keep, bounds: Bounds) -> KeptWalk {
+    pub(crate) fn kept(&self, index: &KeyIndex, keep: Keep, bounds: Bounds) -> KeptWalk {
         KeptWalk::new(self.walk(Revision::default()), index.clone(), keep, bounds)
     }
 
@@ -338,30 +342,5 @@ impl View {
 
     fn resolve(&self, at: i64) -> Result<i64, RangeError> {
         resolve(at, self.revision, self.compact_revision)
-    }
-}
-
-/// The hash of one compaction, to be computed off the apply thread.
-#[derive(Debug)]
-pub struct CompactionHashJob {
-    pub(crate) view: Arc<View>,
-    /// The index as the compaction found it.
-    pub(crate) index: KeyIndex,
-    pub(crate) previous: i64,
-    pub(crate) revision: i64,
-}
-
-impl CompactionHashJob {
-    /// etcd's hash of the compaction: over the records up to its revision, with the compact revision
-    /// before it.
-    ///
-    /// # Errors
-    /// If records cannot be read, or `pace` says stop.
-    pub fn run(self, pace: &mut Pace<'_>) -> Result<HashKv, Error> {
-        let (previous, at) = (self.previous, self.revision);
-        let keep = Keep::at(&self.index, at, previous, |main| main == at)
-            .unwrap_or_else(|| Keep::live(&self.index, previous, previous));
-        let bounds = Bounds { compacted: previous, until: at };
-        self.view.hash_records(self.view.kept(&self.index, keep, bounds), pace)
     }
 }

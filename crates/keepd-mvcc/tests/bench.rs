@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::{Env, SeededRandom};
-use keepd_mvcc::{Applied, Options, Store, Urgency, full_speed};
+use keepd_mvcc::{Applied, JobRequest, Options, Reclaim, Store, Urgency};
 use keepd_types::{KeyRange, LeaseId, Revision, StoredValue};
 
 /// As in the binary.
@@ -61,10 +61,7 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        if let Some(job) = self.store.take_flush() {
-            let done = job.run().unwrap();
-            self.store.finish_flush(done);
-        }
+        self.store.run(JobRequest::Flush).unwrap();
     }
 
     fn publish(&mut self) {
@@ -145,10 +142,9 @@ fn lists_and_starts() {
     println!("hash_kv of 1M records: {took:?}");
     let (_, took) = bench.time(|_| view.changes(900_000, 1000).unwrap());
     println!("changes, 1000 revisions: {took:?}");
-    let job = bench.store.take_checkpoint().unwrap();
-    let (done, took) = bench.time(|_| job.run(&mut full_speed).unwrap());
+    let (is_written, took) = bench.time(|bench| bench.store.run(JobRequest::Checkpoint).unwrap());
+    assert!(is_written);
     println!("checkpoint of 1M keys: {took:?}");
-    bench.store.finish_checkpoint(done);
     drop(view);
     let Bench { env, dir, store, .. } = bench;
     drop(store);
@@ -197,10 +193,7 @@ fn overwrites_with_reclaim() {
         bench.flush();
         let (_, trim) = bench.time(|bench| while bench.store.trim(64) {});
         spent += took + trim;
-        while let Some(job) = bench.store.take_rewrite(Urgency::Normal) {
-            let done = job.run(&mut full_speed).unwrap();
-            bench.store.finish_rewrite(done);
-        }
+        while bench.store.run(JobRequest::Rewrite(Reclaim::of(Urgency::Normal))).unwrap() {}
         peak = peak.max(bench.store.disk_bytes());
     }
     let view: Arc<_> = bench.store.views().load();

@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::{Env, Random, SeededRandom};
-use keepd_mvcc::{Applied, Options, Store};
+use keepd_mvcc::{Applied, JobRequest, Options, Store};
 use keepd_types::{KeyRange, LeaseId, RangeEnd, StoredValue};
 
 const KEYS: u64 = 3000;
@@ -94,8 +94,7 @@ fn thousands_of_keys_with_long_histories_read_as_a_sorted_map_says() {
             store.compact(store.revision() - 700).unwrap();
         }
         store.publish(Applied { index: round, term: 1 });
-        let job = store.take_flush().unwrap();
-        store.finish_flush(job.run().unwrap());
+        assert!(store.run(JobRequest::Flush).unwrap());
         if round % 5 == 0 {
             while store.trim(13) {}
         }

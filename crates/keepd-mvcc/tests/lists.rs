@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::{Env, IoOp, SimDisk};
-use keepd_mvcc::{Applied, Options, Store};
+use keepd_mvcc::{Applied, JobRequest, Options, Store};
 use keepd_types::{KeyRange, KeyValue, LeaseId, StoredValue};
 
 const KEYS: usize = 10_000;
@@ -30,8 +30,10 @@ fn filled(cache_bytes: usize) -> (Store, SimDisk) {
         txn.finish();
         if i % 1000 == 999 {
             store.publish(Applied { index: i as u64, term: 1 });
-            let job = store.take_flush().expect("there is something to flush");
-            store.finish_flush(job.run().expect("the disk works"));
+            assert!(
+                store.run(JobRequest::Flush).expect("the disk works"),
+                "there is something to flush"
+            );
         }
     }
     (store, disk)

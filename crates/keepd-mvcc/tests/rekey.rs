@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, Encryption};
 use keepd_env::{Env, SimDisk};
-use keepd_mvcc::{Applied, Options, Record, Resealer, Store, full_speed, inspect};
+use keepd_mvcc::{Applied, JobRequest, Options, Record, Resealer, Store, inspect};
 use keepd_types::{KeyRange, KeyValue, LeaseId, PlainDigest, SealMark, StoredValue};
 
 const DIR: &str = "/data";
@@ -68,21 +68,17 @@ impl World {
     fn flush(&mut self) {
         self.index += 1;
         self.store.publish(Applied { index: self.index, term: 1 });
-        let job = self.store.take_flush().unwrap();
-        self.store.finish_flush(job.run().unwrap());
+        assert!(self.store.run(JobRequest::Flush).unwrap());
     }
 
     fn checkpoint(&mut self) {
-        let job = self.store.take_checkpoint().unwrap();
-        self.store.finish_checkpoint(job.run(&mut full_speed).unwrap());
+        assert!(self.store.run(JobRequest::Checkpoint).unwrap());
     }
 
     /// Does what a member does between batches until nothing is left; returns the counts.
     fn convert(&mut self) -> BTreeMap<DataKeyId, u64> {
         self.flush();
-        while let Some(job) = self.store.take_rekey() {
-            self.store.finish_rewrite(job.run(&mut full_speed).unwrap());
-        }
+        while self.store.run(JobRequest::Rekey).unwrap() {}
         self.store.data_keys().unwrap().unwrap();
         self.checkpoint();
         self.store.data_keys().unwrap().unwrap()

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
-use keepd_mvcc::Applied;
+use keepd_mvcc::{Applied, JobKind};
 use keepd_types::{LeaseId, Term};
 
 use crate::encryption::state::active_keys;
@@ -28,6 +28,8 @@ use crate::unapplied::Waiting;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// The sleep while a compaction is under way: somebody may wait for it.
 const BRIEF: Duration = Duration::from_micros(200);
+/// BOUND: how often the stop looks whether a checkpoint that is out has ended: two seconds.
+const STOP_TURNS: usize = 40;
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
@@ -84,22 +86,34 @@ impl ApplyThread {
             busy = self.housekeeping.turn(&mut self.machine, now);
         }
         if stopping {
-            self.await_flush(&mut events);
-            self.housekeeping.finish(&mut self.machine);
+            self.finish(&mut events);
         }
         self.shared.apply.close();
         self.shared.hub.close();
     }
 
-    /// Takes in the flush that is on its way. It ends: nothing waits for space any more.
-    fn await_flush(&mut self, events: &mut Vec<ApplyEvent>) {
-        while self.housekeeping.is_flushing() && !self.shared.is_halted() {
+    /// Makes durable what is applied, and leaves a checkpoint to the next start.
+    fn finish(&mut self, events: &mut Vec<ApplyEvent>) {
+        // It ends: nothing waits for space any more.
+        self.await_job(JobKind::Flush, usize::MAX, events);
+        if self.housekeeping.flush_last(&mut self.machine) {
+            // It ends with the piece that it is writing.
+            self.await_job(JobKind::Checkpoint, STOP_TURNS, events);
+            Housekeeping::checkpoint_last(&mut self.machine);
+        }
+    }
+
+    /// Takes in a job that is out.
+    fn await_job(&mut self, kind: JobKind, turns_max: usize, events: &mut Vec<ApplyEvent>) {
+        let mut turns = 0;
+        while self.machine.store().is_out(kind) && turns < turns_max && !self.shared.is_halted() {
             self.shared.apply.drain(events, PATIENCE);
             for event in events.drain(..) {
                 if let ApplyEvent::Background(done) = event {
                     self.housekeeping.done(&mut self.machine, *done);
                 }
             }
+            turns += 1;
         }
     }
 

@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_mvcc::{InPlace, View};
+use keepd_mvcc::{Cause, InPlace, JobKind, View};
 
 use crate::ballast::Asks;
 use crate::in_place::check_store;
-use crate::inbox::Inbox;
-use crate::messages::{ApplyEvent, Done, Job, Writer};
+use crate::inbox::{Inbox, Refused};
+use crate::messages::{ApplyEvent, Done, Job};
 use crate::shared::Shared;
 
 /// How long the thread sleeps when nothing happens.
@@ -22,6 +22,10 @@ const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// Bytes per second that are read only to look for damage.
 const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
+
+/// BOUND: jobs that are neither flush nor rewrite, one of each kind: checkpoint, compaction hash,
+/// scrub, count of sealed values, keyring, ballast.
+const OTHER_JOBS_MAX: usize = 6;
 
 /// The way to the background threads: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]
@@ -33,17 +37,20 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn new() -> Self {
-        // BOUND: the apply thread has at most one job of each kind on its way.
+        // BOUND: at most one job of each kind is out.
         let inbox = |jobs| Arc::new(Inbox::new(jobs));
-        Self { flushes: inbox(1), rewrites: inbox(1), rest: inbox(4) }
+        Self { flushes: inbox(1), rewrites: inbox(1), rest: inbox(OTHER_JOBS_MAX) }
     }
 
+    /// # Panics
+    /// If more jobs wait than can be out.
     pub(crate) fn run(&self, job: Job) {
-        match job {
-            Job::Flush(_) => self.flushes.hand(job),
-            Job::Rewrite(_) => self.rewrites.hand(job),
-            _ => self.rest.hand(job),
+        let inbox = match &job {
+            Job::Store(job) if job.kind() == JobKind::Flush => &self.flushes,
+            Job::Store(job) if job.kind() == JobKind::Rewrite => &self.rewrites,
+            _ => &self.rest,
         };
+        assert!(inbox.offer(job, 1) != Err(Refused::Full), "two jobs of a kind are out");
     }
 
     /// The jobs that wait, for a test that runs them by hand.
@@ -98,13 +105,6 @@ fn work(inbox: &Inbox<Job>, shared: &Shared, store: Option<&InPlace>) {
             });
             match done {
                 Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
-                // The next life does it anew.
-                Err(keepd_mvcc::Error::Stopped) => open = false,
-                // The log has what was not flushed.
-                Err(error) if error.is_shortage() => {
-                    shared.apply.hand(ApplyEvent::Background(Box::new(Done::FlushGivenUp)));
-                    open = false;
-                }
                 Err(error) => {
                     // Files that were taken away say more than the call that missed them.
                     let gone = store.and_then(|store| check_store(shared, store).err());
@@ -117,41 +117,17 @@ fn work(inbox: &Inbox<Job>, shared: &Shared, store: Option<&InPlace>) {
 }
 
 pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> {
-    let clock = &shared.env.clock;
     Ok(match job {
-        Job::Flush(job) => {
+        Job::Store(job) => {
+            let (kind, clock) = (job.kind(), &shared.env.clock);
             let started = clock.monotonic();
-            let done = job.run()?;
-            Done::Flush { done: Box::new(done), took: clock.monotonic().saturating_sub(started) }
+            let done = match job.run(&mut |bytes| pace(shared, kind, bytes)) {
+                Ok(done) => done,
+                Err(error) => keepd_mvcc::Done::abandoned(kind, cause(shared, kind, error)?),
+            };
+            Done::Store { done, took: clock.monotonic().saturating_sub(started) }
         }
-        Job::Checkpoint(job) => match job.run(&mut |_| unless_stopping(shared)) {
-            Ok(done) => Done::Checkpoint(done),
-            Err(error) => later(shared, Writer::Checkpoint, error)?,
-        },
-        Job::Rewrite(job) => match job.run(&mut |bytes| pace(shared, bytes)) {
-            Ok(done) => Done::Rewrite(done),
-            Err(error) if error.is_damage() => {
-                // The damage itself is told once, by the housekeeping.
-                tracing::debug!(%error, "a rewrite is given up: its segment stays as it is");
-                Done::Damaged(Writer::Rewrite)
-            }
-            Err(error) => later(shared, Writer::Rewrite, error)?,
-        },
-        Job::CompactionHash(job) => {
-            let hash = job.run(&mut |_| unless_stopping(shared));
-            Done::CompactionHash(readable(hash, "a compaction's hash")?)
-        }
-        Job::CountSealed(view) => {
-            let sealed = count_sealed(&view, shared);
-            Done::CountSealed(readable(sealed, "the number of sealed values")?)
-        }
-        Job::Scrub(job) => {
-            job.run(&mut |bytes| {
-                scrub_pace(bytes);
-                !shared.raft.is_closed() && !shared.is_halted()
-            });
-            Done::Scrub
-        }
+        Job::CountSealed(view) => Done::CountSealed(count_sealed(&view, shared)?),
         Job::RetireKeys { active, in_use } => {
             Done::RetireKeys(shared.encryption.retire_data_keys(active, &in_use))
         }
@@ -162,73 +138,75 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
     })
 }
 
-fn count_sealed(view: &Arc<View>, shared: &Shared) -> Result<u64, keepd_mvcc::Error> {
+/// The number of sealed values; none if a part of the store cannot be read, which ends nothing, or
+/// if the member stops.
+fn count_sealed(view: &Arc<View>, shared: &Shared) -> Result<Option<u64>, keepd_mvcc::Error> {
     let mut sealed = 0;
     for record in view.records() {
-        sealed += u64::from(record?.1.seal.is_some());
+        match record {
+            Ok((_, record)) => sealed += u64::from(record.seal.is_some()),
+            Err(error) if error.is_damage() => {
+                // The damage itself is told once, by the housekeeping.
+                tracing::debug!(%error, "the number of sealed values cannot be computed");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
         if shared.raft.is_closed() {
-            return Err(keepd_mvcc::Error::Stopped);
+            return Ok(None);
         }
     }
-    Ok(sealed)
+    Ok(Some(sealed))
 }
 
-/// What a job read; none if a part of it cannot be read, which ends nothing. The damage itself is told
-/// once, by the housekeeping.
-fn readable<T>(
-    read: Result<T, keepd_mvcc::Error>,
-    what: &str,
-) -> Result<Option<T>, keepd_mvcc::Error> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.is_damage() => {
-            tracing::debug!(%error, "{what} cannot be computed");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// A job that found no space or no descriptor has changed nothing and is begun anew when there is.
-fn later(
+/// The reason why a job ends without a result and may be done anew; an error stops the member.
+fn cause(
     shared: &Shared,
-    writer: Writer,
+    kind: JobKind,
     error: keepd_mvcc::Error,
-) -> Result<Done, keepd_mvcc::Error> {
-    let for_space = match &error {
-        keepd_mvcc::Error::NoRoom { .. } => {
-            tracing::info!(%error, "a rewrite waits for more space");
-            return Ok(Done::Postponed { writer, for_space: true });
+) -> Result<Cause, keepd_mvcc::Error> {
+    let cause = Cause::from(&error);
+    match (kind, cause) {
+        (_, Cause::Stopped) => {}
+        // It waited for space or a descriptor until the stop: the log has what was not flushed.
+        (JobKind::Flush, Cause::NoSpace | Cause::Shortage) => {}
+        (JobKind::Rewrite | JobKind::CompactionHash, Cause::Damage) => {
+            // The damage itself is told once, by the housekeeping.
+            tracing::debug!(%error, job = ?kind, "a job is given up: what it reads is damaged");
         }
-        keepd_mvcc::Error::Io(error) if error.is_shortage() => error.is_out_of_space(),
+        (JobKind::Rewrite, Cause::NoSpace) if matches!(error, keepd_mvcc::Error::NoRoom { .. }) => {
+            tracing::info!(%error, "a rewrite waits for more space");
+        }
+        (JobKind::Checkpoint | JobKind::Rewrite, Cause::NoSpace | Cause::Shortage) => {
+            let is_space = cause == Cause::NoSpace;
+            tracing::warn!(%error, job = ?kind, "no space or no file descriptor: trying again later");
+            // A rewrite was given what there is. A checkpoint lets others give back more than it takes.
+            let may_ask = is_space && kind == JobKind::Checkpoint;
+            if may_ask && shared.throw_off_ballast(&error, Asks::Reclaim) {
+                return Ok(Cause::Shortage);
+            }
+        }
         _ => return Err(error),
+    }
+    Ok(cause)
+}
+
+/// Leaves disk and processor to others, unless space is urgent, and ends a job when the member is about
+/// to stop: all of them can be done anew.
+fn pace(shared: &Shared, kind: JobKind, bytes: u64) -> ControlFlow<()> {
+    let bytes_per_second = match kind {
+        JobKind::Rewrite if shared.ballast.is_short() => None,
+        JobKind::Rewrite => Some(REWRITE_BYTES_PER_SECOND),
+        JobKind::Scrub => Some(SCRUB_BYTES_PER_SECOND),
+        JobKind::Flush | JobKind::Checkpoint | JobKind::CompactionHash => None,
     };
-    tracing::warn!(%error, job = ?writer, "no space or no file descriptor: trying again later");
-    // A rewrite was given what there is. A checkpoint lets others give back more than it takes.
-    if for_space && writer != Writer::Rewrite && shared.throw_off_ballast(&error, Asks::Reclaim) {
-        return Ok(Done::Postponed { writer, for_space: false });
+    if let Some(bytes_per_second) = bytes_per_second.filter(|_| !shared.raft.is_closed()) {
+        let nanos = bytes.saturating_mul(1_000_000_000) / bytes_per_second;
+        std::thread::sleep(Duration::from_nanos(nanos));
     }
-    Ok(Done::Postponed { writer, for_space })
-}
-
-/// Ends a job when the member is about to stop: all of them can be done anew.
-fn unless_stopping(shared: &Shared) -> ControlFlow<()> {
-    if shared.raft.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
-/// Leaves the disk to others, unless space is urgent.
-fn pace(shared: &Shared, bytes: u64) -> ControlFlow<()> {
-    if !shared.ballast.is_short() && !shared.raft.is_closed() {
-        std::thread::sleep(Duration::from_nanos(
-            bytes.saturating_mul(1_000_000_000) / REWRITE_BYTES_PER_SECOND,
-        ));
+    if shared.raft.is_closed() || shared.is_halted() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
     }
-    unless_stopping(shared)
-}
-
-/// Leaves disk and processor to others.
-fn scrub_pace(bytes: u64) {
-    std::thread::sleep(Duration::from_nanos(
-        bytes.saturating_mul(1_000_000_000) / SCRUB_BYTES_PER_SECOND,
-    ));
 }

@@ -12,7 +12,7 @@ use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{Machine, tables};
-use keepd_mvcc::{Applied, LogSpan, Store};
+use keepd_mvcc::{Applied, JobRequest, LogSpan, Store};
 use keepd_raft::{Core, Restored, Settings};
 use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
@@ -248,9 +248,7 @@ fn bootstrap(
         store.meta_put(tables::CLUSTER, tables::sealing_key(member), sealing.into());
     }
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
-    if let Some(job) = store.take_flush() {
-        store.finish_flush(job.run()?);
-    }
+    store.run(JobRequest::Flush)?;
     drop(store);
     let mark = SnapshotMark { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
     let keys = encryption.files();

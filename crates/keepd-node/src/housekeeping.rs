@@ -1,29 +1,24 @@
 //! What the apply thread does between batches: flushes, checkpoints, rewrites, quota, leases.
 //!
-//! Jobs are taken from the store here and run on the background thread; at most one of each kind is
-//! on its way.
+//! Jobs are taken from the store here and run on the background threads; the store knows which are out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_machine::{Command, Machine};
-use keepd_mvcc::{Applied, Reclaim, RewriteJob, Urgency, full_speed};
-use keepd_types::Revision;
+use keepd_mvcc::{Applied, Cause, JobKind, JobRequest, Reclaim, Store, Urgency};
 use tokio::sync::oneshot;
 
 use crate::background::Background;
 use crate::ballast::Asks;
 use crate::encryption::reencrypt::{NextStep, Reencryption};
 use crate::encryption::state::active_keys;
-use crate::messages::{Done, Job, WalEvent, Writer};
+use crate::messages::{Done, Job, WalEvent};
 use crate::shared::Shared;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
 pub(crate) const EXPIRED_MAX: usize = 500;
-/// How long and how often the stop looks whether a checkpoint that is being written has ended.
-const STOP_TURN: Duration = Duration::from_millis(5);
-const STOP_TURNS: usize = 400;
 /// How often expired leases are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Unflushed bytes that make a flush due before its time.
@@ -64,9 +59,6 @@ pub(crate) struct Housekeeping {
     shared: Arc<Shared>,
     background: Background,
     flush_due: Duration,
-    flushing: bool,
-    checkpointing: bool,
-    rewriting: bool,
     expiry_due: Duration,
     space_due: Duration,
     /// A NOSPACE command of ours is on its way until the alarms change; one that raft dropped is
@@ -89,10 +81,6 @@ pub(crate) struct Housekeeping {
     reclaimers: Vec<oneshot::Sender<()>>,
     /// Who waits for past compactions to be done with.
     settlers: Vec<oneshot::Sender<()>>,
-    hash_pending: bool,
-    /// A segment is read to find damage; every segment is, once after a start.
-    scrubbing: bool,
-    scrub_from: Option<Revision>,
     /// The log was last told that it may go up to here.
     released: u64,
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
@@ -108,9 +96,6 @@ impl Housekeeping {
             shared,
             background,
             flush_due: Duration::ZERO,
-            flushing: false,
-            checkpointing: false,
-            rewriting: false,
             expiry_due: Duration::ZERO,
             space_due: Duration::ZERO,
             nospace_again: None,
@@ -124,9 +109,6 @@ impl Housekeeping {
             ballast_due: Duration::ZERO,
             reclaimers: Vec::new(),
             settlers: Vec::new(),
-            hash_pending: false,
-            scrubbing: false,
-            scrub_from: Some(Revision::default()),
             released: 0,
             release_at: 0,
             reencryption,
@@ -139,14 +121,10 @@ impl Housekeeping {
         self.settlers.retain(|reply| !reply.is_closed());
         self.reclaimers.retain(|reply| !reply.is_closed());
         self.flush(machine, now);
-        let trimming = machine.store_mut().trim(TRIM_LEAVES);
-        if !self.hash_pending
-            && let Some(job) = machine.store_mut().take_compaction_hash()
-        {
-            self.hash_pending = true;
-            self.background.run(Job::CompactionHash(job));
-        }
-        if !self.hash_pending && machine.store().is_settled() {
+        let store = machine.store_mut();
+        let trimming = store.trim(TRIM_LEAVES);
+        self.start(store, JobRequest::CompactionHash);
+        if !store.is_out(JobKind::CompactionHash) && store.is_settled() {
             for reply in self.settlers.drain(..) {
                 let _ = reply.send(());
             }
@@ -155,7 +133,7 @@ impl Housekeeping {
             self.space_due = now + SPACE_INTERVAL;
             self.look_after_space(machine, now);
             self.reencrypt(machine, now);
-            self.look_for_damage(machine);
+            self.look_for_damage(machine.store_mut());
         }
         trimming
     }
@@ -168,57 +146,65 @@ impl Housekeeping {
         due
     }
 
-    /// Takes a finished job back into the store.
+    /// Has a background thread run a job, if there is one; whether there is.
+    fn start(&self, store: &mut Store, request: JobRequest) -> bool {
+        let job = store.take(request);
+        let is_there = job.is_some();
+        job.into_iter().for_each(|job| self.background.run(Job::Store(job)));
+        is_there
+    }
+
+    /// Takes in a finished job.
     pub(crate) fn done(&mut self, machine: &mut Machine, done: Done) {
         let store = machine.store_mut();
         match done {
-            Done::Flush { done, took } => {
-                self.flushing = false;
-                self.reencryption.finished(Writer::Flush);
-                self.shared.metrics.backend_commit_seconds.observe(took);
-                store.finish_flush(*done);
-                let durable = store.durable();
-                let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
-                let is_due = written >= self.release_at || self.shared.ballast.is_short();
-                self.release_log(durable, if is_due { 1 } else { RELEASE_ENTRIES });
-            }
-            Done::FlushGivenUp => self.flushing = false,
-            Done::Checkpoint(done) => {
-                self.checkpointing = false;
-                self.checkpoint_refused = None;
-                self.reencryption.finished(Writer::Checkpoint);
-                store.finish_checkpoint(done);
-            }
-            Done::Rewrite(done) => {
-                self.rewriting = false;
-                self.copied_bytes = 0;
-                self.reencryption.finished(Writer::Rewrite);
-                store.finish_rewrite(done);
-                self.space_due = Duration::ZERO;
-            }
-            Done::CompactionHash(hash) => {
-                self.hash_pending = false;
-                if let Some(hash) = hash {
-                    self.shared.remember_hash(hash);
-                }
-            }
+            Done::Store { done, took } => self.take_in(store, done, took),
             Done::CountSealed(sealed) => self.reencryption.counted(store, sealed),
-            Done::Scrub => self.scrubbing = false,
             Done::RetireKeys(result) => self.reencryption.retired(result),
-            Done::Damaged(writer) => {
-                self.reencryption.finished(writer);
-                self.rewriting = false;
-                self.space_due = Duration::ZERO;
-            }
             Done::RestoreBallast => self.restoring_ballast = false,
-            Done::Postponed { writer, for_space } => {
-                if for_space && writer == Writer::Rewrite {
-                    store.refuse_rewrite();
-                }
-                self.postpone(writer, for_space);
-            }
         }
         self.publish_space(machine);
+    }
+
+    fn take_in(&mut self, store: &mut Store, done: keepd_mvcc::Done, took: Duration) {
+        let (kind, cause) = (done.kind(), done.cause());
+        if let Some(hash) = done.compaction_hash() {
+            self.shared.remember_hash(hash);
+        }
+        store.finish(done);
+        if kind == JobKind::Rewrite {
+            self.copied_bytes = 0;
+        }
+        if let Some(cause) = cause {
+            self.abandoned(kind, cause);
+            return;
+        }
+        match kind {
+            JobKind::Flush => {
+                self.shared.metrics.backend_commit_seconds.observe(took);
+                let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
+                let is_due = written >= self.release_at || self.shared.ballast.is_short();
+                self.release_log(store.durable(), if is_due { 1 } else { RELEASE_ENTRIES });
+            }
+            JobKind::Checkpoint => self.checkpoint_refused = None,
+            JobKind::Rewrite => self.space_due = Duration::ZERO,
+            JobKind::CompactionHash | JobKind::Scrub => {}
+        }
+    }
+
+    /// A job ended without a result.
+    fn abandoned(&mut self, kind: JobKind, cause: Cause) {
+        match cause {
+            Cause::NoSpace | Cause::Shortage => {
+                self.jobs_due = self.shared.env.clock.monotonic() + SHORTAGE_PAUSE;
+                self.owes_checkpoint |= kind == JobKind::Checkpoint;
+                if kind == JobKind::Checkpoint && cause == Cause::NoSpace {
+                    self.checkpoint_refused = Some(self.shared.ballast.reclaimable_bytes());
+                }
+            }
+            Cause::Damage => self.space_due = Duration::ZERO,
+            Cause::Stopped | Cause::Failed => {}
+        }
     }
 
     /// Lets the log go up to what is durable in the store, if that is so many entries more than last
@@ -233,37 +219,12 @@ impl Housekeeping {
         }
     }
 
-    /// A job found no space, or no descriptor.
-    fn postpone(&mut self, writer: Writer, for_space: bool) {
-        self.reencryption.finished(writer);
-        self.jobs_due = self.shared.env.clock.monotonic() + SHORTAGE_PAUSE;
-        match writer {
-            Writer::Checkpoint => {
-                self.checkpointing = false;
-                self.owes_checkpoint = true;
-                if for_space {
-                    self.checkpoint_refused = Some(self.shared.ballast.reclaimable_bytes());
-                }
-            }
-            Writer::Rewrite => {
-                self.rewriting = false;
-                self.copied_bytes = 0;
-            }
-            Writer::Flush => {}
-        }
-    }
-
     /// Someone wants space back now.
     pub(crate) fn reclaim(&mut self, reply: oneshot::Sender<()>) {
         if self.reclaimers.len() < RECLAIMERS_MAX {
             self.reclaimers.push(reply);
         }
         self.space_due = Duration::ZERO;
-    }
-
-    /// Whether a flush is on its way.
-    pub(crate) const fn is_flushing(&self) -> bool {
-        self.flushing
     }
 
     /// Someone wants to see past compactions done with.
@@ -280,30 +241,20 @@ impl Housekeeping {
         shared.growth.promise(store.stats().tail_bytes + self.copied_bytes);
     }
 
-    /// The last flush and a checkpoint, so that the next start is short. Runs on this thread, beside
-    /// the background threads' last jobs.
-    pub(crate) fn finish(&self, machine: &mut Machine) {
+    /// The last flush, so that the log need not be replayed. Runs on this thread, beside the
+    /// background threads' last jobs; whether what is published is durable.
+    pub(crate) fn flush_last(&self, machine: &mut Machine) -> bool {
         let store = machine.store_mut();
-        let result = (|| -> Result<(), keepd_mvcc::Error> {
-            if let Some(job) = store.take_flush() {
-                store.finish_flush(job.run()?);
-            }
+        let is_flushed = is_done(store.run(JobRequest::Flush));
+        if is_flushed {
             *self.shared.flushed.lock() = Some(store.durable());
-            // BOUND: a checkpoint that is out ends with the piece it is writing.
-            for _ in 0..STOP_TURNS {
-                if !store.is_checkpointing() {
-                    break;
-                }
-                std::thread::sleep(STOP_TURN);
-            }
-            if let Some(job) = store.take_checkpoint() {
-                store.finish_checkpoint(job.run(&mut full_speed)?);
-            }
-            Ok(())
-        })();
-        if let Err(error) = result {
-            tracing::warn!(%error, "the last flush failed; the next start replays the log");
         }
+        is_flushed
+    }
+
+    /// The last checkpoint, so that the next start is short.
+    pub(crate) fn checkpoint_last(machine: &mut Machine) {
+        let _is_written = is_done(machine.store_mut().run(JobRequest::Checkpoint));
     }
 
     fn flush(&mut self, machine: &mut Machine, now: Duration) {
@@ -311,14 +262,9 @@ impl Housekeeping {
         // A compaction that somebody waits for must be durable first.
         let is_awaited = !self.settlers.is_empty() || !self.reclaimers.is_empty();
         let is_due = now >= self.flush_due || is_awaited || store.is_closing();
-        if self.flushing || !(is_due || store.stats().tail_bytes >= FLUSH_BYTES) {
-            return;
-        }
-        if let Some(job) = store.take_flush() {
-            self.flushing = true;
-            self.reencryption.taken(Writer::Flush);
+        let is_due = is_due || store.stats().tail_bytes >= FLUSH_BYTES;
+        if is_due && self.start(store, JobRequest::Flush) {
             self.flush_due = now + self.shared.options.flush_interval;
-            self.background.run(Job::Flush(Box::new(job)));
         }
     }
 
@@ -331,7 +277,7 @@ impl Housekeeping {
         }
         self.run_jobs(machine, now);
         // ORDER: the space that it left is a rewrite's first, which may give back more.
-        if !self.rewriting {
+        if !machine.store().is_out(JobKind::Rewrite) {
             self.look_after_ballast(now);
         }
     }
@@ -356,15 +302,15 @@ impl Housekeeping {
         let has_room = self
             .checkpoint_refused
             .is_none_or(|refused| self.shared.ballast.reclaimable_bytes() > refused);
-        if !self.checkpointing && has_room && (is_due || self.owes_checkpoint) {
-            self.checkpoint(machine);
+        if has_room && (is_due || self.owes_checkpoint) {
+            self.checkpoint(machine.store_mut());
         }
         let is_short = self.shared.ballast.is_short();
         let is_awaited = !self.reclaimers.is_empty();
         if (is_short || is_awaited) && !self.prepare(machine, has_room) {
             return;
         }
-        if self.rewriting {
+        if machine.store().is_out(JobKind::Rewrite) {
             return;
         }
         let below =
@@ -375,7 +321,7 @@ impl Housekeeping {
             is_short,
             below: below.unwrap_or(u64::MAX),
         };
-        match machine.store_mut().take_rewrite(reclaim) {
+        match machine.store_mut().take(JobRequest::Rewrite(reclaim)) {
             Some(job) => self.rewrite(job),
             None => {
                 self.round = None;
@@ -388,7 +334,7 @@ impl Housekeeping {
 
     /// What comes before a rewrite that is to give back all it can: past compactions are durable and
     /// counted, the last segment is complete, and no checkpoint holds what died. Whether it is so.
-    fn prepare(&mut self, machine: &mut Machine, has_room: bool) -> bool {
+    fn prepare(&self, machine: &mut Machine, has_room: bool) -> bool {
         let is_short = self.shared.ballast.is_short();
         let store = machine.store_mut();
         if !store.is_settled() {
@@ -396,20 +342,14 @@ impl Housekeeping {
             return is_short && self.reclaimers.is_empty();
         }
         store.close_segment(if self.reclaimers.is_empty() { Urgency::High } else { Urgency::Full });
-        if store.is_closing() || self.checkpointing {
+        if store.is_closing() || store.is_out(JobKind::Checkpoint) {
             return false;
         }
         let kept = if is_short { KEPT_WITHOUT_SPACE } else { KEPT_WITH_SPACE };
-        let Some(job) = has_room.then(|| store.take_reclaiming_checkpoint(kept)).flatten() else {
-            return true;
-        };
-        self.checkpointing = true;
-        self.reencryption.taken(Writer::Checkpoint);
-        self.background.run(Job::Checkpoint(job));
-        false
+        !(has_room && self.start(store, JobRequest::ReclaimingCheckpoint { kept }))
     }
 
-    fn rewrite(&mut self, job: RewriteJob) {
+    fn rewrite(&mut self, job: keepd_mvcc::Job) {
         self.copied_bytes = job.copied_bytes();
         let shared = &self.shared;
         let is_large = || {
@@ -418,9 +358,7 @@ impl Housekeeping {
         };
         let reason = "a rewrite that gives space back has no room for its copy";
         while is_large() && shared.throw_off_ballast(&reason, Asks::Reclaim) {}
-        self.rewriting = true;
-        self.reencryption.taken(Writer::Rewrite);
-        self.background.run(Job::Rewrite(job));
+        self.background.run(Job::Store(job));
     }
 
     /// Takes the next step of the re-encryption of files and values.
@@ -430,12 +368,8 @@ impl Housekeeping {
         }
         match self.reencryption.next_step(machine.store_mut(), now) {
             NextStep::Nothing => {}
-            NextStep::Run(job) => {
-                self.rewriting |= matches!(*job, Job::Rewrite(_));
-                self.background.run(*job);
-            }
-            NextStep::Checkpoint if self.checkpointing => {}
-            NextStep::Checkpoint => self.checkpoint(machine),
+            NextStep::Run(job) => self.background.run(*job),
+            NextStep::Checkpoint => self.checkpoint(machine.store_mut()),
             NextStep::Propose => {
                 let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
                 self.shared.propose_own(Command::SetActiveKeys(keys), None, now);
@@ -443,12 +377,10 @@ impl Housekeeping {
         }
     }
 
-    fn checkpoint(&mut self, machine: &mut Machine) {
-        self.owes_checkpoint = false;
-        if let Some(job) = machine.store_mut().take_checkpoint() {
-            self.checkpointing = true;
-            self.reencryption.taken(Writer::Checkpoint);
-            self.background.run(Job::Checkpoint(job));
+    fn checkpoint(&mut self, store: &mut Store) {
+        if !store.is_out(JobKind::Checkpoint) {
+            self.owes_checkpoint = false;
+            self.start(store, JobRequest::Checkpoint);
         }
     }
 
@@ -494,8 +426,8 @@ impl Housekeeping {
     }
 
     /// Damage in old segments is found before it is needed, and told whoever met it.
-    fn look_for_damage(&mut self, machine: &Machine) {
-        for damage in machine.store().damages().untold() {
+    fn look_for_damage(&self, store: &mut Store) {
+        for damage in store.damages().untold() {
             tracing::error!(
                 file = %damage.file.display(),
                 offset = damage.offset,
@@ -503,14 +435,9 @@ impl Housekeeping {
                 "{DAMAGE_ADVICE}"
             );
         }
-        let is_idle = !(self.scrubbing || self.rewriting || self.checkpointing);
-        if let Some(from) = self.scrub_from.filter(|_| is_idle) {
-            let next = machine.store().take_scrub(from);
-            self.scrub_from = next.as_ref().map(|(_, next)| *next);
-            if let Some((job, _)) = next {
-                self.scrubbing = true;
-                self.background.run(Job::Scrub(job));
-            }
+        let reads = [JobKind::Rewrite, JobKind::Checkpoint];
+        if !reads.into_iter().any(|kind| store.is_out(kind)) {
+            self.start(store, JobRequest::Scrub);
         }
     }
 
@@ -522,6 +449,14 @@ impl Housekeeping {
             self.background.run(Job::RestoreBallast);
         }
     }
+}
+
+/// Whether one of the last jobs was done, or there was nothing to do.
+fn is_done(ran: Result<bool, keepd_mvcc::Error>) -> bool {
+    if let Err(error) = &ran {
+        tracing::warn!(%error, "the last flush failed; the next start replays the log");
+    }
+    ran.is_ok()
 }
 
 #[cfg(test)]

@@ -11,10 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, KeyringError};
 use keepd_machine::{Command, Origin, Outcome};
-use keepd_mvcc::{
-    CheckpointDone, CheckpointJob, CompactionHashJob, FlushDone, FlushJob, HashKv, RewriteDone,
-    RewriteJob, ScrubJob, View,
-};
+use keepd_mvcc::View;
 use keepd_raft::Actions;
 use keepd_types::{HardState, LeaseId, Term};
 use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
@@ -242,16 +239,12 @@ impl Drop for Opened {
 /// Work off the apply thread.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Flush(Box<FlushJob>),
-    Checkpoint(CheckpointJob),
-    Rewrite(RewriteJob),
-    CompactionHash(CompactionHashJob),
+    /// A job of the store's.
+    Store(keepd_mvcc::Job),
     /// Counts the values that are sealed.
     CountSealed(Arc<View>),
     /// Brings the ballast back.
     RestoreBallast,
-    /// Looks for damage in a segment.
-    Scrub(ScrubJob),
     /// Forgets data keys that no file lies under.
     RetireKeys {
         /// What was active when the files were counted.
@@ -264,36 +257,13 @@ pub(crate) enum Job {
 /// A finished job.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Flush {
-        done: Box<FlushDone>,
+    /// The end of a job of the store's.
+    Store {
+        done: keepd_mvcc::Done,
         took: Duration,
     },
-    Checkpoint(CheckpointDone),
-    Rewrite(RewriteDone),
-    /// None if a part of what it needs cannot be read.
-    CompactionHash(Option<HashKv>),
-    /// None if a part of the store cannot be read.
+    /// None if a part of the store cannot be read, or the member stops.
     CountSealed(Option<u64>),
     RestoreBallast,
-    /// A flush waited for space or a descriptor, and the member stops.
-    FlushGivenUp,
-    Scrub,
     RetireKeys(Result<bool, KeyringError>),
-    /// A part of what it was to read is damaged: it is left alone.
-    Damaged(Writer),
-    /// There was no space, or no descriptor: to be done anew later.
-    Postponed {
-        /// What the job writes.
-        writer: Writer,
-        /// It was space.
-        for_space: bool,
-    },
-}
-
-/// A kind of job that writes files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Writer {
-    Flush,
-    Checkpoint,
-    Rewrite,
 }

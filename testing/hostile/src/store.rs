@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keepd_crypto::{FileKeys, FileKind};
 use keepd_env::{Env, SimDisk};
-use keepd_mvcc::{Applied, Options, Store, View, full_speed, inspect};
+use keepd_mvcc::{Applied, JobRequest, Options, Reclaim, Store, Urgency, View, inspect};
 use keepd_types::limits::REVISION_MAX;
 use keepd_types::{KeyRange, LeaseId, Revision, StoredValue};
 
@@ -22,6 +22,8 @@ pub(crate) const COMMIT_LEN: usize = 52;
 const RECORDS_AT: usize = 32;
 /// Members stop long before an index comes near its end.
 const INDEX_MAX: u64 = u64::MAX / 2;
+
+const REWRITE: JobRequest = JobRequest::Rewrite(Reclaim::of(Urgency::Full));
 
 /// Opens a store whose directory holds these files.
 pub fn store(bytes: &[u8]) {
@@ -148,20 +150,15 @@ fn write_some(store: &mut Store) {
     let Applied { index, term } = store.applied();
     for step in 1..4 {
         read_all(&store.publish(Applied { index: index + step, term }));
-        store.close_segment(keepd_mvcc::Urgency::Full);
-        let Some(job) = store.take_flush() else { continue };
-        store.finish_flush(job.run().expect("the disk is whole"));
+        store.close_segment(Urgency::Full);
+        if !store.run(JobRequest::Flush).expect("the disk is whole") {
+            continue;
+        }
         while store.trim(100) {}
         store.meta_put(9, Bytes::from_static(b"step"), Bytes::from_static(b"done"));
     }
-    if let Some(job) = store.take_checkpoint() {
-        store.finish_checkpoint(job.run(&mut full_speed).expect("the disk is whole"));
-    }
-    if let Some(job) = store.take_rewrite(keepd_mvcc::Urgency::Full)
-        && let Ok(done) = job.run(&mut full_speed)
-    {
-        store.finish_rewrite(done);
-    }
+    store.run(JobRequest::Checkpoint).expect("the disk is whole");
+    let _may_meet_damage = store.run(REWRITE).is_ok();
 }
 
 /// Directories as a store leaves them: after a flush, after checkpoints and rewrites, plain and
@@ -198,16 +195,15 @@ fn written(keys: &FileKeys, rounds: u64) -> SimDisk {
         }
         store.meta_put(1, Bytes::from_static(b"lease"), Bytes::from(round.to_string()));
         store.publish(Applied { index: round, term: 1 });
-        let job = store.take_flush().expect("there is something new");
-        store.finish_flush(job.run().expect("the disk is whole"));
+        assert!(store.run(JobRequest::Flush).expect("the disk is whole"), "there is something new");
         while store.trim(100) {}
         if round.is_multiple_of(2) {
-            let job = store.take_checkpoint().expect("there is something new");
-            store.finish_checkpoint(job.run(&mut full_speed).expect("the disk is whole"));
+            assert!(
+                store.run(JobRequest::Checkpoint).expect("the disk is whole"),
+                "there is something new"
+            );
         }
-        while let Some(job) = store.take_rewrite(keepd_mvcc::Urgency::Full) {
-            store.finish_rewrite(job.run(&mut full_speed).expect("the disk is whole"));
-        }
+        while store.run(REWRITE).expect("the disk is whole") {}
     }
     disk
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
+use keepd_mvcc::JobRequest;
 use keepd_types::{KeyId, KeyRange, KeyValue, MemberId, PlainDigest, SealMark, StoredValue};
 
 use super::*;
@@ -58,10 +59,7 @@ impl Bench {
     }
 
     fn restart(&mut self) {
-        while let Some(job) = self.machine.store_mut().take_flush() {
-            let done = job.run().unwrap();
-            self.machine.store_mut().finish_flush(done);
-        }
+        while self.machine.store_mut().run(JobRequest::Flush).unwrap() {}
         self.machine = open(&self.env);
     }
 }

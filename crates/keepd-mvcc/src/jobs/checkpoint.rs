@@ -44,32 +44,25 @@ pub(crate) struct Mark {
     pub(crate) commit: Commit,
 }
 
-/// Writes a checkpoint; run it on any thread.
+/// Writes a checkpoint.
 #[derive(Debug)]
-pub struct CheckpointJob {
+pub(crate) struct CheckpointJob {
     pub(crate) files: Arc<Files>,
     pub(crate) durable: Durable,
     /// Those that are no longer kept once this one is there.
     pub(crate) dropped: Vec<u64>,
-    pub(crate) token: Arc<()>,
 }
 
-/// A checkpoint that is durable; hand it to `finish_checkpoint`.
-#[must_use]
+/// A checkpoint that is durable.
 #[derive(Debug)]
-pub struct CheckpointDone {
+pub(crate) struct CheckpointDone {
     pub(crate) mark: Mark,
     pub(crate) dropped: Vec<u64>,
-    _token: Arc<()>,
 }
 
 impl CheckpointJob {
     /// Writes, syncs and names the checkpoint.
-    ///
-    /// # Errors
-    /// If the disk fails, or `pace` says stop. The store is not affected, unless the manifest is: then every later job
-    /// fails, too.
-    pub fn run(self, pace: &mut Pace<'_>) -> Result<CheckpointDone, Error> {
+    pub(crate) fn run(self, pace: &mut Pace<'_>) -> Result<CheckpointDone, Error> {
         let (dir, id) = (&self.files.dir, self.files.new_id());
         let written = write(dir, id, &self.durable, pace);
         if let Err(error) = written {
@@ -88,7 +81,7 @@ impl CheckpointJob {
             let _stays_away = dir.env.disk.sync_dir(&dir.path).is_ok();
         }
         let mark = Mark { id, commit: self.durable.commit };
-        Ok(CheckpointDone { mark, dropped: self.dropped, _token: self.token })
+        Ok(CheckpointDone { mark, dropped: self.dropped })
     }
 }
 

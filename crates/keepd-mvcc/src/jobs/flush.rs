@@ -1,9 +1,8 @@
 //! Flushing: the tail becomes blocks of the active segment, durable with the applied index.
 //!
 //! The store freezes what is published and hands out a [`FlushJob`]; any thread runs it: encode,
-//! seal, one write, one sync. The store takes the result in with `finish_flush`; until then views
-//! read the frozen records from memory. If a job fails, the store must not be used for writing any
-//! more: reopen it.
+//! seal, one write, one sync. Until the store takes the result in, views read the frozen records
+//! from memory. If a job fails, the store must not be used for writing any more: reopen it.
 
 use std::sync::Arc;
 
@@ -26,9 +25,9 @@ pub(crate) struct Active {
     full: Option<Closed>,
 }
 
-/// What a flush makes durable; run it on any thread.
+/// Makes the published records, the meta writes and the applied index durable.
 #[derive(Debug)]
-pub struct FlushJob {
+pub(crate) struct FlushJob {
     pub(crate) files: Arc<Files>,
     pub(crate) options: Options,
     pub(crate) active: Active,
@@ -41,10 +40,9 @@ pub struct FlushJob {
     pub(crate) bytes: u64,
 }
 
-/// A flush that is durable; hand it to `finish_flush`.
-#[must_use]
+/// A flush that is durable.
 #[derive(Debug)]
-pub struct FlushDone {
+pub(crate) struct FlushDone {
     pub(crate) active: Active,
     pub(crate) segment: Segment,
     pub(crate) durable: Durable,
@@ -56,10 +54,7 @@ pub struct FlushDone {
 
 impl FlushJob {
     /// Writes and syncs.
-    ///
-    /// # Errors
-    /// If the disk fails. Then the store must be dropped and opened again.
-    pub fn run(self) -> Result<FlushDone, Error> {
+    pub(crate) fn run(self) -> Result<FlushDone, Error> {
         let mut active = self.active;
         let is_over = |writer: &mut SegmentWriter| {
             // Everything that is added goes under the active key.

@@ -43,28 +43,6 @@ const SEGMENT_OVERHEAD: u64 = 64 * 1024;
 /// Frames and the table add at most one part in so many to the records.
 const FRAMING_PARTS: u64 = 8;
 
-/// How eagerly to reclaim space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// Where at least half of the records are dead.
-    Normal,
-    /// Where a quarter is.
-    High,
-    /// Wherever there is anything to gain.
-    Full,
-}
-
-impl Urgency {
-    /// The share of dead records that is worth a rewrite, in percent.
-    pub(crate) const fn dead_percent(self) -> u64 {
-        match self {
-            Self::Normal => 50,
-            Self::High => 25,
-            Self::Full => 0,
-        }
-    }
-}
-
 /// What decides whether a dead tombstone may go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -78,9 +56,9 @@ pub(crate) struct Limits {
     pub(crate) is_first: bool,
 }
 
-/// Rewrites a run of segments; run it on any thread.
+/// Rewrites a run of segments.
 #[derive(Debug)]
-pub struct RewriteJob {
+pub(crate) struct RewriteJob {
     pub(crate) files: Arc<Files>,
     pub(crate) options: Options,
     /// Neighbours, complete, none of them the last segment.
@@ -96,7 +74,6 @@ pub struct RewriteJob {
     pub(crate) room: u64,
     /// What it will take, as far as the counts of the dead tell.
     pub(crate) copied_bytes: u64,
-    pub(crate) token: Arc<()>,
 }
 
 /// What a copy kept.
@@ -138,38 +115,25 @@ impl Target<'_> {
     }
 }
 
-/// A rewrite that is durable; hand it to `finish_rewrite`.
-#[must_use]
+/// A rewrite that is durable.
 #[derive(Debug)]
-pub struct RewriteDone {
+pub(crate) struct RewriteDone {
     pub(crate) removed: Vec<u64>,
     pub(crate) added: Option<Segment>,
     /// Dead records that were left out.
     pub(crate) dropped: u64,
     /// Dead tombstones that had to stay.
     pub(crate) pinned: u64,
-    _token: Arc<()>,
 }
 
 impl RewriteJob {
     /// How many bytes the job reads.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.run.iter().map(|segment| segment.len).sum()
     }
 
-    /// What the copy takes on the disk, as far as the counts of the dead tell.
-    #[must_use]
-    pub const fn copied_bytes(&self) -> u64 {
-        self.copied_bytes
-    }
-
     /// Copies what is live, makes it durable and removes the old files.
-    ///
-    /// # Errors
-    /// If a file cannot be read or written, or `pace` says stop. The store is not affected, unless the manifest is: then
-    /// every later job fails, too.
-    pub fn run(self, pace: &mut Pace<'_>) -> Result<RewriteDone, Error> {
+    pub(crate) fn run(self, pace: &mut Pace<'_>) -> Result<RewriteDone, Error> {
         let dir = &self.files.dir;
         self.check_known_damage()?;
         self.check_room(pace)?;
@@ -198,7 +162,7 @@ impl RewriteJob {
         let all: u64 = self.run.iter().map(|segment| segment.table.commit.records).sum();
         // A table may lie about its count.
         let dropped = all.saturating_sub(records);
-        Ok(RewriteDone { removed, added, dropped, pinned, _token: self.token })
+        Ok(RewriteDone { removed, added, dropped, pinned })
     }
 
     /// Counts what the copy would take where it might not fit: a copy that fails half way took the

@@ -1,17 +1,20 @@
 //! Handing out background work and taking in its results.
 //!
-//! The crate has no threads: the store hands out jobs that own what they need, any thread runs them,
-//! and the store takes the results in between two batches. At most one job of a kind is out.
+//! INVARIANT: at most one job of a kind is out, and `Jobs::out` is the only place that says so.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
+use keepd_types::Revision;
 
 use crate::durable::Durable;
+use crate::error::Error;
 use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
 use crate::jobs::flush::{Active, FlushDone, FlushJob};
+use crate::jobs::{Cause, Done, End, Job, JobKind, JobRequest, Work};
 use crate::options::Options;
+use crate::pace::full_speed;
 use crate::record::Applied;
 use crate::recovery::Recovered;
 use crate::revlog::files::Files;
@@ -24,21 +27,25 @@ use crate::store::{Stats, Store};
 /// What the store keeps for its jobs.
 #[derive(Debug)]
 pub(super) struct Jobs {
+    /// Jobs that are out, with the data key that was active when they were taken. BOUND: one of each
+    /// kind.
+    out: BTreeMap<JobKind, DataKeyId>,
+    /// A flush failed: only a restart knows how much of it is in the files.
+    is_flush_lost: bool,
+    /// The next segment to scrub begins here or beyond; `None` once all were read.
+    pub(super) scrub_from: Option<Revision>,
     pub(super) files: Arc<Files>,
     pub(super) options: Options,
     /// What is durable: where checkpoints are taken of.
     pub(super) durable: Durable,
     active: Active,
-    pub(super) is_flushing: bool,
     /// Kept checkpoints, oldest first.
     pub(super) checkpoints: Vec<Mark>,
     /// What those lie under whose headers were read.
     pub(super) checkpoint_keys: BTreeMap<u64, DataKeyId>,
-    checkpoint_token: Weak<()>,
     /// The checkpoint that was handed out last, until it is taken in: it may become one that
     /// recovery begins from at any moment.
     checkpoint_out: Option<Commit>,
-    pub(super) rewrite_token: Weak<()>,
     pub(super) refusals: Refusals,
     /// The next flush begins a new segment.
     pub(super) closes: bool,
@@ -53,16 +60,16 @@ impl Jobs {
         let known = checkpoints.last().map_or(0, |mark| mark.commit.revision);
         let since_checkpoint_bytes = segments.bytes_behind(known);
         Self {
+            out: BTreeMap::new(),
+            is_flush_lost: false,
+            scrub_from: Some(Revision::default()),
             files,
             options,
             durable,
             active: Active::default(),
-            is_flushing: false,
             checkpoints,
             checkpoint_keys: BTreeMap::new(),
-            checkpoint_token: Weak::new(),
             checkpoint_out: None,
-            rewrite_token: Weak::new(),
             refusals: Refusals::default(),
             closes: false,
             since_checkpoint_bytes,
@@ -87,11 +94,98 @@ impl Store {
         self.jobs.durable.commit.applied
     }
 
-    /// Freezes what was published since the last flush; `None` if that is nothing, if changes are
-    /// not published yet, or while a flush is out. After a flush that failed there is never another:
-    /// open the store anew.
-    pub fn take_flush(&mut self) -> Option<FlushJob> {
+    /// Hands out a job; `None` if there is none, or one of its kind is out.
+    pub fn take(&mut self, request: JobRequest) -> Option<Job> {
         self.assert_sound();
+        if self.is_out(request.kind()) {
+            return None;
+        }
+        let work = match request {
+            JobRequest::Flush => Work::Flush(Box::new(self.flush()?)),
+            JobRequest::Checkpoint => Work::Checkpoint(Box::new(self.checkpoint()?)),
+            JobRequest::ReclaimingCheckpoint { kept } => {
+                Work::Checkpoint(Box::new(self.reclaiming_checkpoint(kept)?))
+            }
+            JobRequest::Rewrite(reclaim) => Work::Rewrite(Box::new(self.reclaim(&reclaim)?)),
+            JobRequest::Rekey => Work::Rewrite(Box::new(self.rekey()?)),
+            JobRequest::CompactionHash => Work::CompactionHash(Box::new(self.compaction_hash()?)),
+            JobRequest::Scrub => Work::Scrub(self.scrub()?),
+        };
+        Some(self.note_out(Job(work)))
+    }
+
+    fn note_out(&mut self, job: Job) -> Job {
+        let active = self.jobs.files.dir.keys.active();
+        assert!(self.jobs.out.insert(job.kind(), active).is_none(), "two jobs of a kind are out");
+        job
+    }
+
+    /// A rewrite of the complete segment at `position`.
+    #[cfg(test)]
+    pub(crate) fn take_rewrite_of_one(&mut self, position: usize) -> Job {
+        let job = Job(Work::Rewrite(Box::new(self.rewrite_of_one(position))));
+        self.note_out(job)
+    }
+
+    /// Takes in the end of a job, whether it has a result or not.
+    ///
+    /// # Panics
+    /// If no such job is out.
+    pub fn finish(&mut self, done: Done) {
+        self.assert_sound();
+        let kind = done.kind();
+        assert!(
+            self.jobs.out.remove(&kind).is_some(),
+            "the end of a job that is not out: {kind:?}"
+        );
+        match done.0 {
+            End::Flush(done) => self.flushed(*done),
+            End::Checkpoint(done) => self.checkpointed(done),
+            End::Rewrite(done) => self.rewritten(*done),
+            End::CompactionHash(_) | End::Scrub => {}
+            End::Abandoned(JobKind::Flush, _) => self.jobs.is_flush_lost = true,
+            End::Abandoned(JobKind::Rewrite, Cause::NoSpace) => self.refuse_rewrite(),
+            End::Abandoned(..) => {}
+        }
+    }
+
+    /// Takes a job, runs it on this thread and takes in its end; `false` if there is none.
+    ///
+    /// # Errors
+    /// As those of [`Job::run`].
+    pub fn run(&mut self, request: JobRequest) -> Result<bool, Error> {
+        let Some(job) = self.take(request) else { return Ok(false) };
+        let ended = job.run(&mut full_speed);
+        let (done, result) = match ended {
+            Ok(done) => (done, Ok(true)),
+            Err(error) => (Done::abandoned(request.kind(), &error), Err(error)),
+        };
+        self.finish(done);
+        result
+    }
+
+    /// Whether a job of this kind was taken and has not ended.
+    #[must_use]
+    pub fn is_out(&self, kind: JobKind) -> bool {
+        self.jobs.out.contains_key(&kind)
+    }
+
+    /// Whether a job that is out may yet write a file that is encrypted with another data key than the
+    /// active one: it was taken before the key became active.
+    #[must_use]
+    pub fn may_write_stale_file(&self) -> bool {
+        let active = self.jobs.files.dir.keys.active();
+        self.jobs.out.values().any(|key| *key != active)
+    }
+
+    /// Whether the store may still hand out flushes, and none is out.
+    pub(super) fn may_flush(&self) -> bool {
+        !self.jobs.is_flush_lost && !self.is_out(JobKind::Flush)
+    }
+
+    /// Freezes what was published since the last flush; `None` if that is nothing, if changes are
+    /// not published yet, or after a flush that failed.
+    fn flush(&mut self) -> Option<FlushJob> {
         let commit = Commit {
             applied: self.now.applied,
             revision: self.now.revision,
@@ -104,10 +198,9 @@ impl Store {
             && commit.compact_revision == durable.compact_revision
             && self.meta_ops.is_empty();
         let is_published = self.pending.is_empty() && !self.is_dirty;
-        if self.jobs.is_flushing || !is_published || (is_durable && !self.jobs.closes) {
+        if !self.may_flush() || !is_published || (is_durable && !self.jobs.closes) {
             return None;
         }
-        self.jobs.is_flushing = true;
         Some(FlushJob {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
@@ -126,13 +219,11 @@ impl Store {
     }
 
     /// Takes in a flush: the records are read from the segment from now on.
-    pub fn finish_flush(&mut self, done: FlushDone) {
-        self.assert_sound();
+    fn flushed(&mut self, done: FlushDone) {
         let FlushDone { active, segment, durable, records, bytes, written } = done;
         let before = &self.jobs.durable.commit;
         assert!(durable.commit.may_follow(before), "what is durable never goes back");
         assert!(records <= self.tail_records, "more was flushed than there was");
-        self.jobs.is_flushing = false;
         self.jobs.active = active;
         self.tail_records -= records;
         self.tail_bytes -= bytes;
@@ -151,18 +242,17 @@ impl Store {
         self.publish_files();
     }
 
-    /// A checkpoint of what is durable; `None` if the last one is as new, or one is being written.
-    pub fn take_checkpoint(&mut self) -> Option<CheckpointJob> {
+    /// A checkpoint of what is durable; `None` if the last one is as new.
+    fn checkpoint(&mut self) -> Option<CheckpointJob> {
         let commit = &self.jobs.durable.commit;
         let newest = self.jobs.checkpoints.last().map(|mark| mark.commit.applied.index);
         let is_new = newest.is_none_or(|newest| newest < commit.applied.index);
-        if is_new { self.checkpoint(KEPT) } else { None }
+        if is_new { self.checkpoint_and_keep(KEPT) } else { None }
     }
 
-    /// A checkpoint that leaves `kept` of them; `None` if there is nothing yet, or one is being
-    /// written.
-    pub(crate) fn checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
-        if self.now.segments.list.is_empty() || self.is_checkpointing() {
+    /// A checkpoint that leaves `kept` of them; `None` if there is nothing yet.
+    pub(super) fn checkpoint_and_keep(&mut self, kept: usize) -> Option<CheckpointJob> {
+        if self.now.segments.list.is_empty() {
             return None;
         }
         let commit = &self.jobs.durable.commit;
@@ -173,23 +263,14 @@ impl Store {
         let marks = self.jobs.checkpoints.iter().enumerate();
         let dropped = marks.filter(|(at, mark)| *at < surplus || is_stale(mark));
         let dropped = dropped.map(|(_, mark)| mark.id).collect();
-        let token = Arc::new(());
-        self.jobs.checkpoint_token = Arc::downgrade(&token);
         self.jobs.checkpoint_out = Some(*commit);
         self.jobs.since_checkpoint_bytes = 0;
         let files = Arc::clone(&self.jobs.files);
-        Some(CheckpointJob { files, durable: self.jobs.durable.clone(), dropped, token })
-    }
-
-    /// Whether a checkpoint is out.
-    #[must_use]
-    pub fn is_checkpointing(&self) -> bool {
-        self.jobs.checkpoint_token.strong_count() > 0
+        Some(CheckpointJob { files, durable: self.jobs.durable.clone(), dropped })
     }
 
     /// Takes in a checkpoint.
-    pub fn finish_checkpoint(&mut self, done: CheckpointDone) {
-        self.assert_sound();
+    fn checkpointed(&mut self, done: CheckpointDone) {
         let index = done.mark.commit.applied.index;
         let is_newest = self.jobs.checkpoints.iter().all(|it| it.commit.applied.index <= index);
         assert!(is_newest, "checkpoints are taken one after the other");

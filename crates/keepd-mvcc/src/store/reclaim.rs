@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::jobs::checkpoint::CheckpointJob;
-use crate::jobs::rewrite::{Limits, RewriteDone, RewriteJob, Urgency};
+use crate::jobs::reclaim::{Reclaim, Urgency};
+use crate::jobs::rewrite::{Limits, RewriteDone, RewriteJob};
 use crate::revlog::segment::{Segment, Segments};
 use crate::store::Store;
 
@@ -19,25 +20,6 @@ const SMALL_RUN: usize = 4;
 /// A run of several segments reads no more than so many full ones: what lives is estimated by the
 /// number of records, so this also bounds the copy if the large ones are those that live.
 const RUN_SEGMENTS_MAX: u64 = 16;
-
-/// What a rewrite may take, and what it is for.
-#[derive(Clone, Copy, Debug)]
-pub struct Reclaim {
-    /// What is worth a rewrite.
-    pub urgency: Urgency,
-    /// The bytes that a copy may take on the disk.
-    pub room: u64,
-    /// Space is short: the fewest bytes to copy first, instead of the most to gain.
-    pub is_short: bool,
-    /// Only segments with lower ids ([`Store::next_file`]), so that a round of rewrites ends.
-    pub below: u64,
-}
-
-impl From<Urgency> for Reclaim {
-    fn from(urgency: Urgency) -> Self {
-        Self { urgency, room: u64::MAX, is_short: false, below: u64::MAX }
-    }
-}
 
 /// A rewrite, by its first segment, and how many dead records it was to leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,19 +79,15 @@ impl Run {
 }
 
 impl Store {
-    /// The next rewrite; `None` if none is worth it and has room, or one is out.
-    pub fn take_rewrite(&mut self, reclaim: impl Into<Reclaim>) -> Option<RewriteJob> {
-        if self.jobs.rewrite_token.strong_count() > 0 {
-            return None;
-        }
-        let reclaim = reclaim.into();
-        let run = self.next_run(&reclaim)?;
+    /// The next rewrite; `None` if none is worth it and fits.
+    pub(super) fn reclaim(&mut self, reclaim: &Reclaim) -> Option<RewriteJob> {
+        let run = self.next_run(reclaim)?;
         Some(self.rewrite(&run, reclaim.room))
     }
 
-    /// Notes that the rewrite that is out found no room: it is not taken again before there is more,
-    /// or more of it is dead.
-    pub fn refuse_rewrite(&mut self) {
+    /// Notes that the rewrite that was handed out last found no room: it is not taken again before
+    /// there is more, or more of it is dead.
+    pub(super) fn refuse_rewrite(&mut self) {
         let refusals = &mut self.jobs.refusals;
         if let Some((attempt, room)) = refusals.out.take() {
             refusals.refused.retain(|other, _| other.first != attempt.first);
@@ -121,7 +99,7 @@ impl Store {
     /// complete ones are rewritten.
     pub fn close_segment(&mut self, urgency: Urgency) {
         let Some(last) = self.now.segments.list.last() else { return };
-        if !self.jobs.is_flushing && self.share(last).is_worth(urgency) {
+        if self.may_flush() && self.share(last).is_worth(urgency) {
             self.jobs.closes = true;
         }
     }
@@ -139,21 +117,18 @@ impl Store {
     }
 
     /// A checkpoint that lets rewrites drop what died since the kept ones, of which at most `kept` are
-    /// left; `None` if they know of every durable compaction, or one is being written.
-    pub fn take_reclaiming_checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
+    /// left; `None` if they know of every durable compaction.
+    pub(super) fn reclaiming_checkpoint(&mut self, kept: usize) -> Option<CheckpointJob> {
         let compacted = self.jobs.durable.commit.compact_revision;
         let is_behind =
             self.jobs.recovery_points().iter().any(|it| it.compact_revision < compacted);
-        if is_behind { self.checkpoint(kept) } else { None }
+        if is_behind { self.checkpoint_and_keep(kept) } else { None }
     }
 
-    /// A rewrite of the complete segment at `position`; `None` if a rewrite is out.
-    pub(crate) fn rewrite_of_one(&mut self, position: usize) -> Option<RewriteJob> {
-        if self.jobs.rewrite_token.strong_count() > 0 {
-            return None;
-        }
+    /// A rewrite of the complete segment at `position`.
+    pub(super) fn rewrite_of_one(&mut self, position: usize) -> RewriteJob {
         let run = self.run_of_one(position);
-        Some(self.rewrite(&run, u64::MAX))
+        self.rewrite(&run, u64::MAX)
     }
 
     fn rewrite(&mut self, run: &Run, room: u64) -> RewriteJob {
@@ -167,8 +142,6 @@ impl Store {
             applied_index: marks.iter().map(|it| it.applied.index).min().unwrap_or(u64::MAX),
             before,
         };
-        let token = Arc::new(());
-        self.jobs.rewrite_token = Arc::downgrade(&token);
         // Without a bound nothing can be said of what would be enough.
         self.jobs.refusals.out = (room < u64::MAX).then(|| (run.attempt(), room));
         RewriteJob {
@@ -181,14 +154,12 @@ impl Store {
             limits,
             room,
             copied_bytes: run.live_bytes,
-            token,
         }
     }
 
     /// Takes in a rewrite: from now on the new segment is read.
-    pub fn finish_rewrite(&mut self, done: RewriteDone) {
-        self.assert_sound();
-        let RewriteDone { removed, added, dropped, pinned, .. } = done;
+    pub(super) fn rewritten(&mut self, done: RewriteDone) {
+        let RewriteDone { removed, added, dropped, pinned } = done;
         let mut list = self.now.segments.list.clone();
         let Some(at) = list.iter().position(|it| removed.first() == Some(&it.id)) else { return };
         let replaced = list[at..].iter().map(|segment| segment.id).take(removed.len());

@@ -2,7 +2,7 @@
 //! changed.
 //!
 //! The last segment follows with the next flush, the manifest with its next edit, checkpoints with
-//! the next one that is taken, complete segments by rewrites ([`Store::take_rekey`]). A rewrite hands
+//! the next one that is taken, complete segments by rewrites ([`JobRequest::Rekey`](crate::JobRequest::Rekey)). A rewrite hands
 //! each record that it keeps to the [`Resealer`], so values follow their keys on the same way.
 
 use std::collections::BTreeMap;
@@ -24,13 +24,12 @@ impl Store {
         let _is_first = self.jobs.files.resealer.set(resealer).is_ok();
     }
 
-    /// A rewrite of the first complete segment that lies under another data key than the active
-    /// one; `None` if there is none, or a rewrite is out. The last segment is not complete: it
-    /// waits for a flush.
-    pub fn take_rekey(&mut self) -> Option<RewriteJob> {
+    /// A rewrite of the first complete segment that is encrypted with another data key than the
+    /// active one. The last segment is not complete: it waits for a flush.
+    pub(super) fn rekey(&mut self) -> Option<RewriteJob> {
         let (_, complete) = self.now.segments.list.split_last()?;
         let at = (0..complete.len()).position(|at| self.is_to_rekey(at))?;
-        self.rewrite_of_one(at)
+        Some(self.rewrite_of_one(at))
     }
 
     /// Has every segment that there is rewritten, whatever it lies under: some of them hold values
@@ -39,7 +38,8 @@ impl Store {
         self.jobs.files.rewrite_all();
     }
 
-    /// Whether a segment waits for [`Self::take_rekey`] or for the next flush.
+    /// Whether a segment waits for a rewrite or for the next flush, to be encrypted with the active
+    /// data key.
     #[must_use]
     pub fn is_rekeying(&self) -> bool {
         (0..self.now.segments.list.len()).any(|at| self.is_to_rekey(at))

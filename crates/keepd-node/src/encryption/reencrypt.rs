@@ -13,11 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, Encryption, KeyringError};
 use keepd_env::Env;
-use keepd_mvcc::{Record, Resealer, Store};
+use keepd_mvcc::{JobKind, JobRequest, Record, Resealer, Store};
 use keepd_types::{KeyValue, StoredValue};
 
 use crate::encryption::state::FileCounts;
-use crate::messages::{Job, WalEvent, Writer};
+use crate::messages::{Job, WalEvent};
 use crate::shared::Shared;
 
 /// Interval after which a failed step is tried again.
@@ -34,8 +34,6 @@ const HELD_BACK_ADVICE: &str = "a damaged file keeps an old data key in use, so 
 #[derive(Debug)]
 pub(crate) struct Reencryption {
     shared: Arc<Shared>,
-    /// Jobs under way, with the data key that was active when each was taken.
-    out: BTreeMap<Writer, DataKeyId>,
     /// A count of sealed values is under way.
     is_counting: bool,
     /// The last count found no sealed value while all values were to be plain.
@@ -63,23 +61,12 @@ impl Reencryption {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            out: BTreeMap::new(),
             is_counting: false,
             is_all_plain: false,
             retry_at: Duration::ZERO,
             proposal_due: Duration::ZERO,
             is_retiring: false,
         }
-    }
-
-    /// Notes that a job that writes files was taken.
-    pub(crate) fn taken(&mut self, writer: Writer) {
-        self.out.insert(writer, self.shared.encryption.files().active());
-    }
-
-    /// Notes that a job has ended.
-    pub(crate) fn finished(&mut self, writer: Writer) {
-        self.out.remove(&writer);
     }
 
     /// Takes the result of a count of sealed values, `None` if some could not be read.
@@ -131,14 +118,11 @@ impl Reencryption {
             // Copies of whole segments would take the space that others give back.
             return NextStep::Nothing;
         }
-        if !self.out.contains_key(&Writer::Rewrite)
-            && let Some(job) = store.take_rekey()
-        {
-            self.taken(Writer::Rewrite);
-            return NextStep::Run(Box::new(Job::Rewrite(job)));
-        }
-        if self.out.contains_key(&Writer::Rewrite) {
+        if store.is_out(JobKind::Rewrite) {
             return NextStep::Nothing;
+        }
+        if let Some(job) = store.take(JobRequest::Rekey) {
+            return NextStep::Run(Box::new(Job::Store(job)));
         }
         if store.is_rekeying() {
             // Only the last segment is left, which the next flush replaces.
@@ -148,12 +132,12 @@ impl Reencryption {
             }
             return if is_due { NextStep::Propose } else { NextStep::Nothing };
         }
-        if store.has_stale_checkpoint() && !self.out.contains_key(&Writer::Checkpoint) {
+        if store.has_stale_checkpoint() && !store.is_out(JobKind::Checkpoint) {
             return NextStep::Checkpoint;
         }
         let is_over = counts.keys().all(|key| *key == active)
             && log.seen == Some(active)
-            && self.out.values().all(|key| *key == active);
+            && !store.may_write_stale_file();
         if is_over && now >= self.retry_at && !self.is_retiring {
             return self.retire(&counts, active, now);
         }

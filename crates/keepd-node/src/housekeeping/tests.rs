@@ -110,21 +110,27 @@ fn a_stop_ends_every_job_and_still_writes_the_last_checkpoint() {
         }
     };
     puts(&mut bench);
-    let flush = bench.machine.store_mut().take_flush().unwrap();
-    bench.machine.store_mut().finish_flush(flush.run().unwrap());
-    let checkpoint = bench.machine.store_mut().take_checkpoint().unwrap();
-    let revision = bench.machine.store().revision();
+    let store = bench.machine.store_mut();
+    assert!(store.run(JobRequest::Flush).unwrap());
+    let checkpoint = store.take(JobRequest::Checkpoint).unwrap();
+    let revision = store.revision();
     bench.apply(&Command::Compact { revision });
     puts(&mut bench);
-    let hash = bench.machine.store_mut().take_compaction_hash().unwrap();
+    let store = bench.machine.store_mut();
+    let hash = store.take(JobRequest::CompactionHash).unwrap();
     let view = bench.shared.views.load();
     bench.shared.raft.close();
-    for job in [Job::Checkpoint(checkpoint), Job::CompactionHash(hash), Job::CountSealed(view)] {
-        let stopped = crate::background::run(job, &bench.shared);
-        assert!(matches!(stopped, Err(keepd_mvcc::Error::Stopped)), "{stopped:?}");
+    for job in [checkpoint, hash] {
+        let done = crate::background::run(Job::Store(job), &bench.shared).unwrap();
+        let Done::Store { done: ended, .. } = &done else { panic!("{done:?}") };
+        assert_eq!(ended.cause(), Some(Cause::Stopped), "{ended:?}");
+        bench.housekeeping.done(&mut bench.machine, done);
     }
-    bench.housekeeping.finish(&mut bench.machine);
+    let done = crate::background::run(Job::CountSealed(view), &bench.shared).unwrap();
+    assert!(matches!(done, Done::CountSealed(None)), "{done:?}");
+    assert!(bench.housekeeping.flush_last(&mut bench.machine));
+    Housekeeping::checkpoint_last(&mut bench.machine);
     let store = bench.machine.store_mut();
     assert_eq!(store.durable(), store.applied());
-    assert!(store.take_checkpoint().is_none(), "the last checkpoint was not written");
+    assert!(store.take(JobRequest::Checkpoint).is_none(), "the last checkpoint was not written");
 }

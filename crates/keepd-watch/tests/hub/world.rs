@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_mvcc::{Applied, Change, Options, Store, Urgency, full_speed};
+use keepd_mvcc::{Applied, Change, JobRequest, Options, Reclaim, Store, Urgency};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 use keepd_watch::{Batch, CloseReason, Hub, Limits, Sink, StreamId, StreamMessage};
 
@@ -151,14 +151,9 @@ impl World {
 
     /// Moves what is in memory to disk, and rewrites what is mostly dead.
     pub(crate) fn flush(&mut self) {
-        if let Some(job) = self.store.take_flush() {
-            self.store.finish_flush(job.run().unwrap());
-        }
-        if let Some(job) = self.store.take_checkpoint() {
-            self.store.finish_checkpoint(job.run(&mut full_speed).unwrap());
-        }
-        if let Some(job) = self.store.take_rewrite(Urgency::Full) {
-            self.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+        let rewrite = JobRequest::Rewrite(Reclaim::of(Urgency::Full));
+        for request in [JobRequest::Flush, JobRequest::Checkpoint, rewrite] {
+            self.store.run(request).unwrap();
         }
     }
 

@@ -9,7 +9,7 @@ use keepd_types::KeyRange;
 
 use super::faults::{check_damaged, contents, files, script};
 use super::run::{DIR, Op, World, env, key, options};
-use crate::{Applied, Error, LogSpan, Store, Urgency};
+use crate::{Applied, Done, Error, JobKind, JobRequest, LogSpan, Reclaim, Store, Urgency};
 
 const fn put(key: u8, len: u16) -> Op {
     Op::Put { key, len, is_sealed: false }
@@ -68,13 +68,12 @@ fn a_damaged_segment_goes_once_nothing_in_its_damage_can_be_needed() {
     let mut world = overwritten();
     damage(&world, 0, 1);
     let path = world.store.now.segments.list[0].path.clone();
-    let (job, _) = world.store.take_scrub(keepd_types::Revision::default()).unwrap();
-    job.run(&mut |_| true);
+    while world.store.run(JobRequest::Scrub).unwrap() {}
     assert_eq!(world.store.damages().len(), 1);
     // Its history is needed: one attempt, and no further one while nothing changes.
     let error = world.step(&Op::Rewrite(2)).unwrap_err();
     assert!(matches!(error, Error::Affecting { .. }), "{error}");
-    assert!(world.store.take_rewrite(Urgency::Full).is_none());
+    assert!(world.store.take(JobRequest::Rewrite(Reclaim::of(Urgency::Full))).is_none());
 
     run(&mut world, &[Op::Compact(255), Op::Flush, Op::Trim(255), Op::Checkpoint, Op::Rewrite(0)]);
     assert!(world.disk.peek(&path).is_none(), "nothing in it was live");
@@ -100,8 +99,10 @@ fn damage_that_may_hold_a_needed_tombstone_stays() {
     segment.read_run(0, 1).unwrap_err();
     assert_eq!(world.store.damages().list()[0].offset, at);
     // The deleted key's record is still there, in the segment before.
-    let job = world.store.rewrite_of_one(1).unwrap();
-    assert!(job.run(&mut crate::full_speed).unwrap_err().is_damage());
+    let job = world.store.take_rewrite_of_one(1);
+    let damage = job.run(&mut crate::full_speed).unwrap_err();
+    assert!(damage.is_damage(), "{damage}");
+    world.store.finish(Done::abandoned(JobKind::Rewrite, &damage));
     assert!(world.disk.peek(&path).is_some());
     world.step(&Op::Rewrite(2)).unwrap();
     assert!(world.disk.peek(&path).is_some(), "what is not damaged goes first");
@@ -145,8 +146,7 @@ fn damage_in_the_last_segment_is_made_good_from_the_log_or_named_with_what_is_lo
     let mut store = open(&world, &disk, 1).unwrap();
     assert!(store.rewound().is_none(), "the damage lies behind its end");
     store.publish(Applied { index: 2, term: 3 });
-    let job = store.take_flush().unwrap();
-    store.finish_flush(job.run().unwrap());
+    assert!(store.run(JobRequest::Flush).unwrap());
     assert_eq!(open(&world, &disk.crash(CrashMode::LoseUnsynced), 1).unwrap().applied().index, 2);
 
     let (disk, ..) = damaged_growing(&world);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::run::{DIR, Op, World, env, ops};
 use crate::index::{KeyIndex, State, steps};
-use crate::{Applied, Options, Store, Urgency, full_speed};
+use crate::{Applied, JobRequest, Options, Reclaim, Store, Urgency};
 
 /// How many versions the hot key has where cost is compared.
 const SHALLOW: i64 = 1000;
@@ -126,16 +126,14 @@ fn hot_store(disk: &SimDisk, versions: i64) -> Store {
             txn.finish();
         }
         store.publish(Applied { index, term: 1 });
-        let job = store.take_flush().unwrap();
-        store.finish_flush(job.run().unwrap());
+        assert!(store.run(JobRequest::Flush).unwrap());
     }
     store
 }
 
 fn settle(store: &mut Store, index: u64) {
     store.publish(Applied { index, term: 1 });
-    let job = store.take_flush().unwrap();
-    store.finish_flush(job.run().unwrap());
+    assert!(store.run(JobRequest::Flush).unwrap());
     while store.trim(64) {}
 }
 
@@ -147,8 +145,7 @@ fn a_rewrite_takes_some_steps_for_each_record() {
     settle(&mut store, 1000);
     let (mut rewrites, before) = (0, store.disk_bytes());
     let ((), steps) = steps::of(|| {
-        while let Some(job) = store.take_rewrite(Urgency::Full) {
-            store.finish_rewrite(job.run(&mut full_speed).unwrap());
+        while store.run(JobRequest::Rewrite(Reclaim::of(Urgency::Full))).unwrap() {
             rewrites += 1;
         }
     });
@@ -160,8 +157,7 @@ fn a_rewrite_takes_some_steps_for_each_record() {
 fn a_checkpoint_continues_a_history_over_frames() {
     let disk = SimDisk::new();
     let mut store = hot_store(&disk, DEEP / 4);
-    let job = store.take_checkpoint().unwrap();
-    store.finish_checkpoint(job.run(&mut full_speed).unwrap());
+    assert!(store.run(JobRequest::Checkpoint).unwrap());
     let view = store.views().load();
     drop(store);
     let options = Options::default();

@@ -13,7 +13,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
-use crate::{Error, LogSpan, RoomMaker, Store};
+use crate::{Error, JobRequest, LogSpan, Reclaim, RoomMaker, Store, Urgency};
 
 /// A fixed script of `len` steps, the same in every run.
 pub(super) fn script(len: usize) -> Vec<Op> {
@@ -496,9 +496,7 @@ fn space_is_reclaimed_online() {
         for op in [Op::Flush, Op::Trim(255), Op::Flush, Op::Checkpoint] {
             world.step(&op).unwrap();
         }
-        while world.store.take_rewrite(crate::Urgency::Normal).is_some() {
-            world.step(&Op::Rewrite(0)).unwrap();
-        }
+        while world.store.run(JobRequest::Rewrite(Reclaim::of(Urgency::Normal))).unwrap() {}
     }
     let (live, disk) = (world.store.live_bytes(), world.store.disk_bytes());
     assert!(live < 20_000, "live {live}");

@@ -10,11 +10,16 @@ use keepd_env::sim::CrashMode;
 use keepd_types::{LeaseId, StoredValue};
 
 use super::run::{DIR, Op, World, env, options};
-use crate::{Applied, Error, HashKv, Store, Urgency, full_speed, inspect};
+use crate::jobs::Work;
+use crate::{
+    Applied, Done, Error, HashKv, JobKind, JobRequest, Reclaim, Store, Urgency, full_speed, inspect,
+};
 
 const fn put(key: u8, len: u16) -> Op {
     Op::Put { key, len, is_sealed: false }
 }
+
+const FULL: JobRequest = JobRequest::Rewrite(Reclaim::of(Urgency::Full));
 
 fn run(world: &mut World, steps: &[Op]) {
     steps.iter().for_each(|op| world.step(op).unwrap());
@@ -32,9 +37,7 @@ fn a_rewrite_between_trim_and_flush_frees_what_the_compaction_killed() {
     let live = world.store.live_bytes();
     let full = world.store.disk_bytes();
     assert!(live * 4 < full, "live {live}, disk {full}");
-    while world.store.take_rewrite(Urgency::Full).is_some() {
-        run(&mut world, &[Op::Rewrite(2)]);
-    }
+    while world.store.run(FULL).unwrap() {}
     let disk = world.store.disk_bytes();
     assert!(disk * 4 < full && world.store.live_bytes() <= live, "disk {disk} of {full}");
     run(&mut world, &[Op::Reopen]);
@@ -66,9 +69,10 @@ fn a_run_is_bounded_by_what_it_reads() {
     run(&mut world, &[Op::Compact(255), Op::Flush, Op::Trim(255)]);
     let full = options().segment_bytes;
     let mut rewrites = 0;
-    while let Some(job) = world.store.take_rewrite(Urgency::Full) {
-        assert!(job.bytes() <= 16 * full, "{} bytes in one run", job.bytes());
-        world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+    while let Some(job) = world.store.take(FULL) {
+        let Work::Rewrite(rewrite) = &job.0 else { unreachable!("another kind of job") };
+        assert!(rewrite.bytes() <= 16 * full, "{} bytes in one run", rewrite.bytes());
+        world.store.finish(job.run(&mut full_speed).unwrap());
         world.check_dead();
         rewrites += 1;
     }
@@ -84,8 +88,8 @@ fn a_meta_deletion_is_kept_for_an_older_segment() {
     run(&mut world, &[put(4, 290), put(5, 290), put(6, 290), Op::MetaDelete(0, 1)]);
     run(&mut world, &[put(7, 290), Op::Flush, put(8, 290), Op::Flush]);
     run(&mut world, &[Op::Checkpoint, put(9, 290), Op::Flush, Op::Checkpoint]);
-    let job = world.store.rewrite_of_one(1).unwrap();
-    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+    let job = world.store.take_rewrite_of_one(1);
+    world.store.finish(job.run(&mut full_speed).unwrap());
     run(&mut world, &[Op::Damage { is_all: true }]);
 }
 
@@ -96,8 +100,8 @@ fn a_meta_deletion_is_kept_for_a_checkpoint() {
     run(&mut world, &[put(0, 290), Op::MetaPut(0, 1), Op::Flush, Op::Checkpoint]);
     run(&mut world, &[put(1, 290), put(2, 290), put(3, 290), Op::MetaDelete(0, 1)]);
     run(&mut world, &[put(4, 290), Op::Flush, put(5, 290), Op::Flush]);
-    let job = world.store.rewrite_of_one(0).unwrap();
-    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+    let job = world.store.take_rewrite_of_one(0);
+    world.store.finish(job.run(&mut full_speed).unwrap());
     run(&mut world, &[Op::Reopen]);
 }
 
@@ -144,21 +148,22 @@ fn hashes_of_compactions(is_late: bool) -> Vec<HashKv> {
             store.compact(store.revision() - 2).unwrap();
         }
         store.publish(Applied { index: round, term: 1 });
-        let job = store.take_flush().unwrap();
-        store.finish_flush(job.run().unwrap());
+        assert!(store.run(JobRequest::Flush).unwrap());
         while store.trim(9) {}
         if !is_late {
-            hashes
-                .extend(store.take_compaction_hash().map(|job| job.run(&mut full_speed).unwrap()));
+            hashes.extend(next_hash(&mut store));
         }
-        while let Some(job) = store.take_rewrite(Urgency::Full) {
-            store.finish_rewrite(job.run(&mut full_speed).unwrap());
-        }
+        while store.run(FULL).unwrap() {}
     }
-    while let Some(job) = store.take_compaction_hash() {
-        hashes.push(job.run(&mut full_speed).unwrap());
-    }
+    hashes.extend(std::iter::from_fn(|| next_hash(&mut store)));
     hashes
+}
+
+fn next_hash(store: &mut Store) -> Option<HashKv> {
+    let done = store.take(JobRequest::CompactionHash)?.run(&mut full_speed).unwrap();
+    let hash = done.compaction_hash();
+    store.finish(done);
+    hash
 }
 
 #[test]
@@ -178,12 +183,29 @@ fn a_job_that_is_stopped_changes_nothing_and_can_be_done_anew() {
     run(&mut world, &[Op::Compact(255), Op::Flush, Op::Trim(255)]);
     let files = world.disk.files();
     let mut stop = |_: u64| ControlFlow::Break(());
-    let checkpoint = world.store.take_checkpoint().unwrap();
-    assert!(matches!(checkpoint.run(&mut stop), Err(Error::Stopped)));
-    let rewrite = world.store.take_rewrite(Urgency::Full).unwrap();
-    assert!(matches!(rewrite.run(&mut stop), Err(Error::Stopped)));
+    for request in [JobRequest::Checkpoint, FULL, JobRequest::Scrub] {
+        let job = world.store.take(request).unwrap();
+        let kind = job.kind();
+        assert!(world.store.is_out(kind));
+        assert!(world.store.take(request).is_none(), "two of a kind");
+        let stopped = job.run(&mut stop).unwrap_err();
+        assert!(matches!(stopped, Error::Stopped), "{kind:?}: {stopped}");
+        world.store.finish(Done::abandoned(kind, &stopped));
+        assert!(!world.store.is_out(kind));
+    }
     assert_eq!(world.disk.files(), files);
-    assert!(!world.store.is_checkpointing());
     run(&mut world, &[Op::Checkpoint, Op::Rewrite(2), Op::Reopen]);
     assert_eq!(world.store.stats().since_checkpoint_bytes, 0);
+}
+
+#[test]
+fn after_a_flush_that_failed_there_is_no_other() {
+    let mut world = World::new(false);
+    run(&mut world, &[put(1, 10), Op::Flush, put(1, 10), Op::Publish]);
+    world.disk.set_capacity(Some(0));
+    world.store.run(JobRequest::Flush).unwrap_err();
+    world.disk.set_capacity(None);
+    assert!(!world.store.is_out(JobKind::Flush));
+    assert!(!world.store.run(JobRequest::Flush).unwrap(), "what is in the files is not known");
+    run(&mut world, &[Op::Reopen, put(1, 10), Op::Flush, Op::Reopen]);
 }

@@ -14,10 +14,10 @@ use keepd_types::{
 use proptest::prelude::*;
 
 use super::state::Model;
+use crate::jobs::Work;
 use crate::recovery::count_dead;
 use crate::{
-    Applied, CheckpointDone, CheckpointJob, FlushDone, FlushJob, Options, Reclaim, RewriteDone,
-    RewriteJob, Store, Urgency, full_speed,
+    Applied, Done, Job, JobKind, JobRequest, Options, Reclaim, Store, Urgency, full_speed,
 };
 
 pub(crate) const DIR: &str = "/data/revlog";
@@ -149,9 +149,10 @@ pub(crate) struct World {
     pub(crate) model: Model,
     /// The model at every applied index that recovery may come back to.
     pub(crate) published: BTreeMap<u64, Model>,
-    flush: (Option<FlushJob>, Option<FlushDone>),
-    checkpoint: (Option<CheckpointJob>, Option<CheckpointDone>),
-    rewrite: (Option<RewriteJob>, Option<RewriteDone>),
+    /// Jobs that were taken and did not run yet.
+    taken: BTreeMap<JobKind, Job>,
+    /// Jobs that have run, for the store to take in.
+    ended: BTreeMap<JobKind, Done>,
     hashes: Vec<crate::HashKv>,
 }
 
@@ -168,9 +169,8 @@ impl World {
             store,
             model: Model::new(),
             published: BTreeMap::from([(0, Model::new())]),
-            flush: (None, None),
-            checkpoint: (None, None),
-            rewrite: (None, None),
+            taken: BTreeMap::new(),
+            ended: BTreeMap::new(),
             hashes: Vec::new(),
         }
     }
@@ -191,7 +191,7 @@ impl World {
         (self.disk, self.store) = (disk, store);
         self.model = self.published[&applied.index].clone();
         self.published.split_off(&(applied.index + 1));
-        (self.flush, self.checkpoint, self.rewrite) = ((None, None), (None, None), (None, None));
+        (self.taken, self.ended) = (BTreeMap::new(), BTreeMap::new());
         self.hashes.clear();
         self.check(0, 0, 2);
         Ok(())
@@ -221,13 +221,18 @@ impl World {
         self.model.applied = applied;
         self.store.publish(applied);
         self.published.insert(applied.index, self.model.clone());
-        while let Some(job) = self.store.take_compaction_hash() {
-            let revision = job.revision;
+        while let Some(job) = self.store.take(JobRequest::CompactionHash) {
+            let Work::CompactionHash(hash) = &job.0 else { unreachable!("another kind of job") };
+            let revision = hash.revision;
             let wanted = self.hashes.iter().find(|hash| hash.revision == revision).unwrap();
-            match job.run(&mut full_speed) {
-                Err(error) if matches!(error, crate::Error::Io(_)) || error.is_damage() => {}
-                found => assert_eq!(found.unwrap(), *wanted),
-            }
+            let done = match job.run(&mut full_speed) {
+                Err(error) if matches!(error, crate::Error::Io(_)) || error.is_damage() => {
+                    Done::abandoned(JobKind::CompactionHash, &error)
+                }
+                found => found.unwrap(),
+            };
+            assert!(done.compaction_hash().is_none_or(|found| found == *wanted));
+            self.store.finish(done);
         }
     }
 
@@ -350,63 +355,54 @@ impl World {
             Op::Rewrite(urgency) => {
                 self.job_steps(&[Op::TakeRewrite(*urgency), Op::RunRewrite, Op::FinishRewrite])?;
             }
-            Op::TakeFlush => self.flush.0 = self.flush.0.take().or_else(|| self.store.take_flush()),
-            Op::RunFlush => {
-                if let Some(job) = self.flush.0.take() {
-                    self.flush.1 = Some(job.run()?);
-                }
-            }
-            Op::FinishFlush => {
-                if let Some(done) = self.flush.1.take() {
-                    self.store.finish_flush(done);
-                }
-            }
-            Op::TakeCheckpoint => {
-                if self.checkpoint.0.is_none() && self.checkpoint.1.is_none() {
-                    self.checkpoint.0 = self.store.take_checkpoint();
-                }
-            }
+            Op::TakeFlush => self.take(JobRequest::Flush),
+            Op::RunFlush => self.run(JobKind::Flush)?,
+            Op::FinishFlush => self.finish(JobKind::Flush),
+            Op::TakeCheckpoint => self.take(JobRequest::Checkpoint),
             Op::ReclaimingCheckpoint(kept) => {
-                self.job_step(&Op::FinishCheckpoint)?;
-                if self.checkpoint.0.is_none() {
-                    let kept = 1 + usize::from(kept % 2);
-                    self.checkpoint.0 = self.store.take_reclaiming_checkpoint(kept);
-                }
-                self.job_step(&Op::RunCheckpoint)?;
-                self.job_step(&Op::FinishCheckpoint)?;
+                self.finish(JobKind::Checkpoint);
+                let kept = 1 + usize::from(kept % 2);
+                self.take(JobRequest::ReclaimingCheckpoint { kept });
+                self.run(JobKind::Checkpoint)?;
+                self.finish(JobKind::Checkpoint);
             }
             Op::Close(urgency) => self.store.close_segment(urgency_of(*urgency)),
-            Op::RunCheckpoint => {
-                if let Some(job) = self.checkpoint.0.take() {
-                    self.checkpoint.1 = Some(job.run(&mut full_speed)?);
-                }
-            }
-            Op::FinishCheckpoint => {
-                if let Some(done) = self.checkpoint.1.take() {
-                    self.store.finish_checkpoint(done);
-                }
-            }
+            Op::RunCheckpoint => self.run(JobKind::Checkpoint)?,
+            Op::FinishCheckpoint => self.finish(JobKind::Checkpoint),
             Op::TakeRewrite(urgency) => {
-                if self.rewrite.0.is_none() && self.rewrite.1.is_none() {
-                    let is_short = *urgency >= 128;
-                    let reclaim = Reclaim { is_short, ..urgency_of(*urgency).into() };
-                    self.rewrite.0 = self.store.take_rewrite(reclaim);
-                }
+                let is_short = *urgency >= 128;
+                let reclaim = Reclaim { is_short, ..Reclaim::of(urgency_of(*urgency)) };
+                self.take(JobRequest::Rewrite(reclaim));
             }
-            Op::RunRewrite => {
-                if let Some(job) = self.rewrite.0.take() {
-                    self.rewrite.1 = Some(job.run(&mut full_speed)?);
-                }
-            }
-            Op::FinishRewrite => {
-                if let Some(done) = self.rewrite.1.take() {
-                    self.store.finish_rewrite(done);
-                    self.check_dead();
-                }
-            }
+            Op::RunRewrite => self.run(JobKind::Rewrite)?,
+            Op::FinishRewrite => self.finish(JobKind::Rewrite),
             _ => unreachable!("the other steps are not jobs"),
         }
         Ok(())
+    }
+
+    fn take(&mut self, request: JobRequest) {
+        if let Some(job) = self.store.take(request) {
+            self.taken.insert(job.kind(), job);
+        }
+    }
+
+    /// Runs what was taken; a job that fails is over.
+    fn run(&mut self, kind: JobKind) -> Result<(), crate::Error> {
+        let Some(job) = self.taken.remove(&kind) else { return Ok(()) };
+        let done = job.run(&mut full_speed);
+        let done = done.inspect_err(|error| self.store.finish(Done::abandoned(kind, error)))?;
+        self.ended.insert(kind, done);
+        Ok(())
+    }
+
+    fn finish(&mut self, kind: JobKind) {
+        if let Some(done) = self.ended.remove(&kind) {
+            self.store.finish(done);
+            if kind == JobKind::Rewrite {
+                self.check_dead();
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use keepd_env::SimDisk;
 
 use super::run::{Op, World};
-use crate::{Error, Reclaim, Urgency, full_speed};
+use crate::{Done, Error, JobRequest, Reclaim, Urgency, full_speed};
 
 fn put(key: u8, len: u16) -> Op {
     Op::Put { key, len, is_sealed: false }
@@ -18,8 +18,8 @@ fn run(world: &mut World, steps: &[Op]) {
 /// Everything that was compacted is durable and counted as dead.
 const BURIAL: [Op; 4] = [Op::Compact(255), Op::Flush, Op::Trim(255), Op::Flush];
 
-fn with_room(room: u64) -> Reclaim {
-    Reclaim { room, is_short: true, ..Urgency::Full.into() }
+fn with_room(room: u64) -> JobRequest {
+    JobRequest::Rewrite(Reclaim { room, is_short: true, ..Reclaim::of(Urgency::Full) })
 }
 
 #[test]
@@ -31,19 +31,19 @@ fn a_copy_that_does_not_fit_is_not_begun_and_waits_for_more_room() {
     run(&mut world, &[Op::Flush, put(2, 299), Op::Flush]);
     run(&mut world, &BURIAL);
 
-    assert!(world.store.take_rewrite(with_room(10)).is_none(), "not even the counts fit");
+    assert!(world.store.take(with_room(10)).is_none(), "not even the counts fit");
     let (files, calls) = (world.disk.files(), world.disk.mutations());
-    let job = world.store.take_rewrite(with_room(2000)).expect("by the counts it fits");
+    let job = world.store.take(with_room(2000)).expect("by the counts it fits");
     assert!(job.copied_bytes() < 2000);
     let error = job.run(&mut full_speed).unwrap_err();
     assert!(matches!(error, Error::NoRoom { room: 2000, .. }), "{error}");
     assert_eq!((world.disk.files(), world.disk.mutations()), (files, calls));
 
-    world.store.refuse_rewrite();
-    assert!(world.store.take_rewrite(with_room(2000)).is_none(), "nothing has changed");
-    let job = world.store.take_rewrite(with_room(1 << 20)).expect("there is more room");
+    world.store.finish(Done::abandoned(with_room(2000).kind(), &error));
+    assert!(world.store.take(with_room(2000)).is_none(), "nothing has changed");
+    let job = world.store.take(with_room(1 << 20)).expect("there is more room");
     let before = world.store.disk_bytes();
-    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+    world.store.finish(job.run(&mut full_speed).unwrap());
     assert!(world.store.disk_bytes() < before - 200);
 }
 
@@ -59,12 +59,12 @@ fn segments_that_need_no_copy_go_first_and_without_a_new_file() {
     (0..16).for_each(|_| run(&mut world, &[put(1, 290), Op::Flush]));
     run(&mut world, &[put(2, 290)]);
     run(&mut world, &BURIAL);
-    let job = world.store.take_rewrite(with_room(0)).expect("some need no room");
+    let job = world.store.take(with_room(0)).expect("some need no room");
     assert_eq!(job.copied_bytes(), 0);
     // Nearly full: there is room for the manifest.
     world.disk.set_capacity(Some(world.disk.used_bytes() + 1000));
     let files = world.disk.files().len();
-    world.store.finish_rewrite(job.run(&mut full_speed).unwrap());
+    world.store.finish(job.run(&mut full_speed).unwrap());
     assert!(world.disk.files().len() < files);
 }
 
@@ -75,13 +75,15 @@ fn the_last_segment_is_given_back_too() {
     run(&mut world, &[Op::Flush, Op::DeleteRange(1, 1), Op::Flush]);
     run(&mut world, &BURIAL);
     let before = world.store.disk_bytes();
-    assert!(world.store.take_rewrite(Urgency::Full).is_none(), "nothing but the last segment");
+    assert!(
+        world.store.take(JobRequest::Rewrite(Reclaim::of(Urgency::Full))).is_none(),
+        "nothing but the last segment"
+    );
 
     // Nothing is written meanwhile: the flush only begins a new segment.
     world.store.close_segment(Urgency::Full);
     assert!(world.store.is_closing());
-    let flush = world.store.take_flush().expect("the segment is to be closed");
-    world.store.finish_flush(flush.run().unwrap());
+    assert!(world.store.run(JobRequest::Flush).unwrap(), "the segment is to be closed");
     assert!(!world.store.is_closing());
     run(&mut world, &[Op::ReclaimingCheckpoint(0), Op::Rewrite(2)]);
     assert!(world.store.disk_bytes() < before - 300, "{before}");
