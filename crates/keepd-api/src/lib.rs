@@ -13,12 +13,12 @@
 mod generated;
 mod status;
 mod txn_request;
-mod version;
+
+pub use keepd_types::version::{API_VERSION, CLUSTER_VERSION, SERVER_VERSION, STORAGE_VERSION};
 
 pub use generated::{authpb, etcdserverpb, health, mvccpb, v3electionpb, v3lockpb};
 pub use status::{CodeOnWire, Error};
 pub use txn_request::TXN_DEPTH_MAX;
-pub use version::{API_VERSION, CLUSTER_VERSION, SERVER_VERSION, STORAGE_VERSION};
 
 /// The encoded `FileDescriptorSet` of every `.proto` file of this crate, imports included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

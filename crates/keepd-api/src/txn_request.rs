@@ -14,14 +14,14 @@ use prost::{DecodeError, Message};
 
 use crate::etcdserverpb::{Compare, RequestOp};
 
-/// How many transactions may lie in each other, the outermost included.
+/// The depth to which transactions may be nested, the outermost included.
 ///
 /// BOUND: a level takes about a kibibyte of stack. One more than etcd's default of operations,
 /// because the innermost may be empty.
 pub const TXN_DEPTH_MAX: usize = 129;
 
 thread_local! {
-    /// How many transactions this thread is inside of while it decodes.
+    /// The nesting depth of the transaction that this thread decodes.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 

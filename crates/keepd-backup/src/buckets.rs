@@ -4,10 +4,11 @@ use bytes::Bytes;
 use keepd_machine::membership::ConfState;
 use keepd_machine::tables;
 use keepd_mvcc::View;
+use keepd_types::version::{CLUSTER_VERSION, STORAGE_VERSION};
 use keepd_types::{MemberId, Revision};
 
 use crate::Error;
-use crate::format::{self, VERSION, encode_alarm, record_key};
+use crate::format::{self, encode_alarm, record_key};
 
 /// Items of one bucket, in order.
 pub(crate) type Items = Vec<(Bytes, Bytes)>;
@@ -51,7 +52,7 @@ fn cluster(view: &View) -> Items {
         .meta(tables::CLUSTER)
         .get(tables::CLUSTER_VERSION_KEY)
         .cloned()
-        .unwrap_or_else(|| Bytes::from_static(VERSION.as_bytes()));
+        .unwrap_or_else(|| Bytes::from_static(CLUSTER_VERSION.as_bytes()));
     let downgrade = Bytes::from_static(br#"{"target-version":"","enabled":false}"#);
     vec![
         (Bytes::from_static(format::CLUSTER_VERSION), version),
@@ -106,7 +107,7 @@ fn meta(view: &View) -> Result<Items, Error> {
     }
     items.push((
         Bytes::from_static(format::STORAGE_VERSION),
-        Bytes::from_static(VERSION.as_bytes()),
+        Bytes::from_static(STORAGE_VERSION.as_bytes()),
     ));
     items.push((Bytes::from_static(format::TERM), number(applied.term)));
     Ok(items)

@@ -1,16 +1,17 @@
-//! Why a snapshot file cannot be made, read or restored.
+//! Errors of making, reading and restoring a snapshot file.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use keepd_crypto::{KeyringError, ReadError, SealError};
 use keepd_env::IoError;
+use keepd_types::version::STORAGE_VERSION;
 use keepd_types::{KeyId, Revision};
 use thiserror::Error;
 
 use crate::ClusterError;
 
-/// How a file that proves nothing is brought under a configuration that asks for proof.
+/// The remedy for a file without proof under a configuration that asks for it.
 const TRUST_REMEDY: &str = "if the file is what you mean, add `- identity: {}` last in the rule for it, or give \
      --encryption-trust-plain-data once";
 
@@ -36,13 +37,13 @@ pub enum Error {
         bucket: String,
         /// The entry's key.
         key: Bytes,
-        /// What is wrong.
+        /// The fault.
         reason: &'static str,
     },
     /// The file is no bbolt file, damaged, or cannot be read.
     #[error(transparent)]
     File(#[from] keepd_bolt::Error),
-    /// The SHA-256 behind the image is not the image's.
+    /// The SHA-256 after the image is not the image's.
     #[error("expected sha256 {}, got {}", decimals(expected), decimals(found))]
     HashMismatch {
         /// The one in the file.
@@ -53,7 +54,7 @@ pub enum Error {
     /// The file's structure is damaged.
     #[error("snapshot file integrity check failed. {count} errors found.\n{findings}")]
     Integrity {
-        /// How many faults there are.
+        /// The number of faults.
         count: u64,
         /// The first of them, one a line.
         findings: String,
@@ -103,7 +104,7 @@ pub enum Error {
     Open {
         /// The record.
         revision: Revision,
-        /// Why.
+        /// The error.
         source: ReadError,
     },
     /// The directory waits for an import that needs the encryption configuration.
@@ -145,7 +146,7 @@ pub enum Error {
     Seal {
         /// The record.
         revision: Revision,
-        /// Why.
+        /// The error.
         source: SealError,
     },
     /// A mark says that a record is sealed, but not this one.
@@ -155,7 +156,7 @@ pub enum Error {
         revision: Revision,
     },
     /// The file was written by a version that is not known yet.
-    #[error("storage version {found} is not supported, the newest known one is {}", crate::VERSION)]
+    #[error("storage version {found} is not supported, the newest known one is {STORAGE_VERSION}")]
     StorageVersion {
         /// The file's version.
         found: String,

@@ -16,11 +16,12 @@ use keepd_bolt::{Planner, Writer};
 use keepd_crypto::ValueSealer;
 use keepd_mvcc::View;
 use keepd_types::limits::SNAPSHOT_BLOB_BYTES;
+use keepd_types::version::STORAGE_VERSION;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::buckets::small_buckets;
-use crate::format::{self, SEAL_ENTRY_LEN, SealEntry, TRAILER_LEN, VERSION, record_key};
+use crate::format::{self, SEAL_ENTRY_LEN, SealEntry, TRAILER_LEN, record_key};
 
 /// The length of a record's key that is no tombstone's.
 const RECORD_KEY_LEN: usize = 17;
@@ -76,9 +77,9 @@ impl Export {
             .into_iter()
             .map(|(name, items)| Section { name, content: Content::Small(items) })
             .collect();
-        let behind = sections.iter().position(|section| section.name > format::KEY);
+        let after = sections.iter().position(|section| section.name > format::KEY);
         let records = Section { name: format::KEY, content: Content::Records };
-        sections.insert(behind.unwrap_or(sections.len()), records);
+        sections.insert(after.unwrap_or(sections.len()), records);
 
         let mut planner = Planner::default();
         let mut sealed = 0;
@@ -115,7 +116,7 @@ impl Export {
         Ok(Self { view, sealer, sections, items: None, pages, sha256: Sha256::new(), remaining })
     }
 
-    /// How many bytes are still to come; at first the length of the file.
+    /// The number of bytes still to come; at first the length of the file.
     #[must_use]
     pub const fn remaining_bytes(&self) -> u64 {
         self.remaining
@@ -124,10 +125,10 @@ impl Export {
     /// The storage version that the file tells.
     #[must_use]
     pub const fn version(&self) -> &'static str {
-        VERSION
+        STORAGE_VERSION
     }
 
-    /// The next blob; `None` behind the trailer. Reads records, so not for an async task.
+    /// The next blob; `None` after the trailer. Reads records, so not for an async task.
     ///
     /// # Errors
     /// If the view cannot be read; the file is then unusable.

@@ -1,4 +1,4 @@
-//! What etcd keeps in which bucket, and the one bucket that keepd adds.
+//! The names and entries of etcd's buckets, and of the one that keepd adds.
 //! Layout: `docs/formats/snapshot.md`.
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ pub(crate) const LEASE: &[u8] = b"lease";
 pub(crate) const MEMBERS: &[u8] = b"members";
 pub(crate) const MEMBERS_REMOVED: &[u8] = b"members_removed";
 pub(crate) const META: &[u8] = b"meta";
-/// keepd's own: which values are ciphertext. Sorts behind etcd's ten, so that its size is known
+/// keepd's own: which values are ciphertext. Sorts after etcd's ten, so that its size is known
 /// once the records have been counted.
 pub(crate) const SEALED: &[u8] = b"sealed_by_keepd";
 
@@ -30,9 +30,7 @@ pub(crate) const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 pub(crate) const STORAGE_VERSION: &[u8] = b"storageVersion";
 pub(crate) const TERM: &[u8] = b"term";
 
-/// The version of the buckets' contents, and of the cluster that restores them.
-pub(crate) const VERSION: &str = "3.7.0";
-/// The SHA-256 behind the bbolt image.
+/// The length of the SHA-256 after the bbolt image.
 pub(crate) const TRAILER_LEN: u64 = 32;
 /// A file with a trailer has this length modulo 512, for pages are multiples of 512 bytes.
 pub(crate) const TRAILER_MODULUS: u64 = 512;

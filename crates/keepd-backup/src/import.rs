@@ -1,4 +1,4 @@
-//! The records and facts of a snapshot file into an empty store.
+//! Imports the records and the metadata of a snapshot file into an empty store.
 //!
 //! Records keep their revisions. Values that the file marks as sealed stay as they are, once they
 //! have been opened to learn what hashes and limits must know, unless the configuration wants them
@@ -19,20 +19,21 @@ use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
 use keepd_mvcc::{Applied, JobRequest, Record, Store};
 use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
+use keepd_types::version::CLUSTER_VERSION;
 use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
-use crate::facts::Facts;
 use crate::format::{self, Proof, SealEntry};
-use crate::source::SnapshotFile;
-use crate::{Error, InitialCluster, Meter, Progress, Stage, VERSION};
+use crate::snapshot_file::SnapshotFile;
+use crate::snapshot_meta::SnapshotMeta;
+use crate::{Error, InitialCluster, Meter, Progress, Stage};
 
-/// How many bytes of records may wait in memory to be flushed.
+/// Bytes of records that may wait in memory to be flushed.
 const FLUSH_BYTES: u64 = 8 << 20;
 
-/// What an import needs.
+/// The input of an import.
 pub(crate) struct Import<'a> {
     pub(crate) reader: &'a Reader<SnapshotFile>,
-    pub(crate) facts: &'a Facts,
+    pub(crate) meta: &'a SnapshotMeta,
     pub(crate) cluster: &'a InitialCluster,
     /// By how much the current revision is raised; everything before is compacted then.
     pub(crate) bump: u64,
@@ -40,7 +41,7 @@ pub(crate) struct Import<'a> {
     pub(crate) random: &'a dyn Random,
 }
 
-/// What an import brought.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Imported {
     pub(crate) records: u64,
@@ -86,7 +87,7 @@ impl Import<'_> {
                 continue;
             }
             let kv = parse_record(revision, tombstone, &entry.key, &entry.value)?;
-            if self.facts.leases.contains_key(&kv.lease) {
+            if self.meta.leases.contains_key(&kv.lease) {
                 attachments.insert(Bytes::copy_from_slice(&kv.key), kv.lease);
             } else {
                 // No lease, or one that has ended: an older one's end must not delete the key.
@@ -182,11 +183,11 @@ impl Import<'_> {
 
     /// Sets the current and the compact revision as etcd has them after its first start.
     fn revisions(&self, store: &mut Store, imported: &mut Imported) -> Result<(), Error> {
-        let finished = self.facts.finished_compaction;
+        let finished = self.meta.finished_compaction;
         let current = imported.revision.max(finished);
         let compacted = if finished > 0 { finished } else { -1 };
         store.import_revisions(current, compacted);
-        let scheduled = self.facts.scheduled_compaction;
+        let scheduled = self.meta.scheduled_compaction;
         if scheduled > finished && scheduled <= current {
             store.compact(scheduled).map_err(keepd_mvcc::Error::from)?;
         }
@@ -206,16 +207,16 @@ impl Import<'_> {
     }
 
     fn tables(&self, store: &mut Store, attachments: &BTreeMap<Bytes, LeaseId>) {
-        for (id, lease) in &self.facts.leases {
+        for (id, lease) in &self.meta.leases {
             store.meta_put(tables::LEASES, tables::lease_key(*id), lease.clone());
         }
         for (key, lease) in attachments {
             store.meta_put(tables::ATTACHMENTS, key.clone(), tables::lease_key(*lease));
         }
-        for (member, alarm) in &self.facts.alarms {
+        for (member, alarm) in &self.meta.alarms {
             store.meta_put(tables::ALARMS, tables::alarm_key(*member, *alarm), Bytes::new());
         }
-        for (key, value) in &self.facts.foreign {
+        for (key, value) in &self.meta.foreign {
             store.meta_put(tables::FOREIGN, key.clone(), value.clone());
         }
         for member in &self.cluster.members {
@@ -226,7 +227,7 @@ impl Import<'_> {
         store.meta_put(
             tables::CLUSTER,
             Bytes::from_static(tables::CLUSTER_VERSION_KEY),
-            Bytes::from_static(VERSION.as_bytes()),
+            Bytes::from_static(CLUSTER_VERSION.as_bytes()),
         );
     }
 }

@@ -9,7 +9,7 @@ use keepd_gotext::quote;
 use keepd_types::{ClusterId, MemberId};
 use thiserror::Error;
 
-/// What is wrong with the flags that describe a cluster.
+/// An error in the flags that describe a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClusterError {
     /// A URL of the cluster is not advertised.
@@ -22,9 +22,9 @@ pub enum ClusterError {
         name: String,
         /// The URL.
         url: String,
-        /// What is advertised.
+        /// The advertised URLs.
         advertised: String,
-        /// Where the two lists part.
+        /// The first difference between the two lists.
         difference: String,
     },
     /// An advertised URL is not in the cluster.
@@ -62,7 +62,7 @@ pub struct InitialMember {
     pub id: MemberId,
     /// Its name.
     pub name: String,
-    /// Where its peers reach it, sorted.
+    /// Its peer URLs, sorted.
     pub peer_urls: Vec<String>,
 }
 
@@ -179,7 +179,7 @@ fn check_advertised(
     Ok(())
 }
 
-/// Where two lists that differ part, in the words of etcd's comparison.
+/// The first difference between two lists, in the words of etcd's comparison.
 fn difference(advertised: &[String], in_cluster: &[String]) -> String {
     if advertised.len() != in_cluster.len() {
         let list = |urls: &[String]| {

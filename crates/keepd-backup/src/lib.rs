@@ -16,14 +16,14 @@
 mod buckets;
 mod error;
 mod export;
-mod facts;
 mod format;
 mod import;
 mod initial_cluster;
 mod pending;
 mod progress;
 mod restore;
-mod source;
+mod snapshot_file;
+mod snapshot_meta;
 mod status;
 
 #[cfg(test)]
@@ -37,5 +37,4 @@ pub use progress::{Progress, Stage};
 pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore};
 pub use status::{Status, sealed_values, status};
 
-pub(crate) use format::VERSION;
 pub(crate) use progress::Meter;

@@ -18,8 +18,8 @@ use keepd_crypto::EncryptionConfig;
 use keepd_env::Env;
 use keepd_machine::layout::Layout;
 
-use crate::restore::{Source, begin_dir, make_member, sync_with_parent};
-use crate::source::SnapshotFile;
+use crate::restore::{begin_dir, make_member, sync_with_parent};
+use crate::snapshot_file::{CheckedSnapshot, SnapshotFile};
 use crate::{Error, Progress, RestoreOptions, Restored};
 
 /// The directory's name while it is being made.
@@ -79,9 +79,9 @@ pub fn complete_pending(
         let options: RestoreOptions = serde_json::from_slice(&env.disk.read(&path)?)
             .map_err(|_malformed| Error::PendingMalformed { path })?;
         let cluster = options.cluster()?;
-        let source = Source::open(env, &dir.join(SNAPSHOT_NAME), &options, progress)?;
+        let snapshot = CheckedSnapshot::open(env, &dir.join(SNAPSHOT_NAME), &options, progress)?;
         let imported =
-            make_member(env, &source, data_dir, &cluster, &options, encryption, progress)?;
+            make_member(env, &snapshot, data_dir, &cluster, &options, encryption, progress)?;
         restored = Some(cluster.restored(imported, false));
     }
     // ORDER: the member's name is durable before what it was made from goes. The process that made it

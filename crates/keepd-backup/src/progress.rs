@@ -1,9 +1,9 @@
-//! What a long run tells of itself, for a progress bar.
+//! Progress of a long run, for a progress bar.
 
-/// How many bytes pass between two tellings.
+/// Bytes between two reports.
 const STEP_BYTES: u64 = 1 << 20;
 
-/// What is being done.
+/// A stage of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The file's SHA-256 is compared.
@@ -14,10 +14,10 @@ pub enum Stage {
     Import,
 }
 
-/// How far a stage has got.
+/// Progress of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done.
+    /// The stage.
     pub stage: Stage,
     /// Bytes done.
     pub done: u64,

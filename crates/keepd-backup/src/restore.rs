@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use keepd_bolt::Reader;
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::{Disk, Env};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
@@ -15,9 +14,8 @@ use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{SnapshotMark, Wal};
 use serde::{Deserialize, Serialize};
 
-use crate::facts::Facts;
 use crate::import::{Import, Imported, flush};
-use crate::source::{SnapshotFile, check_structure};
+use crate::snapshot_file::CheckedSnapshot;
 use crate::{Error, InitialCluster, Progress, pending};
 
 /// By how much a restore raises the revision unless told otherwise: as much as etcd's documents
@@ -25,7 +23,7 @@ use crate::{Error, InitialCluster, Progress, pending};
 /// cache, would otherwise wait for revisions that come again and mean something else.
 pub const DEFAULT_BUMP: u64 = 1_000_000_000;
 
-/// How to restore; the fields are `etcdutl snapshot restore`'s flags.
+/// Options of a restore; the fields are `etcdutl snapshot restore`'s flags.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOptions {
     /// `--name`.
@@ -61,7 +59,7 @@ impl Default for RestoreOptions {
     }
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// The local member's id.
@@ -72,9 +70,9 @@ pub struct Restored {
     pub revision: i64,
     /// The last revision of the file.
     pub file_revision: i64,
-    /// How many records there are.
+    /// The number of records.
     pub records: u64,
-    /// How many of their values are sealed.
+    /// The number of records with a sealed value.
     pub sealed: u64,
     /// Whether the import itself waits for the first start, which has the keys. Then only the ids
     /// are known.
@@ -99,13 +97,13 @@ pub fn restore(
 ) -> Result<Restored, Error> {
     let cluster = options.cluster()?;
     let existed = check_empty(&*env.disk, data_dir)?;
-    let source = Source::open(env, snapshot, options, progress)?;
+    let snapshot = CheckedSnapshot::open(env, snapshot, options, progress)?;
 
-    let outcome = if source.facts.has_seals && encryption.is_none() {
-        pending::put(env, source.reader.source(), data_dir, options)
+    let outcome = if snapshot.meta.has_seals && encryption.is_none() {
+        pending::put(env, snapshot.reader.source(), data_dir, options)
             .map(|()| cluster.restored(Imported::default(), true))
     } else {
-        make_member(env, &source, data_dir, &cluster, options, encryption, progress)
+        make_member(env, &snapshot, data_dir, &cluster, options, encryption, progress)
             .map(|imported| cluster.restored(imported, false))
     };
     if outcome.is_err() && !existed {
@@ -147,33 +145,6 @@ impl InitialCluster {
     }
 }
 
-/// A snapshot file that has been checked.
-pub(crate) struct Source {
-    reader: Reader<SnapshotFile>,
-    facts: Facts,
-}
-
-impl Source {
-    pub(crate) fn open(
-        env: &Env,
-        snapshot: &Path,
-        options: &RestoreOptions,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Self, Error> {
-        let file = SnapshotFile::open(&*env.disk, snapshot, "open")?;
-        if !options.skip_hash_check {
-            file.check_sha256(progress)?;
-        }
-        let reader = Reader::open(file)?;
-        check_structure(&reader)?;
-        let facts = Facts::read(&reader)?;
-        if facts.auth_enabled && !options.without_authentication {
-            return Err(Error::AuthEnabled);
-        }
-        Ok(Self { reader, facts })
-    }
-}
-
 /// Refuses a directory that holds anything but the remains of an interrupted restore; tells whether
 /// it exists.
 fn check_empty(disk: &dyn Disk, data_dir: &Path) -> Result<bool, Error> {
@@ -190,7 +161,7 @@ fn check_empty(disk: &dyn Disk, data_dir: &Path) -> Result<bool, Error> {
 /// Makes the member's directory under its other name and renames it.
 pub(crate) fn make_member(
     env: &Env,
-    source: &Source,
+    snapshot: &CheckedSnapshot,
     data_dir: &Path,
     cluster: &InitialCluster,
     options: &RestoreOptions,
@@ -199,7 +170,7 @@ pub(crate) fn make_member(
 ) -> Result<Imported, Error> {
     let Layout { member, partial } = Layout::new(data_dir);
     begin_dir(&*env.disk, &partial)?;
-    let filled = fill(env, source, &partial, cluster, options, encryption, progress);
+    let filled = fill(env, snapshot, &partial, cluster, options, encryption, progress);
     let imported = match filled {
         Ok(imported) => imported,
         Err(error) => {
@@ -230,7 +201,7 @@ pub(crate) fn sync_with_parent(disk: &dyn Disk, dir: &Path) -> Result<(), Error>
 
 fn fill(
     env: &Env,
-    source: &Source,
+    snapshot: &CheckedSnapshot,
     dir: &Path,
     cluster: &InitialCluster,
     options: &RestoreOptions,
@@ -245,8 +216,8 @@ fn fill(
         None => (None, FileKeys::plain()),
     };
     let import = Import {
-        reader: &source.reader,
-        facts: &source.facts,
+        reader: &snapshot.reader,
+        meta: &snapshot.meta,
         cluster,
         bump: options.bump_revision,
         sealer: sealer.as_ref(),

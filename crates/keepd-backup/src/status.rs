@@ -8,23 +8,23 @@ use keepd_env::Disk;
 use keepd_types::{KeyValue, Revision};
 use sha2::{Digest, Sha256};
 
-use crate::source::{SnapshotFile, check_structure};
+use crate::snapshot_file::{SnapshotFile, check_structure};
 use crate::{Error, Meter, Progress, Stage, format};
 
-/// What a snapshot file holds.
+/// The contents of a snapshot file, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// CRC-32C over every bucket's name and items, as etcd computes it.
     pub hash: u32,
     /// The main revision of the last record.
     pub revision: i64,
-    /// How many keys live.
+    /// The number of live keys.
     pub total_keys: u64,
     /// The size of the image in bytes.
     pub total_size: u64,
     /// The storage version, empty before 3.6.
     pub version: String,
-    /// How many values keepd marks as ciphertext.
+    /// The number of values that keepd marks as ciphertext.
     pub sealed_values: u64,
 }
 
@@ -73,7 +73,7 @@ pub fn status(
     Ok(status)
 }
 
-/// How many values of the file at `path` keepd marks as ciphertext; reads only the marks.
+/// Counts the values of the file at `path` that keepd marks as ciphertext; reads only the marks.
 ///
 /// # Errors
 /// If it cannot be read or is no bbolt file.

@@ -37,14 +37,14 @@ pub(crate) struct Child<P> {
     pub(crate) pgid: u64,
 }
 
-/// Where a node is written.
+/// The place where a node is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageRun {
     pub(crate) pgid: u64,
     pub(crate) pages: u64,
 }
 
-/// What to do with finished nodes.
+/// The sink of finished nodes.
 pub(crate) trait Emit<P> {
     fn leaf(&mut self, at: PageRun, items: &[Item<P>]) -> Result<(), Error>;
     fn branch(&mut self, at: PageRun, children: &[Child<P>]) -> Result<(), Error>;

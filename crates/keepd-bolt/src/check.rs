@@ -14,7 +14,7 @@ use crate::page::{FLAG_FREELIST, HEADER_LEN, NO_FREELIST, PageHeader, u64_at};
 use crate::reader::{Bucket, ReadAt, Reader, Root};
 use crate::{Error, PageFault};
 
-/// How many findings a report keeps; the others are only counted.
+/// The number of findings that a report keeps; the others are only counted.
 pub const FINDINGS_KEPT_MAX: usize = 1000;
 
 /// One fault in a file's structure.
@@ -41,7 +41,7 @@ pub enum Finding {
     Page {
         /// The page.
         pgid: u64,
-        /// What is wrong.
+        /// The fault.
         fault: PageFault,
         /// The pages from the root down.
         stack: Vec<u64>,
@@ -77,12 +77,12 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     /// The first faults, at most [`FINDINGS_KEPT_MAX`].
     pub findings: Vec<Finding>,
-    /// How many there are in all.
+    /// The number of all findings.
     pub count: u64,
 }
 

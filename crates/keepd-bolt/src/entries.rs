@@ -31,7 +31,7 @@ pub struct Entries<'a, S> {
     root: Option<Root>,
     stack: Vec<Frame>,
     last_key: Option<Bytes>,
-    /// How many bytes of the file were loaded. BOUND: its length, so that overlapping pages cannot
+    /// The number of bytes loaded from the file. BOUND: its length, so that overlapping pages cannot
     /// make the walk longer.
     loaded: u64,
 }
@@ -50,7 +50,7 @@ impl Frame {
     }
 }
 
-/// What a parent promises of its child's keys.
+/// The bounds that a parent gives for its child's keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bounds {
     /// No key is below this.

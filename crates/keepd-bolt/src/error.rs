@@ -1,4 +1,4 @@
-//! What can go wrong with a bbolt file.
+//! Errors of reading and writing a bbolt file.
 
 use std::io;
 
@@ -42,7 +42,7 @@ pub enum Error {
     Page {
         /// The page's number; 0 for an inline bucket's page.
         pgid: u64,
-        /// What is wrong with it.
+        /// The fault.
         fault: PageFault,
     },
     /// The two passes of a writer saw different items.
@@ -59,9 +59,9 @@ pub enum Error {
     /// The source cannot be read.
     #[error("read {len} bytes at {offset}: {source}")]
     Read {
-        /// Where.
+        /// The offset in the file.
         offset: u64,
-        /// How much.
+        /// The number of bytes.
         len: usize,
         /// The system's reason.
         source: io::Error,
@@ -85,7 +85,7 @@ pub enum Error {
     Write(#[source] io::Error),
 }
 
-/// What is wrong with a page.
+/// A fault of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PageFault {
     /// A tree deeper than any real one: a cycle.

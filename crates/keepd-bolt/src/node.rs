@@ -16,7 +16,7 @@ use crate::{Entry, Error, PageFault};
 /// 128 MiB, eighty times etcd's request limit.
 pub const NODE_BYTES_MAX: u64 = 512 << 20;
 
-/// What a node holds.
+/// The contents of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeKind {
     /// Keys and child pages.
@@ -35,7 +35,7 @@ pub(crate) struct Node {
     bytes: Bytes,
 }
 
-/// How many bytes the elements of a node have claimed for keys and values.
+/// The number of bytes that the elements of a node have claimed for keys and values.
 ///
 /// BOUND: no more than the node has, so that elements which share their bytes, as no writer makes
 /// them, cannot hold more than the file.
@@ -75,7 +75,7 @@ impl Node {
         Ok(Self { pgid, kind, count: usize::from(header.count), bytes })
     }
 
-    /// The page image behind an inline bucket's header.
+    /// The page image after an inline bucket's header.
     pub(crate) fn parse_inline(bytes: Bytes) -> Result<Self, Error> {
         let node = Self::parse(0, bytes)?;
         match node.kind {
@@ -124,7 +124,7 @@ impl Node {
         })
     }
 
-    /// Where element `index` starts, from which its own offset counts, and its bytes.
+    /// The start of element `index`, from which its own offset counts, and its bytes.
     fn element(&self, index: usize) -> Option<(usize, &[u8])> {
         if index >= self.count {
             return None;

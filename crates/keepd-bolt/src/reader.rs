@@ -10,7 +10,7 @@ use crate::{Buckets, Entries, Error, PageFault};
 
 /// Bytes that can be read at any place: a file, or memory.
 pub trait ReadAt {
-    /// How many there are.
+    /// The number of bytes.
     ///
     /// # Errors
     /// If the source cannot tell.
@@ -59,12 +59,12 @@ pub struct Reader<S> {
 #[derive(Debug)]
 pub(crate) struct RunHead {
     pub(crate) pgid: u64,
-    /// How many pages there are, this one included.
+    /// The number of pages, this one included.
     pub(crate) pages: u64,
     bytes: BytesMut,
 }
 
-/// Where a bucket's items are.
+/// The place of a bucket's items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket(pub(crate) Root);
 
@@ -91,7 +91,7 @@ impl Bucket {
 }
 
 impl<S: ReadAt> Reader<S> {
-    /// Opens `source`, which may go on behind the bbolt file (a checksum, space grown ahead).
+    /// Opens `source`, which may go on after the bbolt file (a checksum, space grown ahead).
     ///
     /// # Errors
     /// If it is no bbolt file or ends before its last page.
@@ -191,7 +191,7 @@ impl<S: ReadAt> Reader<S> {
         Ok(RunHead { pgid, pages, bytes })
     }
 
-    /// Loads the pages behind the first one.
+    /// Loads the pages after the first one.
     pub(crate) fn rest_of_run(&self, head: RunHead) -> Result<Bytes, Error> {
         let RunHead { pgid, pages, mut bytes } = head;
         if pages > 1 {

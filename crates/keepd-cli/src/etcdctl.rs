@@ -8,7 +8,6 @@
 
 mod alarm;
 mod auth;
-mod child;
 mod client;
 mod compaction;
 mod defrag;
@@ -16,6 +15,7 @@ mod del;
 mod dial;
 mod elect;
 mod endpoint;
+mod exec;
 mod get;
 mod global;
 mod leadership;
@@ -25,12 +25,12 @@ mod member;
 mod put;
 mod role;
 mod session;
+mod shell_words;
 mod snapshot;
 mod txn;
 mod user;
 mod version;
 mod watch;
-mod words;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// How a shell calls this program: by its name if that finds it, by its path otherwise.
+/// The word by which a shell calls this program: its name if that finds it, its path otherwise.
 pub fn this_program() -> String {
     const NAME: &str = "keepd";
     let Ok(program) = env::current_exe() else { return NAME.to_owned() };

@@ -7,7 +7,7 @@ use keepd_backup::RestoreOptions;
 
 use crate::shell::{quoted, this_program};
 
-/// Where clients of one machine reach the server; the old addresses are not in a snapshot.
+/// The client URL on the same machine; the old addresses are not in a snapshot.
 const CLIENT_URL: &str = "http://localhost:2379";
 const DEFAULT_TOKEN: &str = "etcd-cluster";
 
@@ -62,7 +62,7 @@ fn absolute(path: &str) -> String {
         .map_or_else(|_| path.to_owned(), |path| path.display().to_string())
 }
 
-/// Where to listen for what is advertised: servers bind addresses, not names.
+/// The URL to listen on for an advertised one: servers bind addresses, not names.
 fn listen_url(advertised: &str) -> String {
     let Some((scheme @ ("http" | "https"), address)) = advertised.split_once("://") else {
         return advertised.to_owned();

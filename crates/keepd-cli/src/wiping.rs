@@ -22,7 +22,7 @@ unsafe fn wipe(at: *mut u8, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { at.write_bytes(0, len) };
     // The writes go to memory that an allocator of another library reads later, so the compiler
-    // cannot know that they are dead; the fence keeps it from moving them behind the call.
+    // cannot know that they are dead; the fence keeps it from moving them after the call.
     compiler_fence(Ordering::SeqCst);
 }
 

@@ -102,16 +102,16 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// How much a file system holds.
+/// The space of a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
     /// Its size.
     pub total_bytes: u64,
-    /// What this process may still fill.
+    /// The bytes that this process may still write.
     pub available_bytes: u64,
 }
 
-/// What stands at a path.
+/// The identity and size of the file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// A directory.
@@ -120,7 +120,7 @@ pub struct Found {
     pub is_own_file: bool,
     /// Its length.
     pub len: u64,
-    /// What it takes of the file system.
+    /// The bytes that it takes of the file system.
     pub reserved_bytes: u64,
 }
 
@@ -158,7 +158,7 @@ pub trait Disk: Send + Sync + Debug {
     }
     /// Looks what stands at a path, without following a link; `None` if nothing does.
     fn probe(&self, path: &Path) -> Result<Option<Found>, IoError>;
-    /// What a path leads to; `None` if nothing.
+    /// The file that a path leads to; `None` if there is none.
     fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError>;
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
@@ -218,7 +218,7 @@ pub trait DiskFile: Send + Sync + Debug {
     /// Reserves space, so that later writes neither fail for lack of it nor change the file's
     /// metadata. The length grows to `len`; new bytes are zero.
     fn allocate(&self, len: u64) -> Result<(), IoError>;
-    /// Where it is.
+    /// The path it was opened by.
     fn path(&self) -> &Path;
 }
 

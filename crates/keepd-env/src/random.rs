@@ -1,6 +1,6 @@
 //! Randomness: from the system for secrets, from a seed for simulations.
 
-mod stock;
+mod buffered;
 
 use std::fmt::Debug;
 
@@ -33,7 +33,7 @@ impl SystemRandom {
 
 impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
-        if !stock::serves(bytes, draw) {
+        if !buffered::try_fill(bytes, draw) {
             draw(bytes);
         }
     }

@@ -12,7 +12,7 @@ use crate::disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, Io
 const LOCK_NAME: &str = "LOCK";
 /// The unit in which the system counts what a file takes.
 const STAT_BLOCK_BYTES: u64 = 512;
-/// What is written at once where the file system cannot reserve space.
+/// The bytes written at once where the file system cannot reserve space.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The machine's file system.
@@ -234,7 +234,7 @@ struct RealFile {
 }
 
 impl RealFile {
-    /// Reserves space where the file system cannot: by writing zeros behind the end.
+    /// Reserves space where the file system cannot: by writing zeros after the end.
     fn fill(&self, len: u64) -> io::Result<()> {
         let mut at = self.file.metadata()?.len();
         while at < len {

@@ -98,13 +98,13 @@ impl SimDisk {
         self.state.lock().used_bytes()
     }
 
-    /// How many calls there were.
+    /// The number of calls so far.
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.state.lock().faults.calls
     }
 
-    /// How many calls there were that change something or make it durable.
+    /// The number of calls so far that change something or make it durable.
     #[must_use]
     pub fn mutations(&self) -> u64 {
         self.state.lock().faults.mutations
@@ -135,12 +135,12 @@ impl SimDisk {
         Some(state.inodes.get(&inode)?.current.clone())
     }
 
-    /// Replaces the bytes of a file behind the store's back, durably; creates it if need be.
+    /// Replaces the bytes of a file without the store's knowledge, durably; creates it if need be.
     pub fn poke(&self, path: &Path, bytes: &[u8]) {
         self.state.lock().poke(path, bytes);
     }
 
-    /// Flips bits of one byte of a file behind the store's back; `false` if there is none there.
+    /// Flips bits of one byte of a file without the store's knowledge; `false` if there is none there.
     #[must_use]
     pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> bool {
         let Some(mut bytes) = self.peek(path) else { return false };

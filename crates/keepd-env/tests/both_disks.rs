@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use keepd_env::{Disk, IoError, IoOp, RealDisk, SimDisk};
 
-/// What a call gave, without the disk's own texts.
+/// The result of a call, without the disk's own texts.
 fn outcome<T>(result: Result<T, IoError>) -> Result<T, (IoOp, ErrorKind)> {
     result.map_err(|error| (error.op, error.source.kind()))
 }

@@ -14,15 +14,13 @@ use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{Machine, tables};
 use keepd_mvcc::{Applied, JobRequest, LogSpan, Store};
 use keepd_raft::{Core, Restored, Settings};
+use keepd_types::version::CLUSTER_VERSION;
 use keepd_types::{ClusterId, MemberId};
 use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::options::Options;
-
-/// The cluster version of a new cluster.
-const CLUSTER_VERSION: &[u8] = b"3.7.0";
 
 /// How every file of keepd's begins; `docs/formats/sealed-file.md`.
 const FILE_MAGIC: &[u8; 8] = b"keepdfil";
@@ -240,8 +238,9 @@ fn bootstrap(
     let mut store = open_store(env, dir, encryption.files())?;
     let (peer_urls, name) = (options.peer_urls.clone(), options.name.clone());
     Member { id: member.0, peer_urls, name, ..Member::default() }.store(&mut store);
-    let cluster_version = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
-    store.meta_put(tables::CLUSTER, cluster_version, Bytes::from_static(CLUSTER_VERSION));
+    let cluster_version = Bytes::from_static(CLUSTER_VERSION.as_bytes());
+    let key = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
+    store.meta_put(tables::CLUSTER, key, cluster_version);
     ConfState::of_voters([member]).store(&mut store);
     let sealing = encryption.sealer().fingerprint();
     if !sealing.is_empty() {

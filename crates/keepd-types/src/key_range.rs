@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// Where a range stops.
+/// The end of a range.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RangeEnd {
     /// The range is the start key alone.
@@ -18,7 +18,7 @@ pub enum RangeEnd {
 pub struct KeyRange {
     /// The first key of the range.
     pub start: Bytes,
-    /// Where it stops.
+    /// Its end.
     pub end: RangeEnd,
 }
 

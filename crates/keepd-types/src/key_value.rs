@@ -39,7 +39,7 @@ pub struct KeyValue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("malformed key-value record at byte {at}")]
 pub struct DecodeError {
-    /// How many bytes before the end of the input the fault was found.
+    /// The distance of the fault from the end of the input, in bytes.
     pub at: usize,
 }
 
@@ -81,7 +81,7 @@ impl KeyValue {
         }
     }
 
-    /// The encoding behind the value.
+    /// The encoding after the value.
     pub fn encode_after_value(&self, out: &mut Vec<u8>) {
         if !self.lease.is_none() {
             out.push(0x30);

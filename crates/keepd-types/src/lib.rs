@@ -11,6 +11,7 @@ pub mod raft_log;
 pub mod revision;
 pub mod sealed;
 pub mod varint;
+pub mod version;
 
 pub use ids::{ClusterId, KeyId, LeaseId, MemberId, RaftIndex, Term};
 pub use key_range::{KeyRange, RangeEnd};

@@ -13,7 +13,7 @@ pub const COMMAND_BYTES_MAX: usize = 63 * 1024 * 1024;
 /// The last revision that a file may bring: far beyond what any store has counted, and so far below
 /// the end of the numbers that no member reaches it.
 pub const REVISION_MAX: i64 = 1 << 62;
-/// What gRPC may receive beyond the request limit.
+/// Bytes that a gRPC message may have beyond the request limit.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.
 pub const TXN_OPS_MAX: usize = 128;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// What an entry's data is.
+/// The kind of an entry's data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EntryKind {
     /// A command for the machine, or nothing: a new leader's first entry.
@@ -44,18 +44,18 @@ pub struct Entry {
     pub index: u64,
     /// The term of the leader that proposed it.
     pub term: u64,
-    /// What the data is.
+    /// The kind of the data.
     pub kind: EntryKind,
     /// The command.
     pub data: Bytes,
 }
 
-/// What a member must remember besides the entries.
+/// Raft's hard state: what a member must remember besides the entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The latest term seen.
     pub term: u64,
-    /// Who got this member's vote in it; 0 is nobody.
+    /// The member that got this member's vote in it; 0 if none.
     pub vote: u64,
     /// The highest index known to be committed.
     pub commit: u64,

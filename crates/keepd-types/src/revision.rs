@@ -18,7 +18,7 @@ impl Revision {
         Self { main, sub: 0 }
     }
 
-    /// etcd's record key: main big-endian, `_`, sub big-endian, and `t` behind a tombstone's.
+    /// etcd's record key: main big-endian, `_`, sub big-endian, and `t` after a tombstone's.
     ///
     /// Hashes and exported files depend on these bytes.
     #[must_use]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::KeyId;
 
-/// What is known of a plaintext without holding it: enough to size, count and hash it.
+/// Length and checksums of a plaintext: enough to size, count and hash it without holding it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlainDigest {
     /// Its length in bytes.
@@ -33,7 +33,7 @@ impl PlainDigest {
 pub struct SealMark {
     /// The key that opens it.
     pub key_id: KeyId,
-    /// What the hashes and limits see.
+    /// The plaintext's digest, for hashes and limits.
     pub plain: PlainDigest,
 }
 

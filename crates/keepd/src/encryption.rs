@@ -62,7 +62,7 @@ enum Format {
     Json,
 }
 
-/// Runs the verb with the arguments behind it.
+/// Runs the verb with the arguments after it.
 pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     let program = std::iter::once(OsString::from("keepd encryption"));
     let arguments = match Arguments::try_parse_from(program.chain(arguments.iter().cloned())) {

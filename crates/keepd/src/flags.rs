@@ -47,7 +47,7 @@ pub(crate) enum Level {
 /// A line for the log: etcd's message and fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
-    /// How severe.
+    /// The severity.
     pub(crate) level: Level,
     /// The message.
     pub(crate) message: String,
@@ -76,7 +76,7 @@ impl fmt::Display for Notice {
 /// The server shall run.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed {
-    /// How.
+    /// The options to run with.
     pub(crate) options: ServerOptions,
     /// For the log, once it is set up.
     pub(crate) notices: Vec<Notice>,
@@ -121,10 +121,10 @@ impl FlagsExit {
     }
 }
 
-/// Parses the arguments behind the program's name, and the environment.
+/// Parses the arguments after the program's name, and the environment.
 ///
 /// # Errors
-/// What to print and log, and the exit code; also for `--help` and `--version`.
+/// Output, log lines and exit code; also for `--help` and `--version`.
 pub(crate) fn parse(
     args: &[String],
     environment: &[(String, String)],

@@ -68,7 +68,7 @@ enum UsageArgument {
     Server,
 }
 
-/// Runs the verb with the arguments behind it.
+/// Runs the verb with the arguments after it.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let program = std::iter::once(OsString::from("keepd pki"));
     let arguments = match Arguments::try_parse_from(program.chain(arguments)) {

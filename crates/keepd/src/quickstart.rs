@@ -50,7 +50,7 @@ struct Arguments {
     no_start: bool,
 }
 
-/// Where everything is, and what it is reached by.
+/// The directory, and the ports.
 #[derive(Clone, Debug)]
 struct Place {
     dir: PathBuf,
@@ -98,7 +98,7 @@ impl Place {
     }
 }
 
-/// Runs the verb with the arguments behind it.
+/// Runs the verb with the arguments after it.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let program = std::iter::once(OsString::from("keepd quickstart"));
     let arguments = match Arguments::try_parse_from(program.chain(arguments)) {
@@ -154,14 +154,14 @@ fn place(arguments: &Arguments) -> anyhow::Result<Place> {
     Ok(Place { dir: std::path::absolute(&arguments.dir)?, client_port, peer_port })
 }
 
-/// What a run found or made.
+/// The state that a run found or made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Made {
     /// This is the first run.
     is_new: bool,
     /// Certificates that were near their end and are new now.
     renewed: Vec<&'static str>,
-    /// When the first certificate of ours ends.
+    /// The end of the first certificate to expire.
     valid_until: String,
 }
 

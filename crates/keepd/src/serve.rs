@@ -19,9 +19,9 @@ use crate::flags::{Parsed, ServerOptions, Url};
 /// Exit code of a server that cannot start or had to stop.
 const FAILED: u8 = 1;
 
-/// How often memory that nothing uses is given back.
+/// Interval at which unused memory is given back to the system.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long connections may take to end after the member has stopped by itself.
+/// Time that connections get to end after the member has stopped by itself.
 const HALTED_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Runs a server until it is told to stop; returns the exit code.
@@ -61,7 +61,7 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
     }
 }
 
-/// How a server came to its end.
+/// The reason why a server ended.
 enum Ending {
     /// By this signal.
     Signal(i32),

@@ -26,7 +26,7 @@ impl TempDir {
         Self(dir)
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -62,13 +62,13 @@ impl Drop for TempDir {
 /// One file or directory of a tree, with everything that a program could have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeEntry {
-    /// Where it is, below the root.
+    /// Its path below the root.
     pub path: PathBuf,
     /// Its permissions.
     pub mode: u32,
-    /// When it was written; `None` for a directory.
+    /// The time it was written; `None` for a directory.
     pub modified: Option<SystemTime>,
-    /// What is in it; empty for a directory or socket.
+    /// Its content; empty for a directory or socket.
     pub content: Vec<u8>,
 }
 

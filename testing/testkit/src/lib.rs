@@ -1,4 +1,4 @@
-//! What tests share: golden scripts, starting real processes, looking into directories.
+//! Shared by tests: golden files, starting real processes, looking into directories.
 
 #![expect(clippy::panic, reason = "what is wrong fails the test")]
 

@@ -6,10 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// How often a waiting test looks.
+/// Interval at which a waiting test looks.
 const POLL: Duration = Duration::from_millis(20);
 
-/// How to start keepd: one member that serves clients on a unix socket and keeps its peer port to
+/// Options to start keepd: one member that serves clients on a unix socket and keeps its peer port to
 /// itself.
 #[derive(Clone, Debug)]
 pub struct Keepd {
@@ -51,13 +51,13 @@ impl Keepd {
         self.work.join("data")
     }
 
-    /// What it has printed, over all starts.
+    /// Its output, over all starts.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
-    /// Where that lies.
+    /// The path of its output.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.work.join("log")
@@ -140,7 +140,7 @@ impl Keepd {
 }
 
 impl Server {
-    /// How it was started.
+    /// The options it was started with.
     #[must_use]
     pub const fn options(&self) -> &Keepd {
         &self.options

@@ -1,4 +1,4 @@
-//! What is in a file.
+//! Contents of an exported file.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What becomes of a file.
+//! State of a restored member.
 
 use keepd_machine::layout::Identity;
 use keepd_types::ClusterId;

@@ -27,7 +27,7 @@ fn vouched() -> EncryptionConfig {
     EncryptionConfig::parse_with("enc.yaml", text(1, "", "").as_bytes(), options).unwrap()
 }
 
-/// With other providers before the key and behind it.
+/// With other providers before the key and after it.
 fn config_with(secret_byte: u8, first: &str, last: &str) -> EncryptionConfig {
     EncryptionConfig::parse("enc.yaml", text(secret_byte, first, last).as_bytes()).unwrap()
 }
@@ -344,7 +344,7 @@ fn values_that_were_exchanged_are_refused_under_every_cipher() {
     }
 }
 
-/// What a rule seals without `identity` must be sealed, however the file came here.
+/// A value that a rule seals without `identity` must be sealed, wherever the file comes from.
 #[test]
 fn plain_values_of_a_rule_without_identity_need_the_operators_word() {
     let (env, disk) = env();

@@ -14,7 +14,7 @@ pub(crate) use crate::output::{complain, print};
 /// A value of `--write-out`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Format {
-    /// What people read.
+    /// Lines for people.
     Simple,
     /// One `"Name" : value` line per field.
     Fields,
@@ -55,7 +55,7 @@ impl Format {
     }
 }
 
-/// How answers are to be written.
+/// The format of answers, with its options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     /// The format.
@@ -135,7 +135,7 @@ pub(crate) fn simple_pair(kv: &KeyValue, style: Style, out: &mut Vec<u8>) {
     write(&kv.value);
 }
 
-/// A pair as `fields` writes it, each name behind `prefix`.
+/// A pair as `fields` writes it, each name after `prefix`.
 pub(crate) fn field_pair(prefix: &str, kv: &KeyValue, style: Style, out: &mut Vec<u8>) {
     line!(out, "\"{prefix}Key\" : {}", quote(&kv.key));
     line!(out, "\"{prefix}CreateRevision\" : {}", kv.create_revision);

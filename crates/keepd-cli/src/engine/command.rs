@@ -24,7 +24,7 @@ use super::exit::{Exit, failed};
 use super::flag_list;
 use super::help;
 
-/// What a flag's value is.
+/// The type of a flag's value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     /// True when named; `--flag=false` also works.
@@ -48,11 +48,11 @@ pub(crate) struct Flag {
     pub(crate) name: &'static str,
     /// The letter of the short form.
     pub(crate) short: Option<char>,
-    /// What its value is.
+    /// The type of its value.
     pub(crate) kind: Kind,
     /// The value it has when it is not given, written as on the command line.
     pub(crate) default: &'static str,
-    /// What help says about it.
+    /// Its line in help.
     pub(crate) usage: &'static str,
 }
 
@@ -112,7 +112,7 @@ pub(crate) enum Arguments {
     OneOf(&'static [&'static str]),
 }
 
-/// What runs a command.
+/// The function that runs a command.
 pub(crate) type Run = fn(Call<'_>) -> Result<(), Exit>;
 
 /// One command, or a group of commands when it has no `run`.
@@ -138,7 +138,7 @@ pub(crate) struct Command {
     pub(crate) arguments: Arguments,
     /// The flags that must be given.
     pub(crate) required: &'static [&'static str],
-    /// What it does.
+    /// The function that runs it; `None` for a group.
     pub(crate) run: Option<Run>,
 }
 
@@ -164,7 +164,7 @@ impl Command {
     }
 }
 
-/// How a program's help looks.
+/// A program: its commands, and the layout of its help.
 #[derive(Debug)]
 pub(crate) struct Program {
     /// The command without a name of its own on the command line.
@@ -200,7 +200,7 @@ pub(crate) struct Call<'a> {
     pub(crate) path: Vec<&'static Command>,
     /// The positional arguments.
     pub(crate) arguments: Vec<Bytes>,
-    /// Where `--` stood among the positional arguments.
+    /// The position of `--` among the positional arguments.
     pub(crate) dashes: Option<usize>,
     values: BTreeMap<&'static str, Value>,
     changed: BTreeSet<&'static str>,
@@ -294,7 +294,7 @@ fn read(flag: &Flag, text: &str) -> Result<Value, String> {
     })
 }
 
-/// What a command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 pub(crate) enum Parsed<'a> {
     /// Run the command.

@@ -1,4 +1,4 @@
-//! How a command ends: an exit code, and usually one line of text.
+//! The end of a command: an exit code, and usually one line of text.
 //!
 //! The codes are etcdctl's. Commands return an [`Exit`] instead of ending the process, so that
 //! only `main` decides and destructors run.
@@ -21,9 +21,9 @@ pub(crate) const BAD_ARGUMENTS: u8 = 128;
 /// The end of a command that did not succeed.
 #[derive(Debug)]
 pub(crate) struct Exit {
-    /// What the process exits with.
+    /// The exit code of the process.
     pub(crate) code: u8,
-    /// What follows `Error: ` on standard error; nothing when all was said already.
+    /// The text after `Error: ` on standard error; `None` if everything was printed already.
     pub(crate) text: Option<String>,
     /// Lines below the error: a usage block or a hint.
     pub(crate) after: String,

@@ -54,7 +54,7 @@ pub(super) static COMMAND: Command = Command {
 
 /// An answer that says no more than that it was done.
 pub(super) struct Done {
-    /// What `simple` says.
+    /// The text of the format `simple`.
     pub(super) said: String,
     /// The answer's header.
     pub(super) header: Option<ResponseHeader>,

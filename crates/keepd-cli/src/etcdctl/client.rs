@@ -61,7 +61,7 @@ const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> =
 const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse> =
     Method::new("/etcdserverpb.Auth/Authenticate", Repeat::Allowed);
 
-/// Why a request failed.
+/// A request's failure.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The server said so.
@@ -129,11 +129,11 @@ pub(crate) fn may_go_on(status: Status) -> Result<(), Status> {
 
 /// Connections and requests of one command.
 pub(crate) struct Client {
-    /// What it was made from.
+    /// The options it was made from.
     pub(crate) options: Options,
     targets: Vec<Target>,
     connected: RefCell<Option<Channel>>,
-    /// The target asked last; the next attempt begins behind it.
+    /// The target asked last; the next attempt begins after it.
     current: Cell<usize>,
     token: RefCell<Option<String>>,
 }

@@ -21,7 +21,7 @@ use crate::engine::json::{self, Object};
 pub(super) const DELETE_RANGE: Method<DeleteRangeRequest, DeleteRangeResponse> =
     Method::new("/etcdserverpb.KV/DeleteRange", Repeat::Never);
 
-/// How long a range delete waits for second thoughts.
+/// Pause before a range is deleted, in which it can be interrupted.
 const REGRET: Duration = Duration::from_secs(2);
 
 /// The command.

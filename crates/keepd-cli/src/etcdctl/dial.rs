@@ -66,7 +66,7 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
     let host_port = host_port.split(['/', '?', '#']).next().unwrap_or_default();
     // A URL may name a user; like etcdctl nothing here asks who it is.
     let host_port = match host_port.rsplit_once('@') {
-        Some((_, behind)) if endpoint.contains("://") => behind,
+        Some((_, after)) if endpoint.contains("://") => after,
         _ => host_port,
     };
     let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
@@ -78,7 +78,7 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
     (Address::Tcp(host_port.to_owned()), host.to_owned(), security)
 }
 
-/// Why an endpoint could not be connected to.
+/// A failed connection to an endpoint.
 #[derive(Debug)]
 pub(crate) struct DialError {
     /// For people, in gRPC's words.

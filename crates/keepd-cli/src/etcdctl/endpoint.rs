@@ -86,7 +86,7 @@ pub(super) fn with_endpoints(
     })
 }
 
-/// What was found out about one member's health.
+/// The health of one member.
 struct Health {
     endpoint: String,
     healthy: bool,

@@ -99,7 +99,7 @@ pub(crate) static FLAGS: [Flag; 21] = [
     Flag::text("discovery-srv-name", "", "service name to query when using DNS discovery"),
 ];
 
-/// Who the client says it is.
+/// The client's user name and password.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Identity {
     /// A user whose password is exchanged for a token.
@@ -113,18 +113,18 @@ pub(crate) enum Identity {
     Token(String),
 }
 
-/// What connections to the cluster are made from.
+/// The options that connections to the cluster are made from.
 #[derive(Clone)]
 pub(crate) struct Options {
     /// The members' addresses as given.
     pub(crate) endpoints: Vec<String>,
-    /// How long one attempt to connect may take.
+    /// Timeout of one attempt to connect.
     pub(crate) dial_timeout: Duration,
-    /// How long a short command may take.
+    /// Timeout of a short command.
     pub(crate) command_timeout: Duration,
-    /// How often an idle connection with open streams is probed.
+    /// Interval at which an idle connection with open streams is pinged.
     pub(crate) keepalive_time: Duration,
-    /// How long an answer to a probe may take.
+    /// Timeout of the answer to a ping.
     pub(crate) keepalive_timeout: Duration,
     /// The largest request, in bytes.
     pub(crate) request_bytes_max: usize,
@@ -132,9 +132,9 @@ pub(crate) struct Options {
     pub(crate) response_bytes_max: usize,
     /// TLS for endpoints that leave it open, where any of its options was given.
     pub(crate) tls: Option<Arc<ClientTls>>,
-    /// Who the client says it is.
+    /// The user name and password, if given.
     pub(crate) identity: Option<Identity>,
-    /// How answers are written.
+    /// The format of answers.
     pub(crate) style: Style,
 }
 

@@ -20,7 +20,7 @@ use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{BAD_CONNECTION, Exit, bad_arguments, failed};
 use crate::engine::json::{self, Object};
 
-/// How long to wait before a broken stream is opened again.
+/// Pause before a broken stream is opened again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Grants a lease.

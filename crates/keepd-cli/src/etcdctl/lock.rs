@@ -3,9 +3,9 @@
 use keepd_api::etcdserverpb::{DeleteRangeRequest, RangeRequest};
 
 use super::GROUP_CONCURRENCY;
-use super::child;
 use super::client::{Client, Failure, with_client};
 use super::del::DELETE_RANGE;
+use super::exec;
 use super::get::RANGE;
 use super::session::{Session, Turn, told_to_end};
 use crate::engine::answer;
@@ -70,7 +70,7 @@ async fn show_holder(client: &Client, turn: &Turn) -> Result<(), Exit> {
 
 async fn run_command(call: &Call<'_>, client: &Client, turn: Turn) -> Result<(), Exit> {
     let words = &call.arguments[1..];
-    let Some(mut command) = child::command(words) else { return Ok(()) };
+    let Some(mut command) = exec::command(words) else { return Ok(()) };
     command
         .env("ETCD_LOCK_KEY", String::from_utf8_lossy(&turn.key).into_owned())
         .env("ETCD_LOCK_REV", turn.revision.to_string())
@@ -82,8 +82,8 @@ async fn run_command(call: &Call<'_>, client: &Client, turn: Turn) -> Result<(),
         Ok(status) if status.success() => unlocked.map_err(failed),
         Ok(status) => {
             let code = status.code().and_then(|code| u8::try_from(code).ok());
-            Err(Exit::new(code.unwrap_or(FAILED), child::ended(status)))
+            Err(Exit::new(code.unwrap_or(FAILED), exec::ended(status)))
         }
-        Err(error) => Err(failed(child::not_started(&words[0], &error))),
+        Err(error) => Err(failed(exec::not_started(&words[0], &error))),
     }
 }

@@ -227,7 +227,7 @@ fn revoke(call: Call<'_>) -> Result<(), Exit> {
     })
 }
 
-/// What a role may do.
+/// The permissions of a role, as printed.
 pub(super) struct Permissions {
     /// The role's name.
     pub(super) role: String,

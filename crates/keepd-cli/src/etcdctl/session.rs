@@ -31,7 +31,7 @@ use super::lease::{GRANT, renewals};
 use super::txn::TXN;
 use super::watch::WATCH;
 
-/// How long to wait before a broken stream is opened again.
+/// Pause before a broken stream is opened again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A lease, as long as someone polls [`Session::expired`].

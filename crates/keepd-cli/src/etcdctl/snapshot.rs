@@ -107,8 +107,8 @@ fn save(mut call: Call<'_>) -> Result<(), Exit> {
     })
 }
 
-/// What anyone who has the file can read (rule 9.12). On standard error and before the lines that
-/// scripts read.
+/// Tells which values anyone who has the file can read (rule 9.12), on standard error and before
+/// the lines that scripts read.
 fn what_is_plain(path: &str) -> String {
     match keepd_backup::sealed_values(&*Env::real().disk, Path::new(path)) {
         Ok(0) => format!(

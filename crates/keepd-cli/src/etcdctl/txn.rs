@@ -17,7 +17,7 @@ use keepd_gotext::{parse_int, quote, unquote_prefix};
 use prost::Message as _;
 
 use super::client::{Method, Repeat, with_client};
-use super::{GROUP_KV, del, get, put, words};
+use super::{GROUP_KV, del, get, put, shell_words};
 use crate::engine::answer::{self, Answer, Style, field_header, line, print};
 use crate::engine::command::{self, Call, Command, Flag, Parsed, Program};
 use crate::engine::exit::{Exit, INVALID_INPUT, bad_arguments, failed};
@@ -201,7 +201,7 @@ impl Parts {
 /// Reads a command line of `put`, `get` or `del`.
 fn parse_request(line: &[u8]) -> Result<RequestOp, Exit> {
     let text = String::from_utf8_lossy(line);
-    let words = words::split(line)?;
+    let words = shell_words::split(line)?;
     if words.len() < 2 {
         return Err(invalid(format_args!("invalid txn compare request: {text}")));
     }

@@ -1,7 +1,7 @@
 //! `watch`: prints changes as they happen, and runs a command for each when told to.
 //!
 //! All watches of one run share a stream. When the stream breaks, the watches are made again on
-//! another member, each from the revision behind the last one it saw, so no change is missed or
+//! another member, each from the revision after the last one it saw, so no change is missed or
 //! shown twice. The interactive mode reads `watch` and `progress` lines meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +28,7 @@ use tonic::{Status, Streaming};
 
 use super::client::{Client, Failure, Method, Repeat, explain, may_go_on, with_client};
 use super::get::prefix_end;
-use super::{GROUP_KV, child, words};
+use super::{GROUP_KV, exec, shell_words};
 use crate::engine::answer::simple_pair;
 use crate::engine::answer::{self, Answer, Style, complain, field_header, field_pair, line, print};
 use crate::engine::command::{self, Call, Command, Flag, Parsed, Program};
@@ -188,7 +188,7 @@ struct Watching<'a> {
 /// BOUND: requests typed wait here only until the stream takes them; nobody types faster.
 const REQUESTS_MAX: usize = 64;
 
-/// How long to wait before a broken stream is opened again.
+/// Pause before a broken stream is opened again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl<'a> Watching<'a> {
@@ -286,7 +286,7 @@ impl<'a> Watching<'a> {
 
     async fn obey(&mut self, line: &[u8], environment: &Environment) -> Result<(), Exit> {
         let text = String::from_utf8_lossy(line);
-        let words = words::split(line)?;
+        let words = shell_words::split(line)?;
         let invalid = |why: &str| complain(&format!("Invalid command {text} ({why})"));
         match words.first().map(|word| &word[..]) {
             None => complain(&format!("Invalid command: {text} (watch and progress supported)")),
@@ -396,7 +396,7 @@ fn event_name(event: &Event) -> &'static str {
 }
 
 fn run_command(command: &[Bytes], revision: i64, event: &Event) -> Result<(), Exit> {
-    let Some(mut program) = child::command(command) else { return Ok(()) };
+    let Some(mut program) = exec::command(command) else { return Ok(()) };
     let kv = event.kv.clone().unwrap_or_default();
     let result = program
         .env("ETCD_WATCH_REVISION", revision.to_string())
@@ -407,8 +407,8 @@ fn run_command(command: &[Bytes], revision: i64, event: &Event) -> Result<(), Ex
         .status();
     let why = match result {
         Ok(status) if status.success() => return Ok(()),
-        Ok(status) => child::ended(status),
-        Err(error) => child::not_started(&command[0], &error),
+        Ok(status) => exec::ended(status),
+        Err(error) => exec::not_started(&command[0], &error),
     };
     let words: Vec<String> = command.iter().map(quote).collect();
     complain(&format!("command [{}] error ({why})", words.join(" ")));

@@ -1,4 +1,4 @@
-//! What a simulated disk may look like after a power cut, or after the death of a process.
+//! States of a simulated disk after a power cut, or after the death of a process.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::random::{Random, SeededRandom};
 /// The unit in which a device writes or does not write.
 const SECTOR_BYTES: usize = 512;
 
-/// What happens to the changes that were not synced.
+/// The fate of the changes that were not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashMode {
     /// All are lost.

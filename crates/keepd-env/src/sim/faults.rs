@@ -8,7 +8,7 @@ use crate::disk::IoOp;
 /// A call that a [`super::SimDisk`] received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What was asked.
+    /// The call.
     pub op: IoOp,
     /// Of which file or directory.
     pub path: PathBuf,
@@ -21,11 +21,11 @@ pub struct Call {
 pub struct FaultPlan {
     /// Only calls of this kind count; `None` counts all.
     pub op: Option<IoOp>,
-    /// How many counted calls pass before the failing one.
+    /// The number of counted calls before the failing one.
     pub after: u64,
     /// The error it fails with.
     pub error: ErrorKind,
-    /// Whether the calls behind it fail too.
+    /// Whether the calls after it fail too.
     pub sticky: bool,
 }
 

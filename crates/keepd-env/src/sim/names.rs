@@ -20,7 +20,7 @@ const ROOT: DirId = 0;
 /// A name and the directory it stands in.
 type Place = (DirId, OsString);
 
-/// What a name stands for.
+/// The file or directory that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     /// A directory.
@@ -105,7 +105,7 @@ fn insert(names: &mut BTreeMap<Place, Node>, at: &Place, node: Node) {
 /// All names of a disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
-    /// What processes see, by whole paths.
+    /// The names that processes see, by whole paths.
     current: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<Place, Node>,
     /// The changes that no sync has made durable, in order.
@@ -114,7 +114,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// What a path stands for.
+    /// The file or directory at a path.
     pub(super) fn get(&self, path: &Path) -> Option<Node> {
         self.current.get(path).copied()
     }
@@ -137,7 +137,7 @@ impl Names {
         self.get(path).and_then(|node| node.dir()).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
-    /// Where a path's last name stands.
+    /// The directory of a path's last name.
     fn place(&self, path: &Path) -> io::Result<Place> {
         let parent = path.parent().ok_or(ErrorKind::InvalidInput)?;
         if is_root(parent) {
@@ -194,7 +194,7 @@ impl Names {
         self.get(path).and_then(|node| node.dir()).ok_or(ErrorKind::NotFound)?;
         let doomed: Vec<PathBuf> =
             self.current.keys().filter(|name| name.starts_with(path)).cloned().collect();
-        // What is inside sorts behind its directory.
+        // Entries sort after their directory.
         for path in doomed.iter().rev() {
             self.unlink(path)?;
         }

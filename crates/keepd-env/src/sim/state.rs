@@ -47,13 +47,13 @@ impl Change {
 /// A file's content.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    /// What a read sees.
+    /// The content that a read sees.
     pub(super) current: Vec<u8>,
-    /// What the last sync made durable.
+    /// The content as of the last sync.
     pub(super) durable: Vec<u8>,
     /// The changes since, in order.
     pub(super) unsynced: Vec<Change>,
-    /// How many open files use it.
+    /// The number of open handles.
     pub(super) handles: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What a crash keeps, what a fault does.
+//! Crashes and faults of the simulated disk.
 
 use std::io::ErrorKind;
 use std::path::Path;

@@ -14,11 +14,11 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Where clients are served by default.
+/// The default port for clients.
 const DEFAULT_PORT: u16 = 2379;
-/// How long to wait for a connection.
+/// Timeout of a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long to wait for the answer: counting values reads a whole store.
+/// Timeout of the answer: counting values reads a whole store.
 const ANSWER_MAX: Duration = Duration::from_secs(600);
 /// The longest answer.
 const BODY_MAX: usize = 16 << 20;
@@ -70,7 +70,7 @@ fn name_tls(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Where a server listens.
+/// The address of a server.
 struct Place {
     host: String,
     port: u16,

@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::table::{self, Flag, Kind};
 use super::{FlagsExit, Notice};
 
-/// Why a file is not taken.
+/// The reason why a file is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileError {
     /// Logged as a failed verification.
@@ -26,7 +26,7 @@ pub(super) enum FileError {
 }
 
 impl FileError {
-    /// What the process does about it: exit code 1 either way.
+    /// The end of the process: exit code 1 either way.
     pub(super) fn into_exit(self, notices: Vec<Notice>) -> FlagsExit {
         match self {
             Self::Verification(error) => FlagsExit::verification(error, notices),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keepd_gotext::parse_bool;
 
-/// How finished etcd calls a feature.
+/// The maturity of a feature, in etcd's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GateStage {
     /// Off unless asked for.

@@ -5,7 +5,7 @@ use keepd_gotext::quote;
 use super::settings::Settings;
 use super::table::{self, Kind};
 
-/// Why an argument list is not parsed.
+/// The reason why an argument list is not parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ArgumentError {
     /// `-h` or `--help`.
@@ -14,19 +14,19 @@ pub(super) enum ArgumentError {
     Bad(String),
 }
 
-/// Sets what the arguments say and returns those behind the flags.
+/// Sets what the arguments say and returns those after the flags.
 pub(super) fn parse_arguments<'a>(
     args: &'a [String],
     settings: &mut Settings,
 ) -> Result<&'a [String], ArgumentError> {
     let mut rest = args;
-    while let Some((argument, behind)) = rest.split_first() {
+    while let Some((argument, after)) = rest.split_first() {
         let Some(body) = argument.strip_prefix('-').filter(|body| !body.is_empty()) else {
             return Ok(rest);
         };
         let body = body.strip_prefix('-').unwrap_or(body);
         if body.is_empty() {
-            return Ok(behind);
+            return Ok(after);
         }
         if body.starts_with(['-', '=']) {
             return Err(ArgumentError::Bad(format!("bad flag syntax: {argument}")));
@@ -35,16 +35,16 @@ pub(super) fn parse_arguments<'a>(
             Some((name, value)) => (name, Some(value)),
             None => (body, None),
         };
-        rest = set(name, given, behind, settings)?;
+        rest = set(name, given, after, settings)?;
     }
     Ok(rest)
 }
 
-/// Sets one flag; returns the arguments behind it and its value.
+/// Sets one flag; returns the arguments after it and its value.
 fn set<'a>(
     name: &str,
     given: Option<&str>,
-    behind: &'a [String],
+    after: &'a [String],
     settings: &mut Settings,
 ) -> Result<&'a [String], ArgumentError> {
     let bad = |text: String| Err(ArgumentError::Bad(text));
@@ -53,18 +53,18 @@ fn set<'a>(
             return Err(ArgumentError::Help);
         }
         if table::is_ignored(name) {
-            return Ok(behind);
+            return Ok(after);
         }
         return bad(format!("flag provided but not defined: -{name}"));
     };
-    let (value, behind) = match (flag.kind, given, behind.split_first()) {
-        (_, Some(value), _) => (value, behind),
-        (Kind::Bool, None, _) => ("true", behind),
-        (_, None, Some((value, behind))) => (value.as_str(), behind),
+    let (value, after) = match (flag.kind, given, after.split_first()) {
+        (_, Some(value), _) => (value, after),
+        (Kind::Bool, None, _) => ("true", after),
+        (_, None, Some((value, after))) => (value.as_str(), after),
         (_, None, None) => return bad(format!("flag needs an argument: -{name}")),
     };
     match settings.set(flag, value) {
-        Ok(()) => Ok(behind),
+        Ok(()) => Ok(after),
         Err(error) if flag.kind == Kind::Bool => {
             bad(format!("invalid boolean value {} for -{name}: {error}", quote(value)))
         }

@@ -12,7 +12,7 @@ use super::config_file::ALLOWED_CN;
 use super::settings::Settings;
 use super::urls::{self, Url};
 
-/// What a start of the cluster is.
+/// The kind of a start: a new cluster, or an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClusterState {
     /// A new one.
@@ -28,9 +28,9 @@ pub(crate) enum LogLevel {
     Debug,
     /// The normal course.
     Info,
-    /// What should not happen.
+    /// Events that should not happen.
     Warn,
-    /// What a person must look at; also `panic`, `dpanic` and `fatal`.
+    /// Events that a person must look at; also `panic`, `dpanic` and `fatal`.
     Error,
 }
 
@@ -48,9 +48,9 @@ pub(crate) enum LogFormat {
 pub(crate) struct LogOptions {
     /// `default` (standard error), `stderr`, `stdout`, `systemd/journal` or files.
     pub(crate) outputs: Vec<String>,
-    /// What is logged.
+    /// The lowest level that is logged.
     pub(crate) level: LogLevel,
-    /// How.
+    /// The format of a line.
     pub(crate) format: LogFormat,
 }
 
@@ -86,7 +86,7 @@ impl TransportSecurity {
 pub(crate) struct ServerOptions {
     /// The member's name.
     pub(crate) name: String,
-    /// Where everything lies.
+    /// The data directory.
     pub(crate) data_dir: PathBuf,
     /// One Raft tick.
     pub(crate) heartbeat_interval: Duration,
@@ -100,9 +100,9 @@ pub(crate) struct ServerOptions {
     pub(crate) listen_client_urls: Vec<Url>,
     /// Listeners for metrics and health.
     pub(crate) listen_metrics_urls: Vec<Url>,
-    /// How members reach this one.
+    /// The URLs at which members reach this one.
     pub(crate) initial_advertise_peer_urls: Vec<Url>,
-    /// How clients reach this one.
+    /// The URLs at which clients reach this one.
     pub(crate) advertise_client_urls: Vec<Url>,
     /// Names and URLs of all members at the start.
     pub(crate) initial_cluster: Vec<(String, String)>,
@@ -118,15 +118,15 @@ pub(crate) struct ServerOptions {
     pub(crate) max_request_bytes: usize,
     /// HTTP/2 streams of one connection.
     pub(crate) max_concurrent_streams: u32,
-    /// How often a silent client is pinged; `None` is never.
+    /// Interval at which a silent client is pinged; `None` is never.
     pub(crate) grpc_keepalive_interval: Option<Duration>,
-    /// How long it may take to answer.
+    /// Timeout of its answer.
     pub(crate) grpc_keepalive_timeout: Duration,
     /// SO_REUSEPORT.
     pub(crate) socket_reuse_port: bool,
     /// `--unsafe-no-fsync`.
     pub(crate) unsafe_no_fsync: bool,
-    /// What is compacted by itself.
+    /// The automatic compaction.
     pub(crate) auto_compaction: AutoCompaction,
     /// Certificates towards clients.
     pub(crate) client_security: TransportSecurity,
@@ -140,7 +140,7 @@ pub(crate) struct ServerOptions {
     pub(crate) cipher_suites: Vec<CipherSuiteName>,
     /// The log.
     pub(crate) log: LogOptions,
-    /// How often idle watchers hear of progress.
+    /// Interval of progress notifications to idle watchers.
     pub(crate) watch_progress_notify_interval: Duration,
     /// Which hosts and origins the HTTP endpoints answer.
     pub(crate) access: AccessControl,

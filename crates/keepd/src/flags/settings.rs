@@ -11,7 +11,7 @@ use super::gates::FeatureGates;
 use super::table::{self, Flag, Kind};
 use super::urls::{Url, parse_urls};
 
-/// What was given; everything else has its default.
+/// The values that were given; everything else has its default.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     given: BTreeMap<&'static str, String>,
@@ -102,7 +102,7 @@ impl Settings {
     }
 }
 
-/// What Go's `flag` says of a value that is not written as its type, whatever the reason.
+/// The text of Go's `flag` for a value that is not written as its type, whatever the reason.
 const PARSE_ERROR: &str = "parse error";
 
 /// The error as Go's `flag` shows it.

@@ -8,7 +8,7 @@ mod member;
 mod operation;
 mod security;
 
-/// What a flag's value looks like.
+/// The form of a flag's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Any text.
@@ -37,10 +37,10 @@ pub(crate) enum Kind {
     Gates,
 }
 
-/// What keepd does with a flag.
+/// The support for a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Support {
-    /// What etcd does.
+    /// As in etcd.
     Full,
     /// Accepted, and said in the log to have no effect.
     AcceptedNoEffect,
@@ -48,7 +48,7 @@ pub(crate) enum Support {
     Refused(&'static str),
 }
 
-/// Where a flag stands in `--help`.
+/// The section of `--help` that shows a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Section {
     /// The member itself.
@@ -86,9 +86,9 @@ pub(crate) struct Flag {
     pub(crate) kind: Kind,
     /// The default as text.
     pub(crate) default: &'static str,
-    /// Where it is shown.
+    /// The section of `--help` that shows it.
     pub(crate) section: Section,
-    /// What becomes of it.
+    /// The support for it.
     pub(crate) support: Support,
     /// One sentence for `--help`.
     pub(crate) help: &'static str,
@@ -115,7 +115,7 @@ impl Flag {
         self
     }
 
-    /// The environment variable's name behind `ETCD_`.
+    /// The environment variable's name after `ETCD_`.
     #[must_use]
     pub(crate) fn variable(&self) -> String {
         self.name.replace('-', "_").to_ascii_uppercase()
@@ -137,7 +137,7 @@ pub(super) fn by_argument(name: &str) -> Option<&'static Flag> {
     all().find(|flag| flag.name == name)
 }
 
-/// A flag by what stands behind `ETCD_`.
+/// A flag by the text after `ETCD_`.
 pub(super) fn by_variable(suffix: &str) -> Option<&'static Flag> {
     all().find(|flag| flag.variable() == suffix)
 }

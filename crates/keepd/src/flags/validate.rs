@@ -206,7 +206,7 @@ impl Settings {
     }
 }
 
-/// What etcd finds out while starting, as far as it follows from the settings alone.
+/// Checks that etcd makes while starting, as far as they need the settings alone.
 pub(super) fn start(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {
     listeners(options, notices)?;
     let members: BTreeSet<&str> =
@@ -231,7 +231,7 @@ pub(super) fn start(options: &ServerOptions, notices: &mut Vec<Notice>) -> Resul
     Ok(())
 }
 
-/// What only counts while there is no data yet.
+/// Checks that apply only while there is no data yet.
 pub(super) fn new_member(options: &ServerOptions) -> Result<(), String> {
     let own = options.initial_cluster.iter().filter(|(name, _)| *name == options.name);
     let own: BTreeSet<&str> = own.map(|(_, url)| url.as_str()).collect();
@@ -277,7 +277,7 @@ fn cluster_mismatch(
     ))
 }
 
-/// How two sets of URLs differ, as Go prints it.
+/// The difference of two sets of URLs, as Go prints it.
 fn difference(left: &BTreeSet<&str>, right: &BTreeSet<&str>) -> String {
     let quoted = |urls: &BTreeSet<&str>| {
         let items: Vec<String> = urls.iter().map(quote).collect();

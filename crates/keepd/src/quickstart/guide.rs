@@ -1,4 +1,4 @@
-//! What quickstart prints: where things are, what to keep, and lines to paste.
+//! The output of quickstart: where things are, what to keep, and lines to paste.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Whose the directory is. What somebody else made or may write is refused: he would know its keys,
-//! or could put his own there.
+//! Ownership of the directory. One that somebody else made or may write is refused: they would know
+//! its keys, or could put their own there.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;

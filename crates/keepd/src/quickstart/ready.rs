@@ -8,7 +8,7 @@ use keepd_tls::{Authority, ClientTlsOptions};
 use super::Place;
 use crate::encryption::fetch;
 
-/// How long to wait before asking again.
+/// Pause between two questions.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Prints a line once the server answers that it is healthy, from a thread of its own: the server

@@ -1,4 +1,4 @@
-//! What a server asks of its process: descriptors, no core files, readiness, the way it ends.
+//! The server as a process: descriptors, no core files, readiness, signals.
 
 use std::ffi::OsStr;
 use std::io;

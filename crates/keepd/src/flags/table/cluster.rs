@@ -1,9 +1,9 @@
-//! How a member finds the others.
+//! Flags by which a member finds the others.
 
 use super::Section::Clustering;
 use super::{Flag, Kind};
 
-/// Why no discovery flag is taken.
+/// The reason why no discovery flag is taken.
 const NO_DISCOVERY: &str = "members are not discovered; name them with --initial-cluster";
 
 pub(super) static FLAGS: &[Flag] = &[

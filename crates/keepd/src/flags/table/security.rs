@@ -3,7 +3,7 @@
 use super::Section::{Auth, Encryption, Security};
 use super::{Flag, Kind};
 
-/// Why certificates are not made in passing.
+/// The reason why certificates are not made in passing.
 const NO_AUTO_TLS: &str = "certificates are not made at the start, since no client could verify \
      them; make a CA and certificates with: keepd quickstart, or: keepd pki";
 

@@ -8,7 +8,7 @@ use keepd_cli::start_line::{self, Config};
 
 use crate::flags::parse;
 
-/// What a shell makes of the line's words.
+/// The words that a shell makes of the line.
 fn pasted(line: &str) -> Vec<String> {
     let command = line.lines().last().unwrap();
     let (_program, words) = command.split_once(" server ").unwrap();

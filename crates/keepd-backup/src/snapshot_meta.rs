@@ -6,38 +6,39 @@ use bytes::Bytes;
 use keepd_bolt::Reader;
 use keepd_lease::Lease;
 use keepd_types::limits::{LEASE_TTL_MAX, REVISION_MAX};
+use keepd_types::version::STORAGE_VERSION;
 use keepd_types::{LeaseId, MemberId, Revision};
 
 use crate::buckets::foreign_key;
-use crate::source::SnapshotFile;
-use crate::{Error, VERSION, format};
+use crate::snapshot_file::SnapshotFile;
+use crate::{Error, format};
 
 /// BOUND: a million leases take 40 MB.
 const SMALL_BYTES_MAX: usize = 256 << 20;
 
-/// What the small buckets say.
+/// The contents of the small buckets.
 #[derive(Debug, Default)]
-pub(crate) struct Facts {
+pub(crate) struct SnapshotMeta {
     /// Leases in their stored form.
     pub(crate) leases: BTreeMap<LeaseId, Bytes>,
     /// Raised alarms.
     pub(crate) alarms: Vec<(MemberId, u8)>,
     /// Entries of the buckets of users and roles, keyed as the meta table keeps them.
     pub(crate) foreign: Vec<(Bytes, Bytes)>,
-    /// Whether clients had to prove who they are.
+    /// Whether authentication was enabled.
     pub(crate) auth_enabled: bool,
     /// The revision up to which compaction has been done.
     pub(crate) finished_compaction: i64,
-    /// The revision up to which it was asked for.
+    /// The revision up to which compaction was requested.
     pub(crate) scheduled_compaction: i64,
     /// Whether keepd marked any value as ciphertext.
     pub(crate) has_seals: bool,
 }
 
-impl Facts {
+impl SnapshotMeta {
     /// Reads the small buckets.
     pub(crate) fn read(reader: &Reader<SnapshotFile>) -> Result<Self, Error> {
-        let mut facts = Self::default();
+        let mut meta = Self::default();
         let mut has_records = false;
         for bucket in reader.buckets() {
             let (name, bucket) = bucket?;
@@ -48,7 +49,7 @@ impl Facts {
                     continue;
                 }
                 format::SEALED => {
-                    facts.has_seals = entries.next().transpose()?.is_some();
+                    meta.has_seals = entries.next().transpose()?.is_some();
                     continue;
                 }
                 format::ALARM
@@ -70,10 +71,10 @@ impl Facts {
                 }
                 // A node of the file stays in memory as long as a slice of it.
                 let key = Bytes::copy_from_slice(&entry.key);
-                facts.take(&name, key, Bytes::copy_from_slice(&entry.value))?;
+                meta.take(&name, key, Bytes::copy_from_slice(&entry.value))?;
             }
         }
-        if has_records { Ok(facts) } else { Err(Error::NoRecords) }
+        if has_records { Ok(meta) } else { Err(Error::NoRecords) }
     }
 
     fn take(&mut self, bucket: &[u8], key: Bytes, value: Bytes) -> Result<(), Error> {
@@ -133,7 +134,7 @@ fn is_supported(version: &[u8]) -> bool {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     };
     let found = std::str::from_utf8(version).ok().and_then(numbers);
-    found.is_some_and(|found| Some(found) <= numbers(VERSION))
+    found.is_some_and(|found| Some(found) <= numbers(STORAGE_VERSION))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Clients decide on features by them (kube-apiserver reads the server version of every member
 //! before it trusts progress requests), so they name etcd's release and not keepd's.
 
-/// What Status and `/version` give as the server's version.
+/// The server's version, as Status and `/version` give it.
 pub const SERVER_VERSION: &str = "3.7.1";
 /// The version all members agree on, as `/version` writes it.
 pub const CLUSTER_VERSION: &str = "3.7.0";

@@ -19,7 +19,7 @@ pub(super) fn command(words: &[Bytes]) -> Option<Command> {
     Some(command)
 }
 
-/// Why a program could not be started, in Go's words.
+/// The error of a program that could not be started, in Go's words.
 pub(super) fn not_started(program: &[u8], error: &io::Error) -> String {
     if program.contains(&b'/') {
         let program = String::from_utf8_lossy(program);
@@ -31,7 +31,7 @@ pub(super) fn not_started(program: &[u8], error: &io::Error) -> String {
     error.to_string()
 }
 
-/// How a program ended that did not succeed, in Go's words.
+/// The exit status of a program that failed, in Go's words.
 pub(super) fn ended(status: ExitStatus) -> String {
     status.code().map_or_else(|| status.to_string(), |code| format!("exit status {code}"))
 }

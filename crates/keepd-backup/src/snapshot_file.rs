@@ -1,16 +1,17 @@
-//! A snapshot file on disk: the bbolt image and, mostly, a SHA-256 behind it.
+//! A snapshot file on disk: the bbolt image and, mostly, a SHA-256 after it.
 
 use std::io;
 use std::path::Path;
 
 use keepd_bolt::{ReadAt, Reader};
-use keepd_env::{Disk, DiskFile};
+use keepd_env::{Disk, DiskFile, Env};
 use sha2::{Digest, Sha256};
 
 use crate::format::{TRAILER_LEN, TRAILER_MODULUS};
-use crate::{Error, Meter, Progress, Stage};
+use crate::snapshot_meta::SnapshotMeta;
+use crate::{Error, Meter, Progress, RestoreOptions, Stage};
 
-/// How much is read at once while hashing.
+/// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
 
 /// An open file.
@@ -44,7 +45,7 @@ impl SnapshotFile {
         Ok(Self { file, len })
     }
 
-    /// Compares the SHA-256 behind the image with the image's.
+    /// Compares the SHA-256 after the image with the image's.
     pub(crate) fn check_sha256(&self, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
         if self.len % TRAILER_MODULUS != TRAILER_LEN {
             return Err(Error::MissingHash);
@@ -85,6 +86,36 @@ impl SnapshotFile {
         }
         to.sync()?;
         Ok(())
+    }
+}
+
+/// A snapshot file that has been checked.
+pub(crate) struct CheckedSnapshot {
+    /// The bbolt file.
+    pub(crate) reader: Reader<SnapshotFile>,
+    /// Everything in it but its records.
+    pub(crate) meta: SnapshotMeta,
+}
+
+impl CheckedSnapshot {
+    /// Opens a file and checks its hash, its structure and its metadata, in etcd's order.
+    pub(crate) fn open(
+        env: &Env,
+        snapshot: &Path,
+        options: &RestoreOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, Error> {
+        let file = SnapshotFile::open(&*env.disk, snapshot, "open")?;
+        if !options.skip_hash_check {
+            file.check_sha256(progress)?;
+        }
+        let reader = Reader::open(file)?;
+        check_structure(&reader)?;
+        let meta = SnapshotMeta::read(&reader)?;
+        if meta.auth_enabled && !options.without_authentication {
+            return Err(Error::AuthEnabled);
+        }
+        Ok(Self { reader, meta })
     }
 }
 
