@@ -9,6 +9,7 @@
 
 mod ci;
 mod counts;
+mod dist;
 mod process;
 mod suite;
 mod tidy;
@@ -24,6 +25,7 @@ usage: cargo xtask <task>
   test rust        only the Rust tests
   test go [RUN]    only the Go tests (those whose name matches RUN)
   interop --all    the programs of others against etcd and keepd; long, by hand
+  dist             the binary to install, target/dist/keepd: stripped, tells its commit
   tools            build etcd, etcdctl, etcdutl, benchmark, kube-apiserver, kubectl and cfssl
   ci               all stages below, then `test`
   ci <stage>...    fmt, tidy, clippy, doc, go, deny, test
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         ["test", parts @ ..] => suite::Selection::parse(parts).and_then(|s| suite::run(&s)),
         ["interop", "--all"] => suite::run_foreign(),
+        ["dist"] => dist::run(),
         ["tools"] => tools::build_all().map(|_| ()),
         ["ci", stages @ ..] => ci::run(stages),
         ["tidy"] => tidy::run(),

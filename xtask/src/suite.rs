@@ -177,7 +177,8 @@ fn with_first(folder: &Path, path: &OsStr) -> Result<OsString> {
     std::env::join_paths(folders).context("the tools folder's name holds a colon")
 }
 
-fn keepd_binary() -> PathBuf {
+/// The binary of the last build.
+pub(crate) fn keepd_binary() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
     target.join("release/keepd")

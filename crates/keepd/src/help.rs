@@ -1,6 +1,12 @@
-//! What `keepd help` and `keepd version` print.
+//! The texts of `keepd help` and `keepd version`.
 
 use keepd_cli::output;
+
+/// The commit that the binary was built from, as `cargo xtask dist` records it.
+pub(crate) const COMMIT: &str = match option_env!("KEEPD_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// Prints text as it is.
 pub(crate) fn print(text: &str) {
@@ -10,6 +16,7 @@ pub(crate) fn print(text: &str) {
 /// `keepd version`.
 pub(crate) fn version() {
     output::line(&format!("keepd Version: {}", env!("CARGO_PKG_VERSION")));
+    output::line(&format!("Git SHA: {COMMIT}"));
     let etcd = keepd_api::SERVER_VERSION;
     output::line(&format!("etcd Version: {etcd} (the version it speaks like)"));
     output::line(&format!("API version: {}", keepd_api::API_VERSION));

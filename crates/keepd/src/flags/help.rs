@@ -1,11 +1,10 @@
-//! What `--help` and `--version` print.
+//! The texts of `--help` and `--version`.
 
 use std::fmt::Write as _;
 
-use super::table::{self, Flag, Section, Support};
+use keepd_api::SERVER_VERSION;
 
-/// The etcd version whose protocol and flags these are; tools parse the line it stands in.
-pub(super) const ETCD_VERSION: &str = "3.7.1";
+use super::table::{self, Flag, Section, Support};
 
 /// Printed to standard error with every usage error and with `--help`.
 pub(super) const USAGE: &str = "Usage:
@@ -75,8 +74,9 @@ pub(super) fn version() -> String {
         other => other,
     };
     format!(
-        "etcd Version: {ETCD_VERSION}\nGit SHA: keepd\nGo Version: none\nGo OS/Arch: {}/{}\n\
+        "etcd Version: {SERVER_VERSION}\nGit SHA: {}\nGo Version: none\nGo OS/Arch: {}/{}\n\
          keepd Version: {}\n",
+        crate::help::COMMIT,
         std::env::consts::OS,
         architecture,
         env!("CARGO_PKG_VERSION")
@@ -86,11 +86,12 @@ pub(super) fn version() -> String {
 /// The same as a document, `docs/operations/flags.md`.
 #[cfg(test)]
 pub(super) fn document() -> String {
-    let mut out = String::from(
+    let mut out = format!(
         "# Server flags\n\n\
          Written from the table that the server reads (`crates/keepd/src/flags/table/`); a test \
          compares.\nEach flag is also the environment variable `ETCD_` + its name in capitals with \
-         `_` for `-`, and a key of\nthe file given by `--config-file`, as in etcd 3.7.1.\n\n\
+         `_` for `-`, and a key of\nthe file given by `--config-file`, as in etcd \
+         {SERVER_VERSION}.\n\n\
          - **full**: as in etcd.\n\
          - **no effect**: accepted, so that existing command lines work; a notice at the start \
          says so.\n\
