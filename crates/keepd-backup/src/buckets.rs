@@ -1,4 +1,4 @@
-//! Between keepd's meta tables and etcd's small buckets: all but the records.
+//! Converts keepd's meta tables to etcd's small buckets: all but the records.
 
 use bytes::Bytes;
 use keepd_machine::membership::ConfState;
@@ -60,7 +60,7 @@ fn cluster(view: &View) -> Items {
     ]
 }
 
-/// Members by the hexadecimal text of their ids, which sorts otherwise than the ids.
+/// Members in the order of the bucket, that of the hexadecimal text of their ids.
 fn by_hex_id(view: &View, table: u8, value: Option<Bytes>) -> Result<Items, Error> {
     let mut items = Items::new();
     for (key, stored) in view.meta(table) {

@@ -138,7 +138,7 @@ pub enum Error {
     RevisionOverflow {
         /// The last revision of the file.
         revision: i64,
-        /// By how much.
+        /// The bump.
         bump: u64,
     },
     /// A value cannot be sealed.

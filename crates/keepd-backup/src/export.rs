@@ -122,7 +122,7 @@ impl Export {
         self.remaining
     }
 
-    /// The storage version that the file tells.
+    /// The storage version in the file.
     #[must_use]
     pub const fn version(&self) -> &'static str {
         STORAGE_VERSION

@@ -2,8 +2,9 @@
 //!
 //! Records keep their revisions. Values that the file marks as sealed stay as they are, once they
 //! have been opened to learn what hashes and limits must know, unless the configuration wants them
-//! plain; other values are sealed if the configuration wants their keys sealed. A mark without its record is ignored (etcd keeps the
-//! bucket of marks and compacts the records away), a mark on another record is refused.
+//! plain; other values are sealed if the configuration wants their keys sealed. A mark without its
+//! record is ignored (etcd keeps the bucket of marks and compacts the records away), a mark on another
+//! record is refused.
 //!
 //! Where a rule does not list `identity`, a value must prove that it is sealed and that its record
 //! was written like this: plain values and marks that anybody could have made are refused, unless
@@ -35,7 +36,7 @@ pub(crate) struct Import<'a> {
     pub(crate) reader: &'a Reader<SnapshotFile>,
     pub(crate) meta: &'a SnapshotMeta,
     pub(crate) cluster: &'a InitialCluster,
-    /// By how much the current revision is raised; everything before is compacted then.
+    /// The bump of the current revision; if there is one, everything before is compacted.
     pub(crate) bump: u64,
     pub(crate) sealer: Option<&'a ValueSealer>,
     pub(crate) random: &'a dyn Random,
@@ -232,7 +233,7 @@ impl Import<'_> {
     }
 }
 
-/// Writes what waits in memory.
+/// Flushes the records that are in memory.
 pub(crate) fn flush(store: &mut Store) -> Result<(), Error> {
     while store.run(JobRequest::Flush)? {}
     Ok(())

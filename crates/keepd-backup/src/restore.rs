@@ -18,9 +18,9 @@ use crate::import::{Import, Imported, flush};
 use crate::snapshot_file::CheckedSnapshot;
 use crate::{Error, InitialCluster, Progress, pending};
 
-/// By how much a restore raises the revision unless told otherwise: as much as etcd's documents
-/// advise. Whoever saw a revision that the file does not have yet, a watcher or a controller with a
-/// cache, would otherwise wait for revisions that come again and mean something else.
+/// The default bump of the revision, as etcd's documents advise. Without it a watcher or a controller
+/// with a cache that has seen revisions newer than the file would meet them again, with another
+/// meaning.
 pub const DEFAULT_BUMP: u64 = 1_000_000_000;
 
 /// Options of a restore; the fields are `etcdutl snapshot restore`'s flags.
@@ -40,7 +40,7 @@ pub struct RestoreOptions {
     pub bump_revision: u64,
     /// `--mark-compacted`; needs `bump_revision`.
     pub mark_compacted: bool,
-    /// Restore a file that has authentication enabled, although it will not be enforced.
+    /// Whether to restore a file that has authentication enabled, which will not be enforced.
     pub without_authentication: bool,
 }
 
@@ -114,7 +114,7 @@ pub fn restore(
 }
 
 impl RestoreOptions {
-    /// The cluster that the restored member is of.
+    /// The cluster of the restored member.
     ///
     /// # Errors
     /// If the fields contradict each other.

@@ -88,7 +88,7 @@ pub fn sealed_values(disk: &dyn Disk, path: &Path) -> Result<u64, Error> {
     Ok(count)
 }
 
-/// Which keys live, by digests: a key may be 1.5 MiB long.
+/// The set of live keys, by their digests: a key may be 1.5 MiB long.
 #[derive(Debug, Default)]
 struct LiveKeys(HashSet<[u8; 16]>);
 

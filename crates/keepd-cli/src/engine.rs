@@ -1,8 +1,8 @@
 //! The command line that etcdctl and etcdutl share: cobra's, as etcd's tools have it.
 //!
 //! [`start`] parses the command line over constant tables (`command.rs`), runs the command and
-//! turns its end into an exit code; `help.rs` and `completion.rs` read the same tables. `answer.rs`
-//! prints what a command has to say, in each format.
+//! turns its result into an exit code; `help.rs` and `completion.rs` read the same tables. `answer.rs`
+//! prints the answers of commands, in each format.
 
 pub(crate) mod answer;
 pub(crate) mod command;
@@ -24,7 +24,7 @@ use self::exit::Exit;
 
 pub(crate) const GROUP_UTILITY: &str = "Utility commands";
 
-/// Runs a program's command line and says how it ended.
+/// Runs a program's command line; returns its exit code.
 pub(crate) fn start(program: &'static Program, arguments: Vec<OsString>) -> ExitCode {
     let ended = match command::parse(program, arguments) {
         Ok(Parsed::Call(call)) => {
@@ -56,7 +56,7 @@ pub(crate) fn start(program: &'static Program, arguments: Vec<OsString>) -> Exit
     }
 }
 
-/// An operating system's error as Go words it: in lower case, without its number.
+/// The text of an operating system's error as in Go: in lower case, without its number.
 pub(crate) fn plain_os_error(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

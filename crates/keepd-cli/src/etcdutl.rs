@@ -1,4 +1,4 @@
-//! etcdutl: what is done to files rather than to a cluster, with etcd's words and exit codes.
+//! etcdutl: commands for files rather than for a cluster, with etcd's words and exit codes.
 //!
 //! The commands look at and restore snapshot files, etcd's and keepd's alike; `etcdctl snapshot`
 //! has the same two, as it had before etcd 3.6. The command line is `crate::engine`. `defrag` says

@@ -41,7 +41,7 @@ pub fn end_by_broken_pipe() {
     }
 }
 
-/// Done when nobody reads standard output any more; never if that cannot be told, as for files.
+/// Returns when nobody reads standard output any more; never if that cannot be known, as for files.
 #[expect(unsafe_code, reason = "a descriptor must stay open while it is watched")]
 pub async fn reader_gone() {
     // SAFETY: nothing here closes standard output.

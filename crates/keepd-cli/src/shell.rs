@@ -1,9 +1,9 @@
-//! Words of lines that people paste into a shell.
+//! Quoting for command lines that people paste into a shell.
 
 use std::env;
 use std::path::Path;
 
-/// A word for a shell, quoted if it must be.
+/// Quotes a word for a shell, if it must be quoted.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

@@ -14,7 +14,7 @@ pub trait Clock: Send + Sync + Debug {
     fn wall(&self) -> Duration;
 }
 
-/// The machine's clocks.
+/// The system's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
     start: Instant,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Which call failed.
+/// The kind of a failed call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IoOp {
     /// Creating a file or directory.
@@ -71,8 +71,8 @@ impl IoError {
         is_full && self.op != IoOp::Sync
     }
 
-    /// Whether something ran short that comes back: space or descriptors. The same call may be made
-    /// again as it was.
+    /// Whether a resource ran out that may come back: space or file descriptors. The same call may be
+    /// made again.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
         self.is_out_of_space() || self.is_out_of_descriptors()
@@ -93,12 +93,12 @@ impl IoError {
     }
 }
 
-/// Which file or directory something is, whatever it is called.
+/// The identity of a file or directory, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
     /// The file system.
     pub device: u64,
-    /// Its number there.
+    /// Its inode number.
     pub inode: u64,
 }
 
@@ -125,7 +125,7 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether it is an own file of this length with all of its space reserved.
+    /// Whether it is this user's file, of this length, with all of its space reserved.
     #[must_use]
     pub const fn is_reserved(&self, len: u64) -> bool {
         self.is_own_file && self.len == len && self.reserved_bytes >= len
@@ -142,7 +142,7 @@ pub trait Disk: Send + Sync + Debug {
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>, IoError>;
     /// Renames, replacing what was there. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> Result<(), IoError>;
-    /// Cuts a file that nobody writes. It may be as long as before after a power cut.
+    /// Truncates a file that nobody writes. After a power cut it may have its old length.
     fn cut(&self, path: &Path, len: u64) -> Result<(), IoError>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
     fn remove(&self, path: &Path) -> Result<(), IoError>;
@@ -156,7 +156,7 @@ pub trait Disk: Send + Sync + Debug {
     fn is_synced(&self) -> bool {
         true
     }
-    /// Looks what stands at a path, without following a link; `None` if nothing does.
+    /// Examines the file at a path, without following a link; `None` if there is none.
     fn probe(&self, path: &Path) -> Result<Option<Found>, IoError>;
     /// The file that a path leads to; `None` if there is none.
     fn identity(&self, path: &Path) -> Result<Option<FileId>, IoError>;
@@ -164,7 +164,7 @@ pub trait Disk: Send + Sync + Debug {
     fn sync_dir(&self, path: &Path) -> Result<(), IoError>;
     /// Opens a directory, so that its syncs need no descriptor at that moment.
     fn open_dir(&self, path: &Path) -> Result<Box<dyn DiskDir>, IoError>;
-    /// The space on the file system that a directory lies on.
+    /// The space of the file system that holds a directory.
     fn space(&self, path: &Path) -> Result<DiskSpace, IoError>;
     /// Takes the exclusive lock of a directory (a lock file in it), so that two processes never
     /// share one.
@@ -209,11 +209,11 @@ pub trait DiskFile: Send + Sync + Debug {
     fn sync(&self) -> Result<(), IoError>;
     /// The length.
     fn len(&self) -> Result<u64, IoError>;
-    /// Whether it holds nothing.
+    /// Whether its length is zero.
     fn is_empty(&self) -> Result<bool, IoError> {
         Ok(self.len()? == 0)
     }
-    /// Cuts or grows the file; new bytes are zero.
+    /// Truncates or extends the file; new bytes are zero.
     fn set_len(&self, len: u64) -> Result<(), IoError>;
     /// Reserves space, so that later writes neither fail for lack of it nor change the file's
     /// metadata. The length grows to `len`; new bytes are zero.

@@ -1,6 +1,8 @@
-//! The only door to clock, randomness and disk: real, and faulty for tests.
+//! Disk, clock and randomness: the system's, and simulated ones with faults for tests.
 //!
-//! No other crate opens a file, reads a clock or draws a random number. [`Env`] bundles the three;
+//! A member's state is read and written, time is read and random numbers are drawn through this crate
+//! alone. Only the edges and the binary open files themselves: their own configuration, certificates
+//! and logs. [`Env`] bundles the three;
 //! [`Env::real`] is production, [`sim::SimDisk`] is an in-memory disk that loses unsynced writes,
 //! tears them, fills up and fails on the Nth call.
 
@@ -18,7 +20,7 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use real::RealDisk;
 pub use sim::SimDisk;
 
-/// Everything a member takes from its surroundings.
+/// Disk, clock and randomness of a member.
 #[derive(Clone, Debug)]
 pub struct Env {
     /// Files.
@@ -30,7 +32,7 @@ pub struct Env {
 }
 
 impl Env {
-    /// The machine itself.
+    /// The system's own.
     #[must_use]
     pub fn real() -> Self {
         Self {
@@ -40,7 +42,7 @@ impl Env {
         }
     }
 
-    /// The machine itself, but nothing is synced.
+    /// The system's own, but nothing is synced.
     #[must_use]
     pub fn real_unsynced() -> Self {
         Self { disk: Arc::new(RealDisk::unsynced()), ..Self::real() }

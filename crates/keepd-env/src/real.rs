@@ -1,4 +1,4 @@
-//! The machine's file system.
+//! The system's files.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -15,7 +15,7 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// The bytes written at once where the file system cannot reserve space.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// The machine's file system.
+/// The system's files.
 #[derive(Debug)]
 pub struct RealDisk {
     is_synced: bool,

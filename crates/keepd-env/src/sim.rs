@@ -48,7 +48,7 @@ impl SimDisk {
         Self::default()
     }
 
-    /// The disk as it may be found after a power cut now: a new, healthy one without locks or
+    /// The disk after a power cut now: a new, healthy one without locks or
     /// open files. This one goes on as it is.
     #[must_use]
     pub fn crash(&self, mode: CrashMode) -> Self {
@@ -65,7 +65,7 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(left)) }
     }
 
-    /// Lets a call fail; see [`FaultPlan`]. Plans add up until [`SimDisk::heal`].
+    /// Makes a call fail; see [`FaultPlan`]. Plans add up until [`SimDisk::heal`].
     pub fn fail(&self, plan: FaultPlan) {
         self.state.lock().faults.add(plan);
     }
@@ -86,8 +86,8 @@ impl SimDisk {
         self.state.lock().faults.capacity = bytes;
     }
 
-    /// Lets no file be created or opened, and no directory be opened for its sync, for want of file
-    /// descriptors.
+    /// Makes every opening and creation of a file, and the opening of a directory for its sync, fail
+    /// for want of file descriptors.
     pub fn withhold_descriptors(&self, is_withheld: bool) {
         self.state.lock().faults.lacks_descriptors = is_withheld;
     }

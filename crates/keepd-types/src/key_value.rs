@@ -1,5 +1,5 @@
 //! `mvccpb.KeyValue`, encoded and decoded by hand so that the mechanisms need no protobuf library
-//! and a stored record can be sent as it lies.
+//! and a stored record can be sent as it is.
 //!
 //! Canonical proto3: fields ascending, zero fields left out. `HashKV` and exported files depend on
 //! the exact bytes.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// `--max-request-bytes`: the largest command that may enter the log.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864;
 /// HTTP/2 streams of one connection at once, by default; etcd has no limit. Its clients send all
-/// watches over one stream, so that what needs more are requests, which wait for each other.
+/// watches over one stream; requests beyond the limit wait for each other.
 pub const CONCURRENT_STREAMS_MAX: u32 = 4096;
 /// The largest command, whatever `--max-request-bytes` says: the log and the store hold it in one
 /// frame of 64 MiB, with what stands beside it.

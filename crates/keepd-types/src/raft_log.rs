@@ -15,7 +15,7 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
-    /// The number in files, which is Raft's own.
+    /// The number in files, the same as in Raft's protocol.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -40,7 +40,7 @@ impl EntryKind {
 /// One entry of the Raft log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place in the log; the first one is 1.
+    /// Its index in the log; the first one is 1.
     pub index: u64,
     /// The term of the leader that proposed it.
     pub term: u64,

@@ -1,4 +1,4 @@
-//! Values as they travel in the log and lie in the store: plain, or sealed by a provider.
+//! Values as the log and the store hold them: plain, or sealed by a provider.
 
 use bytes::Bytes;
 

@@ -1,11 +1,10 @@
 //! The server's command line, environment and configuration file, as etcd 3.7.1 reads them.
 //!
-//! [`parse`] turns arguments and environment into validated [`ServerOptions`], or into what to
-//! print and the exit code. Everything it knows of a flag stands in one table ([`table`]): parsing,
-//! environment names, the configuration file, `--help` and what keepd does not support all come
-//! from there. It opens nothing but the configuration file, looks whether the data directory is
-//! empty, and does not log: notices for the log
-//! are returned, since the logger is configured by what is parsed here.
+//! [`parse`] turns arguments and environment into validated [`ServerOptions`], or into output and an
+//! exit code. Everything it knows of a flag is in one table ([`table`]): parsing, environment names,
+//! the configuration file, `--help` and missing support all come from there. It opens nothing but the
+//! configuration file, checks whether the data directory is empty, and does not log: notices for the
+//! log are returned, since the options configure the logger.
 //!
 //! Flags of etcd that keepd cannot honour are refused where leaving them out silently would cost
 //! security or durability, and otherwise accepted with a notice.
@@ -73,25 +72,25 @@ impl fmt::Display for Notice {
     }
 }
 
-/// The server shall run.
+/// A command line with which the server runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed {
     /// The options to run with.
     pub(crate) options: ServerOptions,
-    /// For the log, once it is set up.
+    /// Notices for the log, once it is set up.
     pub(crate) notices: Vec<Notice>,
 }
 
-/// The server shall not run: print, log with default settings, and exit.
+/// A command line with which it does not: output, notices and exit code.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FlagsExit {
     /// The exit code.
     pub(crate) code: u8,
-    /// For standard output.
+    /// Text for standard output.
     pub(crate) stdout: String,
-    /// For standard error, after the log.
+    /// Text for standard error, after the log.
     pub(crate) stderr: String,
-    /// For the log.
+    /// Notices for the log.
     pub(crate) notices: Vec<Notice>,
 }
 
@@ -162,8 +161,8 @@ pub(crate) fn parse(
     finish(&settings, notices)
 }
 
-/// Beside a configuration file etcd ignores what else was given. For the encryption that would be
-/// to serve plain what was meant to be sealed, so it must stand in the file too.
+/// Refuses an encryption setting that is given beside a configuration file and is not in it. etcd
+/// ignores flags and environment then; here that would leave plain what was meant to be sealed.
 fn encryption_is_in_the_file(
     given: &Settings,
     environment: &[(String, String)],

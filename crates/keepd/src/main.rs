@@ -1,5 +1,5 @@
 //! keepd: a server that takes etcd's place, its command line tools, and keepd's own verbs, in one
-//! binary. What it is depends on the name it is called by or on its first argument.
+//! binary. The name it is called by, or its first argument, selects the program.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -20,7 +20,7 @@ mod serve;
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
 
-/// Gives memory that a burst took and left back to the system. The allocator does so by itself only
+/// Returns memory that is free after a burst to the system. The allocator does so by itself only
 /// when it is asked for more, which after a burst may be hours later.
 pub(crate) fn give_back_memory() {
     #[expect(unsafe_code, reason = "the allocator is C")]
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The program that goes by a name.
+/// The program of a name.
 fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
     match name {
         "etcd" => Some(server),
@@ -111,7 +111,7 @@ fn server(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Logs what the flags had to say before there was a log.
+/// Logs a notice of the flags, which were parsed before there was a log.
 fn log_notice(notice: &flags::Notice) {
     let level = match notice.level {
         flags::Level::Info => tracing::Level::INFO,
@@ -134,7 +134,7 @@ fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result
     })
 }
 
-/// Tells a person at a terminal what the log has said already, in plain words.
+/// Repeats an error of the log in plain words, for a person at a terminal.
 fn complain_to_person(message: &str) {
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         complain(message);

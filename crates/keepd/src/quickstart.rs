@@ -71,7 +71,7 @@ impl Place {
         self.dir.join("data")
     }
 
-    /// The server's flags: quickstart starts nothing that `keepd server` could not.
+    /// The server's flags: `keepd server` with them is the same server.
     fn flags(&self) -> Vec<String> {
         let client = format!("https://127.0.0.1:{}", self.client_port);
         let peer = format!("https://127.0.0.1:{}", self.peer_port);
@@ -198,7 +198,7 @@ fn prepare(env: &Env, place: &Place) -> anyhow::Result<Made> {
     Ok(Made { is_new, renewed, valid_until })
 }
 
-/// Each certificate's name, and whose it is.
+/// The certificates: their names and subjects.
 fn subjects() -> [(&'static str, Subject); 4] {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     names.extend(host_name());
@@ -233,7 +233,7 @@ fn make_pki(env: &Env, place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Replaces certificates near their end; their names, and when the first of all ends.
+/// Replaces certificates near their end. Returns their names and the earliest end of all.
 fn renew(env: &Env, place: &Place) -> anyhow::Result<(Vec<&'static str>, String)> {
     let now = i64::try_from(env.clock.wall().as_secs())?;
     let mut renewed = Vec::new();

@@ -63,9 +63,9 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
 
 /// The reason why a server ended.
 enum Ending {
-    /// By this signal.
+    /// A signal.
     Signal(i32),
-    /// By itself, because it could not keep its promises.
+    /// An error after which the member must not go on.
     Halted(String),
 }
 
@@ -163,7 +163,7 @@ fn tell_of_plain_data(encryption: &Encryption) {
     }
 }
 
-/// Looks every now and then for memory that nothing uses any more.
+/// Returns unused memory to the system, at intervals.
 async fn give_back_memory() {
     let mut interval = tokio::time::interval(MEMORY_INTERVAL);
     loop {

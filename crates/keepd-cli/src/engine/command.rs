@@ -101,10 +101,10 @@ impl Flag {
 /// The flag every command has.
 pub(crate) const HELP: &str = "help";
 
-/// Which positional arguments a command takes, where the engine checks it.
+/// The positional arguments that a command takes, as far as the engine checks them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arguments {
-    /// The command looks itself.
+    /// The command checks them itself.
     Any,
     /// Exactly one.
     One,

@@ -1,6 +1,6 @@
 //! Renders help and usage from the command tables, laid out as cobra does.
 //!
-//! Only text is made here; who prints it, and where, is the caller's business.
+//! Only text is made here; the caller prints it.
 
 use std::fmt::Write as _;
 

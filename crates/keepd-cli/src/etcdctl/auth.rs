@@ -52,7 +52,7 @@ pub(super) static COMMAND: Command = Command {
     ..Command::NONE
 };
 
-/// An answer that says no more than that it was done.
+/// An answer without content.
 pub(super) struct Done {
     /// The text of the format `simple`.
     pub(super) said: String,

@@ -32,7 +32,7 @@ use crate::engine::exit::{BAD_CONNECTION, Exit, failed};
 use crate::engine::json::Object;
 use crate::engine::log;
 
-/// Whether a request may be sent again when it is not known what became of it.
+/// Whether a request may be sent again when its result is not known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Repeat {
     /// It only reads.

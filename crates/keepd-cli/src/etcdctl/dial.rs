@@ -1,4 +1,4 @@
-//! From an endpoint's text to a connection: address, TLS or not, and whose name to expect.
+//! Connects to an endpoint: its address, TLS or not, and the name that the certificate must have.
 //!
 //! Accepted are `host:port`, `http://`, `https://`, `unix://` and `unixs://`. A scheme decides on
 //! TLS; without one (and for `unix`) TLS is used when any of its options was given.
@@ -44,7 +44,7 @@ pub(crate) struct Target {
     /// The endpoint as given.
     pub(crate) name: String,
     address: Address,
-    /// Whom the server's certificate must name.
+    /// The host that the server's certificate must name.
     server_name: String,
     tls: Option<Arc<ClientTls>>,
 }
@@ -81,9 +81,9 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
 /// A failed connection to an endpoint.
 #[derive(Debug)]
 pub(crate) struct DialError {
-    /// For people, in gRPC's words.
+    /// The error for people, in gRPC's words.
     pub(crate) text: String,
-    /// Whether TLS refused one side: that does not mend itself as a server that restarts does.
+    /// Whether TLS refused one side: unlike a server that is down, that does not go away by itself.
     pub(crate) is_refusal: bool,
 }
 

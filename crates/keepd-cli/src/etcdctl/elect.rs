@@ -17,7 +17,7 @@ use crate::engine::answer;
 use crate::engine::command::{Call, Command, Flag};
 use crate::engine::exit::{Exit, bad_arguments, failed};
 
-/// Seconds a candidate that died stays in the way.
+/// Seconds until the lease of a dead candidate ends.
 const TTL: i64 = 60;
 
 /// The command.
@@ -81,7 +81,7 @@ async fn campaign(client: &Client, prefix: &[u8], proposal: bytes::Bytes) -> Res
     }
 }
 
-/// Gives up a turn, unless the key was made anew by someone else meanwhile.
+/// Resigns, unless somebody else has created the key anew meanwhile.
 async fn resign(client: &Client, turn: &Turn) -> Result<(), Failure> {
     let delete = DeleteRangeRequest { key: turn.key.clone(), ..DeleteRangeRequest::default() };
     let request = TxnRequest {

@@ -1,4 +1,4 @@
-//! `endpoint`: asks each member by itself how it is: health, status, and the hash of its history.
+//! `endpoint`: asks each member for its health, its status, and the hash of its history.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::engine::exit::{Exit, FAILED, failed};
 use crate::engine::json::{self, Object};
 use crate::engine::{humanize, table};
 
-/// Asks a member how it is.
+/// Asks a member for its health.
 pub(super) const STATUS: Method<StatusRequest, StatusResponse> =
     Method::new("/etcdserverpb.Maintenance/Status", Repeat::Allowed);
 const HASH_KV: Method<HashKvRequest, HashKvResponse> =

@@ -1,4 +1,4 @@
-//! `move-leader` and `downgrade`: what is done to the cluster as a whole.
+//! `move-leader` and `downgrade`: commands for the cluster as a whole.
 
 use keepd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use keepd_api::etcdserverpb::{

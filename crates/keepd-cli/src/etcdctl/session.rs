@@ -1,7 +1,7 @@
-//! A session: a lease that is kept alive, and one's turn in a queue of keys under a prefix.
+//! A session: a lease that is kept alive, and a place in a queue of keys under a prefix.
 //!
 //! Locks and elections are the same queue. Everyone puts a key `prefix/lease` and waits until all
-//! keys made before it are gone; whoever's key is the oldest has the turn. The layout is that of
+//! keys made before it are gone; the oldest key has the lock or the leadership. The layout is that of
 //! etcd's client library and of its lock and election services, so all of them exclude each other.
 //! A client that dies loses its lease, and with it its key.
 
@@ -47,7 +47,7 @@ pub(super) struct Turn {
     pub(super) key: Bytes,
     /// The revision that made the key.
     pub(super) create_revision: i64,
-    /// The store's revision when the turn came.
+    /// The store's revision when its key became the oldest.
     pub(super) revision: i64,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Session<'a> {
         [prefix, lease.as_bytes()].concat().into()
     }
 
-    /// Queues up under a prefix and waits for the turn.
+    /// Joins the queue under a prefix and waits until its key is the oldest.
     pub(super) async fn take_turn(&self, prefix: &[u8], value: Bytes) -> Result<Turn, Failure> {
         let key = self.key(prefix);
         let answer = self.client.call(&TXN, self.queue_up(prefix, &key, value)).await?;
@@ -114,7 +114,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Waits for the youngest of the older keys, again and again: nobody is woken in vain.
+    /// Waits until all older keys are gone, each time for the newest of them, so that one deletion
+    /// wakes one client.
     async fn wait_for_those_before(
         &self,
         prefix: &[u8],
@@ -236,7 +237,7 @@ impl<'a> Changes<'a> {
     }
 }
 
-/// Returns when the process is told to end.
+/// Returns when a signal ends the process.
 pub(super) async fn told_to_end() {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

@@ -86,7 +86,7 @@ impl Environment {
     }
 }
 
-/// One watch: what it asks for, next time from where it is now, and what it runs.
+/// One watch: its request, which is kept up to date so that it can be repeated, and its command.
 struct Watch {
     create: WatchCreateRequest,
     command: Vec<Bytes>,
@@ -230,7 +230,7 @@ impl<'a> Watching<'a> {
         Ok(())
     }
 
-    /// Prints what comes until every watch has ended, or the lines have.
+    /// Prints responses until every watch has ended, or the lines have.
     async fn follow(
         &mut self,
         mut lines: Option<mpsc::Receiver<Vec<u8>>>,

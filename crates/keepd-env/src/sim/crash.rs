@@ -18,12 +18,12 @@ pub enum CrashMode {
     WrittenBack,
     /// Each is kept or lost at random.
     Random {
-        /// Chooses.
+        /// The source of the choices.
         seed: u64,
     },
     /// All are kept, but of each file's last write only some sectors.
     Torn {
-        /// Chooses.
+        /// The source of the choices.
         seed: u64,
     },
 }

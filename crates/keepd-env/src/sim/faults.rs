@@ -1,4 +1,4 @@
-//! Which call of a simulated disk fails, and why.
+//! Planned faults of a simulated disk: the call that fails, and its error.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::disk::IoOp;
 pub struct Call {
     /// The call.
     pub op: IoOp,
-    /// Of which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
     /// Whether it changes something or makes it durable.
     pub mutating: bool,

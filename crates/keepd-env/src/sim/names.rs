@@ -1,7 +1,7 @@
 //! The directories of a simulated disk: as processes see them, and as they are durable.
 //!
-//! A directory is a thing of its own that holds names, like a file holds bytes, and its name stands
-//! in its parent. So a renamed directory takes what is in it along, durable or not: the rename
+//! A directory holds names as a file holds bytes, and its own name is in its parent. So a renamed
+//! directory keeps its content, durable or not: the rename
 //! itself needs a sync of the parent, the names inside need one of the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::FileId;
 
-/// A directory, whatever it is called.
+/// The number of a directory, independent of its name.
 pub(super) type DirId = u64;
 
-/// The directory above all; relative paths begin there too.
+/// The root directory; relative paths begin there too.
 const ROOT: DirId = 0;
 
 /// A name and the directory it stands in.
@@ -57,11 +57,11 @@ impl Node {
 /// A change of names.
 #[derive(Clone, Debug)]
 enum Change {
-    /// A name appears.
+    /// A name is added.
     Link { at: Place, node: Node },
-    /// A name goes away.
+    /// A name is removed.
     Unlink { at: Place },
-    /// A name is exchanged for another.
+    /// A name is changed.
     Rename { from: Place, to: Place, node: Node },
 }
 
@@ -148,7 +148,7 @@ impl Names {
         Ok((self.dir(parent)?, name.to_owned()))
     }
 
-    /// Makes a directory and its missing parents.
+    /// Creates a directory and its missing parents.
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         let mut missing: Vec<&Path> = Vec::new();
         for dir in path.ancestors().filter(|dir| !is_root(dir)) {
@@ -165,7 +165,7 @@ impl Names {
         Ok(())
     }
 
-    /// Gives something a name.
+    /// Adds a name.
     pub(super) fn link(&mut self, path: &Path, node: Node) -> io::Result<()> {
         let at = self.place(path)?;
         if self.current.contains_key(path) {
@@ -176,7 +176,7 @@ impl Names {
         Ok(())
     }
 
-    /// Takes a file's name away.
+    /// Removes a file's name.
     pub(super) fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         self.get(path).and_then(|node| node.file()).ok_or(ErrorKind::NotFound)?;
         self.unlink(path)
@@ -189,7 +189,7 @@ impl Names {
         Ok(())
     }
 
-    /// Takes the names of a directory and all in it away.
+    /// Removes the name of a directory and all names in it.
     pub(super) fn remove_dir_all(&mut self, path: &Path) -> io::Result<()> {
         self.get(path).and_then(|node| node.dir()).ok_or(ErrorKind::NotFound)?;
         let doomed: Vec<PathBuf> =
@@ -201,7 +201,7 @@ impl Names {
         Ok(())
     }
 
-    /// Exchanges one name for another, which may stand for something of the same kind already.
+    /// Renames; an existing file or directory of the same kind is replaced.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let node = self.get(from).ok_or(ErrorKind::NotFound)?;
         let (old, new) = (self.place(from)?, self.place(to)?);
@@ -281,7 +281,7 @@ impl Names {
         image
     }
 
-    /// Drops what is known of directories that no name leads to any more.
+    /// Drops directories that no name leads to any more.
     fn forget_lost_dirs(&mut self) {
         let Self { current, durable, unsynced, .. } = self;
         let mut reached: BTreeSet<DirId> = current.values().filter_map(Node::dir).collect();

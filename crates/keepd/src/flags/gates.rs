@@ -26,7 +26,7 @@ const GATES: [(&str, GateStage); 9] = [
     ("TxnModeWriteWithSharedBuffer", GateStage::Beta),
 ];
 
-/// Which features are on.
+/// The features that are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeatureGates(BTreeMap<&'static str, bool>);
 

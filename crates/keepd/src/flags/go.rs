@@ -14,7 +14,7 @@ pub(super) enum ArgumentError {
     Bad(String),
 }
 
-/// Sets what the arguments say and returns those after the flags.
+/// Sets the flags of the arguments and returns the arguments after them.
 pub(super) fn parse_arguments<'a>(
     args: &'a [String],
     settings: &mut Settings,

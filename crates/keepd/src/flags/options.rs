@@ -61,15 +61,15 @@ pub(crate) struct TransportSecurity {
     pub(crate) cert_file: Option<PathBuf>,
     /// PEM key.
     pub(crate) key_file: Option<PathBuf>,
-    /// A certificate is asked of every client.
+    /// Whether every client must have a certificate.
     pub(crate) client_cert_auth: bool,
     /// PEM bundle.
     pub(crate) trusted_ca_file: Option<PathBuf>,
     /// Revoked certificates.
     pub(crate) crl_file: Option<PathBuf>,
-    /// Common names let in.
+    /// Common names that are admitted.
     pub(crate) allowed_cns: Vec<String>,
-    /// Host names let in.
+    /// Host names that are admitted.
     pub(crate) allowed_hostnames: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct ServerOptions {
     pub(crate) heartbeat_interval: Duration,
     /// Time without a leader before an election.
     pub(crate) election_timeout: Duration,
-    /// Ask before an election.
+    /// Whether a pre-vote precedes an election.
     pub(crate) pre_vote: bool,
     /// Listeners for members.
     pub(crate) listen_peer_urls: Vec<Url>,
@@ -108,7 +108,7 @@ pub(crate) struct ServerOptions {
     pub(crate) initial_cluster: Vec<(String, String)>,
     /// New or joining.
     pub(crate) initial_cluster_state: ClusterState,
-    /// Enters the ids.
+    /// The cluster token, from which the ids are computed.
     pub(crate) initial_cluster_token: String,
     /// Bytes of live data allowed; `None` is no limit.
     pub(crate) quota_backend_bytes: Option<i64>,
@@ -142,18 +142,18 @@ pub(crate) struct ServerOptions {
     pub(crate) log: LogOptions,
     /// Interval of progress notifications to idle watchers.
     pub(crate) watch_progress_notify_interval: Duration,
-    /// Which hosts and origins the HTTP endpoints answer.
+    /// The hosts and origins that the HTTP endpoints answer.
     pub(crate) access: AccessControl,
     /// EncryptionConfiguration file.
     pub(crate) encryption_provider_config: Option<PathBuf>,
-    /// It is followed while running.
+    /// Whether it is reloaded when it changes.
     pub(crate) encryption_provider_config_automatic_reload: bool,
-    /// Plain data in the data directory is the operator's own.
+    /// Whether plain data in the data directory is trusted.
     pub(crate) encryption_trust_plain_data: bool,
 }
 
 impl ServerOptions {
-    /// From checked settings; the error is one of etcd's start.
+    /// Builds the options from checked settings; the error is one of etcd's start.
     pub(super) fn build(settings: &Settings) -> Result<Self, String> {
         let suites = settings.list("cipher-suites");
         let suites =
@@ -285,7 +285,7 @@ fn peer_security(settings: &Settings) -> TransportSecurity {
     }
 }
 
-/// A version that validation has seen.
+/// A TLS version; validation has checked the text.
 fn tls_version(settings: &Settings, name: &str) -> Option<TlsVersion> {
     settings.text(name).parse().ok()
 }
@@ -313,7 +313,7 @@ fn progress_interval(settings: &Settings) -> Duration {
     if given.is_zero() { DEFAULT } else { given.max(MIN) }
 }
 
-/// The level, or the text that is none.
+/// The log level, or the text if it names none.
 pub(super) fn log_level(settings: &Settings) -> Result<LogLevel, String> {
     // zap takes a level in any case.
     match settings.text("log-level").to_ascii_lowercase().as_str() {

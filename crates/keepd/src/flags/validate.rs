@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::table::{Kind, Support};
 use super::{Level, Notice, urls};
 
-/// The error that earns a second warning.
+/// The error that is followed by a second warning.
 pub(super) const ADVERTISE_UNSET: &str =
     "--advertise-client-urls is required when --listen-client-urls is set explicitly";
 
@@ -31,7 +31,7 @@ pub(super) fn deprecations(settings: &Settings) -> Vec<Notice> {
     given.map(|(_, message)| Notice::new(Level::Warn, message)).collect()
 }
 
-/// Refuses what keepd cannot honour, and says what has no effect.
+/// Refuses flags that keepd cannot honour, and adds a notice for those without effect.
 pub(super) fn support(settings: &Settings, notices: &mut Vec<Notice>) -> Result<(), String> {
     let fallback = settings.text("discovery-fallback");
     if fallback == "proxy" {
@@ -246,7 +246,7 @@ pub(super) fn new_member(options: &ServerOptions) -> Result<(), String> {
     cluster_mismatch(options, &own, &advertised)
 }
 
-/// etcd compares what it advertises with what the cluster is told, both ways.
+/// Compares the advertised URLs with those of the cluster, both ways, as etcd does.
 fn cluster_mismatch(
     options: &ServerOptions,
     own: &BTreeSet<&str>,

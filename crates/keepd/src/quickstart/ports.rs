@@ -1,4 +1,4 @@
-//! Whether the ports are free, and who has them if not.
+//! Checks that the ports are free, and names the process that has them if not.
 
 use std::fs;
 use std::io::ErrorKind;

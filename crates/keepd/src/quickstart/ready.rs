@@ -1,4 +1,4 @@
-//! Telling when the server serves, as a client sees it.
+//! Tells the user when the server is ready, as a client sees it.
 
 use std::io::Write as _;
 use std::time::Duration;

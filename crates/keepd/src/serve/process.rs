@@ -47,7 +47,7 @@ pub(super) fn prepare() -> Result<(), String> {
     Ok(())
 }
 
-/// Ignores the signals that etcd ignores, as every Go program does: their default is the end.
+/// Ignores the signals that every Go program ignores; by default they end a process.
 #[expect(unsafe_code, reason = "ignoring a signal has no safe interface")]
 pub(super) fn ignore_signals() {
     let named = [
@@ -67,7 +67,7 @@ pub(super) fn ignore_signals() {
     }
 }
 
-/// Tells systemd that the server serves.
+/// Tells systemd that the server is ready.
 pub(super) fn notify_ready() {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
         return;
