@@ -12,6 +12,8 @@ pub trait Clock: Send + Sync + Debug {
     fn monotonic(&self) -> Duration;
     /// Time since the unix epoch; may jump.
     fn wall(&self) -> Duration;
+    /// Lets time pass on the calling thread.
+    fn sleep(&self, time: Duration);
 }
 
 /// The system's clocks.
@@ -44,9 +46,13 @@ impl Clock for SystemClock {
     fn wall(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
-/// A clock that stands still until a test moves it; clones share the time.
+/// A clock that stands still until a test moves it or sleeps; clones share the time.
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
     nanos: Arc<AtomicU64>,
@@ -74,5 +80,10 @@ impl Clock for ManualClock {
     fn wall(&self) -> Duration {
         // A fixed date, so that nothing in a simulation depends on the day it runs.
         Duration::from_secs(1_790_000_000) + self.monotonic()
+    }
+
+    /// Moves the clock: whoever sleeps is the only one who runs.
+    fn sleep(&self, time: Duration) {
+        self.advance(time);
     }
 }

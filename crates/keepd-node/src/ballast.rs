@@ -172,12 +172,27 @@ impl Ballast {
         is_new
     }
 
-    /// Waits a moment before a write that found no space, or no file descriptor, is made again;
-    /// `false` once the member stops, and no write is to be made again.
+    /// Waits a moment before a call that found no space, or no file descriptor, is made again;
+    /// `false` once the member stops, and no call is to be made again.
     pub(crate) fn wait(&self, error: &IoError) -> bool {
+        if self.retry_after(error).is_some() {
+            let mut state = self.state.lock();
+            if !state.is_given_up {
+                self.stopping.wait_for(&mut state, PAUSE);
+            }
+        }
+        !self.state.lock().is_given_up
+    }
+
+    /// How long after it found no space, or no file descriptor, a call is to be made again; `None`
+    /// once the member stops.
+    pub(crate) fn retry_after(&self, error: &IoError) -> Option<Duration> {
         let mut state = self.state.lock();
+        if state.is_given_up {
+            return None;
+        }
         let now = self.clock.monotonic();
-        if !state.is_given_up && now >= state.report_at {
+        if now >= state.report_at {
             state.report_at = now + REPORT_INTERVAL;
             if error.is_out_of_descriptors() {
                 tracing::error!(
@@ -197,10 +212,7 @@ impl Ballast {
                 );
             }
         }
-        if !state.is_given_up {
-            self.stopping.wait_for(&mut state, PAUSE);
-        }
-        !state.is_given_up
+        Some(PAUSE)
     }
 
     /// Gives space of the ballast to who found none; whether there was some.

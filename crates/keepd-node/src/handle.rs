@@ -13,16 +13,24 @@ use keepd_mvcc::{Damages, HashKv, View};
 use keepd_types::{LeaseId, limits};
 use tokio::sync::{oneshot, watch};
 
+use crate::driver::Driver;
 use crate::error::Error;
-use crate::hub_thread::HubHandle;
-use crate::inbox::Refused;
+use crate::hub_handle::HubHandle;
+use crate::mailbox::Refused;
 use crate::messages::{
     ApplyEvent, Completion, LeaseTimeToLive, PIECE_MAX, Proposal, RaftEvent, Renewal,
 };
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::shared::{HaltReason, Shared};
+use crate::threads::raft::RaftThread;
 use crate::unapplied::Stall;
+
+/// Queued bytes that a read counts as.
+const READ_WEIGHT: usize = 64;
+/// Proposals from this size on go into the log also while a batch is being synced: many of them
+/// would fill the queue.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// Where the member stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +82,7 @@ impl Drop for Pending<'_> {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) raft: Arc<Driver<RaftThread>>,
 }
 
 impl Handle {
@@ -107,11 +116,7 @@ impl Handle {
         let command = (origin, &envelope.command);
         let proposal = Proposal::new(command, encoded, Some(waiter), taken, room);
         drop(envelope);
-        match shared.raft.offer(RaftEvent::Propose(proposal), weight) {
-            Ok(()) => {}
-            Err(Refused::Full) => return Err(Error::TooManyRequests),
-            Err(Refused::Closed) => return Err(Error::Stopped),
-        }
+        self.tell_raft(RaftEvent::Propose(proposal), weight).await?;
         let pending = Pending::new(&shared.metrics.proposals_pending);
         let under_way = shared.growth.count(bytes);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
@@ -132,13 +137,29 @@ impl Handle {
             return Ok(self.view());
         }
         let (reader, released) = oneshot::channel();
-        match self.shared.raft.offer(RaftEvent::Read(reader), 64) {
-            Ok(()) => {}
-            Err(Refused::Full) => return Err(Error::TooManyRequests),
-            Err(Refused::Closed) => return Err(Error::Stopped),
-        }
+        self.tell_raft(RaftEvent::Read(reader), READ_WEIGHT).await?;
         self.within_request_timeout(released).await??;
         Ok(self.view())
+    }
+
+    /// Gives the Raft part something to do and has it react here: it never blocks, and waking its
+    /// thread costs more. While a batch is being synced it would only queue a proposal: the WAL thread
+    /// has it react after the sync.
+    async fn tell_raft(&self, event: RaftEvent, weight: usize) -> Result<(), Error> {
+        let waits_for_sync = matches!(event, RaftEvent::Propose(_)) && weight < LARGE_BYTES;
+        self.shared.raft.try_push_quietly(event, weight).map_err(|refused| match refused {
+            Refused::Full => Error::TooManyRequests,
+            Refused::Closed => Error::Stopped,
+        })?;
+        // ORDER: after queueing. Once the flag is cleared the WAL thread looks into the mailbox again.
+        if !(waits_for_sync && self.shared.is_syncing.load(Ordering::SeqCst)) {
+            if self.shared.commits_in_groups.load(Ordering::Relaxed) {
+                // Requests that came with this one go into the same batch.
+                tokio::task::yield_now().await;
+            }
+            self.raft.react();
+        }
+        Ok(())
     }
 
     async fn within_request_timeout<T>(&self, reply: oneshot::Receiver<T>) -> Result<T, Error> {
@@ -158,7 +179,7 @@ impl Handle {
         event: impl FnOnce(oneshot::Sender<T>) -> ApplyEvent,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        match self.shared.apply.offer(event(reply), 1) {
+        match self.shared.apply.try_push(event(reply), 1) {
             Ok(()) => self.within_request_timeout(answer).await,
             Err(Refused::Full) => Err(Error::TooManyRequests),
             Err(Refused::Closed) => Err(Error::Stopped),
@@ -226,7 +247,7 @@ impl Handle {
     /// `TooManyRequests` or `Stopped`.
     pub async fn reclaim(&self) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
-        match self.shared.apply.offer(ApplyEvent::Reclaim(reply), 1) {
+        match self.shared.apply.try_push(ApplyEvent::Reclaim(reply), 1) {
             // It takes as long as there is to be copied.
             Ok(()) => done.await.map_err(|_dropped| Error::Stopped),
             Err(Refused::Full) => Err(Error::TooManyRequests),

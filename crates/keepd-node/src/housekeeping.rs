@@ -10,15 +10,17 @@ use keepd_machine::{Command, Machine};
 use keepd_mvcc::{Applied, Cause, JobKind, JobRequest, Reclaim, Store, Urgency};
 use tokio::sync::oneshot;
 
-use crate::background::Background;
 use crate::ballast::Asks;
 use crate::encryption::reencrypt::{NextStep, Reencryption};
 use crate::encryption::state::active_keys;
 use crate::messages::{Done, Job, WalEvent};
 use crate::shared::Shared;
+use crate::threads::background::Background;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
 pub(crate) const EXPIRED_MAX: usize = 500;
+/// How long the stop waits for a checkpoint that is being written: it ends with its current piece.
+const STOP_CHECKPOINT_TIME: Duration = Duration::from_secs(2);
 /// How often expired leases are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Unflushed bytes that make a flush due before its time.
@@ -86,6 +88,8 @@ pub(crate) struct Housekeeping {
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
     /// what a start found in it, so the first flush is followed by one.
     release_at: u64,
+    /// Set once the last flush is done: until when a stop waits for a checkpoint that is out.
+    stop_by: Option<Duration>,
     reencryption: Reencryption,
 }
 
@@ -111,6 +115,7 @@ impl Housekeeping {
             settlers: Vec::new(),
             released: 0,
             release_at: 0,
+            stop_by: None,
             reencryption,
         }
     }
@@ -215,7 +220,7 @@ impl Housekeeping {
             self.released = index;
             let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
             self.release_at = written + RELEASE_BYTES;
-            self.shared.wal.hand(WalEvent::Release { index, term, is_short: false });
+            self.shared.wal.push(WalEvent::Release { index, term, is_short: false });
         }
     }
 
@@ -241,20 +246,27 @@ impl Housekeeping {
         shared.growth.promise(store.stats().tail_bytes + self.copied_bytes);
     }
 
-    /// The last flush, so that the log need not be replayed. Runs on this thread, beside the
-    /// background threads' last jobs; whether what is published is durable.
-    pub(crate) fn flush_last(&self, machine: &mut Machine) -> bool {
+    /// The last flush and a checkpoint, so that the next start is short; whether all is done. They
+    /// run on this thread, after the jobs of the same kind that are out.
+    pub(crate) fn stop(&mut self, machine: &mut Machine, now: Duration) -> bool {
         let store = machine.store_mut();
-        let is_flushed = is_done(store.run(JobRequest::Flush));
-        if is_flushed {
-            *self.shared.flushed.lock() = Some(store.durable());
+        if store.is_out(JobKind::Flush) {
+            // It ends: nothing waits for space any more.
+            return false;
         }
-        is_flushed
-    }
-
-    /// The last checkpoint, so that the next start is short.
-    pub(crate) fn checkpoint_last(machine: &mut Machine) {
-        let _is_written = is_done(machine.store_mut().run(JobRequest::Checkpoint));
+        let Some(stop_by) = self.stop_by else {
+            let is_flushed = is_done(store.run(JobRequest::Flush));
+            if is_flushed {
+                *self.shared.flushed.lock() = Some(store.durable());
+                self.stop_by = Some(now + STOP_CHECKPOINT_TIME);
+            }
+            return !is_flushed;
+        };
+        if store.is_out(JobKind::Checkpoint) && now < stop_by {
+            return false;
+        }
+        let _is_written = is_done(store.run(JobRequest::Checkpoint));
+        true
     }
 
     fn flush(&mut self, machine: &mut Machine, now: Duration) {
@@ -291,7 +303,7 @@ impl Housekeeping {
         }
         self.log_due = now + LOG_INTERVAL;
         self.released = self.released.max(index);
-        self.shared.wal.hand(WalEvent::Release { index, term, is_short: is_large });
+        self.shared.wal.push(WalEvent::Release { index, term, is_short: is_large });
     }
 
     fn run_jobs(&mut self, machine: &mut Machine, now: Duration) {

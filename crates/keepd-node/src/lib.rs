@@ -1,45 +1,46 @@
-//! One member: threads, proposals, reads, alarms, quota, shutdown.
+//! One member: its parts and their threads, proposals, reads, alarms, quota, shutdown.
 //!
 //! ```text
-//!  tasks --propose, read--> raft thread --append--> wal thread
-//!                            |   ^                      |
-//!                            |   +------- persisted ----+
-//!                            +--committed--> apply thread --jobs--> background threads
+//!  tasks --propose, read--> raft --append--> wal
+//!                            |  ^             |
+//!                            |  +--persisted--+
+//!                            +--committed--> apply --jobs--> background
 //!                                             |  |
-//!                        outcomes <-----------+  +--changes--> hub thread --> watch streams
+//!                        outcomes <-----------+  +--changes--> hub --> watch streams
 //! ```
 //!
-//! Every arrow is a type in `messages.rs` and an inbox that its reader drains whole, so that whatever gathers while a thread is
-//! busy becomes its next batch.
+//! Every arrow is a type in `messages.rs` and a mailbox that its reader drains whole, so that
+//! whatever gathers while a part is busy becomes its next batch. A part has a thread of its own, and
+//! may also be stepped by whoever queued something for it (`driver.rs`).
 
-mod apply_thread;
-mod background;
 mod ballast;
 mod boot;
+mod driver;
 mod encryption;
 mod error;
 mod growth;
 mod handle;
 mod housekeeping;
-mod hub_thread;
+mod hub_handle;
 mod in_place;
-mod inbox;
 mod leadership;
+mod mailbox;
+mod member;
 mod messages;
 mod metrics;
 mod node;
 mod options;
-mod raft_thread;
 mod room;
 mod shared;
+mod threads;
 mod unapplied;
-mod wal_thread;
 
 pub use boot::DataDir;
 pub use encryption::{FileCounts, Reloads, ValueCounts};
 pub use error::{BootError, Error};
 pub use handle::{Handle, Space, Status};
-pub use hub_thread::HubHandle;
+pub use hub_handle::HubHandle;
+pub use member::{Member, PartName};
 pub use messages::{Completion, LeaseTimeToLive, Renewal};
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;

@@ -1,7 +1,7 @@
 //! The arrows between the member's threads, as types.
 //!
-//! Each thread reacts to one enum, which it takes out of its inbox. Nothing here knows a thread, so
-//! that whoever sends imports only this file and not the receiver.
+//! Each part of the member reacts to one enum, which it takes out of its mailbox. Nothing here knows
+//! a part, so that whoever sends imports only this file and not the receiver.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,21 +10,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, KeyringError};
+use keepd_machine::command::{Compare, Op};
 use keepd_machine::{Command, Origin, Outcome};
 use keepd_mvcc::View;
 use keepd_raft::Actions;
-use keepd_types::{HardState, LeaseId, Term};
+use keepd_types::{HardState, KeyRange, LeaseId, RangeEnd, Term};
 use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::Error;
-use crate::inbox::Inbox;
+use crate::mailbox::Mailbox;
 use crate::room::Taken;
 
 /// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
 pub(crate) const PIECE_MAX: usize = 5_000;
 /// BOUND: bytes of requests that streams may have under way to the hub; more wait for their turn.
 pub(crate) const HUB_REQUEST_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// BOUND: operations and comparisons of a transaction that counts as brief.
+const BRIEF_OPS: usize = 8;
+/// BOUND: bytes of a command that counts as brief.
+const BRIEF_BYTES: usize = 16 * 1024;
 
 /// The task that waits for a command's outcome.
 pub(crate) type Waiter = oneshot::Sender<Result<Completion, Error>>;
@@ -91,6 +97,8 @@ pub(crate) struct Proposal {
     pub(crate) encoded: Bytes,
     /// It overtakes what it is to refuse.
     pub(crate) is_urgent: bool,
+    /// Applying it takes less time than waking a thread.
+    pub(crate) is_brief: bool,
     /// `None` for the node's own commands: whoever decided one decides it again if it gets lost.
     pub(crate) waiter: Option<Waiter>,
     /// When it was taken.
@@ -110,7 +118,8 @@ impl Proposal {
         room: Taken,
     ) -> Self {
         let is_urgent = matches!(command, Command::AlarmActivate(_));
-        Self { sequence: origin.sequence, encoded, is_urgent, waiter, taken, room }
+        let is_brief = encoded.len() <= BRIEF_BYTES && is_brief(command);
+        Self { sequence: origin.sequence, encoded, is_urgent, is_brief, waiter, taken, room }
     }
 }
 
@@ -120,7 +129,7 @@ pub(crate) enum WalEvent {
     /// Append, sync, confirm.
     Append(Actions),
     /// A hard state that may be written with the next batch.
-    Remember(HardState),
+    DeferHardState(HardState),
     /// The store is durable up to here: segments behind it may go.
     Release {
         /// The index.
@@ -184,7 +193,34 @@ pub(crate) struct Committed {
     pub(crate) entry: keepd_raft::Entry,
     /// Somebody waits for its outcome, see [`crate::unapplied`].
     pub(crate) is_awaited: bool,
+    /// See [`Proposal::is_brief`].
+    pub(crate) is_brief: bool,
     pub(crate) _room: Taken,
+}
+
+/// Whether a command touches a few keys that it names.
+fn is_brief(command: &Command) -> bool {
+    match command {
+        Command::Put(_) | Command::LeaseGrant { .. } => true,
+        Command::DeleteRange(delete) => delete.range.end == RangeEnd::Point,
+        Command::Txn(txn) => {
+            let is_point = |range: &KeyRange| range.end == RangeEnd::Point;
+            let mut ops = txn.success.iter().chain(&txn.failure);
+            txn.compares.len() + txn.success.len() + txn.failure.len() <= BRIEF_OPS
+                && txn.compares.iter().all(|compare| match compare {
+                    Compare::Number { range, .. } | Compare::Resolved { range, .. } => {
+                        is_point(range)
+                    }
+                })
+                && ops.all(|op| match op {
+                    Op::Put(_) => true,
+                    Op::Range(range) => is_point(&range.range),
+                    Op::DeleteRange(delete) => is_point(&delete.range),
+                    Op::Txn(_) => false,
+                })
+        }
+        _ => false,
+    }
 }
 
 /// What the hub thread reacts to.
@@ -225,13 +261,13 @@ impl fmt::Debug for HubEvent {
 /// A stream that is closed again unless its opener takes it: the opener's task may end at any time.
 pub(crate) struct Opened {
     pub(crate) stream: Option<StreamId>,
-    pub(crate) hub: Arc<Inbox<HubEvent>>,
+    pub(crate) hub: Arc<Mailbox<HubEvent>>,
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            self.hub.hand(HubEvent::Close(stream));
+            self.hub.push(HubEvent::Close(stream));
         }
     }
 }

@@ -20,8 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::ballast::{Asks, Ballast};
 use crate::encryption::state::EncryptionState;
 use crate::growth::Growth;
-use crate::inbox::Inbox;
 use crate::leadership::Leadership;
+use crate::mailbox::Mailbox;
 use crate::messages::{ApplyEvent, HUB_REQUEST_BYTES_MAX, HubEvent, Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -52,14 +52,18 @@ pub(crate) struct Shared {
     /// Proposals of this start.
     proposals: AtomicU64,
     pub(crate) views: Views,
-    pub(crate) raft: Inbox<RaftEvent>,
+    pub(crate) raft: Arc<Mailbox<RaftEvent>>,
     /// What large requests on their way through the log take up.
     pub(crate) room: Room,
-    pub(crate) wal: Inbox<WalEvent>,
-    pub(crate) apply: Inbox<ApplyEvent>,
+    pub(crate) wal: Arc<Mailbox<WalEvent>>,
+    pub(crate) apply: Arc<Mailbox<ApplyEvent>>,
+    /// The log owes a confirmation, after which the Raft part reacts to what is queued.
+    pub(crate) is_syncing: AtomicBool,
+    /// The newest batch had several proposals: the next one has likely too.
+    pub(crate) commits_in_groups: AtomicBool,
     /// What is committed and not published.
     pub(crate) unapplied: Unapplied,
-    pub(crate) hub: Arc<Inbox<HubEvent>>,
+    pub(crate) hub: Arc<Mailbox<HubEvent>>,
     /// Bytes that requests to the hub may have under way.
     pub(crate) hub_requests: Arc<Semaphore>,
     /// Raft's current term.
@@ -114,12 +118,14 @@ impl Shared {
             options,
             identity,
             views,
-            raft: Inbox::new(PROPOSE_QUEUE_BYTES),
+            raft: Arc::new(Mailbox::new(PROPOSE_QUEUE_BYTES)),
             room: Room::default(),
-            wal: Inbox::new(usize::MAX),
-            apply: Inbox::new(APPLY_QUEUE_WEIGHT),
+            wal: Arc::new(Mailbox::new(usize::MAX)),
+            apply: Arc::new(Mailbox::new(APPLY_QUEUE_WEIGHT)),
+            is_syncing: AtomicBool::new(false),
+            commits_in_groups: AtomicBool::new(false),
             unapplied: Unapplied::default(),
-            hub: Arc::new(Inbox::new(HUB_QUEUE_BYTES)),
+            hub: Arc::new(Mailbox::new(HUB_QUEUE_BYTES)),
             hub_requests: Arc::new(Semaphore::new(HUB_REQUEST_BYTES_MAX as usize)),
             term: AtomicU64::new(0),
             leader: AtomicU64::new(0),
@@ -176,7 +182,7 @@ impl Shared {
         let envelope = Envelope { origin: Some(origin), decided_in, command };
         let command = (origin, &envelope.command);
         let proposal = Proposal::new(command, envelope.encode(), None, now, None);
-        self.raft.hand(RaftEvent::Propose(proposal));
+        self.raft.push(RaftEvent::Propose(proposal));
     }
 
     /// Serves a call that found no space or no descriptor, on the thread of that call; whether to make

@@ -59,7 +59,7 @@ impl Bench {
     /// Runs the jobs that are on their way, the last one first, each with a turn behind it.
     fn run_jobs(&mut self, mut check: impl FnMut(&mut Self)) {
         for job in self.background.take_all().into_iter().rev() {
-            let done = crate::background::run(job, &self.shared).unwrap();
+            let done = crate::threads::background::run(job, &self.shared).unwrap();
             self.housekeeping.done(&mut self.machine, done);
             check(self);
             self.turn();
@@ -121,15 +121,14 @@ fn a_stop_ends_every_job_and_still_writes_the_last_checkpoint() {
     let view = bench.shared.views.load();
     bench.shared.raft.close();
     for job in [checkpoint, hash] {
-        let done = crate::background::run(Job::Store(job), &bench.shared).unwrap();
+        let done = crate::threads::background::run(Job::Store(job), &bench.shared).unwrap();
         let Done::Store { done: ended, .. } = &done else { panic!("{done:?}") };
         assert_eq!(ended.cause(), Some(Cause::Stopped), "{ended:?}");
         bench.housekeeping.done(&mut bench.machine, done);
     }
-    let done = crate::background::run(Job::CountSealed(view), &bench.shared).unwrap();
+    let done = crate::threads::background::run(Job::CountSealed(view), &bench.shared).unwrap();
     assert!(matches!(done, Done::CountSealed(None)), "{done:?}");
-    assert!(bench.housekeeping.flush_last(&mut bench.machine));
-    Housekeeping::checkpoint_last(&mut bench.machine);
+    while !bench.housekeeping.stop(&mut bench.machine, Duration::ZERO) {}
     let store = bench.machine.store_mut();
     assert_eq!(store.durable(), store.applied());
     assert!(store.take(JobRequest::Checkpoint).is_none(), "the last checkpoint was not written");

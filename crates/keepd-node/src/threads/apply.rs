@@ -1,8 +1,9 @@
-//! The apply thread: owns the state machine, publishes views, completes waiters.
+//! The apply part: owns the state machine, publishes views, completes waiters.
 //!
-//! Receives committed entries from the Raft thread; hands events to the hub thread, flush,
-//! checkpoint and rewrite jobs to the background thread, and outcomes to the tasks that wait. It
-//! never waits for any of them.
+//! Receives committed entries from the Raft part; gives events to the hub part, flush, checkpoint
+//! and rewrite jobs to the background parts, and outcomes to the tasks that wait. It never waits for
+//! any of them. A few entries of point operations are applied by the WAL thread that has just synced
+//! them; whatever may take longer is left to this part's own thread.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -12,9 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
-use keepd_mvcc::{Applied, JobKind};
+use keepd_mvcc::Applied;
 use keepd_types::{LeaseId, Term};
 
+use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
 use crate::housekeeping::Housekeeping;
 use crate::messages::{
@@ -25,11 +27,12 @@ use crate::shared::Shared;
 use crate::unapplied::Waiting;
 
 /// The longest sleep: housekeeping is due at this pace.
-const PATIENCE: Duration = Duration::from_millis(50);
+const IDLE: Duration = Duration::from_millis(50);
 /// The sleep while a compaction is under way: somebody may wait for it.
 const BRIEF: Duration = Duration::from_micros(200);
-/// BOUND: how often the stop looks whether a checkpoint that is out has ended: two seconds.
-const STOP_TURNS: usize = 40;
+/// BOUND: committed entries that the WAL thread applies itself; all of them together hold up the
+/// next sync for less time than waking another thread takes.
+const BRIEF_ENTRIES: usize = 8;
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
@@ -48,6 +51,7 @@ pub(crate) struct ApplyThread {
     active_keys: Option<Bytes>,
     /// Outcomes of the batch at hand that somebody waits for, by index; sent after it is published.
     outcomes: Vec<(u64, Outcome)>,
+    is_stopping: bool,
 }
 
 impl ApplyThread {
@@ -61,64 +65,11 @@ impl ApplyThread {
             housekeeping,
             active_keys: None,
             outcomes: Vec::new(),
+            is_stopping: false,
         }
     }
 
-    pub(crate) fn run(mut self) {
-        let mut events = Vec::new();
-        let mut stopping = false;
-        let mut busy = false;
-        while !stopping && !self.shared.is_halted() {
-            self.shared.apply.drain(&mut events, if busy { BRIEF } else { PATIENCE });
-            match self.handle(&mut events) {
-                Ok(stop) => stopping = stop,
-                Err(halt) => {
-                    // What is half applied must not reach the store's files.
-                    self.shared.halt(halt);
-                    break;
-                }
-            }
-            if stopping {
-                break;
-            }
-            let now = self.shared.env.clock.monotonic();
-            self.expire(now);
-            busy = self.housekeeping.turn(&mut self.machine, now);
-        }
-        if stopping {
-            self.finish(&mut events);
-        }
-        self.shared.apply.close();
-        self.shared.hub.close();
-    }
-
-    /// Makes durable what is applied, and leaves a checkpoint to the next start.
-    fn finish(&mut self, events: &mut Vec<ApplyEvent>) {
-        // It ends: nothing waits for space any more.
-        self.await_job(JobKind::Flush, usize::MAX, events);
-        if self.housekeeping.flush_last(&mut self.machine) {
-            // It ends with the piece that it is writing.
-            self.await_job(JobKind::Checkpoint, STOP_TURNS, events);
-            Housekeeping::checkpoint_last(&mut self.machine);
-        }
-    }
-
-    /// Takes in a job that is out.
-    fn await_job(&mut self, kind: JobKind, turns_max: usize, events: &mut Vec<ApplyEvent>) {
-        let mut turns = 0;
-        while self.machine.store().is_out(kind) && turns < turns_max && !self.shared.is_halted() {
-            self.shared.apply.drain(events, PATIENCE);
-            for event in events.drain(..) {
-                if let ApplyEvent::Background(done) = event {
-                    self.housekeeping.done(&mut self.machine, *done);
-                }
-            }
-            turns += 1;
-        }
-    }
-
-    fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<bool, keepd_machine::Halt> {
-        let mut stop = false;
+    fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<(), keepd_machine::Halt> {
         let mut dirty = false;
         for event in events.drain(..) {
             match event {
@@ -147,18 +98,18 @@ impl ApplyThread {
                 ApplyEvent::Background(done) => self.housekeeping.done(&mut self.machine, *done),
                 ApplyEvent::Reclaim(reply) => self.housekeeping.reclaim(reply),
                 ApplyEvent::Settle(reply) => self.housekeeping.settle(reply),
-                ApplyEvent::Stop => stop = true,
+                ApplyEvent::Stop => self.is_stopping = true,
             }
         }
         if dirty {
             self.publish();
         }
         self.release_reads();
-        Ok(stop)
+        Ok(())
     }
 
     fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
-        let Committed { entry, is_awaited, _room } = committed;
+        let Committed { entry, is_awaited, _room, .. } = committed;
         let at = Applied { index: entry.index, term: entry.term };
         if entry.kind != keepd_raft::EntryKind::Normal {
             return Err(keepd_machine::Halt::UnknownEntry { index: entry.index });
@@ -205,8 +156,12 @@ impl ApplyThread {
             shared.metrics.events.fetch_add(changes.len() as u64, Ordering::Relaxed);
             let bytes = changes.iter().map(|change| change.record.encoded.len() + 128).sum();
             let batch = keepd_watch::Batch { view: Arc::clone(&view), changes: changes.into() };
-            if shared.hub.offer(HubEvent::Publish(batch), bytes).is_err() {
+            if shared.hub.try_push_quietly(HubEvent::Publish(batch), bytes).is_err() {
                 shared.hub_missed.store(true, Ordering::Release);
+            }
+            // ORDER: after queueing; the hub counts a new watcher before it sleeps.
+            if shared.metrics.watchers.load(Ordering::SeqCst) > 0 {
+                shared.hub.wake();
             }
         }
         let term = shared.term.load(Ordering::Acquire);
@@ -218,7 +173,8 @@ impl ApplyThread {
             }
         }
         drop(outcomes);
-        shared.raft.hand(RaftEvent::Applied(applied.index));
+        // The core has use for it with its next event.
+        shared.raft.push_quietly(RaftEvent::Applied(applied.index));
     }
 
     fn release_reads(&mut self) {
@@ -318,6 +274,45 @@ impl ApplyThread {
             _ => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Part for ApplyThread {
+    type Event = ApplyEvent;
+    const NAME: &'static str = "apply";
+
+    fn react(&mut self, batch: &mut Vec<ApplyEvent>, _now: Duration) {
+        if let Err(halt) = self.handle(batch) {
+            // What is half applied must not reach the store's files.
+            self.shared.halt(halt);
+        }
+    }
+
+    fn turn(&mut self, now: Duration) -> Next {
+        if self.is_stopping {
+            return match self.housekeeping.stop(&mut self.machine, now) {
+                true => Next::End,
+                false => Next::At(now + BRIEF),
+            };
+        }
+        self.expire(now);
+        let is_busy = self.housekeeping.turn(&mut self.machine, now);
+        Next::At(now + if is_busy { BRIEF } else { IDLE })
+    }
+
+    fn finish(self) {
+        self.shared.apply.close();
+        self.shared.hub.close();
+    }
+
+    fn is_brief(event: &ApplyEvent) -> bool {
+        match event {
+            ApplyEvent::Committed(committed) => {
+                committed.len() <= BRIEF_ENTRIES && committed.iter().all(|entry| entry.is_brief)
+            }
+            ApplyEvent::WaitApplied { .. } | ApplyEvent::Renew(..) => true,
+            _ => false,
+        }
     }
 }
 

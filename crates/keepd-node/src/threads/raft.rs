@@ -1,7 +1,9 @@
-//! The Raft thread: gathers proposals and reads, drives the core, feeds the WAL and apply threads.
+//! The Raft part: queues proposals and reads, drives the core, feeds the log and the state machine.
 //!
-//! Receives from the tonic tasks ([`crate::Handle`]); hands entries to the WAL thread and committed
-//! entries, each with the task that waits for it, to the apply thread.
+//! Receives from the clients' tasks ([`crate::Handle`]); gives entries to the WAL part and committed
+//! entries to the apply part. It never blocks, so whoever queued something may step it: a client's
+//! task does if no batch is being synced, the WAL thread does after each sync. Its own thread is
+//! left with the ticks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use keepd_machine::Origin;
 use keepd_raft::{Actions, Core, HardState, Role};
 use keepd_types::Term;
 
+use crate::driver::{Next, Part};
 use crate::error::Error;
 use crate::messages::{ApplyEvent, Committed, Proposal, RaftEvent, Reader, Waiter, WalEvent};
 use crate::room::Taken;
@@ -21,21 +24,22 @@ use crate::unapplied::Waiting;
 
 /// Bytes of commands proposed at once.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// With fewer proposals than this a batch waits for no others: its clients may be all there are.
-const COMPANY_MIN: usize = 8;
-/// With more, others would make it no cheaper.
-const COMPANY_MAX: usize = 1024;
+/// Fewer queued proposals than this do not wait for others: there may be no other clients.
+const GROUP_COMMIT_MIN: usize = 8;
+/// More do not wait either: others would make a batch no cheaper.
+const GROUP_COMMIT_MAX: usize = 1024;
 /// BOUND: proposals in one batch, well below the backlog of the apply thread that refuses new ones.
 const BATCH_PROPOSALS_MAX: usize = 2048;
-/// How long a batch may go on gathering: little beside what a busy machine adds anyway.
-const GATHER_MAX: Duration = Duration::from_millis(2);
-/// Bytes of commands that may wait here until Raft takes them.
-const HELD_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a batch may wait for others: little beside what a busy machine adds anyway.
+const GROUP_COMMIT_TIME_MAX: Duration = Duration::from_millis(2);
+/// Bytes of commands that may be queued here until Raft takes them.
+const QUEUED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A proposal that has a place in the log.
 #[derive(Debug)]
 struct Pending {
     index: u64,
+    is_brief: bool,
     waiter: Option<Waiter>,
     taken: Duration,
     room: Taken,
@@ -45,9 +49,9 @@ struct Pending {
 pub(crate) struct RaftThread {
     shared: Arc<Shared>,
     core: Core,
-    /// Proposals that wait for company, for the end of a sync, or for what is uncommitted.
-    held: VecDeque<Proposal>,
-    held_bytes: usize,
+    /// Proposals that wait for others, for the end of a sync, or for a commit.
+    queued: VecDeque<Proposal>,
+    queued_bytes: usize,
     /// Proposals that are in the log and not committed, by their number. BOUND: those that Raft takes
     /// before it drops them as too many uncommitted bytes.
     pending: BTreeMap<u64, Pending>,
@@ -55,65 +59,47 @@ pub(crate) struct RaftThread {
     may_have_lost: bool,
     /// Reads by context.
     reading: VecDeque<(u64, Vec<Reader>)>,
-    /// Batches the WAL thread has not confirmed yet.
+    /// Batches that the log has not confirmed yet.
     unconfirmed: u64,
-    /// A hard state that the log has not been told yet.
-    remembered: Option<HardState>,
+    /// A hard state that goes into the log with the next batch.
+    deferred_hard_state: Option<HardState>,
     next_tick: Duration,
     /// Leadership as it was last published.
     leads_in: Option<Term>,
     is_alone: bool,
+    is_stopping: bool,
 }
 
 impl RaftThread {
-    pub(crate) fn new(shared: Arc<Shared>, core: Core) -> Self {
+    /// A member that stands for election at once.
+    pub(crate) fn new(shared: Arc<Shared>, mut core: Core) -> Self {
+        if let Err(error) = core.campaign() {
+            shared.halt(error);
+        }
         let next_tick = shared.env.clock.monotonic();
         Self {
             shared,
             core,
-            held: VecDeque::new(),
-            held_bytes: 0,
+            queued: VecDeque::new(),
+            queued_bytes: 0,
             pending: BTreeMap::new(),
             may_have_lost: false,
             reading: VecDeque::new(),
             unconfirmed: 0,
-            remembered: None,
+            deferred_hard_state: None,
             next_tick,
             leads_in: None,
             is_alone: false,
+            is_stopping: false,
         }
     }
 
-    /// Runs until told to stop, or until the node halts.
-    pub(crate) fn run(mut self) {
-        let mut events = Vec::new();
-        if let Err(error) = self.core.campaign() {
-            self.shared.halt(error);
-        }
-        let mut stopping = false;
-        while !stopping && !self.shared.is_halted() {
-            self.act();
-            let patience = self.next_tick.saturating_sub(self.shared.env.clock.monotonic());
-            self.shared.raft.drain(&mut events, patience.max(Duration::from_micros(100)));
-            stopping = self.handle(&mut events);
-            stopping |= self.gather(&mut events);
-            self.tick();
-        }
-        self.act();
-        self.shared.raft.close();
-        self.shared.leadership.end();
-        if let Some(hard_state) = self.remembered {
-            self.shared.wal.hand(WalEvent::Remember(hard_state));
-        }
-        self.shared.wal.hand(WalEvent::Stop);
-    }
-
-    /// One turn: all proposals wait for [`Self::propose`], all reads become one read index.
-    fn handle(&mut self, events: &mut Vec<RaftEvent>) -> bool {
-        let (mut readers, mut stop) = (Vec::new(), false);
+    /// Queues all proposals for [`Self::propose`]; all reads become one read index.
+    fn handle(&mut self, events: &mut Vec<RaftEvent>) {
+        let mut readers = Vec::new();
         for event in events.drain(..) {
             match event {
-                RaftEvent::Propose(proposal) => self.hold(proposal),
+                RaftEvent::Propose(proposal) => self.enqueue(proposal),
                 RaftEvent::Read(reader) => readers.push(reader),
                 RaftEvent::Persisted(number) => {
                     self.unconfirmed -= 1;
@@ -121,61 +107,61 @@ impl RaftThread {
                     self.core.persisted(number);
                 }
                 RaftEvent::Applied(index) => self.core.applied(index),
-                RaftEvent::Stop => stop = true,
+                RaftEvent::Stop => self.is_stopping = true,
             }
         }
         self.read(readers);
-        stop
     }
 
-    /// Gives the processor away for as long as that makes the next batch grow; whether to stop.
+    /// Gives the processor away for as long as that makes the next batch grow.
     ///
     /// A sync, waking the threads and a write to each connection cost the same for ten proposals as
     /// for a thousand. On a busy machine the tasks that bring more are waiting for this processor;
-    /// on an idle one giving it away returns at once, so nobody waits for company that is not there.
-    fn gather(&mut self, events: &mut Vec<RaftEvent>) -> bool {
+    /// on an idle one giving it away returns at once, so nobody waits for others that are not there.
+    fn wait_for_batch(&mut self, events: &mut Vec<RaftEvent>) {
         let clock = Arc::clone(&self.shared.env.clock);
         let started = clock.monotonic();
-        while self.unconfirmed == 0 && (COMPANY_MIN..COMPANY_MAX).contains(&self.held.len()) {
-            let before = self.held.len();
+        while self.unconfirmed == 0
+            && (GROUP_COMMIT_MIN..GROUP_COMMIT_MAX).contains(&self.queued.len())
+        {
+            // What is committed is applied meanwhile.
+            self.shared.apply.wake();
+            let before = self.queued.len();
             std::thread::yield_now();
-            self.shared.raft.drain(events, Duration::ZERO);
-            if self.handle(events) {
-                return true;
-            }
-            let grows = self.held.len() >= before + before / 8;
-            if !grows || clock.monotonic().saturating_sub(started) > GATHER_MAX {
+            self.shared.raft.drain(events);
+            self.handle(events);
+            let grows = self.queued.len() >= before + before / 8;
+            if !grows || clock.monotonic().saturating_sub(started) > GROUP_COMMIT_TIME_MAX {
                 break;
             }
         }
-        false
     }
 
-    fn hold(&mut self, proposal: Proposal) {
-        let bytes = self.held_bytes + proposal.encoded.len();
+    fn enqueue(&mut self, proposal: Proposal) {
+        let bytes = self.queued_bytes + proposal.encoded.len();
         if proposal.is_urgent {
-            self.held_bytes = bytes;
-            self.held.push_front(proposal);
-        } else if bytes <= HELD_BYTES_MAX || proposal.waiter.is_none() {
-            self.held_bytes = bytes;
-            self.held.push_back(proposal);
+            self.queued_bytes = bytes;
+            self.queued.push_front(proposal);
+        } else if bytes <= QUEUED_BYTES_MAX || proposal.waiter.is_none() {
+            self.queued_bytes = bytes;
+            self.queued.push_back(proposal);
         } else if let Some(waiter) = proposal.waiter {
             // The task may have given up waiting.
             let _ = waiter.send(Err(Error::TooManyRequests));
         }
     }
 
-    /// Proposes one batch of what is held; whether Raft took it. What it does not take because too
-    /// much is uncommitted stays held: the next commit makes room.
+    /// Proposes one batch of what is queued; whether Raft took it. If too much is uncommitted it stays
+    /// queued until the next commit.
     fn propose(&mut self) -> bool {
-        if self.unconfirmed > 0 && self.held_bytes < BATCH_BYTES_MAX {
+        if self.unconfirmed > 0 && self.queued_bytes < BATCH_BYTES_MAX {
             // Whatever comes during a sync becomes one batch after it.
             return false;
         }
-        self.forget_abandoned();
+        self.drop_abandoned();
         let mut bytes = 0;
-        let held = self.held.iter().take(BATCH_PROPOSALS_MAX);
-        let batch = held.map(|proposal| proposal.encoded.clone());
+        let queued = self.queued.iter().take(BATCH_PROPOSALS_MAX);
+        let batch = queued.map(|proposal| proposal.encoded.clone());
         let batch = batch.take_while(|encoded| {
             let is_first = bytes == 0;
             bytes += encoded.len();
@@ -188,10 +174,12 @@ impl RaftThread {
         }
         let error = match self.core.propose(batch) {
             Ok((first, _term)) => {
-                for (index, proposal) in (first..).zip(self.held.drain(..count)) {
-                    let Proposal { sequence, encoded, waiter, taken, room, .. } = proposal;
-                    self.held_bytes -= encoded.len();
-                    let pending = Pending { index, waiter, taken, room };
+                self.shared.commits_in_groups.store(count > 1, Ordering::Relaxed);
+                for (index, proposal) in (first..).zip(self.queued.drain(..count)) {
+                    let Proposal { sequence, encoded, is_brief, waiter, taken, room, .. } =
+                        proposal;
+                    self.queued_bytes -= encoded.len();
+                    let pending = Pending { index, is_brief, waiter, taken, room };
                     let before = self.pending.insert(sequence, pending);
                     assert!(before.is_none(), "no number is given twice");
                 }
@@ -201,18 +189,17 @@ impl RaftThread {
             Err(keepd_raft::Error::NoLeader) => Error::NoLeader,
             Err(_) => Error::ProposalDropped,
         };
-        self.held_bytes = 0;
-        for waiter in self.held.drain(..).filter_map(|proposal| proposal.waiter) {
+        self.queued_bytes = 0;
+        for waiter in self.queued.drain(..).filter_map(|proposal| proposal.waiter) {
             let _ = waiter.send(Err(error.clone()));
         }
         false
     }
 
-    /// Lets go of proposals whose clients gave up while they were held: nobody would learn that they
-    /// were done.
-    fn forget_abandoned(&mut self) {
-        let bytes = &mut self.held_bytes;
-        self.held.retain(|proposal| {
+    /// Drops queued proposals whose clients have gone: nobody would learn their outcome.
+    fn drop_abandoned(&mut self) {
+        let bytes = &mut self.queued_bytes;
+        self.queued.retain(|proposal| {
             let is_abandoned = proposal.waiter.as_ref().is_some_and(Waiter::is_closed);
             if is_abandoned {
                 *bytes -= proposal.encoded.len();
@@ -235,26 +222,26 @@ impl RaftThread {
         }
     }
 
-    fn tick(&mut self) {
-        let now = self.shared.env.clock.monotonic();
+    fn tick(&mut self, now: Duration) {
         if now < self.next_tick {
             return;
         }
         self.core.tick();
-        self.give_up(now);
+        self.expire_waiters(now);
+        self.process_ready();
         self.next_tick = now + self.shared.options.heartbeat_interval;
     }
 
     /// Tells those who have waited too long; their commands may still be committed.
-    fn give_up(&mut self, now: Duration) {
+    fn expire_waiters(&mut self, now: Duration) {
         let timeout = self.shared.options.request_timeout();
         let is_over = |taken: Duration| now.saturating_sub(taken) >= timeout;
-        let held_bytes = &mut self.held_bytes;
-        self.held.retain_mut(|proposal| {
+        let queued_bytes = &mut self.queued_bytes;
+        self.queued.retain_mut(|proposal| {
             if !is_over(proposal.taken) {
                 return true;
             }
-            *held_bytes -= proposal.encoded.len();
+            *queued_bytes -= proposal.encoded.len();
             if let Some(waiter) = proposal.waiter.take() {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
@@ -270,23 +257,27 @@ impl RaftThread {
 
     /// Says whether the log owes a confirmation from now on.
     fn note_log(&self, owes: bool) {
+        self.shared.is_syncing.store(owes, Ordering::SeqCst);
         let now = owes.then(|| self.shared.env.clock.monotonic());
         self.shared.unapplied.note_log(now);
     }
 
-    fn act(&mut self) {
-        loop {
-            while let Some(actions) = self.core.actions() {
-                self.take(actions);
-            }
-            if !self.propose() {
-                break;
-            }
+    /// Proposes what is queued and does what the core asks for.
+    fn process_ready(&mut self) {
+        self.process_actions();
+        while self.propose() {
+            self.process_actions();
         }
         self.publish_status();
     }
 
-    fn take(&mut self, mut actions: Actions) {
+    fn process_actions(&mut self) {
+        while let Some(actions) = self.core.actions() {
+            self.handle_actions(actions);
+        }
+    }
+
+    fn handle_actions(&mut self, mut actions: Actions) {
         let committed = std::mem::take(&mut actions.committed);
         let reads = std::mem::take(&mut actions.reads);
         if !actions.entries.is_empty() || actions.must_sync {
@@ -294,13 +285,13 @@ impl RaftThread {
             if self.unconfirmed == 1 {
                 self.note_log(true);
             }
-            let remembered = self.remembered.take();
-            actions.hard_state = actions.hard_state.or(remembered);
-            self.shared.wal.hand(WalEvent::Append(actions));
+            let deferred_hard_state = self.deferred_hard_state.take();
+            actions.hard_state = actions.hard_state.or(deferred_hard_state);
+            self.shared.wal.push(WalEvent::Append(actions));
         } else {
             // A commit index alone need not be synced (rule 9.2); it goes along with the next batch.
             // Confirming is only sound while nothing older is on its way.
-            self.remembered = actions.hard_state.or(self.remembered);
+            self.deferred_hard_state = actions.hard_state.or(self.deferred_hard_state);
             if self.unconfirmed == 0 {
                 self.core.persisted(actions.number);
             }
@@ -311,13 +302,15 @@ impl RaftThread {
         }
         if let Some(last) = committed.last().map(|entry| entry.index) {
             let mut waiting = Vec::new();
-            let committed = committed.into_iter().map(|entry| self.join(entry, &mut waiting));
+            let committed =
+                committed.into_iter().map(|entry| self.match_proposal(entry, &mut waiting));
             let committed = committed.collect();
             self.fail_lost(last);
             // ORDER: before the apply thread can look for those who wait.
             let now = self.shared.env.clock.monotonic();
             self.shared.unapplied.add(last, waiting, now);
-            self.shared.apply.hand(ApplyEvent::Committed(committed));
+            // Whoever steps this part wakes the apply thread, or applies them itself.
+            self.shared.apply.push_quietly(ApplyEvent::Committed(committed));
         }
         for (context, index) in reads {
             self.release_reads(context, index);
@@ -325,15 +318,19 @@ impl RaftThread {
     }
 
     /// Finds who waits for an entry, by its origin.
-    fn join(&mut self, entry: keepd_raft::Entry, waiting: &mut Vec<Waiting>) -> Committed {
+    fn match_proposal(
+        &mut self,
+        entry: keepd_raft::Entry,
+        waiting: &mut Vec<Waiting>,
+    ) -> Committed {
         let origin = Origin::peek(&entry.data).filter(|origin| self.shared.is_own(*origin));
         let pending = origin.and_then(|origin| self.pending.remove(&origin.sequence));
-        let Some(Pending { waiter, taken, room, .. }) = pending else {
-            return Committed { entry, is_awaited: false, _room: None };
+        let Some(Pending { is_brief, waiter, taken, room, .. }) = pending else {
+            return Committed { entry, is_awaited: false, is_brief: false, _room: None };
         };
         let (index, is_awaited) = (entry.index, waiter.is_some());
         waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
-        Committed { entry, is_awaited, _room: room }
+        Committed { entry, is_awaited, is_brief, _room: room }
     }
 
     /// Tells those whose place in the log an entry of another leader has taken.
@@ -356,7 +353,7 @@ impl RaftThread {
                 return;
             }
             let (_, readers) = self.reading.pop_front().expect("it was just looked at");
-            self.shared.apply.hand(ApplyEvent::WaitApplied { index, readers });
+            self.shared.apply.push_quietly(ApplyEvent::WaitApplied { index, readers });
         }
     }
 
@@ -383,8 +380,43 @@ impl RaftThread {
         }
         if leads_in != self.leads_in {
             self.leads_in = leads_in;
-            shared.apply.hand(ApplyEvent::Leading(leads_in));
+            shared.apply.push_quietly(ApplyEvent::Leading(leads_in));
         }
+    }
+}
+
+impl Part for RaftThread {
+    type Event = RaftEvent;
+    const NAME: &'static str = "raft";
+
+    fn react(&mut self, batch: &mut Vec<RaftEvent>, _now: Duration) {
+        self.handle(batch);
+        self.process_actions();
+        self.wait_for_batch(batch);
+        self.process_ready();
+    }
+
+    fn turn(&mut self, now: Duration) -> Next {
+        self.tick(now);
+        if self.is_stopping { Next::End } else { Next::At(self.next_tick) }
+    }
+
+    fn is_brief(event: &RaftEvent) -> bool {
+        !matches!(event, RaftEvent::Stop)
+    }
+
+    /// Gives the log what is left.
+    fn finish(self) {
+        self.shared.raft.close();
+        self.shared.leadership.end();
+        if let Some(hard_state) = self.deferred_hard_state {
+            self.shared.wal.push(WalEvent::DeferHardState(hard_state));
+        }
+        self.shared.wal.push(WalEvent::Stop);
+    }
+
+    fn hand_over(shared: &Shared) {
+        shared.apply.wake();
     }
 }
 
@@ -419,7 +451,7 @@ mod tests {
     /// What the WAL thread does, without a log; how many entries each batch had.
     fn confirm(raft: &mut RaftThread) -> Vec<usize> {
         let (mut appended, mut events, mut entries) = (Vec::new(), Vec::new(), Vec::new());
-        raft.shared.wal.drain(&mut appended, Duration::ZERO);
+        raft.shared.wal.drain(&mut appended);
         for event in appended {
             if let WalEvent::Append(actions) = event {
                 events.push(RaftEvent::Persisted(actions.number));
@@ -427,7 +459,7 @@ mod tests {
             }
         }
         raft.handle(&mut events);
-        raft.act();
+        raft.process_ready();
         entries
     }
 
@@ -448,14 +480,13 @@ mod tests {
     #[test]
     fn proposals_that_come_during_a_sync_become_one_batch() {
         let mut raft = raft_thread();
-        raft.core.campaign().unwrap();
-        raft.act();
+        raft.process_ready();
         confirm(&mut raft);
         let mut replies = Vec::new();
         for _ in 0..4 {
             let (proposal, reply) = proposal(&raft.shared, 10);
-            raft.hold(proposal);
-            raft.act();
+            raft.enqueue(proposal);
+            raft.process_ready();
             replies.push(reply);
         }
         assert_eq!(confirm(&mut raft), [1], "the first waits for nobody, the others for its sync");
@@ -465,14 +496,13 @@ mod tests {
     #[test]
     fn what_a_client_gave_up_is_not_proposed() {
         let mut raft = raft_thread();
-        raft.core.campaign().unwrap();
-        raft.act();
+        raft.process_ready();
         confirm(&mut raft);
         let mut replies: Vec<_> = (0..6)
             .map(|_| {
                 let (proposal, reply) = proposal(&raft.shared, 10);
-                raft.hold(proposal);
-                raft.act();
+                raft.enqueue(proposal);
+                raft.process_ready();
                 reply
             })
             .collect();
@@ -480,48 +510,47 @@ mod tests {
         drop(replies.drain(2..4));
         assert_eq!(confirm(&mut raft), [1]);
         assert_eq!(confirm(&mut raft), [3]);
-        assert_eq!((raft.held.len(), raft.held_bytes), (0, 0));
+        assert_eq!((raft.queued.len(), raft.queued_bytes), (0, 0));
     }
 
     #[test]
-    fn a_batch_that_has_company_takes_along_who_comes_meanwhile() {
+    fn a_batch_that_commits_in_groups_takes_along_who_comes_meanwhile() {
         let mut raft = raft_thread();
         let hand = |raft: &RaftThread, count: usize| {
             for _ in 0..count {
-                raft.shared.raft.hand(RaftEvent::Propose(proposal(&raft.shared, 10).0));
+                raft.shared.raft.push(RaftEvent::Propose(proposal(&raft.shared, 10).0));
             }
         };
-        raft.hold(proposal(&raft.shared, 10).0);
+        raft.enqueue(proposal(&raft.shared, 10).0);
         hand(&raft, 3);
-        raft.gather(&mut Vec::new());
-        assert_eq!(raft.held.len(), 1, "few clients are not made to wait");
-        for _ in 1..COMPANY_MIN {
-            raft.hold(proposal(&raft.shared, 10).0);
+        raft.wait_for_batch(&mut Vec::new());
+        assert_eq!(raft.queued.len(), 1, "few clients are not made to wait");
+        for _ in 1..GROUP_COMMIT_MIN {
+            raft.enqueue(proposal(&raft.shared, 10).0);
         }
-        raft.gather(&mut Vec::new());
-        assert_eq!(raft.held.len(), COMPANY_MIN + 3);
+        raft.wait_for_batch(&mut Vec::new());
+        assert_eq!(raft.queued.len(), GROUP_COMMIT_MIN + 3);
     }
 
     #[test]
     fn what_raft_does_not_take_waits_for_a_commit() {
         let mut raft = raft_thread();
-        raft.core.campaign().unwrap();
-        raft.act();
+        raft.process_ready();
         confirm(&mut raft);
         let mut replies = Vec::new();
         for _ in 0..100 {
             let (proposal, reply) = proposal(&raft.shared, 1 << 20);
-            raft.hold(proposal);
+            raft.enqueue(proposal);
             replies.push(reply);
         }
-        raft.act();
-        assert!(!raft.held.is_empty(), "more is uncommitted than may be");
+        raft.process_ready();
+        assert!(!raft.queued.is_empty(), "more is uncommitted than may be");
         assert!(raft.pending.len() > 50, "what fits is proposed");
-        let refused = raft.held.len();
+        let refused = raft.queued.len();
         confirm(&mut raft);
-        assert!(raft.held.len() < refused, "the commit has made room");
+        assert!(raft.queued.len() < refused, "the commit has made room");
         while !confirm(&mut raft).is_empty() {}
-        assert_eq!((raft.held.len(), raft.held_bytes), (0, 0));
+        assert_eq!((raft.queued.len(), raft.queued_bytes), (0, 0));
         assert!(raft.pending.is_empty(), "everything is committed");
         for mut reply in replies {
             let answer = reply.try_recv();
@@ -533,26 +562,24 @@ mod tests {
     #[test]
     fn who_waits_for_apply_is_told_in_time_and_health_fails() {
         let mut raft = raft_thread();
-        raft.core.campaign().unwrap();
-        raft.act();
+        raft.process_ready();
         confirm(&mut raft);
         let shared = Arc::clone(&raft.shared);
-        let handle = crate::Handle { shared: Arc::clone(&shared) };
         shared.unapplied.take(u64::MAX);
         let (mut proposal, mut reply) = proposal(&raft.shared, 10);
         let now = shared.env.clock.monotonic();
         proposal.taken = now;
-        raft.hold(proposal);
-        raft.act();
+        raft.enqueue(proposal);
+        raft.process_ready();
         while !confirm(&mut raft).is_empty() {}
         // It is committed, and no apply thread takes it.
         let (timeout, election) =
             (shared.options.request_timeout(), shared.options.election_timeout);
-        raft.give_up(now + timeout - Duration::from_millis(1));
+        raft.expire_waiters(now + timeout - Duration::from_millis(1));
         assert!(reply.try_recv().is_err());
-        raft.give_up(now + timeout);
+        raft.expire_waiters(now + timeout);
         assert!(matches!(reply.try_recv(), Ok(Err(Error::TimedOut))));
-        assert!(handle.stall().is_none());
+        assert!(shared.unapplied.stall(now, election).is_none());
         let later = shared.env.clock.monotonic() + election * 2;
         assert!(shared.unapplied.stall(later, election).is_some());
     }

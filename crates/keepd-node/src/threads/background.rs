@@ -1,4 +1,4 @@
-//! The background thread: runs the store's flush, checkpoint, rewrite and hash jobs.
+//! The background parts: run the store's flush, checkpoint, rewrite and hash jobs.
 //!
 //! Flushes have a thread, since the log grows until they are done. So have rewrites, which are paced
 //! lest they starve the log of disk time: a compaction's hash does not wait for them.
@@ -10,13 +10,14 @@ use std::time::Duration;
 use keepd_mvcc::{Cause, InPlace, JobKind, View};
 
 use crate::ballast::Asks;
+use crate::driver::{Next, Part};
 use crate::in_place::check_store;
-use crate::inbox::{Inbox, Refused};
+use crate::mailbox::{Mailbox, Refused};
 use crate::messages::{ApplyEvent, Done, Job};
 use crate::shared::Shared;
 
-/// How long the thread sleeps when nothing happens.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often files are looked for that were taken away.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Rewritten bytes per second at most, unless space is urgent.
 const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
@@ -27,39 +28,39 @@ const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 /// scrub, count of sealed values, keyring, ballast.
 const OTHER_JOBS_MAX: usize = 6;
 
-/// The way to the background threads: one for flushes, one for rewrites, one for the rest.
+/// The way to the background parts: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Background {
-    flushes: Arc<Inbox<Job>>,
-    rewrites: Arc<Inbox<Job>>,
-    rest: Arc<Inbox<Job>>,
+    pub(crate) flushes: Arc<Mailbox<Job>>,
+    pub(crate) rewrites: Arc<Mailbox<Job>>,
+    pub(crate) rest: Arc<Mailbox<Job>>,
 }
 
 impl Background {
     pub(crate) fn new() -> Self {
         // BOUND: at most one job of each kind is out.
-        let inbox = |jobs| Arc::new(Inbox::new(jobs));
-        Self { flushes: inbox(1), rewrites: inbox(1), rest: inbox(OTHER_JOBS_MAX) }
+        let mailbox = |jobs| Arc::new(Mailbox::new(jobs));
+        Self { flushes: mailbox(1), rewrites: mailbox(1), rest: mailbox(OTHER_JOBS_MAX) }
     }
 
     /// # Panics
     /// If more jobs wait than can be out.
     pub(crate) fn run(&self, job: Job) {
-        let inbox = match &job {
+        let mailbox = match &job {
             Job::Store(job) if job.kind() == JobKind::Flush => &self.flushes,
             Job::Store(job) if job.kind() == JobKind::Rewrite => &self.rewrites,
             _ => &self.rest,
         };
-        assert!(inbox.offer(job, 1) != Err(Refused::Full), "two jobs of a kind are out");
+        assert!(mailbox.try_push(job, 1) != Err(Refused::Full), "two jobs of a kind are out");
     }
 
     /// The jobs that wait, for a test that runs them by hand.
     #[cfg(test)]
     pub(crate) fn take_all(&self) -> Vec<Job> {
         let mut all = Vec::new();
-        for inbox in [&self.flushes, &self.rewrites, &self.rest] {
+        for mailbox in [&self.flushes, &self.rewrites, &self.rest] {
             let mut jobs = Vec::new();
-            inbox.drain(&mut jobs, Duration::ZERO);
+            mailbox.drain(&mut jobs);
             all.append(&mut jobs);
         }
         all
@@ -70,49 +71,76 @@ impl Background {
         self.rewrites.close();
         self.rest.close();
     }
+}
 
-    /// The loop of the flush thread.
-    pub(crate) fn run_flushes(&self, shared: &Shared, store: &InPlace) {
-        work(&self.flushes, shared, Some(store));
+/// A part that runs jobs.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox<Job>>,
+    /// The files that must be in place before the log lets go what they hold; known to the worker for
+    /// flushes.
+    in_place: Option<InPlace>,
+    next_check: Duration,
+    has_ended: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        mailbox: &Arc<Mailbox<Job>>,
+        in_place: Option<InPlace>,
+    ) -> Self {
+        let mailbox = Arc::clone(mailbox);
+        Self { shared, mailbox, in_place, next_check: Duration::ZERO, has_ended: false }
     }
 
-    /// The loop of the thread for rewrites.
-    pub(crate) fn run_rewrites(&self, shared: &Shared) {
-        work(&self.rewrites, shared, None);
+    fn check_store(&self) -> Result<(), keepd_mvcc::Error> {
+        self.in_place.as_ref().map_or(Ok(()), |store| check_store(&self.shared, store))
     }
 
-    /// The loop of the thread for everything else.
-    pub(crate) fn run_rest(&self, shared: &Shared) {
-        work(&self.rest, shared, None);
+    fn work(&mut self, job: Job) {
+        let shared = &self.shared;
+        let done = run(job, shared).and_then(|done| {
+            // ORDER: before the log lets go what was flushed.
+            self.check_store().map(|()| done)
+        });
+        match done {
+            // The apply part takes nothing once it has ended, and this part ends too.
+            Ok(done) => {
+                self.has_ended |= !shared.apply.push(ApplyEvent::Background(Box::new(done)));
+            }
+            Err(error) => {
+                // Files that were taken away say more than the call that missed them.
+                shared.halt(self.check_store().err().unwrap_or(error));
+            }
+        }
     }
 }
 
-fn work(inbox: &Inbox<Job>, shared: &Shared, store: Option<&InPlace>) {
-    let mut jobs = Vec::new();
-    // `hand` to the apply thread fails once it has ended, and with it this thread.
-    let mut open = true;
-    while open && !shared.is_halted() {
-        inbox.drain(&mut jobs, PATIENCE);
-        if jobs.is_empty()
-            && let Some(Err(error)) = store.map(|store| check_store(shared, store))
-        {
-            shared.halt(error);
-        }
-        for job in jobs.drain(..) {
-            let done = run(job, shared).and_then(|done| {
-                // ORDER: before the log lets go what was flushed.
-                store.map_or(Ok(()), |store| check_store(shared, store)).map(|()| done)
-            });
-            match done {
-                Ok(done) => open = shared.apply.hand(ApplyEvent::Background(Box::new(done))),
-                Err(error) => {
-                    // Files that were taken away say more than the call that missed them.
-                    let gone = store.and_then(|store| check_store(shared, store).err());
-                    shared.halt(gone.unwrap_or(error));
-                }
+impl Part for Worker {
+    type Event = Job;
+    const NAME: &'static str = "background";
+
+    fn react(&mut self, batch: &mut Vec<Job>, _now: Duration) {
+        for job in batch.drain(..) {
+            if !self.has_ended && !self.shared.is_halted() {
+                self.work(job);
             }
         }
-        open = open && !inbox.is_closed();
+    }
+
+    fn turn(&mut self, now: Duration) -> Next {
+        if self.has_ended || self.mailbox.is_closed() {
+            return Next::End;
+        }
+        if now >= self.next_check {
+            self.next_check = now + CHECK_INTERVAL;
+            if let Err(error) = self.check_store() {
+                self.shared.halt(error);
+            }
+        }
+        Next::At(now + CHECK_INTERVAL)
     }
 }
 
@@ -202,7 +230,7 @@ fn pace(shared: &Shared, kind: JobKind, bytes: u64) -> ControlFlow<()> {
     };
     if let Some(bytes_per_second) = bytes_per_second.filter(|_| !shared.raft.is_closed()) {
         let nanos = bytes.saturating_mul(1_000_000_000) / bytes_per_second;
-        std::thread::sleep(Duration::from_nanos(nanos));
+        shared.env.clock.sleep(Duration::from_nanos(nanos));
     }
     if shared.raft.is_closed() || shared.is_halted() {
         ControlFlow::Break(())

@@ -1,0 +1,300 @@
+//! The parts of a member, and who steps them.
+//!
+//! A part is a state with one mailbox and a function that reacts to a batch of events. Each part
+//! has a thread that sleeps until something is queued or the time for its next step has come. A
+//! thread that queued an event and would otherwise only wake the other one may have the part
+//! react ([`Driver::react`]), as long as no other thread does: waking a thread costs more than
+//! most steps. A test steps all parts of a member, or of several, in one thread.
+//!
+//! ```text
+//!   client's task --try_push_quietly--> mailbox --+-- the part's own thread: run
+//!   log's thread  --push_quietly-----> mailbox --+-- whoever queued:        react
+//! ```
+//!
+//! INVARIANT: events are taken from the mailbox under the lock of the part, so a part sees them in
+//! the order in which they were queued, whoever steps it. Whoever held the lock looks into the
+//! mailbox again after giving it back, so an event whose producer found the lock taken is not left.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::mailbox::Mailbox;
+use crate::shared::Shared;
+
+/// BOUND: batches that a thread takes for another one before it goes back to its own work.
+const BATCHES_MAX: usize = 8;
+
+/// A part of the member.
+pub(crate) trait Part: Send {
+    /// What it reacts to.
+    type Event: Send;
+
+    /// The name of the part, for messages.
+    const NAME: &'static str;
+
+    /// Reacts to a batch of events, all of which it takes.
+    fn react(&mut self, batch: &mut Vec<Self::Event>, now: Duration);
+
+    /// Does what time has made due, on the part's own thread.
+    fn turn(&mut self, now: Duration) -> Next;
+
+    /// Whether a thread of another part may take the time to react to an event.
+    fn is_brief(_event: &Self::Event) -> bool {
+        true
+    }
+
+    /// Ends the part in order.
+    fn finish(self)
+    where
+        Self: Sized,
+    {
+    }
+
+    /// Wakes the threads of parts that a step gave something to without waking them.
+    fn hand_over(_shared: &Shared) {}
+}
+
+/// When a part wants its next turn if nothing is queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// At this time.
+    At(Duration),
+    /// Never: it has ended.
+    End,
+}
+
+/// A part of any kind, as whoever steps it sees it.
+pub(crate) trait Stepped: Send + Sync {
+    /// Has the part react to everything that is queued and take its turn; when it wants the next one,
+    /// `None` once it has ended.
+    fn step(&self) -> Option<Duration>;
+
+    /// The loop of the part's own thread; ends with the part or when the member halts.
+    fn run(&self);
+}
+
+/// A part that any thread may step while no other does.
+pub(crate) struct Driver<P: Part> {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox<P::Event>>,
+    slot: Mutex<Slot<P>>,
+}
+
+struct Slot<P: Part> {
+    /// `None` once it has ended.
+    part: Option<P>,
+    /// Reused between steps.
+    batch: Vec<P::Event>,
+}
+
+impl<P: Part> fmt::Debug for Driver<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(P::NAME).finish_non_exhaustive()
+    }
+}
+
+impl<P: Part> Driver<P> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        mailbox: &Arc<Mailbox<P::Event>>,
+        part: P,
+    ) -> Arc<Self> {
+        let slot = Slot { part: Some(part), batch: Vec::new() };
+        let (shared, mailbox) = (Arc::clone(shared), Arc::clone(mailbox));
+        Arc::new(Self { shared, mailbox, slot: Mutex::new(slot) })
+    }
+
+    /// Has the part react on the calling thread until its mailbox is empty, unless another thread
+    /// does so. Leaves events that may take long to the part's own thread.
+    pub(crate) fn react(&self) {
+        self.react_quietly();
+        P::hand_over(&self.shared);
+    }
+
+    /// As [`Self::react`]; the caller takes care of those whom the part gave something to.
+    pub(crate) fn react_quietly(&self) {
+        let _guard = HaltOnPanic(&self.shared, P::NAME);
+        for _ in 0..BATCHES_MAX {
+            if self.mailbox.is_empty() {
+                return;
+            }
+            let Some(mut slot) = self.slot.try_lock() else { return };
+            if !slot.react(&self.shared, &self.mailbox, P::is_brief) {
+                break;
+            }
+        }
+        self.mailbox.wake();
+    }
+}
+
+impl<P: Part> Stepped for Driver<P> {
+    fn step(&self) -> Option<Duration> {
+        let next = self.slot.lock().step(&self.shared, &self.mailbox);
+        P::hand_over(&self.shared);
+        next
+    }
+
+    fn run(&self) {
+        while let Some(next) = self.step() {
+            self.mailbox.wait(next.saturating_sub(self.shared.env.clock.monotonic()));
+        }
+    }
+}
+
+impl<P: Part> Slot<P> {
+    fn step(&mut self, shared: &Shared, mailbox: &Mailbox<P::Event>) -> Option<Duration> {
+        self.react(shared, mailbox, |_| true);
+        if shared.is_halted() {
+            // What is half done must not reach a file.
+            self.part = None;
+        }
+        match self.part.as_mut()?.turn(shared.env.clock.monotonic()) {
+            Next::At(next) => Some(next),
+            Next::End => {
+                self.part.take()?.finish();
+                None
+            }
+        }
+    }
+
+    /// Reacts to what is queued if all of it is `wanted`; whether it was.
+    fn react(
+        &mut self,
+        shared: &Shared,
+        mailbox: &Mailbox<P::Event>,
+        wanted: impl Fn(&P::Event) -> bool,
+    ) -> bool {
+        if shared.is_halted() {
+            // Dropping the part tells those who wait for it.
+            self.part = None;
+        }
+        let Some(part) = self.part.as_mut() else { return false };
+        if !mailbox.drain_if(&mut self.batch, wanted) {
+            return false;
+        }
+        part.react(&mut self.batch, shared.env.clock.monotonic());
+        assert!(self.batch.is_empty(), "a part takes all events of a batch");
+        true
+    }
+}
+
+/// Halts the member if a part panics on a client's task, whose thread outlives the panic: a broken
+/// invariant in one part must not leave the others serving.
+struct HaltOnPanic<'a>(&'a Shared, &'static str);
+
+impl Drop for HaltOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.halt(format_args!("the {} thread panicked", self.1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
+
+    use super::*;
+    use crate::boot::DataDir;
+    use crate::options::Options;
+
+    /// Remembers what it was given.
+    struct Recorder {
+        seen: Arc<Mutex<Vec<u64>>>,
+        is_closed: fn(&[u64]) -> bool,
+    }
+
+    impl Part for Recorder {
+        type Event = u64;
+        const NAME: &'static str = "recorder";
+
+        fn react(&mut self, batch: &mut Vec<u64>, _now: Duration) {
+            self.seen.lock().append(batch);
+        }
+
+        fn turn(&mut self, now: Duration) -> Next {
+            if (self.is_closed)(&self.seen.lock()) {
+                return Next::End;
+            }
+            Next::At(now + Duration::from_secs(3600))
+        }
+
+        fn is_brief(event: &u64) -> bool {
+            *event != LONG
+        }
+    }
+
+    const LONG: u64 = u64::MAX;
+
+    type Recorded = (Arc<Driver<Recorder>>, Arc<Mailbox<u64>>, Arc<Mutex<Vec<u64>>>);
+
+    fn recorder(is_closed: fn(&[u64]) -> bool) -> Recorded {
+        let env = Env {
+            disk: Arc::new(SimDisk::new()),
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SeededRandom::new(1)),
+        };
+        let options = Options::new("/data".into());
+        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
+        let opened = data_dir.open(&env, &options).unwrap();
+        let views = opened.machine.store().views();
+        let (identity, encryption) = (opened.identity, opened.encryption);
+        let shared = Shared::new(env, options, identity, views, encryption, opened.ballast);
+        let (mailbox, seen) = (Arc::new(Mailbox::new(usize::MAX)), Arc::default());
+        let part = Recorder { seen: Arc::clone(&seen), is_closed };
+        (Driver::new(&shared, &mailbox, part), mailbox, seen)
+    }
+
+    #[test]
+    fn whoever_queues_an_event_may_have_the_part_react() {
+        let (driver, mailbox, seen) = recorder(|_| false);
+        mailbox.push_quietly(1);
+        driver.react();
+        assert_eq!(*seen.lock(), [1]);
+        mailbox.push_quietly(2);
+        mailbox.push_quietly(LONG);
+        driver.react();
+        assert_eq!(*seen.lock(), [1], "what takes long is left to the part's own thread");
+        driver.step();
+        assert_eq!(*seen.lock(), [1, 2, LONG]);
+    }
+
+    #[test]
+    fn no_event_is_left_when_many_threads_queue_and_react() {
+        const EVENTS: u64 = 20_000;
+        const THREADS: u64 = 4;
+        let (driver, mailbox, seen) =
+            recorder(|seen| seen.len() == usize::try_from(EVENTS * THREADS).expect("few"));
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (driver, mailbox) = (&driver, &mailbox);
+                scope.spawn(move || {
+                    for event in 0..EVENTS {
+                        mailbox.push_quietly(thread * EVENTS + event);
+                        driver.react();
+                    }
+                });
+            }
+        });
+        assert!(mailbox.is_empty(), "the last one to queue an event found it taken or took it");
+        let seen = seen.lock();
+        for thread in 0..THREADS {
+            let own = seen.iter().filter(|event| **event / EVENTS == thread);
+            assert!(own.copied().eq(thread * EVENTS..(thread + 1) * EVENTS), "in order");
+        }
+    }
+
+    #[test]
+    fn a_part_that_ended_takes_nothing() {
+        let (driver, mailbox, _) = recorder(|seen| !seen.is_empty());
+        assert!(driver.step().is_some());
+        mailbox.push_quietly(1);
+        assert_eq!(driver.step(), None);
+        mailbox.push_quietly(2);
+        driver.react();
+        assert!(!mailbox.is_empty());
+    }
+}

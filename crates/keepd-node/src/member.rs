@@ -1,0 +1,197 @@
+//! A member: its parts, and whoever steps them.
+//!
+//! [`crate::Node`] gives each part a thread. A simulation steps the parts itself, of one member or of
+//! several, in one thread and in the order that it chooses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_env::{DirLock, Env};
+use keepd_mvcc::{Applied, RoomMaker};
+
+use crate::ballast::Asks;
+use crate::boot::{DataDir, Opened};
+use crate::driver::{Driver, Stepped};
+use crate::error::BootError;
+use crate::handle::Handle;
+use crate::housekeeping::Housekeeping;
+use crate::messages::{ApplyEvent, RaftEvent};
+use crate::options::Options;
+use crate::shared::Shared;
+use crate::threads::apply::ApplyThread;
+use crate::threads::background::{Background, Worker};
+use crate::threads::hub::HubThread;
+use crate::threads::raft::RaftThread;
+use crate::threads::wal::WalThread;
+
+/// Between two looks at a part that is to end.
+const STOP_PAUSE: Duration = Duration::from_millis(1);
+
+/// The parts of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartName {
+    /// Proposals, elections, replication.
+    Raft,
+    /// The log.
+    Wal,
+    /// The state machine.
+    Apply,
+    /// Watches.
+    Hub,
+    /// Flushes of the store.
+    Flush,
+    /// Rewrites of the store's segments.
+    Rewrite,
+    /// Everything else that takes long.
+    Background,
+}
+
+impl PartName {
+    /// All parts, in the order in which they come to a stop.
+    pub const ALL: [Self; 7] = [
+        Self::Raft,
+        Self::Wal,
+        Self::Apply,
+        Self::Hub,
+        Self::Flush,
+        Self::Rewrite,
+        Self::Background,
+    ];
+
+    /// The name of the part's thread.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Wal => "wal",
+            Self::Apply => "apply",
+            Self::Hub => "watch-hub",
+            Self::Flush => "flush",
+            Self::Rewrite => "rewrite",
+            Self::Background => "background",
+        }
+    }
+}
+
+/// A member whose parts run when they are stepped.
+pub struct Member {
+    pub(crate) shared: Arc<Shared>,
+    raft: Arc<Driver<RaftThread>>,
+    parts: Vec<(PartName, Arc<dyn Stepped>)>,
+    background: Background,
+    /// Held as long as the member is there.
+    _lock: Box<dyn DirLock>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Puts a member together on an opened data directory.
+    ///
+    /// # Errors
+    /// If log and store do not fit together.
+    pub fn open(env: Env, options: Options, data_dir: DataDir) -> Result<Self, BootError> {
+        let Opened { machine, wal, core, identity, encryption, ballast, lock } =
+            data_dir.open(&env, &options)?;
+        let views = machine.store().views();
+        let in_place = machine.store().in_place()?;
+        let shared = Shared::new(env, options, identity, views, encryption, ballast);
+        let for_flushes = Arc::clone(&shared);
+        machine.store().set_room_maker(RoomMaker::new(move |error| {
+            // What a flush writes lets the log go.
+            for_flushes.make_room(error, Asks::Reclaim)
+        }));
+        let background = Background::new();
+        let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
+        let of = || Arc::clone(&shared);
+        let raft = Driver::new(&shared, &shared.raft, RaftThread::new(of(), core));
+        let apply = ApplyThread::new(of(), machine, housekeeping);
+        let apply = Driver::new(&shared, &shared.apply, apply);
+        let wal = WalThread::new(of(), Arc::clone(&raft), Arc::clone(&apply), wal);
+        let wal = Driver::new(&shared, &shared.wal, wal);
+        let hub = Driver::new(&shared, &shared.hub, HubThread::new(of()));
+        let worker = |mailbox, in_place| -> Arc<dyn Stepped> {
+            Driver::new(&shared, mailbox, Worker::new(of(), mailbox, in_place))
+        };
+        let parts: Vec<(PartName, Arc<dyn Stepped>)> = vec![
+            (PartName::Raft, Arc::<Driver<RaftThread>>::clone(&raft)),
+            (PartName::Wal, wal),
+            (PartName::Apply, apply),
+            (PartName::Hub, hub),
+            (PartName::Flush, worker(&background.flushes, Some(in_place))),
+            (PartName::Rewrite, worker(&background.rewrites, None)),
+            (PartName::Background, worker(&background.rest, None)),
+        ];
+        Ok(Self { raft, parts, background, _lock: lock, shared })
+    }
+
+    /// The way in.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared), raft: Arc::clone(&self.raft) }
+    }
+
+    /// Has a part react to what is queued for it; when it wants its next turn by the monotonic clock,
+    /// `None` once it has ended.
+    ///
+    /// # Panics
+    /// Never: every part is there.
+    pub fn step(&self, part: PartName) -> Option<Duration> {
+        self.part(part).step()
+    }
+
+    pub(crate) fn part(&self, name: PartName) -> Arc<dyn Stepped> {
+        let part = self.parts.iter().find(|(part, _)| *part == name);
+        Arc::clone(&part.expect("every part is there").1)
+    }
+
+    /// Stops in order: what was acknowledged is durable anyway; this makes the next start short. What
+    /// waits for space on a full disk was not acknowledged, and is not waited for. `join` returns when
+    /// the part has ended.
+    pub(crate) fn stop_with(&self, mut join: impl FnMut(PartName)) {
+        self.shared.raft.push(RaftEvent::Stop);
+        // The Raft part stops the WAL part; both end before apply does, so that apply sees everything
+        // that was committed.
+        join(PartName::Raft);
+        self.shared.ballast.give_up();
+        join(PartName::Wal);
+        self.shared.apply.push(ApplyEvent::Stop);
+        join(PartName::Apply);
+        self.close_log();
+        self.background.close();
+        self.shared.close();
+        for part in [PartName::Hub, PartName::Flush, PartName::Rewrite, PartName::Background] {
+            join(part);
+        }
+    }
+
+    /// Stops in order, stepping the parts on this thread.
+    pub fn stop(self) {
+        self.stop_with(|part| {
+            while self.step(part).is_some() {
+                // The last flush may be out.
+                self.step(PartName::Flush);
+                self.step(PartName::Background);
+                self.shared.env.clock.sleep(STOP_PAUSE);
+            }
+        });
+    }
+
+    /// Closes the log, without what is durable in the store: a start that finds the disk full has all
+    /// the space that there is.
+    fn close_log(&self) {
+        let Some(log) = self.shared.stopped_log.lock().take() else { return };
+        let closed = match self.shared.flushed.lock().take() {
+            Some(Applied { index, term }) => log.close_behind(index, term),
+            None => log.close(),
+        };
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the log was not closed in order; the next start looks closer");
+        }
+    }
+}
