@@ -22,11 +22,11 @@ use crate::error::Error;
 pub const TLS_SERVER_DAYS: u64 = 825;
 /// Days our CA is valid.
 const CA_DAYS: u64 = 3650;
-/// Clocks of other machines may be behind by this much.
+/// Time by which certificates are backdated, since clocks of other machines may be slow.
 const BACKDATED: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a certificate is for.
+/// Use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
     /// A client's: `clientAuth`.
@@ -37,14 +37,14 @@ pub enum Usage {
     Server,
 }
 
-/// Whose certificate to make.
+/// Subject of a certificate to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// The common name.
     pub common_name: String,
     /// Host names and addresses it is valid for; a client needs none.
     pub names: Vec<String>,
-    /// What it is for.
+    /// Its use.
     pub usage: Usage,
     /// Days of validity from now.
     pub days: u64,
@@ -187,7 +187,7 @@ impl Authority {
         Ok((certificate.pem(), key))
     }
 
-    /// Where the certificate and the key of a name are.
+    /// Paths of the certificate and the key of a name.
     #[must_use]
     pub fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
         (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")))

@@ -1,4 +1,4 @@
-//! What a certificate says: for error texts, expiry metrics and the identity of a client.
+//! Content of a certificate: for error texts, expiry metrics and the identity of a client.
 //!
 //! Parsing is x509-parser's, because rustls-webpki neither reads version 1 certificates nor shows
 //! names. Nothing here decides whether a certificate is trusted.
@@ -31,12 +31,12 @@ impl<'a> Parsed<'a> {
         SubjectPublicKeyInfoDer::from(self.0.tbs_certificate.subject_pki.raw)
     }
 
-    /// Version 1 certificates have no extensions, hence no usage and no alternative names.
+    /// Whether it has no extensions, hence no usage and no alternative names: version 1.
     pub(crate) fn is_v1(&self) -> bool {
         self.0.tbs_certificate.version != X509Version::V3
     }
 
-    /// Go does not read such a certificate at all.
+    /// Whether the serial number is negative: Go does not read such a certificate at all.
     pub(crate) fn has_negative_serial(&self) -> bool {
         self.0.raw_serial().first().is_some_and(|byte| byte & 0x80 != 0)
     }
@@ -81,11 +81,11 @@ impl<'a> Parsed<'a> {
     }
 
     /// Everything in owned form.
-    pub(crate) fn facts(&self) -> CertificateFacts {
+    pub(crate) fn facts(&self) -> CertificateSummary {
         let tbs = &self.0.tbs_certificate;
         let (not_before, not_after) = self.validity();
         let (dns_names, ip_addresses) = self.alternative_names();
-        CertificateFacts {
+        CertificateSummary {
             subject: tbs.subject.to_string(),
             issuer: tbs.issuer.to_string(),
             common_name: common_name(&tbs.subject),
@@ -128,7 +128,26 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// What a certificate's extended key usage allows.
+/// Purpose that a certificate is shown for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// By a client, to a server.
+    Client,
+    /// By a server, to a client.
+    Server,
+}
+
+impl Purpose {
+    /// Whether an extended key usage allows it.
+    pub(crate) const fn is_allowed_by(self, purposes: Purposes) -> bool {
+        match self {
+            Self::Client => purposes.allows_client(),
+            Self::Server => purposes.allows_server(),
+        }
+    }
+}
+
+/// Purposes that a certificate's extended key usage allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purposes {
     /// No extended key usage, or `anyExtendedKeyUsage`.
@@ -156,9 +175,9 @@ impl Purposes {
     }
 }
 
-/// What a certificate says.
+/// Summary of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFacts {
+pub struct CertificateSummary {
     /// The subject's distinguished name.
     pub subject: String,
     /// The issuer's distinguished name.
@@ -183,7 +202,7 @@ pub struct CertificateFacts {
     pub ip_addresses: Vec<IpAddr>,
 }
 
-impl CertificateFacts {
+impl CertificateSummary {
     /// Reads a certificate in DER.
     ///
     /// # Errors
@@ -214,7 +233,7 @@ impl CertificateFacts {
     }
 }
 
-/// Who is at the other end of a connection, by its verified leaf certificate.
+/// Identity of the peer of a connection, by its verified leaf certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// The common name; with `--client-cert-auth` and authentication on, the user.

@@ -1,5 +1,5 @@
-//! Who may issue, as Go decides it, and paths from a leaf that rustls-webpki refuses to read
-//! (version 1, or a CA) to a trusted root.
+//! Right to issue certificates, as Go decides it, and paths to a trusted root from a leaf that
+//! rustls-webpki refuses to read (version 1, or a CA).
 //!
 //! The rules of a path are Go's: issuer and subject match byte for byte, the signature verifies,
 //! everything on the path is valid now, every issuer up to the root may issue. A CA with name
@@ -15,24 +15,23 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_POLICY_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 
-use crate::certificate::Parsed;
+use crate::certificate::{Parsed, Purpose};
 use crate::signature;
-use crate::trust::Purpose;
 
 /// BOUND: certificates between leaf and root.
 const DEPTH_MAX: usize = 6;
 /// BOUND: signature checks per handshake, so that a hostile chain costs no more than about 10 ms.
 const CHECKS_MAX: usize = 32;
 
-/// One search.
+/// One search for a path.
 pub(crate) struct PathSearch<'a> {
     /// Trusted certificates that may issue others.
     pub(crate) roots: &'a [Parsed<'a>],
-    /// What the peer sent besides its leaf.
+    /// Certificates that the peer sent besides its leaf.
     pub(crate) intermediates: Vec<Parsed<'a>>,
     /// Seconds since 1970.
     pub(crate) now: i64,
-    /// What for.
+    /// Purpose that the leaf is shown for.
     pub(crate) purpose: Purpose,
     /// The signatures that count.
     pub(crate) algorithms: &'a WebPkiSupportedAlgorithms,
@@ -107,7 +106,7 @@ impl<'a> PathSearch<'a> {
     }
 }
 
-/// Why a certificate may not issue another.
+/// Reason why a certificate may not issue another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
     /// No CA, a key that may not sign certificates, or a path that is too long.

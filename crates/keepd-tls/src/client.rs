@@ -23,7 +23,7 @@ use crate::suites::{self, TlsVersion};
 use crate::trust::TrustStore;
 use crate::verifier::{DangerouslyAcceptAnyServer, ServerCheck};
 
-/// What a client's TLS is made from.
+/// Options of a client's TLS.
 #[derive(Clone, Debug, Default)]
 pub struct ClientTlsOptions {
     /// PEM CA bundle; the system's roots if not given.
@@ -96,7 +96,7 @@ impl ClientTls {
         config.as_ref().clone()
     }
 
-    /// What reloading has done so far.
+    /// Reloads since the start.
     #[must_use]
     pub fn status(&self) -> ReloadStatus {
         self.source.status()

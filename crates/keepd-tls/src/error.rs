@@ -1,12 +1,12 @@
-//! What can be wrong with the files and settings of a TLS endpoint. Every text names the file and,
-//! where one exists, the command that mends it; the wording of etcd comes first where it has one.
+//! Faults of the files and settings of a TLS endpoint. Every text names the file and, where one
+//! exists, the command that mends it; the wording of etcd comes first where it has one.
 
 use std::path::PathBuf;
 
 use keepd_env::IoError;
 use thiserror::Error;
 
-/// Why an endpoint's TLS configuration cannot be used.
+/// Reason why an endpoint's TLS configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum Error {
     /// `--client-cert-allowed-*` both as names and as common names.
@@ -56,7 +56,7 @@ pub enum Error {
     CaMissing {
         /// The file.
         path: PathBuf,
-        /// What it holds instead.
+        /// Its content instead, in words.
         found: String,
     },
     /// A certificate file holds no certificate.
@@ -67,7 +67,7 @@ pub enum Error {
     CertificateMissing {
         /// The file.
         path: PathBuf,
-        /// What it holds instead.
+        /// Its content instead, in words.
         found: String,
     },
     /// A new certificate has expired while the one in use has not.
@@ -75,7 +75,7 @@ pub enum Error {
     Expired {
         /// The file.
         path: PathBuf,
-        /// When.
+        /// End of its validity.
         not_after: String,
     },
     /// The private key needs a passphrase.
@@ -108,7 +108,7 @@ pub enum Error {
     KeyMissing {
         /// The file.
         path: PathBuf,
-        /// What it holds instead.
+        /// Its content instead, in words.
         found: String,
     },
     /// A private key of a kind or size that is not supported.
@@ -125,7 +125,7 @@ pub enum Error {
     /// A certificate cannot be made.
     #[error("cannot make the certificate for {subject:?}: {reason}")]
     Issue {
-        /// Whose certificate.
+        /// Subject of the certificate.
         subject: String,
         /// The library's reason.
         reason: String,
@@ -154,9 +154,9 @@ pub enum Error {
         certificate.display(), key.display()
     )]
     Swapped {
-        /// What was given as the certificate.
+        /// The file given as the certificate.
         certificate: PathBuf,
-        /// What was given as the key.
+        /// The file given as the key.
         key: PathBuf,
     },
     /// rustls refuses the combination.

@@ -10,8 +10,7 @@ use rustls::{
 };
 use rustls_pki_types::UnixTime;
 
-use crate::certificate::{CertificateFacts, timestamp};
-use crate::trust::Purpose;
+use crate::certificate::{CertificateSummary, Purpose, timestamp};
 
 /// A refusal that rustls has no variant for, with its full text.
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(crate) struct Refusal(String);
 
 impl Refusal {
     /// The certificate's extended key usage excludes what it was shown for.
-    pub(crate) fn wrong_usage(facts: &CertificateFacts, purpose: Purpose) -> Self {
+    pub(crate) fn wrong_usage(facts: &CertificateSummary, purpose: Purpose) -> Self {
         let (usage, role) = match purpose {
             Purpose::Client => ("clientAuth", "client"),
             Purpose::Server => ("serverAuth", "server"),
@@ -40,7 +39,7 @@ impl Refusal {
     }
 
     /// The server's certificate names no host at all.
-    pub(crate) fn no_alternative_names(facts: &CertificateFacts, wanted: &str) -> Self {
+    pub(crate) fn no_alternative_names(facts: &CertificateSummary, wanted: &str) -> Self {
         let subject = &facts.subject;
         let is_address = wanted.parse::<IpAddr>().is_ok();
         let reason = if is_address {

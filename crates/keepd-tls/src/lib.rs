@@ -24,7 +24,7 @@ mod trust;
 mod verifier;
 
 pub use authority::{Authority, Subject, TLS_SERVER_DAYS, Usage};
-pub use certificate::{CertificateFacts, PeerIdentity, Purposes};
+pub use certificate::{CertificateSummary, PeerIdentity, Purposes};
 pub use client::{ClientTls, ClientTlsOptions};
 pub use error::Error;
 pub use explain::{explain, explain_io};

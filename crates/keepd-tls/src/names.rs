@@ -1,15 +1,15 @@
-//! Whether a certificate is valid for a host that the operator allows, by Go's `VerifyHostname`.
+//! Match of a certificate's names with a host that the operator allows, by Go's `VerifyHostname`.
 //!
 //! webpki has no answer for a name that is no host, such as `*.example.com` itself or a label with
 //! a space; Go compares such a name as it is.
 
 use std::net::IpAddr;
 
-use crate::certificate::CertificateFacts;
+use crate::certificate::CertificateSummary;
 
 /// Whether one of the certificate's alternative names is valid for `host`. The common name is not
 /// looked at.
-pub(crate) fn match_any(facts: &CertificateFacts, host: &str) -> bool {
+pub(crate) fn match_any(facts: &CertificateSummary, host: &str) -> bool {
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     if let Ok(address) = inner.unwrap_or(host).parse::<IpAddr>() {
         let address = address.to_canonical();
@@ -55,7 +55,7 @@ fn matches_pattern(pattern: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::match_any;
-    use crate::certificate::{CertificateFacts, Purposes};
+    use crate::certificate::{CertificateSummary, Purposes};
 
     // The answers are those of Go's `VerifyHostname`; `TestAllowedHostnames` in testing/interop asks
     // etcd and crypto/x509 about the same pairs.
@@ -97,8 +97,8 @@ mod tests {
         }
     }
 
-    fn facts(names: &[&str], addresses: &[&str]) -> CertificateFacts {
-        CertificateFacts {
+    fn facts(names: &[&str], addresses: &[&str]) -> CertificateSummary {
+        CertificateSummary {
             subject: String::new(),
             issuer: String::new(),
             common_name: Some("localhost".to_owned()),

@@ -16,14 +16,14 @@ use parking_lot::Mutex;
 use crate::error::Error;
 use crate::files::Contents;
 
-/// What reloading has done so far.
+/// Reloads since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadStatus {
     /// Changed files taken into use since the start.
     pub reloads: u64,
     /// Changed files that could not be used since the start.
     pub refusals: u64,
-    /// Why the files as they are now are not in use; `None` if they are.
+    /// Reason why the files as they are now are not in use; `None` if they are.
     pub problem: Option<String>,
 }
 
@@ -53,7 +53,7 @@ struct Attempts {
     refused: Option<Fingerprint>,
 }
 
-/// The files, the value in use and the story so far.
+/// The files, the value in use and the attempts to replace it.
 pub(crate) struct Reloading<T> {
     disk: Arc<dyn Disk>,
     paths: Vec<PathBuf>,
@@ -156,7 +156,7 @@ impl<T> Reloading<T> {
         self.current.load().value.clone()
     }
 
-    /// What happened so far.
+    /// Reloads since the start.
     pub(crate) fn status(&self) -> ReloadStatus {
         self.attempts.lock().status.clone()
     }

@@ -18,7 +18,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 
-use crate::certificate::{CertificateFacts, Parsed};
+use crate::certificate::{CertificateSummary, Parsed};
 use crate::error::Error;
 use crate::files::{self, Contents};
 use crate::reload::{ReloadStatus, Reloading};
@@ -30,7 +30,7 @@ use crate::verifier::{Allowed, ClientCheck};
 /// The protocols offered, the preferred one first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// What a listener's TLS is made from.
+/// Options of a listener's TLS.
 #[derive(Clone, Debug, Default)]
 pub struct TlsOptions {
     /// PEM chain, leaf first.
@@ -74,7 +74,7 @@ impl TlsOptions {
 /// One state of the files, ready for use.
 struct Loaded {
     config: Arc<ServerConfig>,
-    leaf: CertificateFacts,
+    leaf: CertificateSummary,
 }
 
 /// A listener's TLS, following its files.
@@ -129,11 +129,11 @@ impl ServerTls {
 
     /// The certificate in use.
     #[must_use]
-    pub fn leaf(&self) -> CertificateFacts {
+    pub fn leaf(&self) -> CertificateSummary {
         self.source.loaded().leaf.clone()
     }
 
-    /// What reloading has done so far.
+    /// Reloads since the start.
     #[must_use]
     pub fn status(&self) -> ReloadStatus {
         self.source.status()
@@ -145,7 +145,7 @@ impl ServerTls {
         self.options.verifies_clients()
     }
 
-    /// What will make clients refuse the certificate in use although the server can start with it;
+    /// Reasons for clients to refuse the certificate in use although the server can start with it;
     /// for the log.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -192,7 +192,7 @@ fn load(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Loaded, Error> {
     let pair = files::key_pair(contents, &options.cert_file, &options.key_file, provider)?;
-    let leaf = leaf_facts(&pair);
+    let leaf = leaf_summary(&pair);
     let versions = suites::versions(options.min_version, options.max_version)?;
     let time = Arc::new(WallTime(env.clock.clone()));
     let builder = ServerConfig::builder_with_details(provider.clone(), time)
@@ -232,8 +232,8 @@ fn client_check(
     Ok(ClientCheck::new(trust, allowed, revoked, options.trusted_ca_file.is_some()))
 }
 
-/// What the leaf of a loaded pair says.
-fn leaf_facts(pair: &CertifiedKey) -> CertificateFacts {
+/// Summary of the leaf of a loaded pair.
+fn leaf_summary(pair: &CertifiedKey) -> CertificateSummary {
     let leaf = pair.cert.first().expect("a key pair has a leaf");
     Parsed::from_der(leaf).expect("it parsed when it was loaded").facts()
 }

@@ -14,28 +14,9 @@ use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, VerifiedPath,
 };
 
-use crate::certificate::{Parsed, Purposes};
+use crate::certificate::{Parsed, Purpose};
 use crate::chain::{PathSearch, Unfit, has_unknown_critical_extension, may_issue};
 use crate::explain::Refusal;
-
-/// What a certificate is shown for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// By a client, to a server.
-    Client,
-    /// By a server, to a client.
-    Server,
-}
-
-impl Purpose {
-    /// Whether an extended key usage allows it.
-    pub(crate) const fn is_allowed_by(self, purposes: Purposes) -> bool {
-        match self {
-            Self::Client => purposes.allows_client(),
-            Self::Server => purposes.allows_server(),
-        }
-    }
-}
 
 /// webpki's rule plus `anyExtendedKeyUsage`, which Go accepts.
 struct UsageRule(Purpose);

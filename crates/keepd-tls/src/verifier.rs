@@ -10,12 +10,12 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
-use crate::certificate::Parsed;
+use crate::certificate::{Parsed, Purpose};
 use crate::explain::Refusal;
 use crate::names;
 use crate::revocation::Revoked;
 use crate::signature;
-use crate::trust::{Purpose, TrustStore, translate};
+use crate::trust::{TrustStore, translate};
 
 /// Which verified clients are let in.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use keepd_env::Env;
-use keepd_tls::{Authority, CertificateFacts, Purposes, Subject, TLS_SERVER_DAYS, Usage};
+use keepd_tls::{Authority, CertificateSummary, Purposes, Subject, TLS_SERVER_DAYS, Usage};
 
 /// Make a CA and certificates, or look at one.
 #[derive(Debug, Parser)]
@@ -142,7 +142,7 @@ fn run(env: &Env, command: Command) -> anyhow::Result<String> {
 
 fn show(env: &Env, file: &Path, now: i64) -> anyhow::Result<String> {
     let pem = env.disk.read(file)?;
-    let facts = CertificateFacts::from_pem(&pem)
+    let facts = CertificateSummary::from_pem(&pem)
         .map_err(|error| anyhow::anyhow!("{}: no certificate: {error}", file.display()))?;
     let mut names = facts.dns_names.clone();
     names.extend(facts.ip_addresses.iter().map(ToString::to_string));

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keepd_env::Env;
-use keepd_tls::{Authority, CertificateFacts, Subject};
+use keepd_tls::{Authority, CertificateSummary, Subject};
 
 use crate::flags;
 
@@ -237,7 +237,7 @@ fn make_pki(env: &Env, place: &Place) -> anyhow::Result<()> {
 fn renew(env: &Env, place: &Place) -> anyhow::Result<(Vec<&'static str>, String)> {
     let now = i64::try_from(env.clock.wall().as_secs())?;
     let mut renewed = Vec::new();
-    let mut soonest: Option<CertificateFacts> = None;
+    let mut soonest: Option<CertificateSummary> = None;
     for (name, subject) in subjects() {
         let (path, _) = Authority::paths(&place.pki(), name);
         let mut facts = facts(env, &path)?;
@@ -254,9 +254,10 @@ fn renew(env: &Env, place: &Place) -> anyhow::Result<(Vec<&'static str>, String)
     Ok((renewed, until.chars().take(10).collect()))
 }
 
-fn facts(env: &Env, path: &Path) -> anyhow::Result<CertificateFacts> {
+fn facts(env: &Env, path: &Path) -> anyhow::Result<CertificateSummary> {
     let pem = env.disk.read(path)?;
-    CertificateFacts::from_pem(&pem).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+    CertificateSummary::from_pem(&pem)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 use std::os::unix::fs::PermissionsExt;
 
 use keepd_env::Env;
-use keepd_tls::{Authority, CertificateFacts, ClientTls, Purposes, ServerTls, Subject, TlsVersion};
+use keepd_tls::{
+    Authority, CertificateSummary, ClientTls, Purposes, ServerTls, Subject, TlsVersion,
+};
 use rustls::ProtocolVersion;
 
 use crate::support::{
     Scratch, accepted, client, client_with, handshake_to, mutual, own_ca, plain, refused,
 };
 
-fn facts(path: &std::path::Path) -> CertificateFacts {
-    CertificateFacts::from_pem(&std::fs::read(path).unwrap()).unwrap()
+fn facts(path: &std::path::Path) -> CertificateSummary {
+    CertificateSummary::from_pem(&std::fs::read(path).unwrap()).unwrap()
 }
 
 #[tokio::test]

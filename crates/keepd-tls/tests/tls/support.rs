@@ -108,7 +108,7 @@ pub(crate) fn client(scratch: &Scratch) -> ClientTlsOptions {
     }
 }
 
-/// How one side saw the handshake.
+/// Outcome of the handshake on one side.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) alpn: Option<Vec<u8>>,
