@@ -14,7 +14,7 @@ use keepd_types::KeyId;
 use parking_lot::Mutex;
 use thiserror::Error;
 
-use crate::config::{ConfigError, ConfigOptions, EncryptionConfig};
+use crate::config::{ConfigError, ConfigFile, ConfigOptions, EncryptionConfig};
 use crate::file::{DataKeyId, FileKeys};
 use crate::keyring::{Keyring, KeyringChange, KeyringError};
 use crate::provider::KeyName;
@@ -183,19 +183,32 @@ impl Encryption {
         self.files.clone()
     }
 
-    /// Takes another configuration. `in_use` tells how many stored values are sealed under a key;
-    /// it is asked only about keys that the new file lacks.
+    /// Reads a file's content under the options of the first configuration; `file_name` is for
+    /// messages.
     ///
     /// # Errors
-    /// If the file is not right, drops a key that is in use, or the keyring cannot be written. The
-    /// old configuration then still holds.
+    /// If it is not a right configuration.
+    pub fn parse(&self, file_name: &str, bytes: &[u8]) -> Result<ConfigFile, ConfigError> {
+        ConfigFile::parse(file_name, bytes, self.options.clone())
+    }
+
+    /// The current configuration; `None` without one.
+    #[must_use]
+    pub fn config(&self) -> Option<EncryptionConfig> {
+        self.state.lock().config.clone()
+    }
+
+    /// Takes another configuration. `in_use` tells how many stored values are sealed under a key;
+    /// it is asked only about keys that the new one lacks.
+    ///
+    /// # Errors
+    /// If it drops a key that is in use, or the keyring cannot be written. The old configuration
+    /// then still holds.
     pub fn reload(
         &self,
-        file_name: &str,
-        bytes: &[u8],
+        config: EncryptionConfig,
         in_use: &dyn Fn(KeyId) -> u64,
     ) -> Result<ReloadReport, ReloadError> {
-        let config = EncryptionConfig::parse_with(file_name, bytes, self.options.clone())?;
         let _one_at_a_time = self.reloading.lock();
         let names = |config: &Option<EncryptionConfig>| {
             config.as_ref().map_or_else(Vec::new, EncryptionConfig::key_names)

@@ -19,12 +19,10 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::frame::FileSealer;
-use crate::secret::Secret;
+use crate::secret::{KEY_LEN, Secret};
 
 /// The length of the header of every file.
 pub const FILE_HEADER_LEN: usize = 96;
-/// The length of a data key and of a file's own key.
-pub(crate) const KEY_LEN: usize = 32;
 
 const MAGIC: [u8; 8] = *b"keepdfil";
 const FORMAT_VERSION: u16 = 1;
@@ -193,7 +191,7 @@ impl FileKeys {
     #[must_use]
     pub fn ephemeral(random: &dyn Random) -> Self {
         let id = DataKeyId(1);
-        let keys = BTreeMap::from([(id, random_key(random))]);
+        let keys = BTreeMap::from([(id, Secret::random(random))]);
         Self::from_set(KeySet { keys, active: id, ..KeySet::plain() })
     }
 
@@ -274,13 +272,6 @@ impl FileKeys {
         };
         Ok(FileSealer::new(bytes, header.kind, file_id, id, key))
     }
-}
-
-/// Draws a data key.
-pub(crate) fn random_key(random: &dyn Random) -> Secret {
-    let mut bytes = vec![0; KEY_LEN];
-    random.fill(&mut bytes);
-    Secret::new(bytes)
 }
 
 /// HKDF-SHA256 with `salt`, into an AES-256-GCM key for `info`.

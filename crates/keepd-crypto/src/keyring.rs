@@ -26,8 +26,10 @@ use keepd_types::KeyId;
 use thiserror::Error;
 
 use crate::config::EncryptionConfig;
-use crate::file::{DataKeyId, FileKeys, KeySet, PLAIN_REMEDY, random_key};
+use crate::file::{DataKeyId, FileKeys, KeySet, PLAIN_REMEDY};
+use crate::key_service::WrappedKey;
 use crate::provider::{KeyName, ProviderKey};
+use crate::secret::Secret;
 pub use format::FormatError;
 
 /// The keyring's name in a data directory.
@@ -176,6 +178,16 @@ impl Keyring {
         let known = config.map_or_else(BTreeMap::new, EncryptionConfig::keys);
         let missing = file.names().into_iter().filter(|name| !known.contains_key(&name.id));
         Ok(Some(Inspected { files, missing: missing.collect() }))
+    }
+
+    /// Reads which data keys a key service has to decrypt before the keyring of `dir` can be opened;
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// If the keyring cannot be read.
+    pub fn wrapped_keys(env: &Env, dir: &Path) -> Result<Vec<WrappedKey>, KeyringError> {
+        let found = read(env, dir)?;
+        Ok(found.map_or_else(Vec::new, |(file, _, _)| file.wrapped_keys()))
     }
 
     /// Opens the keyring of `dir`, or makes one if `config` asks for sealing and there is none, and
@@ -380,7 +392,7 @@ impl Keyring {
                 break id;
             }
         };
-        set.keys.insert(id, random_key(&*self.env.random));
+        set.keys.insert(id, Secret::random(&*self.env.random));
         id
     }
 

@@ -11,11 +11,15 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod config;
+mod digest;
 pub mod encryption;
 pub mod file;
 pub mod frame;
+pub mod key_service;
 pub mod keygen;
 pub mod keyring;
+mod kms_object;
+mod payload_error;
 pub mod provider;
 pub mod resource;
 mod secret;
@@ -23,13 +27,19 @@ mod secretbox;
 pub mod value;
 mod wiping;
 
-pub use config::{AlreadySealed, ConfigError, ConfigOptions, EncryptionConfig, FieldError};
+pub use config::{
+    AlreadySealed, ConfigError, ConfigFile, ConfigOptions, EncryptionConfig, FieldError,
+};
 pub use encryption::{Encryption, EncryptionStatus, ReloadError, ReloadReport, list_in_use};
 pub use file::{DataKeyId, FILE_HEADER_LEN, FileError, FileKeys, FileKind};
 pub use frame::{FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError, FrameTooLong};
+pub use key_service::{
+    Answer, KeyService, KeyServiceError, KeyServices, NoKeyServices, ServiceProvider, WrappedKey,
+};
 pub use keygen::{new_secret, quickstart_config};
 pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError};
-pub use provider::{Algorithm, BINDING_LEN, KeyName, PayloadError};
+pub use payload_error::PayloadError;
+pub use provider::{Algorithm, BINDING_LEN, KeyName};
 pub use resource::{Directories, KeyContent, Scope};
 pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};
 pub use wiping::{is_wiping, wiping};

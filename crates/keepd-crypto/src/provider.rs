@@ -1,4 +1,4 @@
-//! Kubernetes' ciphers, byte for byte: aescbc, aesgcm, secretbox.
+//! Kubernetes' ciphers, byte for byte: aescbc, aesgcm, secretbox, KMS v2.
 //!
 //! A stored value is `k8s:enc:<cipher>:v1:<key name>:` and a payload. The layouts are in
 //! `docs/formats/sealed-value.md`. aescbc has no authentication: a wrong key or a flipped bit can
@@ -16,8 +16,10 @@ use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use keepd_env::Random;
 use keepd_types::KeyId;
-use thiserror::Error;
 
+use crate::key_service::WrappedKey;
+use crate::kms_object::Envelope;
+use crate::payload_error::PayloadError;
 use crate::secret::Secret;
 use crate::secretbox::{self, KEY_LEN as BOX_KEY_LEN, NONCE_LEN as BOX_NONCE_LEN, TAG_LEN};
 
@@ -40,11 +42,15 @@ pub enum Algorithm {
     AesGcm,
     /// XSalsa20 and Poly1305, as in NaCl.
     SecretBox,
+    /// AES-GCM under keys derived from a data key that a key service has encrypted: KMS v2.
+    Kms,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::AesCbc, Self::AesGcm, Self::SecretBox];
+    pub const ALL: [Self; 4] = [Self::AesCbc, Self::AesGcm, Self::SecretBox, Self::Kms];
+    /// Those whose keys stand in the configuration.
+    pub const LOCAL: [Self; 3] = [Self::AesCbc, Self::AesGcm, Self::SecretBox];
 
     /// The provider's name in a configuration and in stored values.
     #[must_use]
@@ -53,6 +59,7 @@ impl Algorithm {
             Self::AesCbc => "aescbc",
             Self::AesGcm => "aesgcm",
             Self::SecretBox => "secretbox",
+            Self::Kms => "kms",
         }
     }
 
@@ -63,6 +70,7 @@ impl Algorithm {
             Self::AesCbc => "k8s:enc:aescbc:v1:",
             Self::AesGcm => "k8s:enc:aesgcm:v1:",
             Self::SecretBox => "k8s:enc:secretbox:v1:",
+            Self::Kms => "k8s:enc:kms:v2:",
         }
     }
 
@@ -71,7 +79,7 @@ impl Algorithm {
     pub const fn secret_lens(self) -> &'static [usize] {
         match self {
             Self::AesCbc | Self::AesGcm => &[16, 24, 32],
-            Self::SecretBox => &[32],
+            Self::SecretBox | Self::Kms => &[32],
         }
     }
 }
@@ -99,34 +107,42 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// Why a payload does not open under a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum PayloadError {
-    /// Too few bytes for nonce and tag, or an initialisation vector with nothing behind it.
-    #[error("the stored data was shorter than the required size")]
-    Short,
-    /// Not whole blocks.
-    #[error("the stored data is not a multiple of the block size")]
-    PartialBlock,
-    /// The padding is not PKCS#7: another key, or damage.
-    #[error("invalid padding on input")]
-    Padding,
-    /// The tag does not match: another key, another record's value, or damage.
-    #[error("message authentication failed")]
-    Authentication,
-}
-
 /// A key of the configuration, ready for use.
 pub(crate) struct ProviderKey {
     /// Who it is.
     pub(crate) name: KeyName,
-    /// The material, for wrapping the keyring's key.
-    pub(crate) secret: Secret,
+    pub(crate) material: KeyMaterial,
     /// `k8s:enc:<cipher>:v1:<name>:`.
     head: Vec<u8>,
     /// Derived from the secret, for [`Self::bind`].
     binding: hmac::Key,
     cipher: Cipher,
+}
+
+/// Bytes of a key, and where they come from.
+pub(crate) enum KeyMaterial {
+    /// The configuration has them.
+    Local(Secret),
+    /// They were drawn here, and a key service has encrypted them.
+    Wrapped { data_key: Secret, wrapped: WrappedKey },
+}
+
+impl KeyMaterial {
+    /// The bytes.
+    pub(crate) const fn secret(&self) -> &Secret {
+        match self {
+            Self::Local(secret) => secret,
+            Self::Wrapped { data_key, .. } => data_key,
+        }
+    }
+
+    /// The bytes as a key service has encrypted them; `None` if the configuration has them.
+    pub(crate) const fn wrapped(&self) -> Option<&WrappedKey> {
+        match self {
+            Self::Local(_) => None,
+            Self::Wrapped { wrapped, .. } => Some(wrapped),
+        }
+    }
 }
 
 /// A cipher with its key schedule.
@@ -135,6 +151,7 @@ enum Cipher {
     Gcm(LessSafeKey),
     /// It has none.
     Box,
+    Kms(Box<Envelope>),
 }
 
 /// AES with a key of one of its lengths.
@@ -145,8 +162,19 @@ enum Aes {
 }
 
 impl ProviderKey {
-    /// A key, or nothing if the secret's length does not fit the cipher.
+    /// A key of a configuration; `None` if the secret's length does not fit the cipher.
     pub(crate) fn new(algorithm: Algorithm, name: &str, secret: Secret) -> Option<Self> {
+        Self::with(algorithm, name, KeyMaterial::Local(secret))
+    }
+
+    /// A data key that a key service has encrypted; `None` if it has a wrong length.
+    pub(crate) fn wrapped(data_key: Secret, wrapped: WrappedKey) -> Option<Self> {
+        let name = wrapped.provider.clone();
+        Self::with(Algorithm::Kms, &name, KeyMaterial::Wrapped { data_key, wrapped })
+    }
+
+    fn with(algorithm: Algorithm, name: &str, material: KeyMaterial) -> Option<Self> {
+        let secret = material.secret();
         let bytes = secret.expose();
         if !algorithm.secret_lens().contains(&bytes.len()) {
             return None;
@@ -166,12 +194,13 @@ impl ProviderKey {
                 Cipher::Gcm(LessSafeKey::new(UnboundKey::new(aes, bytes).ok()?))
             }
             Algorithm::SecretBox => Cipher::Box,
+            Algorithm::Kms => Cipher::Kms(Box::new(Envelope::new(secret, material.wrapped()?))),
         };
         let head = format!("{}{name}:", algorithm.prefix()).into_bytes();
-        let name = KeyName { algorithm, name: name.to_owned(), id: key_id(algorithm, &secret) };
-        let binding = derived(&secret, BINDING_LABEL, algorithm);
+        let name = KeyName { algorithm, name: name.to_owned(), id: key_id(algorithm, secret) };
+        let binding = derived(secret, BINDING_LABEL, algorithm);
         let binding = hmac::Key::new(hmac::HMAC_SHA256, binding.as_ref());
-        Some(Self { name, secret, head, binding, cipher })
+        Some(Self { name, material, head, binding, cipher })
     }
 
     /// Its check value.
@@ -221,6 +250,7 @@ impl ProviderKey {
                 *behind.first_chunk_mut().expect("room was made for the tag") = tag;
                 out
             }
+            Cipher::Kms(envelope) => envelope.seal(&self.head, key, plain, random),
         }
     }
 
@@ -251,6 +281,7 @@ impl ProviderKey {
                 }
                 Ok(plain)
             }
+            Cipher::Kms(envelope) => envelope.open(key, payload),
         }
     }
 
@@ -265,7 +296,7 @@ impl ProviderKey {
     }
 
     fn box_key(&self) -> &[u8; BOX_KEY_LEN] {
-        self.secret.expose().first_chunk().expect("the secret was measured")
+        self.material.secret().expose().first_chunk().expect("the secret was measured")
     }
 
     /// The head and a nonce, with room for exactly so much more.

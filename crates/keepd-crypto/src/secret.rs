@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use keepd_env::Random;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+/// Length of a data key and of a file's own key.
+pub(crate) const KEY_LEN: usize = 32;
 
 /// Bytes that must not leak.
 #[derive(Clone)]
@@ -13,6 +17,13 @@ impl Secret {
     /// Takes the bytes over.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
+    }
+
+    /// Draws the bytes of an AES-256 key.
+    pub(crate) fn random(random: &dyn Random) -> Self {
+        let mut bytes = vec![0; KEY_LEN];
+        random.fill(&mut bytes);
+        Self::new(bytes)
     }
 
     /// The bytes, for a cipher.

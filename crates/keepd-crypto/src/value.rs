@@ -19,8 +19,10 @@ use keepd_types::{KeyId, PlainDigest, SealMark, StoredValue};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
-use crate::config::{AlreadySealed, EncryptionConfig, Provider, sha256};
-use crate::provider::{Algorithm, BINDING_LEN, PayloadError, ProviderKey, SEALED_PREFIX};
+use crate::config::{AlreadySealed, EncryptionConfig, Provider};
+use crate::digest::sha256;
+use crate::payload_error::PayloadError;
+use crate::provider::{Algorithm, BINDING_LEN, ProviderKey, SEALED_PREFIX};
 use rules::{Rule, Rules};
 
 /// How many colons of a renamed key's name are looked at to find the name's end.
@@ -109,6 +111,7 @@ const fn family(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::AesCbc | Algorithm::AesGcm => "AES",
         Algorithm::SecretBox => "Secretbox",
+        Algorithm::Kms => "KMSv2",
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepd_crypto::{Encryption, EncryptionConfig, FileKeys};
+use keepd_crypto::{Encryption, EncryptionConfig, FileKeys, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::membership::{ConfState, Member};
@@ -90,7 +90,16 @@ impl DataDir {
         Ok(Self { member_dir: layout.member, encryption, ballast, lock, is_new })
     }
 
-    /// What seals values and files; reloads go through it.
+    /// Reads which data keys a key service has to decrypt before the directory can be opened;
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// If the keyring cannot be read.
+    pub fn wrapped_keys(env: &Env, data_dir: &Path) -> Result<Vec<WrappedKey>, BootError> {
+        Ok(Keyring::wrapped_keys(env, &Layout::new(data_dir).member)?)
+    }
+
+    /// The member's encryption; reloads go through it.
     #[must_use]
     pub fn encryption(&self) -> Arc<Encryption> {
         Arc::clone(&self.encryption)

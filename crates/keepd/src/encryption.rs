@@ -91,7 +91,7 @@ pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
 
 /// Prints what a configuration seals how; fails with everything that is wrong with it.
 fn verify(file: &std::path::Path) -> anyhow::Result<()> {
-    let config = crate::read_encryption_config(file, ConfigOptions::default())?;
+    let config = crate::read_encryption_config(file, ConfigOptions::default())?.local()?;
     for rule in keepd_crypto::ValueSealer::new(&config).rules() {
         output::line(&match rule.sealing_key {
             Some((id, name)) => format!("{}: sealed under {name} (id {:016x})", rule.scope, id.0),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use keepd_cli::wiping::Wiping;
 use keepd_cli::{etcdctl, etcdutl, output};
-use keepd_crypto::{ConfigOptions, EncryptionConfig, wiping};
+use keepd_crypto::{ConfigFile, ConfigOptions, wiping};
 
 mod encryption;
 mod flags;
@@ -122,7 +122,7 @@ fn log_notice(notice: &flags::Notice) {
 }
 
 /// Reads an `EncryptionConfiguration`.
-fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result<EncryptionConfig> {
+fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result<ConfigFile> {
     let name = path.display().to_string();
     wiping(|| {
         let bytes = std::fs::read(path).map_err(|error| {
@@ -130,7 +130,7 @@ fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result
                 "error reading encryption provider configuration file {name:?}: {error}"
             )
         })?;
-        Ok(EncryptionConfig::parse_with(&name, &bytes, options)?)
+        Ok(ConfigFile::parse(&name, &bytes, options)?)
     })
 }
 

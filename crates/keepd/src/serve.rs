@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{ConfigOptions, DataKeyId, Encryption, EncryptionConfig};
+use keepd_crypto::{
+    ConfigOptions, DataKeyId, Encryption, EncryptionConfig, KeyServices, NoKeyServices,
+};
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
 use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
@@ -93,7 +95,8 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     if !env.disk.is_synced() {
         tracing::warn!("{}; for data that may be lost only", keepd_server::UNSYNCED);
     }
-    let config = encryption_config(&options)?;
+    let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
+    let config = encryption_config(&env, &options, &*services).await?;
     let listeners = bind(&env, &options).await?;
     let node_options = node_options(&options);
     complete_import(&env, &options, config.clone()).await?;
@@ -139,7 +142,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     if options.encryption_provider_config_automatic_reload
         && let Some(path) = options.encryption_provider_config.clone()
     {
-        tokio::spawn(node.handle().reload_encryption_on_change(path));
+        tokio::spawn(node.handle().reload_encryption_on_change(path, services));
     }
     tokio::spawn(give_back_memory());
     server.compact_automatically(options.auto_compaction);
@@ -206,13 +209,23 @@ fn announce(listeners: &[Listener]) {
 }
 
 /// Reads the encryption configuration; a file that others can read gets a warning.
-fn encryption_config(options: &ServerOptions) -> anyhow::Result<Option<EncryptionConfig>> {
+async fn encryption_config(
+    env: &Env,
+    options: &ServerOptions,
+    services: &dyn KeyServices,
+) -> anyhow::Result<Option<EncryptionConfig>> {
     let Some(path) = &options.encryption_provider_config else { return Ok(None) };
     let trust_plain_data = options.encryption_trust_plain_data;
-    let config = crate::read_encryption_config(
+    let file = crate::read_encryption_config(
         path,
         ConfigOptions { trust_plain_data, ..ConfigOptions::default() },
     )?;
+    let stored = if file.names_key_services() {
+        DataDir::wrapped_keys(env, &options.data_dir)?
+    } else {
+        Vec::new()
+    };
+    let config = file.resolve(services, &stored, &*env.random).await?;
     for warning in config.warnings() {
         tracing::warn!(file = %path.display(), "{warning}");
     }

@@ -1,7 +1,7 @@
 //! Kubernetes' `EncryptionConfiguration`, and what a configuration that is right does to a value.
 
 use bytes::Bytes;
-use keepd_crypto::{AlreadySealed, ConfigOptions, Directories, EncryptionConfig, ValueSealer};
+use keepd_crypto::{AlreadySealed, ConfigFile, ConfigOptions, Directories, ValueSealer};
 use keepd_env::SeededRandom;
 
 const KEY: &[u8] = b"/registry/secrets/default/s";
@@ -12,8 +12,16 @@ pub fn config(bytes: &[u8]) {
         directories: Directories::new("/registry"),
         already_sealed: AlreadySealed::Keep,
         trust_plain_data: true,
+        allows_key_services: true,
     };
-    let config = match EncryptionConfig::parse_with("file.yaml", bytes, options) {
+    let file = match ConfigFile::parse("file.yaml", bytes, options) {
+        Ok(file) => file,
+        Err(error) => {
+            let _told = error.to_string();
+            return;
+        }
+    };
+    let config = match file.local() {
         Ok(config) => config,
         Err(error) => {
             let _told = error.to_string();

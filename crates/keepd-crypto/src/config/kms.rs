@@ -1,25 +1,34 @@
 //! Kubernetes' rules for KMS providers. They are checked, so that a file is judged whole, and then
-//! refused: keepd does not talk to a KMS plugin yet, and must not store plainly what was to be
-//! sealed.
+//! refused unless key services are allowed: the server does not talk to a KMS plugin yet, and must
+//! not store plainly what was to be sealed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use keepd_gotext::GoDuration;
 
 use super::read::{Reader, join, shown};
 use super::tree::Node;
+use crate::key_service::ServiceProvider;
 
 const FIELDS: [&str; 5] = ["apiVersion", "name", "endpoint", "timeout", "cachesize"];
+/// Time limit of a call without one in the file, as in Kubernetes.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Collects what is wrong with a KMS provider, which is at least that it is one.
-pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BTreeSet<String>) {
-    let detail = "kms providers are not supported yet by keepd";
+/// Reads a KMS provider; `None` if something is wrong with it, be it only that it is one.
+pub(super) fn provider(
+    reader: &mut Reader,
+    path: &str,
+    node: &Node,
+    names: &mut BTreeSet<String>,
+    is_allowed: bool,
+) -> Option<ServiceProvider> {
+    let errors_before = reader.errors.len();
     let remedy = "use secretbox, aesgcm or aescbc with a key from: keepd encryption keygen";
-    reader.invalid_mapping(path, detail, remedy);
-    let Some([version, name, endpoint, timeout, cache_size]) = reader.fields(path, node, FIELDS)
-    else {
-        return;
-    };
+    if !is_allowed {
+        reader.invalid_mapping(path, "kms providers are not supported yet by keepd", remedy);
+    }
+    let [version, name, endpoint, timeout, cache_size] = reader.fields(path, node, FIELDS)?;
     let at = |field: &str| join(path, field);
     let version = reader.text(&at("apiVersion"), version).map(|version| match version {
         "" => "v1",
@@ -33,13 +42,16 @@ pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BT
         reader.invalid(&at("apiVersion"), version, &detail, "write v2");
     }
     let is_v2 = version == Some("v2");
-    if let Some(name) = reader.text(&at("name"), name) {
+    if is_allowed && version == Some("v1") {
+        reader.invalid(&at("apiVersion"), "v1", "keepd supports v2 only", "write v2");
+    }
+    let name = reader.text(&at("name"), name);
+    if let Some(name) = name {
         check_name(reader, &at("name"), name, is_v2, names);
     }
-    if let Some(timeout) = timeout {
-        check_timeout(reader, &at("timeout"), timeout);
-    }
-    if let Some(endpoint) = reader.text(&at("endpoint"), endpoint) {
+    let timeout = timeout_of(reader, &at("timeout"), timeout);
+    let endpoint = reader.text(&at("endpoint"), endpoint);
+    if let Some(endpoint) = endpoint {
         check_endpoint(reader, &at("endpoint"), endpoint);
     }
     if let Some(size) = reader.integer(&at("cachesize"), cache_size) {
@@ -52,6 +64,9 @@ pub(super) fn check(reader: &mut Reader, path: &str, node: &Node, names: &mut BT
             reader.invalid(&at("cachesize"), &written, detail, "write 1000, or -1 for none");
         }
     }
+    let is_right = reader.errors.len() == errors_before;
+    let (name, endpoint, timeout) = (name?.to_owned(), endpoint?.to_owned(), timeout?);
+    is_right.then_some(ServiceProvider { name, endpoint, timeout })
 }
 
 fn check_name(
@@ -76,19 +91,23 @@ fn check_name(
     }
 }
 
-fn check_timeout(reader: &mut Reader, path: &str, node: &Node) {
-    let Some(text) = reader.text(path, Some(node)) else { return };
+/// Reads the time limit of a call; `None`, with an error, if the text is no positive duration.
+fn timeout_of(reader: &mut Reader, path: &str, node: Option<&Node>) -> Option<Duration> {
+    let Some(node) = node else { return Some(TIMEOUT) };
+    let text = reader.text(path, Some(node))?;
     match text.parse::<GoDuration>() {
         // Go's error has the text, which may be a secret in the wrong place.
         Err(_) => {
             let detail = "not a duration";
             reader.invalid(path, text, detail, "write it as in 3s or 500ms");
+            None
         }
         Ok(timeout) if timeout.nanos <= 0 => {
             let detail = "timeout should be a positive value";
             reader.invalid(path, text, detail, "write 3s, say");
+            None
         }
-        Ok(_) => {}
+        Ok(timeout) => Some(timeout.or_zero()),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::FieldError;
+use super::error::FieldError;
 use super::tree::Node;
 
 /// Reads nodes and remembers what is wrong with them.

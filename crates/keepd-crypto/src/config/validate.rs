@@ -11,9 +11,10 @@ use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
+use super::kms;
 use super::read::{Reader, join, shown};
+use super::rule::{ConfigRule, FileProvider, Provider};
 use super::tree::Node;
-use super::{ConfigRule, Provider, kms};
 use crate::provider::{Algorithm, ProviderKey};
 use crate::resource::{KEY_PREFIX, Scope};
 use crate::secret::Secret;
@@ -27,8 +28,12 @@ const LAX: GeneralPurpose = GeneralPurpose::new(
 const KEYGEN: &str = "make one with: keepd encryption keygen";
 const ONE_PROVIDER: [&str; 5] = ["aescbc", "aesgcm", "secretbox", "kms", "identity"];
 
-/// The rules of a document.
-pub(super) fn document(reader: &mut Reader, root: &Node) -> Vec<ConfigRule> {
+/// Reads the rules of a document.
+pub(super) fn document(
+    reader: &mut Reader,
+    root: &Node,
+    allows_key_services: bool,
+) -> Vec<ConfigRule<FileProvider>> {
     let Some([api_version, kind, resources]) =
         reader.fields("", root, ["apiVersion", "kind", "resources"])
     else {
@@ -41,7 +46,8 @@ pub(super) fn document(reader: &mut Reader, root: &Node) -> Vec<ConfigRule> {
         reader.required("resources", "at least one resources is required", remedy);
         return Vec::new();
     }
-    let mut pass = Pass { earlier: BTreeSet::new(), kms_names: BTreeSet::new() };
+    let (earlier, kms_names) = (BTreeSet::new(), BTreeSet::new());
+    let mut pass = Pass { earlier, kms_names, allows_key_services };
     let mut rules = Vec::new();
     for (number, node) in items.iter().enumerate() {
         rules.extend(pass.item(reader, &format!("resources[{number}]"), node));
@@ -73,16 +79,22 @@ fn version(reader: &mut Reader, api_version: Option<&Node>, kind: Option<&Node>)
     }
 }
 
-/// What the judgement of an item depends on in earlier ones.
+/// State of the pass over the items: what an item is judged by beside itself.
 struct Pass {
     /// The names of earlier items.
     earlier: BTreeSet<Scope>,
     /// The KMS providers seen so far.
     kms_names: BTreeSet<String>,
+    allows_key_services: bool,
 }
 
 impl Pass {
-    fn item(&mut self, reader: &mut Reader, path: &str, node: &Node) -> Option<ConfigRule> {
+    fn item(
+        &mut self,
+        reader: &mut Reader,
+        path: &str,
+        node: &Node,
+    ) -> Option<ConfigRule<FileProvider>> {
         let [names, providers] = reader.fields(path, node, ["resources", "providers"])?;
         let scopes = self.names(reader, &join(path, "resources"), names);
         let path = join(path, "providers");
@@ -131,7 +143,7 @@ impl Pass {
         Some(scopes)
     }
 
-    fn provider(&mut self, reader: &mut Reader, path: &str, node: &Node) -> Option<Provider> {
+    fn provider(&mut self, reader: &mut Reader, path: &str, node: &Node) -> Option<FileProvider> {
         let fields = reader.fields(path, node, ONE_PROVIDER)?;
         let mut present = ONE_PROVIDER
             .iter()
@@ -151,14 +163,17 @@ impl Pass {
             return None;
         }
         let path = join(path, name);
-        let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        let algorithm = Algorithm::LOCAL.into_iter().find(|algorithm| algorithm.name() == name);
         match algorithm {
-            Some(algorithm) => keys(reader, &path, node, algorithm),
+            Some(algorithm) => keys(reader, &path, node, algorithm).map(FileProvider::Ready),
             None if name == "kms" => {
-                kms::check(reader, &path, node, &mut self.kms_names);
-                None
+                let (names, is_allowed) = (&mut self.kms_names, self.allows_key_services);
+                kms::provider(reader, &path, node, names, is_allowed).map(FileProvider::Service)
             }
-            None => reader.fields::<0>(&path, node, []).map(|[]| Provider::Identity),
+            None => {
+                let fields = reader.fields::<0>(&path, node, []);
+                fields.map(|[]| FileProvider::Ready(Provider::Identity))
+            }
         }
     }
 }

@@ -36,6 +36,11 @@ fn opened(env: &Env, text: &str) -> Encryption {
     }
 }
 
+fn reloaded(encryption: &Encryption, text: &str, in_use: u64) -> Result<ReloadReport, ReloadError> {
+    let file = encryption.parse("enc.yaml", text.as_bytes())?;
+    encryption.reload(file.local().expect("it names no key service"), &|_| in_use)
+}
+
 fn seal(encryption: &Encryption) -> keepd_types::StoredValue {
     let plain = Bytes::from_static(b"plain");
     encryption.sealer().seal(RECORD, plain, &SeededRandom::new(1)).unwrap()
@@ -47,9 +52,8 @@ fn a_key_is_rotated_by_reloads() {
     let encryption = opened(&env, &text(&[("old", ONE)]));
     let files = encryption.files();
     let stored = seal(&encryption);
-    let reload = |providers: &[(&str, &str)], in_use: u64| {
-        encryption.reload("enc.yaml", text(providers).as_bytes(), &|_| in_use)
-    };
+    let reload =
+        |providers: &[(&str, &str)], in_use: u64| reloaded(&encryption, &text(providers), in_use);
     let added = reload(&[("old", ONE), ("new", TWO)], 1).unwrap();
     assert!(added.is_changed && added.keyring.is_rewritten && added.removed.is_empty());
     assert_eq!(added.added.iter().map(|name| name.name.as_str()).collect::<Vec<_>>(), ["new"]);
@@ -75,7 +79,7 @@ fn a_key_is_rotated_by_reloads() {
 fn a_key_that_values_are_being_sealed_under_is_not_dropped() {
     let (env, _, _) = Env::simulated(1);
     let encryption = opened(&env, &text(&[("old", ONE)]));
-    let dropped = encryption.reload("enc.yaml", text(&[("new", TWO)]).as_bytes(), &|_| 0);
+    let dropped = reloaded(&encryption, &text(&[("new", TWO)]), 0);
     let Err(ReloadError::StillWriting { key }) = dropped else { panic!("{dropped:?}") };
     assert_eq!(key.name, "old");
     assert!(seal(&encryption).seal.is_some_and(|mark| mark.key_id == key.id));
@@ -87,7 +91,7 @@ fn a_fingerprint_tells_what_values_are_sealed_under() {
     let encryption = opened(&env, &text(&[("old", ONE), ("new", TWO)]));
     let before = encryption.sealer().fingerprint();
     let reload = |providers: &[(&str, &str)]| {
-        encryption.reload("enc.yaml", text(providers).as_bytes(), &|_| 0).unwrap();
+        reloaded(&encryption, &text(providers), 0).unwrap();
         encryption.sealer().fingerprint()
     };
     assert_eq!(reload(&[("old", ONE)]), before);
@@ -120,7 +124,7 @@ fn a_refused_reload_changes_nothing() {
     let (env, disk, _) = Env::simulated(1);
     let encryption = opened(&env, &text(&[("old", ONE)]));
     let (before, mutations) = (encryption.status(), disk.mutations());
-    let reload = |text: &str| encryption.reload("enc.yaml", text.as_bytes(), &|_| 0).unwrap_err();
+    let reload = |text: &str| reloaded(&encryption, text, 0).unwrap_err();
     assert!(matches!(reload("nonsense"), ReloadError::Config(_)));
     let identity = text(&[("identity", "")]);
     assert!(matches!(reload(&identity), ReloadError::StillWriting { .. }));
@@ -140,7 +144,7 @@ fn encryption_is_turned_on_and_off_while_running() {
     let files = encryption.files();
     assert!(!files.is_sealing() && seal(&encryption).seal.is_none());
     let on = text(&[("k", ONE), ("identity", "")]);
-    let on = encryption.reload("enc.yaml", on.as_bytes(), &|_| 0).unwrap();
+    let on = reloaded(&encryption, &on, 0).unwrap();
     assert!(on.keyring.is_new_data_key && files.is_sealing());
     assert!(seal(&encryption).seal.is_some());
     assert_eq!(encryption.status().data_keys.len(), 2);
@@ -148,10 +152,10 @@ fn encryption_is_turned_on_and_off_while_running() {
     assert_ne!(encryption.rotate_data_key().unwrap(), active);
 
     let off = text(&[("identity", ""), ("k", ONE)]);
-    encryption.reload("enc.yaml", off.as_bytes(), &|_| 1).unwrap();
+    reloaded(&encryption, &off, 1).unwrap();
     assert!(!files.is_sealing() && seal(&encryption).seal.is_none());
     let gone = text(&[("identity", "")]);
-    let gone = encryption.reload("enc.yaml", gone.as_bytes(), &|_| 0);
+    let gone = reloaded(&encryption, &gone, 0);
     assert!(matches!(gone, Err(ReloadError::Keyring(KeyringError::WrongKeys { .. }))));
     assert!(
         encryption

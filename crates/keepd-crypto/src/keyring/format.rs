@@ -13,12 +13,15 @@ use keepd_types::KeyId;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::file::{DataKeyId, KEY_LEN, KeySet, derive_aead, random_key};
+use crate::file::{DataKeyId, KeySet, derive_aead};
+use crate::key_service::WrappedKey;
 use crate::provider::{Algorithm, KeyName, ProviderKey};
-use crate::secret::Secret;
+use crate::secret::{KEY_LEN, Secret};
 
 const MAGIC: [u8; 8] = *b"keepdkey";
-const FORMAT_VERSION: u16 = 1;
+const FORMAT_VERSION: u16 = 2;
+/// Written while no key service has a key: a program that knows none reads it.
+const FORMAT_VERSION_LOCAL: u16 = 1;
 const WRAP_LABEL: &[u8] = b"keepd keyring wrap v1";
 const SALT_LEN: usize = 32;
 const TAG_LEN: usize = 16;
@@ -27,7 +30,7 @@ const PLAIN_ALLOWED: u8 = 1;
 /// Names are kept for messages only.
 const NAME_LEN_MAX: usize = 255;
 
-/// What is wrong with a keyring file.
+/// Fault of a keyring file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FormatError {
     /// It does not begin as a keyring does.
@@ -68,12 +71,41 @@ pub(super) struct File {
     sealed: Vec<u8>,
 }
 
-/// The master key under one key of the configuration.
+/// The master key, encrypted with a key derived from one key of the configuration.
 #[derive(Debug)]
 struct Wrap {
     name: KeyName,
+    method: WrapMethod,
     salt: [u8; SALT_LEN],
     wrapped: [u8; WRAPPED_LEN],
+}
+
+/// Where the bytes come from that open a wrap.
+#[derive(Debug)]
+enum WrapMethod {
+    /// The configuration has them.
+    Local,
+    /// A key service decrypts them.
+    Service(WrappedKey),
+}
+
+impl WrapMethod {
+    /// The method of a wrap under `name`.
+    fn decode(rest: &mut &[u8], name: &KeyName) -> Result<Self, FormatError> {
+        if name.algorithm != Algorithm::Kms {
+            return Ok(Self::Local);
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).ok().ok_or(FormatError::Malformed);
+        let key_id = text(take_bytes(rest)?)?;
+        let ciphertext = take_bytes(rest)?;
+        let mut annotations = BTreeMap::new();
+        for _ in 0..u16::from_le_bytes(take(rest)?) {
+            annotations.insert(text(take_bytes(rest)?)?, take_bytes(rest)?);
+        }
+        let provider = name.name.clone();
+        let wrapped = WrappedKey { provider, key_id, ciphertext, annotations };
+        wrapped.is_well_formed().then_some(Self::Service(wrapped)).ok_or(FormatError::Malformed)
+    }
 }
 
 /// A keyring file with `set`, wrapped under each of `keys`.
@@ -83,10 +115,12 @@ pub(super) fn encode(
     keys: &BTreeMap<KeyId, Arc<ProviderKey>>,
     random: &dyn Random,
 ) -> Vec<u8> {
-    let master = random_key(random);
+    let master = Secret::random(random);
+    let is_local = keys.values().all(|key| key.material.wrapped().is_none());
+    let version = if is_local { FORMAT_VERSION_LOCAL } else { FORMAT_VERSION };
     let mut out = Vec::new();
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&generation.to_le_bytes());
     out.extend_from_slice(&count(keys.len()).to_le_bytes());
@@ -123,10 +157,19 @@ fn wrap(
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(&salt);
     let mut wrapped = Zeroizing::new(master.expose().to_vec());
-    wrap_key(&key.secret, &salt, &key.name)
+    wrap_key(key.material.secret(), &salt, &key.name)
         .seal_in_place_append_tag(zero_nonce(), wrap_aad(generation), &mut *wrapped)
         .expect("32 bytes are below AES-GCM's limit");
     out.extend_from_slice(&wrapped);
+    if let Some(wrapped) = key.material.wrapped() {
+        put_bytes(out, wrapped.key_id.as_bytes());
+        put_bytes(out, &wrapped.ciphertext);
+        out.extend_from_slice(&short(wrapped.annotations.len()).to_le_bytes());
+        for (name, value) in &wrapped.annotations {
+            put_bytes(out, name.as_bytes());
+            put_bytes(out, value);
+        }
+    }
 }
 
 impl File {
@@ -141,14 +184,14 @@ impl File {
             return Err(FormatError::BadCrc);
         }
         let version = u16::from_le_bytes(take(&mut rest)?);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_LOCAL..=FORMAT_VERSION).contains(&version) {
             return Err(FormatError::UnsupportedVersion { found: version });
         }
         let _reserved: [u8; 2] = take(&mut rest)?;
         let generation = u64::from_le_bytes(take(&mut rest)?);
         let mut wraps = Vec::new();
         for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
-            wraps.push(Wrap::decode(&mut rest)?);
+            wraps.push(Wrap::decode(&mut rest, version)?);
         }
         let sealed_len = u32::from_le_bytes(take(&mut rest)?);
         let outside_len = bytes.len() - rest.len();
@@ -165,12 +208,21 @@ impl File {
         self.wraps.iter().map(|wrap| wrap.name.clone()).collect()
     }
 
+    /// The data keys that a key service has to decrypt before they open it.
+    pub(super) fn wrapped_keys(&self) -> Vec<WrappedKey> {
+        let of_service = |wrap: &Wrap| match &wrap.method {
+            WrapMethod::Local => None,
+            WrapMethod::Service(wrapped) => Some(wrapped.clone()),
+        };
+        self.wraps.iter().filter_map(of_service).collect()
+    }
+
     /// Opens it with one key.
     pub(super) fn unlock(&self, key: &ProviderKey) -> Result<KeySet, FormatError> {
         let mut fitting = self.wraps.iter().filter(|wrap| wrap.name.id == key.id());
         let wrap = fitting.next().ok_or(FormatError::NoWrap)?;
         let mut wrapped = Zeroizing::new(wrap.wrapped.to_vec());
-        let master = wrap_key(&key.secret, &wrap.salt, &key.name)
+        let master = wrap_key(key.material.secret(), &wrap.salt, &key.name)
             .open_in_place(zero_nonce(), wrap_aad(self.generation), &mut wrapped)
             .ok()
             .ok_or(FormatError::BadWrap)?;
@@ -185,19 +237,22 @@ impl File {
 }
 
 impl Wrap {
-    fn decode(rest: &mut &[u8]) -> Result<Self, FormatError> {
+    fn decode(rest: &mut &[u8], version: u16) -> Result<Self, FormatError> {
         let id = KeyId(u64::from_le_bytes(take(rest)?));
         let [algorithm, name_len] = take(rest)?;
         let algorithm = Algorithm::ALL
             .into_iter()
             .find(|known| algorithm_number(*known) == algorithm)
+            .filter(|known| version > FORMAT_VERSION_LOCAL || *known != Algorithm::Kms)
             .ok_or(FormatError::Malformed)?;
         let (name, after) =
             rest.split_at_checked(usize::from(name_len)).ok_or(FormatError::Malformed)?;
         *rest = after;
         let name = str::from_utf8(name).ok().ok_or(FormatError::Malformed)?.to_owned();
         let name = KeyName { algorithm, name, id };
-        Ok(Self { name, salt: take(rest)?, wrapped: take(rest)? })
+        let (salt, wrapped) = (take(rest)?, take(rest)?);
+        let method = WrapMethod::decode(rest, &name)?;
+        Ok(Self { name, method, salt, wrapped })
     }
 }
 
@@ -256,12 +311,30 @@ const fn algorithm_number(algorithm: Algorithm) -> u8 {
         Algorithm::AesCbc => 1,
         Algorithm::AesGcm => 2,
         Algorithm::SecretBox => 3,
+        Algorithm::Kms => 4,
     }
 }
 
 /// The front of a name, at most [`NAME_LEN_MAX`] bytes.
 pub(super) fn clipped(name: &str) -> &str {
     name.get(..name.floor_char_boundary(NAME_LEN_MAX)).unwrap_or_default()
+}
+
+/// A length of a part of a wrapped key, all of which are bounded.
+fn short(len: usize) -> u16 {
+    u16::try_from(len).expect("a wrapped key was measured when it came")
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&short(bytes.len()).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn take_bytes(rest: &mut &[u8]) -> Result<Vec<u8>, FormatError> {
+    let len = usize::from(u16::from_le_bytes(take(rest)?));
+    let (bytes, after) = rest.split_at_checked(len).ok_or(FormatError::Malformed)?;
+    *rest = after;
+    Ok(bytes.to_vec())
 }
 
 fn count(len: usize) -> u32 {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{DataKeyId, Encryption, EncryptionStatus, KeyName, KeyringError};
-use keepd_crypto::{ReloadError, ReloadReport, wiping};
+use keepd_crypto::{
+    DataKeyId, Encryption, EncryptionConfig, EncryptionStatus, KeyName, KeyServices, KeyringError,
+    ReloadError, ReloadReport, wiping,
+};
 use keepd_types::KeyId;
 use zeroize::Zeroizing;
 
@@ -18,14 +20,19 @@ use crate::handle::Handle;
 /// Interval between two reads of the file; Kubernetes' is a minute.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Interval between two questions to the key services whether they have rotated their keys;
+/// Kubernetes' too.
+const ROTATION_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Content of the file. It holds keys, so it is wiped when it is dropped.
 type Content = Zeroizing<Vec<u8>>;
 
 impl Handle {
-    /// Reloads the encryption configuration whenever the file's content changes; never ends. A
-    /// content that is refused is logged and counted, and the configuration before it holds.
-    pub async fn reload_encryption_on_change(self, path: PathBuf) {
-        let mut reloader = Reloader::new(self, path).await;
+    /// Reloads the encryption configuration whenever the file's content changes or a key service
+    /// rotates its key; never ends. A content that is refused is logged and counted, and the
+    /// configuration before it holds.
+    pub async fn reload_encryption_on_change(self, path: PathBuf, services: Arc<dyn KeyServices>) {
+        let mut reloader = Reloader::new(self, path, services).await;
         loop {
             tokio::time::sleep(INTERVAL).await;
             reloader.look().await;
@@ -45,23 +52,27 @@ struct Refused {
 enum Failure {
     /// The content itself: it is not tried again unless it waits for files.
     Refused(ReloadError),
-    /// The member: the next look tries again.
-    Node(String),
+    /// The member or a key service: the next look tries again.
+    Unavailable(String),
 }
 
 struct Reloader {
     node: Handle,
     encryption: Arc<Encryption>,
+    services: Arc<dyn KeyServices>,
     path: PathBuf,
+    rotation_due: Duration,
     taken: Option<Content>,
     refused: Option<Refused>,
     is_unreadable: bool,
 }
 
 impl Reloader {
-    async fn new(node: Handle, path: PathBuf) -> Self {
+    async fn new(node: Handle, path: PathBuf, services: Arc<dyn KeyServices>) -> Self {
         let (encryption, taken) = (Arc::clone(node.encryption()), read(&path).await.ok());
-        Self { node, encryption, path, taken, refused: None, is_unreadable: false }
+        let rotation_due = Duration::ZERO;
+        let (refused, is_unreadable) = (None, false);
+        Self { node, encryption, services, path, rotation_due, taken, refused, is_unreadable }
     }
 
     async fn look(&mut self) {
@@ -78,7 +89,11 @@ impl Reloader {
             }
         };
         self.is_unreadable = false;
-        if self.taken.as_ref() == Some(&content) || self.is_hopeless(&content) {
+        if self.taken.as_ref() == Some(&content) {
+            if !self.is_rotated().await {
+                return;
+            }
+        } else if self.is_hopeless(&content) {
             return;
         }
         let before = self.encryption.status();
@@ -98,7 +113,7 @@ impl Reloader {
                 let waits_for_files = waits.then(|| self.node.file_counts());
                 self.refused = Some(Refused { content, waits_for_files });
             }
-            Err(Failure::Node(error)) => self.refuse(&error),
+            Err(Failure::Unavailable(error)) => self.refuse(&error),
         }
     }
 
@@ -110,16 +125,45 @@ impl Reloader {
         refused.waits_for_files.as_ref().is_none_or(|before| !now.is_complete || *before == now)
     }
 
+    /// Whether a key service has rotated its key since the last reload.
+    async fn is_rotated(&mut self) -> bool {
+        let now = self.node.env().clock.monotonic();
+        if now < self.rotation_due {
+            return false;
+        }
+        self.rotation_due = now + ROTATION_INTERVAL;
+        let Some(config) = self.encryption.config() else { return false };
+        config.is_rotated(&*self.services).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a key service does not tell its key");
+            false
+        })
+    }
+
+    /// The configuration of a content, with the bytes of every key.
+    async fn resolve(&self, content: &Content) -> Result<EncryptionConfig, Failure> {
+        let (name, content) = (self.path.display().to_string(), content.clone());
+        let encryption = Arc::clone(&self.encryption);
+        let parsing =
+            tokio::task::spawn_blocking(move || wiping(|| encryption.parse(&name, &content)));
+        let parsed = parsing.await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+        let file = parsed.map_err(|error| Failure::Refused(error.into()))?;
+        let config = self.encryption.config();
+        let stored = config.map_or_else(Vec::new, |config| config.wrapped_keys());
+        let random = Arc::clone(&self.node.env().random);
+        let resolved = file.resolve(&*self.services, &stored, &*random).await;
+        resolved.map_err(|error| Failure::Unavailable(error.to_string()))
+    }
+
     async fn reload(&self, content: &Content) -> Result<ReloadReport, Failure> {
-        let lost = |error: Error| Failure::Node(error.to_string());
+        let config = self.resolve(content).await?;
+        let lost = |error: Error| Failure::Unavailable(error.to_string());
         // What was sealed before is stored, so that counting the values finds it.
         self.node.reactivate_encryption().await.map_err(lost)?;
-        let (name, content) = (self.path.display().to_string(), content.clone());
         let (encryption, node) = (Arc::clone(&self.encryption), self.node.clone());
         let reloading = tokio::task::spawn_blocking(move || {
-            wiping(|| encryption.reload(&name, &content, &|key| values_under(&node, key)))
+            wiping(|| encryption.reload(config, &|key| values_under(&node, key)))
         });
-        let reloaded = reloading.await.map_err(|error| Failure::Node(error.to_string()))?;
+        let reloaded = reloading.await.map_err(|error| Failure::Unavailable(error.to_string()))?;
         let report = match reloaded {
             Ok(report) => report,
             Err(error) => {
@@ -220,3 +264,6 @@ fn values_under(node: &Handle, key: KeyId) -> u64 {
     }
     count
 }
+
+#[cfg(test)]
+mod tests;

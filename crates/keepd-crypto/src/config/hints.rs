@@ -1,11 +1,28 @@
-//! What usually went wrong when a configuration does not read: indentation lost in a paste, tabs,
+//! Usual causes of a configuration that does not read: indentation lost in a paste, tabs,
 //! typographic quotes and dashes.
 //!
 //! Only a text that has been refused is searched, so nothing here can refuse a good one.
 
-use super::FIELDS;
+/// Every field that the format knows.
+const FIELDS: &[&str] = &[
+    "apiVersion",
+    "kind",
+    "resources",
+    "providers",
+    "aescbc",
+    "aesgcm",
+    "secretbox",
+    "kms",
+    "identity",
+    "keys",
+    "name",
+    "secret",
+    "endpoint",
+    "timeout",
+    "cachesize",
+];
 
-/// What a whole configuration looks like, for those whose indentation was lost.
+/// A whole configuration, for a file whose indentation was lost.
 const SHAPE: &str = "\
 apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
