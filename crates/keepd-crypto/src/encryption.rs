@@ -1,6 +1,6 @@
 //! A member's encryption as a whole: configuration, value sealer and keyring, replaced together.
 //!
-//! Readers take the sealer of the moment and never wait. A reload judges the new file first, makes
+//! Readers take the current sealer and never wait. A reload judges the new file first, makes
 //! the keyring durable under the new keys second, and lets values be sealed under them last; if any
 //! step fails, everything stays as it was.
 
@@ -14,13 +14,14 @@ use keepd_types::KeyId;
 use parking_lot::Mutex;
 use thiserror::Error;
 
+use crate::cipher::KeyName;
 use crate::config::{ConfigError, ConfigFile, ConfigOptions, EncryptionConfig};
-use crate::file::{DataKeyId, FileKeys};
+use crate::file_header::DataKeyId;
+use crate::file_keys::FileKeys;
 use crate::keyring::{Keyring, KeyringChange, KeyringError};
-use crate::provider::KeyName;
 use crate::value::{RuleStatus, ValueSealer};
 
-/// Why a new configuration was not taken; the old one still holds.
+/// Reason why a new configuration was not taken; the old one still holds.
 #[derive(Debug, Error)]
 pub enum ReloadError {
     /// The file is not right.
@@ -31,7 +32,7 @@ pub enum ReloadError {
     Keyring(#[from] KeyringError),
     /// It lacks keys that stored values are sealed under.
     #[error(
-        "the new encryption configuration lacks keys that are in use: {}; put them back behind \
+        "the new encryption configuration lacks keys that are in use: {}; put them back after \
          the new one until `keepd encryption status` shows that no value needs them",
         list_in_use(keys)
     )]
@@ -57,7 +58,7 @@ pub fn list_in_use(keys: &[(KeyName, u64)]) -> String {
     list.collect::<Vec<_>>().join(", ")
 }
 
-/// What a reload did.
+/// Changes that a reload made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReloadReport {
     /// Whether the file differs from the one before.
@@ -68,9 +69,9 @@ pub struct ReloadReport {
     pub added: Vec<KeyName>,
     /// Keys that can no longer be read.
     pub removed: Vec<KeyName>,
-    /// What became of the keyring.
+    /// Changes of the keyring.
     pub keyring: KeyringChange,
-    /// What is probably not meant.
+    /// Entries of the file that are probably not meant.
     pub warnings: Vec<String>,
 }
 
@@ -79,7 +80,7 @@ pub struct ReloadReport {
 pub struct EncryptionStatus {
     /// `sha256:` and the configuration's digest; none without one.
     pub file_hash: Option<String>,
-    /// What is written how.
+    /// Every rule with the key that it seals under.
     pub rules: Vec<RuleStatus>,
     /// Every key that can be read.
     pub keys: Vec<KeyName>,
@@ -87,9 +88,9 @@ pub struct EncryptionStatus {
     pub keyring_wrapped_under: Vec<KeyName>,
     /// Whether the keyring was damaged at start and the one before it was read.
     pub keyring_is_recovered: bool,
-    /// What seals new files; plain without encryption.
+    /// The data key that encrypts new files; plain without encryption.
     pub active_data_key: DataKeyId,
-    /// What files may be sealed under.
+    /// Data keys that files may be encrypted with.
     pub data_keys: Vec<DataKeyId>,
 }
 
@@ -310,7 +311,7 @@ impl Encryption {
         self.keyring.try_lock().map_or(Ok(None), |keyring| keyring.misplaced())
     }
 
-    /// How things stand.
+    /// The current state.
     #[must_use]
     pub fn status(&self) -> EncryptionStatus {
         let state = self.state.lock();

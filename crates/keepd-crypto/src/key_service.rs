@@ -65,7 +65,7 @@ impl WrappedKey {
 pub struct KeyServiceError {
     /// Name of the provider in the configuration.
     pub provider: String,
-    /// What went wrong.
+    /// Reason of the failure.
     pub reason: String,
 }
 

@@ -1,5 +1,4 @@
-//! The keyring of a data directory: the data keys that its files are sealed under, themselves
-//! sealed.
+//! Keyring of a data directory: the data keys that encrypt its files, themselves encrypted.
 //!
 //! `KEYRING` holds a master key wrapped under every real key of the encryption configuration, so
 //! any one of them opens it, and the data keys under the master key. It is replaced as a whole and
@@ -25,10 +24,11 @@ use keepd_env::{Env, IoError};
 use keepd_types::KeyId;
 use thiserror::Error;
 
+use crate::cipher::{KeyName, ProviderKey};
 use crate::config::EncryptionConfig;
-use crate::file::{DataKeyId, FileKeys, KeySet, PLAIN_REMEDY};
+use crate::file_header::{DataKeyId, PLAIN_REMEDY};
+use crate::file_keys::{FileKeys, KeySet};
 use crate::key_service::WrappedKey;
-use crate::provider::{KeyName, ProviderKey};
 use crate::secret::Secret;
 pub use format::FormatError;
 
@@ -37,7 +37,7 @@ pub const KEYRING_NAME: &str = "KEYRING";
 /// The name of the keyring before.
 pub const KEYRING_PREVIOUS_NAME: &str = "KEYRING.prev";
 
-/// Why a data directory's keys are out of reach. Nothing has been changed.
+/// Reason why a data directory's keys are out of reach. Nothing has been changed.
 #[derive(Debug, Error)]
 pub enum KeyringError {
     /// The disk failed.
@@ -48,7 +48,7 @@ pub enum KeyringError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         reason: FormatError,
     },
     /// The directory is sealed, and no configuration was given.
@@ -108,21 +108,21 @@ fn same_name(needed: &[KeyName], found: &[KeyName]) -> String {
     }
 }
 
-/// What is known of the files beside a keyring that is opened.
+/// Files beside a keyring that is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Beside {
     /// There are none: the directory is being made.
     Nothing,
-    /// Whatever somebody put there.
+    /// There may be any: somebody may have put them there.
     Anything,
 }
 
-/// What applying a configuration changed.
+/// Changes of a keyring that a configuration made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyringChange {
     /// Whether the keyring was written: keys came, went or were renamed.
     pub is_rewritten: bool,
-    /// What seals new files now.
+    /// The data key of new files now.
     pub active: DataKeyId,
     /// Whether that is another key than before, or the first.
     pub is_new_data_key: bool,
@@ -134,13 +134,13 @@ pub struct Keyring {
     env: Env,
     dir: PathBuf,
     files: FileKeys,
-    /// What the files in use share; replaced after the keyring is durable.
+    /// Keys that the open files share; replaced after the keyring is durable.
     set: KeySet,
     /// The file as it lies on disk; none if nothing was ever sealed.
     stored: Option<Stored>,
     /// Whether [`KEYRING_PREVIOUS_NAME`] was read in place of a damaged keyring.
     is_recovered: bool,
-    /// Whether the damaged keyring still lies there.
+    /// Whether the damaged keyring is still in the directory.
     must_rewrite: bool,
 }
 
@@ -152,7 +152,7 @@ struct Stored {
     wrapped_under: Vec<KeyName>,
 }
 
-/// What a data directory's keyring says, read without changing anything.
+/// Content of a data directory's keyring, read without changing anything.
 #[derive(Clone, Debug)]
 pub struct Inspected {
     /// Opens the directory's files.
@@ -436,7 +436,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// Undoes a writing that failed, perhaps behind its renaming: the configuration that holds must
+    /// Undoes a writing that failed, perhaps after its renaming: the configuration that holds must
     /// open what lies there. It may fail as well; the error that led here is the one to report.
     fn put_back(&self, path: &Path) {
         let disk = &*self.env.disk;

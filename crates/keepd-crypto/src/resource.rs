@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What a name in a configuration covers.
+/// Resources or keys that a name in a configuration covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// One resource, `secrets` or `deployments.apps`.
@@ -27,7 +27,7 @@ pub enum Scope {
     KeyPrefix(String),
 }
 
-/// How a name of a key prefix begins.
+/// Beginning of a name that is a key prefix.
 pub(crate) const KEY_PREFIX: &str = "prefix:";
 
 impl Scope {
@@ -60,7 +60,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What a raw key holds.
+/// Content of a raw key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyContent<'a> {
     /// An object of this resource.
@@ -78,7 +78,7 @@ pub enum KeyContent<'a> {
     NoResource,
 }
 
-/// Where kube-apiserver keeps its resources.
+/// Directories in which kube-apiserver keeps its resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directories {
     /// `/registry/`, or what `--etcd-prefix` says; with a slash at both ends.
@@ -208,7 +208,7 @@ impl Directories {
         self.table.insert(directory.as_bytes().into(), (group.to_owned(), resource.to_owned()));
     }
 
-    /// What `key` holds.
+    /// The content of `key`.
     #[must_use]
     pub fn content_of<'a>(&'a self, key: &'a [u8]) -> KeyContent<'a> {
         let Some(path) = key.strip_prefix(self.prefix.as_bytes()) else {

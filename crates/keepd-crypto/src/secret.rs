@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use keepd_env::Random;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -44,6 +46,18 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
     }
+}
+
+/// HKDF-SHA256 with `salt`, into an AES-256-GCM key for `info`.
+pub(crate) fn derive_aead(salt: &[u8], secret: &Secret, info: &[&[u8]]) -> LessSafeKey {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    Salt::new(HKDF_SHA256, salt)
+        .extract(secret.expose())
+        .expand(info, HKDF_SHA256)
+        .and_then(|okm| okm.fill(key.as_mut_slice()))
+        .expect("32 bytes are what HKDF-SHA256 gives in one block");
+    let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).expect("AES-256 takes 32 bytes");
+    LessSafeKey::new(key)
 }
 
 #[cfg(test)]

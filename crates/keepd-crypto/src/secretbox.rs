@@ -2,7 +2,7 @@
 //!
 //! HSalsa20 turns the key and two thirds of the nonce into a key for one value; Salsa20 under that
 //! key and the rest of the nonce gives the keystream. Its first 32 bytes are the key of the tag and
-//! the text begins right behind them, so one run of blocks serves both for a short value.
+//! the text begins right after them, so one run of blocks serves both for a short value.
 //!
 //! The code is written once and compiled twice: for any processor, and for those with AVX2, where
 //! eight blocks are made at a time. Why it is our own: `docs/decisions/0011-own-secretbox.md`.

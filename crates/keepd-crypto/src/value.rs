@@ -19,19 +19,19 @@ use keepd_types::{KeyId, PlainDigest, SealMark, StoredValue};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
+use crate::cipher::{Algorithm, BINDING_LEN, ProviderKey, SEALED_PREFIX};
 use crate::config::{AlreadySealed, EncryptionConfig, Provider};
 use crate::digest::sha256;
 use crate::payload_error::PayloadError;
-use crate::provider::{Algorithm, BINDING_LEN, ProviderKey, SEALED_PREFIX};
 use rules::{Rule, Rules};
 
-/// How many colons of a renamed key's name are looked at to find the name's end.
+/// BOUND: colons of a renamed key's name that are tried as the name's end.
 const RENAMED_COLONS_MAX: usize = 8;
 
-/// How values without a rule are read.
+/// Providers that read values without a rule.
 const NO_RULE: &[Provider] = &[Provider::Identity];
 
-/// Why a value cannot be sealed.
+/// Reason why a value cannot be sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SealError {
     /// It arrived sealed, and the configuration refuses such values.
@@ -45,7 +45,7 @@ pub enum SealError {
     },
 }
 
-/// Why a value sealed here cannot be opened.
+/// Reason why a value sealed here cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
     /// The configuration lacks its key.
@@ -60,7 +60,7 @@ pub enum OpenError {
     /// It does not begin as the key's cipher begins values.
     #[error("the sealed value does not begin with {expected}")]
     WrongPrefix {
-        /// What it should begin with.
+        /// Prefix of the key's cipher.
         expected: &'static str,
     },
     /// It is damaged.
@@ -82,7 +82,7 @@ pub struct Opened {
     pub key_id: Option<KeyId>,
 }
 
-/// Why a foreign value does not open, in Kubernetes' words.
+/// Reason why a foreign value does not open, in Kubernetes' words.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// No provider reads values that begin so.
@@ -96,7 +96,7 @@ pub enum ReadError {
     },
 }
 
-/// How one provider failed to open a foreign value.
+/// Failure of one provider to open a foreign value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReadFailure {
     /// None of its keys has the name in the value.
@@ -118,7 +118,7 @@ const fn family(algorithm: Algorithm) -> &'static str {
 /// One rule, for a status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleStatus {
-    /// What it covers, as the configuration names it.
+    /// Resources or keys that it covers, as the configuration names them.
     pub scope: String,
     /// The key that seals, as `provider:name`; none if values are stored plain.
     pub sealing_key: Option<(KeyId, String)>,

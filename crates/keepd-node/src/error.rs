@@ -59,7 +59,7 @@ pub enum BootError {
     /// The configuration lacks keys that are in use.
     #[error(
         "the encryption configuration lacks keys that stored values are sealed under: {keys}; put \
-         them back behind the new one until `keepd encryption status` shows that no value needs \
+         them back after the new one until `keepd encryption status` shows that no value needs \
          them"
     )]
     KeysInUse {

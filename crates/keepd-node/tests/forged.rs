@@ -19,12 +19,12 @@ const FORGED: &str = "/registry/secrets/kube-system/forged";
 /// Time limit for the re-encryption of some kilobytes.
 const REENCRYPTION_MAX: Duration = Duration::from_secs(30);
 
-fn config(behind: &str, options: ConfigOptions) -> EncryptionConfig {
+fn config(last: &str, options: ConfigOptions) -> EncryptionConfig {
     let text = format!(
         "apiVersion: v1\nkind: EncryptionConfig\nresources:\n\
          - resources: ['*.*', 'prefix:']\n  \
            providers: [{{secretbox: {{keys: [{{name: k, secret: \
-         MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}}]}}}}{behind}]"
+         MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}}]}}}}{last}]"
     );
     EncryptionConfig::parse_with("test", text.as_bytes(), options).expect("it is right")
 }

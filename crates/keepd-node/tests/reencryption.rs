@@ -25,7 +25,7 @@ const REENCRYPTION_MAX: Duration = Duration::from_secs(30);
 const ONE: &str = "{name: one, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}";
 const TWO: &str = "{name: two, secret: ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=}";
 
-/// What the member is started with, one stage after the other.
+/// Configuration that the member is started with, one stage after the other.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Plain,

@@ -1,4 +1,4 @@
-//! How encryption at rest stands, as JSON for `keepd encryption status`; names keys, never secrets.
+//! State of encryption at rest, as JSON for `keepd encryption status`; names keys, never secrets.
 //!
 //! Served to clients at `/keepd/encryption`. With `?values` the stored values are counted by their
 //! keys, which reads the whole store: one count at a time, the others are told to come back.
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// Somebody else is counting.

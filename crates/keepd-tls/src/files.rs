@@ -121,7 +121,7 @@ fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Erro
 
 /// The file with every label that ends with `wanted` shortened to it, as in `RSA PRIVATE KEY`.
 fn relabelled(bytes: &[u8], wanted: &str) -> Zeroizing<Vec<u8>> {
-    // Reserved at once: growth would leave copies of a key behind.
+    // Reserved at once: growth would leave copies of a key in freed memory.
     let mut changed = Zeroizing::new(Vec::with_capacity(bytes.len()));
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let label = std::str::from_utf8(line).ok().map(str::trim).and_then(|text| {

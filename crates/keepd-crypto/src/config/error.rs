@@ -4,14 +4,14 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// One thing that is wrong.
+/// One fault of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where, as in `resources[0].providers[1].aescbc.keys[0].secret`; empty if the message says.
+    /// Path, as in `resources[0].providers[1].aescbc.keys[0].secret`; empty if the message says.
     pub path: String,
-    /// What, in Kubernetes' words.
+    /// Fault, in Kubernetes' words.
     pub message: String,
-    /// How to mend it.
+    /// Remedy.
     pub remedy: String,
 }
 
@@ -24,7 +24,7 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// Why a configuration is refused.
+/// Reason why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// There is nothing in it.
@@ -50,9 +50,9 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         file: String,
-        /// What the parser stumbled over, and where; never a part of the text.
+        /// The parser's message with the place; never a part of the text.
         reason: String,
-        /// What usually causes it.
+        /// Usual causes.
         hints: Vec<String>,
     },
     /// It reads, but is not a right configuration.
@@ -67,7 +67,7 @@ pub enum ConfigError {
         file: String,
         /// Everything that is wrong.
         errors: Vec<FieldError>,
-        /// What usually causes it.
+        /// Usual causes.
         hints: Vec<String>,
     },
 }

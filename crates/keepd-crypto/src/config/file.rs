@@ -14,11 +14,11 @@ use super::options::ConfigOptions;
 use super::resolved::EncryptionConfig;
 use super::rule::{ConfigRule, FileProvider, Provider};
 use super::{hints, read, tree, validate};
+use crate::cipher::{Algorithm, ProviderKey};
 use crate::digest::sha256;
 use crate::key_service::{
     KeyService, KeyServiceError, KeyServices, NoKeyServices, ServiceProvider, WrappedKey,
 };
-use crate::provider::{Algorithm, ProviderKey};
 use crate::resource::Directories;
 use crate::secret::Secret;
 
@@ -225,7 +225,7 @@ fn parse_tree(text: &str) -> Result<tree::Node, String> {
 }
 
 /// The text without empty documents at its end: kube-apiserver reads the first document only, and
-/// files that are put together often end with a `---` behind which nothing comes.
+/// files that are put together often end with a `---` after which nothing comes.
 fn without_empty_documents(text: &str) -> &str {
     let mut kept = text.len();
     let mut at = text.len();

@@ -17,7 +17,7 @@ pub enum AlreadySealed {
 /// Meaning of a configuration beyond its file.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigOptions {
-    /// Where kube-apiserver keeps its resources.
+    /// Directories in which kube-apiserver keeps its resources.
     pub directories: Directories,
     /// Treatment of values that arrive sealed.
     pub already_sealed: AlreadySealed,

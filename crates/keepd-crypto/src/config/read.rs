@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::error::FieldError;
 use super::tree::Node;
 
-/// Reads nodes and remembers what is wrong with them.
+/// Reads nodes and collects their faults.
 #[derive(Default)]
 pub(super) struct Reader {
     pub(super) errors: Vec<FieldError>,

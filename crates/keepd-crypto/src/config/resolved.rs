@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use keepd_types::KeyId;
 
+use crate::cipher::{KeyName, ProviderKey};
 use crate::config::options::ConfigOptions;
 use crate::config::rule::{ConfigRule, Provider};
 use crate::key_service::{KeyServiceError, KeyServices, ServiceProvider, WrappedKey};
-use crate::provider::{KeyName, ProviderKey};
 use crate::resource::Scope;
 
 /// A right configuration, with the bytes of all keys.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::cipher::{Algorithm, ProviderKey};
 use crate::key_service::ServiceProvider;
-use crate::provider::{Algorithm, ProviderKey};
 use crate::resource::Scope;
 
 /// One entry of `resources`.

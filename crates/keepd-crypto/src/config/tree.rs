@@ -22,7 +22,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// What it is, in an error.
+    /// Its kind, in words for an error.
     pub(super) const fn description(&self) -> &'static str {
         match self {
             Self::Null => "nothing",

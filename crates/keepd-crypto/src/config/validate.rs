@@ -15,7 +15,7 @@ use super::kms;
 use super::read::{Reader, join, shown};
 use super::rule::{ConfigRule, FileProvider, Provider};
 use super::tree::Node;
-use crate::provider::{Algorithm, ProviderKey};
+use crate::cipher::{Algorithm, ProviderKey};
 use crate::resource::{KEY_PREFIX, Scope};
 use crate::secret::Secret;
 
@@ -178,7 +178,7 @@ impl Pass {
     }
 }
 
-/// What is wrong with a name by itself; the first thing only, as upstream.
+/// Judges a name by itself; tells the first fault only, as upstream.
 fn name_itself(reader: &mut Reader, path: &str, name: &str) {
     if name.starts_with(KEY_PREFIX) {
         return;
@@ -280,7 +280,7 @@ fn keys(reader: &mut Reader, path: &str, node: &Node, algorithm: Algorithm) -> O
 /// A secret's bytes. Line breaks count for nothing wherever they are, as in Go: a block of YAML or
 /// `echo KEY | base64` leaves them.
 fn decoded(text: &str) -> Result<Zeroizing<Vec<u8>>, base64::DecodeError> {
-    // Reserved at once: growth would leave copies of the secret behind.
+    // Reserved at once: growth would leave copies of the secret in freed memory.
     let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
     digits.extend(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')));
     let mut bytes = Zeroizing::new(Vec::with_capacity(digits.len()));

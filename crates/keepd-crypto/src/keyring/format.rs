@@ -13,10 +13,11 @@ use keepd_types::KeyId;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::file::{DataKeyId, KeySet, derive_aead};
+use crate::cipher::{Algorithm, KeyName, ProviderKey};
+use crate::file_header::DataKeyId;
+use crate::file_keys::KeySet;
 use crate::key_service::WrappedKey;
-use crate::provider::{Algorithm, KeyName, ProviderKey};
-use crate::secret::{KEY_LEN, Secret};
+use crate::secret::{KEY_LEN, Secret, derive_aead};
 
 const MAGIC: [u8; 8] = *b"keepdkey";
 const FORMAT_VERSION: u16 = 2;
@@ -80,7 +81,7 @@ struct Wrap {
     wrapped: [u8; WRAPPED_LEN],
 }
 
-/// Where the bytes come from that open a wrap.
+/// Source of the bytes that open a wrap.
 #[derive(Debug)]
 enum WrapMethod {
     /// The configuration has them.

@@ -115,7 +115,7 @@ fn keys_come_move_and_go() {
     let (env, disk, _) = Env::simulated(1);
     let (mut keyring, files) = open(&env, &["aescbc:old=1"]).unwrap();
     let (first, old_file) = (files.active(), header(&files));
-    // Added behind, then moved to the front: wrapped under both, the same data key.
+    // Added last, then moved to the front: wrapped under both, the same data key.
     let added = keyring.apply(&config(&["aescbc:old=1", "aesgcm:new=2"])).unwrap();
     assert!(added.is_rewritten && !added.is_new_data_key);
     let moved = keyring.apply(&config(&["aesgcm:new=2", "aescbc:old=1"])).unwrap();
@@ -242,14 +242,14 @@ fn plain_files_need_identity_in_every_rule() {
     let plain = "- {resources: [pods], providers: [{identity: {}}]}\n";
     assert_eq!(refused_for(&[with, plain].concat()), None);
     assert_eq!(refused_for(&[with, without].concat()).as_deref(), Some("configmaps"));
-    // A second entry for the same resource is behind the first, as when it is read.
+    // A second entry for the same resource comes after the first, as when it is read.
     let again = "- {resources: [configmaps], providers: [{identity: {}}]}\n";
     assert_eq!(refused_for(&[with, without, again].concat()), None);
 }
 
 /// Whoever copies an older keyring over the newer one gets no plain file read.
 #[test]
-fn no_keyring_left_behind_takes_plain_files_once_none_is_left() {
+fn no_older_keyring_takes_plain_files_once_none_is_left() {
     let (env, disk, _) = Env::simulated(1);
     let plain_file = header(&FileKeys::plain());
     let both = ["aesgcm:a=1", "identity"];

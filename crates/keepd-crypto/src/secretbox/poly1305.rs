@@ -21,7 +21,7 @@ const GROUPS_MIN: usize = 3;
 /// From what length on pairs of blocks are worth the square of r.
 const PAIRS_LEN_MIN: usize = 96;
 
-/// What the standard clears in r, so that products stay small.
+/// Bits of r that the standard keeps; it clears the others so that products stay small.
 const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
 const BITS_26: u64 = (1 << 26) - 1;
 const BITS_42: u64 = (1 << 42) - 1;
@@ -121,7 +121,7 @@ fn by_blocks(r: &Point, start: Limbs, text: &[u8]) -> Limbs {
     sum
 }
 
-/// The value of all pairs of blocks, and what follows them.
+/// The value of all pairs of blocks, and the bytes after them.
 #[inline(always)]
 fn by_pairs<'a>(r: &Point, text: &'a [u8]) -> (Limbs, &'a [u8]) {
     let square = r.times(r);
@@ -223,7 +223,7 @@ fn narrow_sum(factors: [(u64, u64); 5]) -> u64 {
     a.wrapping_add(b).wrapping_add(c.wrapping_add(d)).wrapping_add(e)
 }
 
-/// The limbs of a whole block, which has a one behind its 128 bits.
+/// The limbs of a whole block, which has a one after its 128 bits.
 #[inline(always)]
 const fn narrow_limbs(low: u64, high: u64) -> NarrowLimbs {
     [
@@ -256,7 +256,7 @@ fn widened([h0, h1, h2, h3, h4]: NarrowLimbs) -> Limbs {
     [(low(lower) & BITS_44).wrapping_add(over), low(lower >> 44) & BITS_44, top & BITS_42]
 }
 
-/// The limbs of a block; `high` is what stands behind its 128 bits.
+/// The limbs of a block; `high` is the part after its 128 bits.
 #[inline(always)]
 fn limbs(block: u128, high: u64) -> Limbs {
     [low(block) & BITS_44, low(block >> 44) & BITS_44, low(block >> 88) | high << 40]

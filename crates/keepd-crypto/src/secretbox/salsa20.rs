@@ -9,7 +9,7 @@
 use zeroize::Zeroize;
 
 const BLOCK_LEN: usize = 64;
-/// How many blocks a run makes at most.
+/// Number of blocks that a run makes at most.
 const RUN_BLOCKS: usize = LANES + 1;
 pub(super) const RUN_LEN: usize = RUN_BLOCKS * BLOCK_LEN;
 
@@ -17,13 +17,13 @@ const LANES: usize = 8;
 const DOUBLE_ROUNDS: usize = 10;
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
-/// What a block is made from; the ninth word counts blocks.
+/// Input of a block; the ninth word counts blocks.
 type Words = [u32; 16];
 type Block = [u8; BLOCK_LEN];
 
 /// The keystream for one value.
 pub(super) struct Keystream {
-    /// What the next block is made from.
+    /// Input of the next block.
     input: Words,
     /// The blocks made last, from the first on.
     run: [Block; RUN_BLOCKS],

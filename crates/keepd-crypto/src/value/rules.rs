@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::cipher::ProviderKey;
 use crate::config::{EncryptionConfig, Provider};
-use crate::provider::ProviderKey;
 use crate::resource::{Directories, KeyContent, Scope};
 use keepd_types::KeyId;
 
-/// What holds for one scope: the providers of every entry that names it, in order.
+/// Rule for one scope: the providers of every entry that names it, in order.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) scope: Scope,

@@ -1,7 +1,7 @@
-//! Before a start changes anything: does the encryption configuration have every key that stored
-//! values are sealed under?
+//! Check before a start changes anything: the encryption configuration has every key that stored
+//! values are sealed under.
 //!
-//! The keyring is wrapped under every key that values may be sealed under, so the question is cheap
+//! The keyring is wrapped under every key that values may be sealed under, so the check is cheap
 //! while the configuration has them all. Only if one is missing are the values counted.
 
 use std::collections::BTreeMap;
@@ -36,8 +36,8 @@ pub(crate) fn check(
     }
     let log = Wal::read(env, &Layout::wal(member_dir), &found.files)?;
     let applied = view.applied().index;
-    let behind = log.entries.into_iter().filter(|entry| entry.index > applied);
-    for entry in behind.filter(|it| it.kind == EntryKind::Normal && !it.data.is_empty()) {
+    let unapplied = log.entries.into_iter().filter(|entry| entry.index > applied);
+    for entry in unapplied.filter(|it| it.kind == EntryKind::Normal && !it.data.is_empty()) {
         let envelope = Envelope::decode(entry.data)
             .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?;
         envelope.command.for_each_seal(&mut |seal| count(seal.key_id));

@@ -1,4 +1,4 @@
-//! How long a value takes, printed for people: `cargo test --release -p keepd-crypto -- --ignored
+//! Time that a value takes, printed for people: `cargo test --release -p keepd-crypto -- --ignored
 //! --nocapture speed`. Nothing is judged here, for machines differ.
 
 use std::hint::black_box;

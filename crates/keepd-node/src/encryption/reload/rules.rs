@@ -1,5 +1,5 @@
-//! What a new configuration changes for values that are written from now on, in words for the log.
-//! It names keys and never holds a secret.
+//! Changes of a new configuration for values that are written from now on, in words for the log.
+//! They name keys and never hold a secret.
 
 use keepd_crypto::{RuleStatus, Scope};
 

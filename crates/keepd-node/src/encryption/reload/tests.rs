@@ -85,7 +85,7 @@ fn text(providers: &str) -> String {
     )
 }
 
-/// A member over a simulated disk; `stored` is what its keyring says.
+/// A member over a simulated disk, with the data keys that its keyring has.
 async fn start(disk: &SimDisk, vaults: &Vaults, providers: &str) -> Node {
     let env = Env {
         disk: Arc::new(disk.clone()),

@@ -4,6 +4,7 @@
 use keepd_env::SeededRandom;
 
 use super::*;
+use crate::file_header::FILE_HEADER_LEN;
 
 fn keys() -> FileKeys {
     FileKeys::ephemeral(&SeededRandom::new(7))

@@ -23,7 +23,7 @@ use crate::payload_error::PayloadError;
 use crate::secret::Secret;
 use crate::secretbox::{self, KEY_LEN as BOX_KEY_LEN, NONCE_LEN as BOX_NONCE_LEN, TAG_LEN};
 
-/// What every sealed value begins with, whoever sealed it.
+/// Prefix of every sealed value, whoever sealed it.
 pub(crate) const SEALED_PREFIX: &[u8] = b"k8s:enc:";
 
 const BLOCK_LEN: usize = 16;
@@ -63,7 +63,7 @@ impl Algorithm {
         }
     }
 
-    /// What stored values begin with, up to the key's name.
+    /// Prefix of stored values, up to the key's name.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl fmt::Display for KeyName {
 
 /// A key of the configuration, ready for use.
 pub(crate) struct ProviderKey {
-    /// Who it is.
+    /// Its name and check value.
     pub(crate) name: KeyName,
     pub(crate) material: KeyMaterial,
     /// `k8s:enc:<cipher>:v1:<name>:`.
@@ -208,7 +208,7 @@ impl ProviderKey {
         self.name.id
     }
 
-    /// What values sealed under this key and name begin with.
+    /// Prefix of values sealed under this key and name.
     pub(crate) fn head(&self) -> &[u8] {
         &self.head
     }
@@ -246,8 +246,8 @@ impl ProviderKey {
                 out.extend_from_slice(&[0; TAG_LEN]);
                 let text = append(&mut out, plain, plain.len());
                 let tag = secretbox::seal(self.box_key(), &nonce, text);
-                let (_, behind) = out.split_at_mut(tag_at);
-                *behind.first_chunk_mut().expect("room was made for the tag") = tag;
+                let (_, rest) = out.split_at_mut(tag_at);
+                *rest.first_chunk_mut().expect("room was made for the tag") = tag;
                 out
             }
             Cipher::Kms(envelope) => envelope.seal(&self.head, key, plain, random),
@@ -299,7 +299,7 @@ impl ProviderKey {
         self.material.secret().expose().first_chunk().expect("the secret was measured")
     }
 
-    /// The head and a nonce, with room for exactly so much more.
+    /// The head and a nonce, with capacity for exactly `rest_len` bytes more.
     fn begun(&self, nonce: &[u8], rest_len: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.head.len() + nonce.len() + rest_len);
         out.extend_from_slice(&self.head);
@@ -322,7 +322,8 @@ fn key_id(algorithm: Algorithm, secret: &Secret) -> KeyId {
     KeyId(u64::from_be_bytes(*first))
 }
 
-/// What a secret is used for besides its cipher: HMAC-SHA256 of the use and the cipher's name.
+/// Value derived from a secret for a use besides its cipher: HMAC-SHA256 of the use and the cipher's
+/// name.
 fn derived(secret: &Secret, label: &[u8], algorithm: Algorithm) -> hmac::Tag {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()));
     context.update(label);

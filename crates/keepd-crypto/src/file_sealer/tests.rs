@@ -5,7 +5,8 @@ use keepd_env::SeededRandom;
 use proptest::prelude::*;
 
 use super::*;
-use crate::file::{FileKeys, FileKind};
+use crate::file_header::FileKind;
+use crate::file_keys::FileKeys;
 
 fn sealer(sealed: bool, file_id: u64) -> FileSealer {
     let random = SeededRandom::new(5);

@@ -1,4 +1,4 @@
-//! One file's sealer, and the frames the file consists of behind its header.
+//! Sealer of one file, and the frames that the file consists of after its header.
 //!
 //! A frame is a head of [`FRAME_HEAD_LEN`] bytes, the payload and, in a sealed file, a tag. The
 //! checksum finds damage in either kind of file before anything is decrypted; it starts from the
@@ -10,7 +10,7 @@ use std::fmt;
 use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 use thiserror::Error;
 
-use crate::file::{DataKeyId, FILE_HEADER_LEN};
+use crate::file_header::{DataKeyId, FILE_HEADER_LEN};
 
 /// The length of a frame's head.
 pub const FRAME_HEAD_LEN: usize = 16;
@@ -25,7 +25,7 @@ const AAD_LEN: usize = 1 + 8 + 8 + 8;
 /// A frame that was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What the payload is, in the words of the file's owner.
+    /// Kind of the payload, a number of the file's owner.
     pub kind: u8,
     /// The payload.
     pub plain: Vec<u8>,
@@ -33,15 +33,15 @@ pub struct Frame {
     pub len: usize,
 }
 
-/// Why there is no frame.
+/// Reason why there is no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
     /// The bytes end before the frame does.
     #[error("the frame is cut short: it needs {needed} bytes, there are {found}")]
     Truncated {
-        /// How long the frame is by its head, or the length of a head.
+        /// Length of the frame by its head, or the length of a head.
         needed: usize,
-        /// How many bytes there are.
+        /// Number of bytes.
         found: usize,
     },
     /// The head is zero: nothing was ever written here.
@@ -73,7 +73,7 @@ pub enum FrameError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{len} bytes do not fit into a frame, the limit is {FRAME_PLAIN_MAX}")]
 pub struct FrameTooLong {
-    /// How long it is.
+    /// Its length.
     pub len: usize,
 }
 
@@ -97,7 +97,7 @@ impl FileSealer {
         data_key: DataKeyId,
         key: Option<LessSafeKey>,
     ) -> Self {
-        // Not the checksum of the whole header: behind its own checksum every CRC is the same.
+        // Not the checksum of the whole header: after its own checksum every CRC is the same.
         let crc_seed = header.last_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
         Self { header, kind, file_id, data_key, key, crc_seed }
     }
@@ -114,7 +114,7 @@ impl FileSealer {
         self.key.is_some()
     }
 
-    /// The data key the file is sealed under.
+    /// The data key that encrypts the file.
     #[must_use]
     pub const fn data_key(&self) -> DataKeyId {
         self.data_key
@@ -161,7 +161,7 @@ impl FileSealer {
         Ok(())
     }
 
-    /// Opens the whole frame at the start of `bytes`; what follows it is ignored.
+    /// Opens the whole frame at the start of `bytes`; the rest is ignored.
     ///
     /// # Errors
     /// If there is none, or it is damaged or not the one of this ordinal in this file.
