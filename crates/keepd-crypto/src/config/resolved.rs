@@ -8,6 +8,7 @@ use keepd_types::KeyId;
 use crate::cipher::{KeyName, ProviderKey};
 use crate::config::options::ConfigOptions;
 use crate::config::rule::{ConfigRule, Provider};
+use crate::digest::sha256;
 use crate::key_service::{KeyServiceError, KeyServices, ServiceProvider, WrappedKey};
 use crate::resource::Scope;
 
@@ -27,6 +28,12 @@ impl EncryptionConfig {
     #[must_use]
     pub fn file_hash(&self) -> &str {
         &self.file_hash
+    }
+
+    /// Whether it was read from a file with this content.
+    #[must_use]
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        self.file_hash == sha256(bytes)
     }
 
     /// Warnings about entries that are not wrong, but probably not meant.

@@ -69,7 +69,11 @@ struct Reloader {
 
 impl Reloader {
     async fn new(node: Handle, path: PathBuf, services: Arc<dyn KeyServices>) -> Self {
-        let (encryption, taken) = (Arc::clone(node.encryption()), read(&path).await.ok());
+        let encryption = Arc::clone(node.encryption());
+        // The file may have changed while the member started.
+        let is_taken =
+            |content: &Content| encryption.config().is_some_and(|config| config.is_of(content));
+        let taken = read(&path).await.ok().filter(is_taken);
         let rotation_due = Duration::ZERO;
         let (refused, is_unreadable) = (None, false);
         Self { node, encryption, services, path, rotation_due, taken, refused, is_unreadable }

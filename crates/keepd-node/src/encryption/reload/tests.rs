@@ -138,6 +138,23 @@ async fn reencrypted(node: &Handle) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_while_the_member_started_is_reloaded() {
+    let (disk, vaults) = (SimDisk::new(), Vaults::default());
+    let node = start(&disk, &vaults, LOCAL).await;
+    let path = std::env::temp_dir().join(format!("keepd-changed-at-start-{}", std::process::id()));
+    std::fs::write(&path, text(&format!("{LOCAL}, {{identity: {{}}}}"))).unwrap();
+    let handle = node.handle();
+    let services = Arc::new(vaults.clone());
+    let mut reloader = Reloader::new(handle.clone(), path.clone(), services).await;
+    reloader.look().await;
+    assert_eq!(handle.reloads().successes, 1);
+    reloader.look().await;
+    assert_eq!(handle.reloads().successes, 1);
+    std::fs::remove_file(&path).unwrap();
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn values_move_to_a_key_service_and_are_re_encrypted_when_it_rotates_its_key() {
     let (disk, vaults) = (SimDisk::new(), Vaults::default());
     let vault = &*vaults.0;
