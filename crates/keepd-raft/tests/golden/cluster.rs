@@ -1,0 +1,306 @@
+//! Members with a log on a disk that forgets what was not synced, and the network between them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keepd_env::SeededRandom;
+use keepd_raft::{Actions, Core, Entry, HardState, Restored, Settings, Status};
+use raft::eraftpb::{self, Message, MessageType};
+use testkit::golden::Command;
+
+use crate::transcript;
+
+/// All members, and what is on its way between them.
+#[derive(Default)]
+pub(crate) struct Cluster {
+    members: BTreeMap<u64, Member>,
+    network: Vec<Message>,
+    /// One side of a partition.
+    cut_off: Vec<u64>,
+    lines: Vec<String>,
+}
+
+struct Member {
+    /// `None` after a crash.
+    core: Option<Core>,
+    settings: Settings,
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+    log: Log,
+    /// Batches in the log that are not confirmed yet.
+    unsynced: Vec<Actions>,
+    applied: u64,
+    starts: u64,
+    last_status: Option<Status>,
+}
+
+/// The synced part of a member's log.
+#[derive(Default)]
+struct Log {
+    hard_state: HardState,
+    entries: Vec<Entry>,
+}
+
+impl Log {
+    fn append(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>) {
+        if let Some(first) = entries.first() {
+            self.entries.retain(|entry| entry.index < first.index);
+        }
+        self.entries.extend(entries);
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
+    }
+}
+
+impl Member {
+    fn core(&mut self) -> &mut Core {
+        self.core.as_mut().expect("the member runs")
+    }
+
+    fn start(&mut self) {
+        self.starts += 1;
+        let restored = Restored {
+            hard_state: self.log.hard_state,
+            entries: self.log.entries.clone(),
+            applied_index: self.applied,
+            voters: self.voters.clone(),
+            learners: self.learners.clone(),
+            ..Restored::default()
+        };
+        let random = SeededRandom::new(self.settings.id * 100 + self.starts);
+        self.core = Some(Core::new(self.settings, restored, Arc::new(random)).unwrap());
+        self.last_status = self.core.as_ref().map(Core::status);
+    }
+}
+
+impl Cluster {
+    pub(crate) fn take_transcript(&mut self) -> String {
+        self.lines.drain(..).map(|line| line + "\n").collect()
+    }
+
+    fn say(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
+    }
+
+    fn member(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&id).unwrap_or_else(|| panic!("no member {id}"))
+    }
+
+    pub(crate) fn add_nodes(&mut self, voters: u64, learners: u64, pre_vote: bool) {
+        let voters: Vec<u64> = (1..=voters).collect();
+        let first = voters.len() as u64 + 1;
+        let learners: Vec<u64> = (first..first + learners).collect();
+        for id in voters.iter().chain(&learners).copied() {
+            let settings = Settings { id, heartbeat_ticks: 1, election_ticks: 10, pre_vote };
+            let mut member = Member {
+                core: None,
+                settings,
+                voters: voters.clone(),
+                learners: learners.clone(),
+                log: Log::default(),
+                unsynced: Vec::new(),
+                applied: 0,
+                starts: 0,
+                last_status: None,
+            };
+            member.start();
+            self.members.insert(id, member);
+        }
+    }
+
+    pub(crate) fn campaign(&mut self, id: u64) {
+        if let Err(error) = self.member(id).core().campaign() {
+            self.say(format!("error: {error}"));
+        }
+    }
+
+    pub(crate) fn tick(&mut self, id: u64) {
+        self.member(id).core().tick();
+    }
+
+    pub(crate) fn propose(&mut self, id: u64, commands: Vec<Bytes>) {
+        match self.member(id).core().propose(commands) {
+            Ok((first, term)) => self.say(format!("proposed from {term}/{first} on")),
+            Err(error) => self.say(format!("error: {error}")),
+        }
+    }
+
+    pub(crate) fn read_index(&mut self, id: u64) {
+        match self.member(id).core().read_index() {
+            Ok(read) => self.say(format!("read {read} of {id}")),
+            Err(error) => self.say(format!("error: {error}")),
+        }
+    }
+
+    /// Handles everything that the core of a member asks for now.
+    pub(crate) fn process_ready(&mut self, id: u64, syncs: bool) {
+        while let Some(mut actions) = self.member(id).core().actions() {
+            self.say(format!("> {id} handling Ready"));
+            self.say_state(id);
+            self.say_indented(transcript::ready(&actions));
+            self.send(std::mem::take(&mut actions.messages));
+            let committed = std::mem::take(&mut actions.committed);
+            let member = self.member(id);
+            member.unsynced.push(actions);
+            if let Some(last) = committed.last() {
+                member.applied = last.index;
+                member.core().applied(last.index);
+            }
+            if syncs {
+                self.sync(id);
+            }
+        }
+    }
+
+    /// Makes the log of a member durable, then confirms, and only now lets go what must wait for it.
+    pub(crate) fn sync(&mut self, id: u64) {
+        let member = self.member(id);
+        let mut messages = Vec::new();
+        for mut actions in std::mem::take(&mut member.unsynced) {
+            member.log.append(actions.entries, actions.hard_state);
+            member.core().persisted(actions.number);
+            messages.append(&mut actions.messages_after_sync);
+        }
+        self.send(messages);
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let is_cut_off = |id| self.cut_off.contains(id);
+            let is_up = self.members.get(&message.to).is_some_and(|to| to.core.is_some());
+            if is_up && is_cut_off(&message.from) == is_cut_off(&message.to) {
+                self.network.push(message);
+            }
+        }
+    }
+
+    /// Gives a member the messages on their way to it, in the order in which they were sent.
+    pub(crate) fn deliver(&mut self, id: u64, wanted: &dyn Fn(&Message) -> bool) {
+        let is_wanted = |message: &mut Message| message.to == id && wanted(message);
+        let messages: Vec<Message> = self.network.extract_if(.., is_wanted).collect();
+        if messages.is_empty() || self.member(id).core.is_none() {
+            return;
+        }
+        self.say(format!("> {id} receiving messages"));
+        for message in messages {
+            self.say_indented([transcript::message(&message)]);
+            self.step(id, message);
+        }
+    }
+
+    fn step(&mut self, id: u64, message: Message) {
+        if let Err(error) = self.member(id).core().step(message) {
+            self.say_indented([format!("refused: {error}")]);
+        }
+    }
+
+    pub(crate) fn lose(&mut self, id: u64, wanted: &dyn Fn(&Message) -> bool) {
+        let is_wanted = |message: &mut Message| message.to == id && wanted(message);
+        let lost: Vec<Message> = self.network.extract_if(.., is_wanted).collect();
+        self.lines
+            .extend(lost.iter().map(|lost| format!("dropped: {}", transcript::message(lost))));
+    }
+
+    pub(crate) fn partition(&mut self, cut_off: Vec<u64>) {
+        self.cut_off = cut_off;
+        let on_their_way = std::mem::take(&mut self.network);
+        self.send(on_their_way);
+    }
+
+    /// Lets members (all if none is named) handle and receive until there is nothing left to do.
+    pub(crate) fn stabilize(&mut self, ids: &[u64]) {
+        let is_named = |id: &u64| ids.is_empty() || ids.contains(id);
+        let ids: Vec<u64> = self.members.keys().copied().filter(is_named).collect();
+        loop {
+            let before = self.lines.len();
+            for id in &ids {
+                if self.member(*id).core.is_some() {
+                    self.process_ready(*id, true);
+                }
+            }
+            for id in &ids {
+                self.deliver(*id, &|_| true);
+            }
+            if self.lines.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Ends a member at once: what was not synced is gone, and what is on its way to it too.
+    pub(crate) fn crash(&mut self, id: u64) {
+        let member = self.member(id);
+        member.core = None;
+        member.unsynced.clear();
+        self.network.retain(|message| message.to != id);
+    }
+
+    pub(crate) fn restart(&mut self, id: u64) {
+        self.member(id).start();
+    }
+
+    pub(crate) fn inject(&mut self, command: &Command) {
+        let named = |name| u64::try_from(command.named_number(name, 0)).expect("a number");
+        let kind = match command.word(0) {
+            "MsgHup" => MessageType::MsgHup,
+            "MsgPropose" => MessageType::MsgPropose,
+            "MsgAppend" => MessageType::MsgAppend,
+            "MsgAppendResponse" => MessageType::MsgAppendResponse,
+            "MsgRequestVote" => MessageType::MsgRequestVote,
+            "MsgSnapshot" => MessageType::MsgSnapshot,
+            "MsgHeartbeatResponse" => MessageType::MsgHeartbeatResponse,
+            "MsgTransferLeader" => MessageType::MsgTransferLeader,
+            "MsgTimeoutNow" => MessageType::MsgTimeoutNow,
+            "MsgReadIndex" => MessageType::MsgReadIndex,
+            "MsgReadIndexResp" => MessageType::MsgReadIndexResp,
+            other => panic!("no message {other}: {}", command.line),
+        };
+        let mut message = Message {
+            from: named("from"),
+            to: named("to"),
+            term: named("term"),
+            log_term: named("logterm"),
+            index: named("index"),
+            ..Message::default()
+        };
+        message.set_msg_type(kind);
+        if let Some(data) = command.named("data") {
+            let data = Bytes::from(data.to_owned());
+            message.set_entries(vec![eraftpb::Entry { data, ..Default::default() }].into());
+        }
+        self.say(transcript::message(&message));
+        self.step(named("to"), message);
+    }
+
+    pub(crate) fn show_log(&mut self, id: u64) {
+        let log = &self.member(id).log;
+        let mut lines = vec![transcript::hard_state(log.hard_state)];
+        lines.extend(log.entries.iter().map(transcript::entry));
+        self.lines.extend(lines);
+    }
+
+    pub(crate) fn show_status(&mut self, ids: &[u64]) {
+        for (id, member) in &self.members {
+            if ids.is_empty() || ids.contains(id) {
+                self.lines.push(match &member.core {
+                    Some(core) => transcript::status(*id, core.status()),
+                    None => format!("{id}: down"),
+                });
+            }
+        }
+    }
+
+    /// Prints a member's role and leader when they have changed.
+    fn say_state(&mut self, id: u64) {
+        let member = self.member(id);
+        let status = member.core().status();
+        let shown = |status: Status| (status.role, status.leader);
+        if member.last_status.replace(status).map(shown) != Some(shown(status)) {
+            self.say_indented([format!("Lead:{} State:{:?}", status.leader, status.role)]);
+        }
+    }
+
+    fn say_indented(&mut self, lines: impl IntoIterator<Item = String>) {
+        self.lines.extend(lines.into_iter().map(|line| format!("  {line}")));
+    }
+}
