@@ -92,6 +92,12 @@ pub enum Error {
         /// Where the log starts.
         mark: u64,
     },
+    /// This member is a learner, or no member at all: it cannot lead.
+    #[error("this member does not vote")]
+    NotVoter,
+    /// A message of a kind that no member sends, or without what its kind has.
+    #[error("unexpected {0:?} from a member")]
+    UnexpectedMessage(MessageType),
     /// The raft crate refused; a broken invariant of the driver.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
@@ -135,14 +141,22 @@ pub struct Status {
     pub is_alone: bool,
 }
 
+/// A read that waits for the leader's first commit.
+enum HeldRead {
+    /// Of this member, by its number.
+    Own(u64),
+    /// Of a follower, as it asked.
+    Forwarded(Message),
+}
+
 /// A member's Raft state machine.
 pub struct Core {
     raw: RawNode<LogStore>,
     random: Arc<dyn Random>,
     settings: Settings,
-    /// Reads taken before the leader has committed in its term; raft would drop them silently
-    /// (rule 9.14).
-    held_reads: VecDeque<u64>,
+    /// Reads of this member and of others that came before the leader has committed in its term;
+    /// raft would drop them silently (rule 9.14).
+    held_reads: VecDeque<HeldRead>,
     read_contexts: ReadContexts,
     last_term: u64,
     last_role: StateRole,
@@ -222,8 +236,11 @@ impl Core {
     /// Stands for election now; a lone voter wins at once.
     ///
     /// # Errors
-    /// If this member may not.
+    /// [`Error::NotVoter`]: raft itself would let a learner win.
     pub fn campaign(&mut self) -> Result<(), Error> {
+        if !self.raw.raft.promotable() {
+            return Err(Error::NotVoter);
+        }
         self.raw.campaign()?;
         self.after_event();
         Ok(())
@@ -267,20 +284,38 @@ impl Core {
             return Err(Error::NoLeader);
         }
         let read = self.read_contexts.next();
-        if self.is_leader() && !self.raw.raft.commit_to_current_term() {
-            self.held_reads.push_back(read);
+        if self.holds_reads() {
+            self.held_reads.push_back(HeldRead::Own(read));
         } else {
             self.raw.read_index(self.read_contexts.encode(read));
         }
         Ok(read)
     }
 
-    /// A message from a peer.
+    /// Takes a message from a peer.
     ///
     /// # Errors
-    /// If the raft crate refuses it.
+    /// [`Error::UnexpectedMessage`] if no member sends such a one; nothing has changed then. If the
+    /// raft crate refuses it: it comes from no member, or is meant for this core alone.
     pub fn step(&mut self, message: Message) -> Result<(), Error> {
-        self.raw.step(message)?;
+        match message.get_msg_type() {
+            // A proposal is made by the member that leads, never passed on; transfers and snapshots
+            // are not built.
+            kind @ (MessageType::MsgPropose
+            | MessageType::MsgTransferLeader
+            | MessageType::MsgTimeoutNow
+            | MessageType::MsgSnapshot) => return Err(Error::UnexpectedMessage(kind)),
+            kind @ MessageType::MsgReadIndex if message.entries.len() != 1 => {
+                return Err(Error::UnexpectedMessage(kind));
+            }
+            MessageType::MsgReadIndex if self.holds_reads() => {
+                if self.held_reads.len() < HELD_READS_MAX {
+                    self.held_reads.push_back(HeldRead::Forwarded(message));
+                }
+                return Ok(());
+            }
+            _ => self.raw.step(message)?,
+        }
         self.after_event();
         Ok(())
     }
@@ -350,17 +385,28 @@ impl Core {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// Whether this member leads and has not committed in its term: its commit index may be behind
+    /// what an earlier leader has acknowledged.
+    fn holds_reads(&self) -> bool {
+        self.is_leader() && !self.raw.raft.commit_to_current_term()
+    }
+
     fn after_event(&mut self) {
         let (term, role) = (self.raw.raft.term, self.raw.raft.state);
         if (term, role) != (self.last_term, self.last_role) {
             (self.last_term, self.last_role) = (term, role);
             self.draw_election_timeout();
         }
-        if !self.held_reads.is_empty()
-            && (!self.is_leader() || self.raw.raft.commit_to_current_term())
-        {
+        if !self.held_reads.is_empty() && !self.holds_reads() {
             for read in std::mem::take(&mut self.held_reads) {
-                self.raw.read_index(self.read_contexts.encode(read));
+                match read {
+                    HeldRead::Own(read) => self.raw.read_index(self.read_contexts.encode(read)),
+                    HeldRead::Forwarded(message) if self.is_leader() => {
+                        self.raw.raft.step(message).expect("a leader takes reads");
+                    }
+                    // Whoever asked learns of the new leader too, and asks again.
+                    HeldRead::Forwarded(_) => {}
+                }
             }
         }
     }
