@@ -1,4 +1,4 @@
-//! The primary's deadlines: when each lease runs out, and when to say so.
+//! The primary's deadlines: when each lease runs out, and when it is reported.
 //!
 //! Dropped whole when leadership is lost, built anew by a promotion. Invariants: the queue holds
 //! exactly one item per lease that has a deadline; a lease is in `fresh` or has a deadline, never
@@ -11,16 +11,16 @@ use keepd_types::LeaseId;
 
 /// More leases than this are spread at a promotion.
 const SPREAD_ABOVE: usize = 1000;
-/// How many spread leases may run out within one second: three quarters of what the primary can
-/// revoke, so that a pile-up leaves room for the others.
+/// Spread leases that may run out within one second: three quarters of what the primary can revoke,
+/// so that it also keeps up with the others.
 const SPREAD_PER_SECOND: usize = 750;
 
-/// When one lease runs out.
+/// Deadline of one lease.
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
-    /// The end of its life.
+    /// The time at which it runs out.
     at: Duration,
-    /// When it is next reported; later than `at` once it has been reported.
+    /// The time of its next report; later than `at` once it has been reported.
     due: Duration,
 }
 
@@ -30,12 +30,12 @@ pub(crate) struct Deadlines {
     by_lease: BTreeMap<LeaseId, Deadline>,
     /// By due time; the order among equals is that of the ids.
     queue: BTreeSet<(Duration, LeaseId)>,
-    /// Granted, but no time has been heard since: their life begins when it is.
+    /// Lifetimes of the leases granted since the last tick; their deadlines start at the next one.
     fresh: BTreeMap<LeaseId, Duration>,
 }
 
 impl Deadlines {
-    /// Deadlines for everything that is held: each its life from `now`, then spread if many.
+    /// Deadlines of all leases: each its lifetime from `now`, then spread if they are many.
     pub(crate) fn promoted(
         lives: impl Iterator<Item = (LeaseId, Duration)>,
         now: Duration,
@@ -43,8 +43,8 @@ impl Deadlines {
         let mut ends: Vec<_> = lives.map(|(id, life)| (now.saturating_add(life), id)).collect();
         ends.sort_unstable();
         if ends.len() > SPREAD_ABOVE {
-            // Pushing each behind the one 750 places ahead of it keeps the order, shortens none
-            // and leaves at most 750 in any one second.
+            // Each runs out a second or more after the one 750 places before it: this keeps the
+            // order, shortens none and leaves at most 750 in any one second.
             for i in SPREAD_PER_SECOND..ends.len() {
                 let earliest = ends[i - SPREAD_PER_SECOND].0.saturating_add(Duration::from_secs(1));
                 ends[i].0 = ends[i].0.max(earliest);
@@ -57,20 +57,21 @@ impl Deadlines {
         deadlines
     }
 
-    /// Begins the life of a lease at the next time that is heard.
+    /// Adds a lease whose deadline starts at the next tick.
     pub(crate) fn grant(&mut self, id: LeaseId, life: Duration) {
         assert!(!self.by_lease.contains_key(&id), "a granted lease has no deadline yet");
-        self.fresh.insert(id, life);
+        let old = self.fresh.insert(id, life);
+        assert!(old.is_none(), "a lease is granted once");
     }
 
-    /// Hears the time.
+    /// Ticks: starts the deadlines of the leases granted since the last tick.
     pub(crate) fn arm(&mut self, now: Duration) {
         for (id, life) in std::mem::take(&mut self.fresh) {
             self.set(id, now.saturating_add(life));
         }
     }
 
-    /// Starts a life anew; false if the old one is over. `now` has been heard.
+    /// Restarts a lifetime; false if the lease has run out. `now` was the last tick.
     pub(crate) fn renew(&mut self, id: LeaseId, life: Duration, now: Duration) -> bool {
         if self.by_lease.get(&id).is_some_and(|deadline| deadline.at <= now) {
             return false;
@@ -79,7 +80,7 @@ impl Deadlines {
         true
     }
 
-    /// Forgets a lease.
+    /// Removes a lease.
     pub(crate) fn remove(&mut self, id: LeaseId) {
         self.fresh.remove(&id);
         if let Some(old) = self.by_lease.remove(&id) {
@@ -107,7 +108,13 @@ impl Deadlines {
         due
     }
 
-    /// The end of a lease's life; `None` while it is fresh.
+    /// The number of leases, with and without a deadline yet.
+    pub(crate) fn len(&self) -> usize {
+        assert_eq!(self.by_lease.len(), self.queue.len(), "each deadline is queued once");
+        self.by_lease.len() + self.fresh.len()
+    }
+
+    /// The time at which a lease runs out; `None` before the tick after its grant.
     pub(crate) fn at(&self, id: LeaseId) -> Option<Duration> {
         self.by_lease.get(&id).map(|deadline| deadline.at)
     }

@@ -1,4 +1,4 @@
-//! Why an operation on a lease failed. The texts are etcd's where clients see them.
+//! Errors of operations on leases. The texts are etcd's where clients see them.
 
 use keepd_types::LeaseId;
 use thiserror::Error;

@@ -13,7 +13,7 @@
 use keepd_types::{LeaseId, varint};
 use thiserror::Error;
 
-/// What every member knows of a lease, without its keys.
+/// Replicated state of a lease, without its keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lease {
     /// Its id; never zero in stored data.
@@ -28,7 +28,7 @@ pub struct Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("malformed lease record, {before_end} bytes before its end")]
 pub struct DecodeError {
-    /// How far from the end of the input the fault was found.
+    /// Distance of the fault from the end of the input.
     pub before_end: usize,
 }
 

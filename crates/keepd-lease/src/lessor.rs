@@ -23,19 +23,19 @@ use crate::{Error, Lease};
 /// longest time that 64 bits of nanoseconds can say.
 pub const FOREVER_SECONDS: i64 = i64::MAX / 1_000_000_000;
 
-/// What a lessor is told at its start.
+/// Settings of a lessor.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Shorter grants are raised to this many seconds. It must be the same on every member.
+    /// Shortest TTL in seconds; shorter grants are raised to it. The same on every member.
     pub min_ttl: i64,
-    /// How long after it was reported an expired lease is reported again.
+    /// Time after which an expired lease that still exists is reported again.
     pub revoke_retry: Duration,
 }
 
-/// What a renewal did.
+/// Result of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renewed {
-    /// The granted TTL, which the lease has in full again.
+    /// Granted TTL, which the lease has in full again.
     pub ttl: i64,
     /// The lease carries a checkpoint that is now too low: propose one of 0, or the next primary
     /// would end the lease too early.
@@ -103,6 +103,7 @@ impl Lessor {
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.grant(lease.id, life(&lease));
         }
+        self.assert_sound();
     }
 
     /// Ends a lease; returns the keys that go with it, in byte order.
@@ -118,6 +119,7 @@ impl Lessor {
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.remove(id);
         }
+        self.assert_sound();
         Ok(held.keys.into_iter().collect())
     }
 
@@ -133,8 +135,10 @@ impl Lessor {
             return Ok(());
         }
         self.detach(&key);
-        self.leases.get_mut(&id).expect("looked up above").keys.insert(key.clone());
-        self.owners.insert(key, id);
+        let held = self.leases.get_mut(&id).expect("looked up above");
+        let is_new = held.keys.insert(key.clone());
+        let owner = self.owners.insert(key, id);
+        assert!(is_new && owner.is_none(), "attachments are recorded both ways");
         Ok(())
     }
 
@@ -153,7 +157,8 @@ impl Lessor {
     /// [`Error::NotFound`].
     pub fn checkpoint(&mut self, id: LeaseId, remaining_ttl: i64) -> Result<Lease, Error> {
         let held = self.leases.get_mut(&id).ok_or(Error::NotFound(id))?;
-        held.lease.remaining_ttl = remaining_ttl.clamp(0, held.lease.ttl);
+        // A foreign file may have brought a negative TTL.
+        held.lease.remaining_ttl = remaining_ttl.clamp(0, held.lease.ttl.max(0));
         Ok(held.lease)
     }
 
@@ -180,10 +185,16 @@ impl Lessor {
         self.leases.values().map(|held| held.lease)
     }
 
-    /// How many leases there are.
+    /// The number of leases.
     #[must_use]
     pub fn len(&self) -> usize {
         self.leases.len()
+    }
+
+    /// The number of keys that are attached to a lease.
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        self.owners.len()
     }
 
     /// Whether there is no lease.
@@ -202,6 +213,7 @@ impl Lessor {
             .values()
             .map(|held| (held.lease.id, life(&held.lease).saturating_add(extend)));
         self.deadlines = Some(Deadlines::promoted(lives, now));
+        self.assert_sound();
     }
 
     /// Stops being primary: no lease runs out here.
@@ -218,11 +230,13 @@ impl Lessor {
     /// Begins the lives of the leases granted since the last call.
     ///
     /// The node calls it after each applied batch. A time taken before the grant would end a lease
-    /// before its TTL, so grants themselves take none; if this call is late, the lease lives longer.
+    /// before its TTL, so grants themselves take none; if this call is late, the lease lives
+    /// longer.
     pub fn arm(&mut self, now: Duration) {
         if let Some(deadlines) = &mut self.deadlines {
             deadlines.arm(now);
         }
+        self.assert_sound();
     }
 
     /// Gives a lease its full TTL again.
@@ -238,6 +252,7 @@ impl Lessor {
         if !deadlines.renew(id, seconds(ttl), now) {
             return Err(Error::Expired(id));
         }
+        self.assert_sound();
         Ok(Renewed { ttl, checkpoint_stale: remaining_ttl > 0 })
     }
 
@@ -252,7 +267,7 @@ impl Lessor {
         Some(at.checked_sub(now).map_or_else(|| -whole(now - at), whole))
     }
 
-    /// The first `max` leases, or of those behind `after`, by id, each with the time when it runs out; all at the
+    /// The first `max` leases after `after` by id, each with the time when it runs out; all at the
     /// same time when not primary.
     #[must_use]
     pub fn list(
@@ -262,8 +277,8 @@ impl Lessor {
         now: Duration,
     ) -> Vec<(Duration, LeaseId)> {
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.leases.range((after, Bound::Unbounded)).take(max);
-        let listed = behind.map(|(id, held)| {
+        let page = self.leases.range((after, Bound::Unbounded)).take(max);
+        let listed = page.map(|(id, held)| {
             let at = self.deadlines.as_ref().map(|deadlines| {
                 deadlines.at(*id).unwrap_or_else(|| now.saturating_add(life(&held.lease)))
             });
@@ -277,16 +292,26 @@ impl Lessor {
     pub fn expired(&mut self, now: Duration, max: usize) -> Vec<LeaseId> {
         let Some(deadlines) = &mut self.deadlines else { return Vec::new() };
         deadlines.arm(now);
-        deadlines.take_due(now, max, self.options.revoke_retry)
+        let due = deadlines.take_due(now, max, self.options.revoke_retry);
+        assert!(due.len() <= max, "no more than the caller can revoke");
+        self.assert_sound();
+        due
+    }
+
+    /// # Panics
+    /// Unless a primary has a deadline for each lease, and for no other.
+    fn assert_sound(&self) {
+        let deadlines = self.deadlines.as_ref().map_or(self.leases.len(), Deadlines::len);
+        assert_eq!(deadlines, self.leases.len(), "a primary keeps a deadline for each lease");
     }
 }
 
-/// How long a lease lives from a promotion or its grant on.
+/// Lifetime of a lease from a promotion or its grant on.
 fn life(lease: &Lease) -> Duration {
     seconds(if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl })
 }
 
-/// A negative TTL can only come from a foreign file; it counts as none.
+/// Converts a TTL; a negative one, which only a foreign file can bring, counts as none.
 fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }

@@ -14,7 +14,7 @@ use crate::interest::Interest;
 use crate::slab::Slot;
 use crate::{CloseReason, Events, Hub, StreamId, StreamMessage};
 
-/// What is left after a call.
+/// Work left after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// Every watcher is synced: call again when the next request has come, or at leisure.
@@ -30,11 +30,11 @@ impl Hub {
     /// gone, and tries again what streams had no room for.
     ///
     /// # Errors
-    /// If history cannot be read; the watchers that need it next have been cancelled, as far as their
-    /// streams take the message. Call again.
+    /// If history cannot be read; the watchers that need it next have been cancelled, as far as
+    /// their streams take the message. Call again.
     pub fn catch_up(&mut self, now: Duration) -> Result<Work, Error> {
         for stream in self.streams.unstick(now, self.limits.stall_max) {
-            self.give_up(stream, CloseReason::Stalled);
+            self.close_for(stream, CloseReason::Stalled);
         }
         if self.streams.ready().next().is_some() {
             let view = self.views.load();
@@ -126,12 +126,13 @@ impl Hub {
         }
     }
 
-    /// The lowest revision that a ready stream needs, and who needs it or something close behind.
+    /// The lowest revision that a ready stream needs, and the watchers that need it or one shortly
+    /// after.
     fn next_group(&self) -> Option<(i64, Vec<Slot>)> {
         let firsts = self.streams.ready().filter_map(|(_, stream)| stream.unsynced.first());
         let from = firsts.map(|(next, _)| *next).min()?;
-        let behind = i64::try_from(self.scan_revisions).unwrap_or(i64::MAX);
-        let until = from.saturating_add(behind);
+        let page = i64::try_from(self.scan_revisions).unwrap_or(i64::MAX);
+        let until = from.saturating_add(page);
         let mut group: Vec<(i64, Slot)> = self
             .streams
             .ready()
@@ -146,8 +147,8 @@ impl Hub {
         Some((from, group))
     }
 
-    /// Sends the events at `positions` in responses of bounded revisions; returns the first revision
-    /// that was not taken.
+    /// Sends the events at `positions` in responses of bounded revisions; returns the first
+    /// revision that was not taken.
     fn send_replay(
         &mut self,
         slot: Slot,
@@ -160,7 +161,7 @@ impl Hub {
         while !rest.is_empty() {
             let revisions = rest.chunk_by(|a, b| main(a) == main(b));
             let len = revisions.take(self.limits.batch_revisions_max).map(<[u32]>::len).sum();
-            let (response, behind) = rest.split_at(len);
+            let (response, after) = rest.split_at(len);
             let watcher = &self.watchers[slot];
             let mut events = Events::new(watcher.id, changes, response);
             events.header_revision = view.revision();
@@ -169,7 +170,7 @@ impl Hub {
             if !self.send_events(slot, events) {
                 return Some(main(&response[0]));
             }
-            rest = behind;
+            rest = after;
         }
         None
     }
@@ -180,6 +181,7 @@ impl Hub {
         // A page may end before the start of a watcher that shares it.
         let next = next.max(watcher.next);
         self.streams.remove_unsynced(watcher.stream, watcher.next, slot);
+        assert!(!watcher.synced, "only an unsynced watcher catches up");
         watcher.next = next;
         if next > current {
             watcher.synced = true;

@@ -35,7 +35,7 @@ pub struct Hub {
     pub(crate) progress_waiting: BTreeSet<StreamId>,
     /// When each stream's next progress tick is due.
     pub(crate) ticks: BTreeSet<(Duration, StreamId)>,
-    /// How many revisions the next scan of the history asks for.
+    /// The number of revisions that the next scan of the history asks for.
     pub(crate) scan_revisions: usize,
     pub(crate) events_sent: u64,
     /// Scratch of the publishing loop.
@@ -94,17 +94,20 @@ impl Hub {
         let stream = Stream::new(sink, now, progress_interval);
         let due = stream.progress_due;
         let id = self.streams.open(stream);
-        self.ticks.insert((due, id));
+        let is_new = self.ticks.insert((due, id));
+        assert!(is_new, "a stream has one progress tick");
         id
     }
 
-    /// Ends a stream and its watchers. The hub may have given it up already.
+    /// Ends a stream and its watchers. The hub may have closed it already.
     pub fn close_stream(&mut self, id: StreamId) {
         let Some(stream) = self.streams.remove(id) else { return };
-        self.ticks.remove(&(stream.progress_due, id));
+        let was_due = self.ticks.remove(&(stream.progress_due, id));
+        assert!(was_due, "a stream has one progress tick");
         self.progress_waiting.remove(&id);
         for slot in stream.watchers.into_values() {
             let watcher = self.watchers.remove(slot);
+            assert_eq!(watcher.stream, id, "a stream lists its own watchers");
             if watcher.synced {
                 self.interest.remove(&watcher.range, slot);
             }
@@ -174,7 +177,9 @@ impl Hub {
             synced,
             quiet: true,
         });
-        self.streams.get_mut(stream).expect("looked up by admit").watchers.insert(id, slot);
+        let watchers = &mut self.streams.get_mut(stream).expect("looked up by admit").watchers;
+        let old = watchers.insert(id, slot);
+        assert!(old.is_none(), "an id names one watcher of its stream");
         if synced {
             self.interest.insert(&self.watchers[slot].range, slot);
         } else {
@@ -294,7 +299,8 @@ impl Hub {
             self.streams.remove_unsynced(watcher.stream, watcher.next, slot);
         }
         let stream = self.streams.get_mut(watcher.stream).expect("a watcher's stream exists");
-        stream.watchers.remove(&watcher.id);
+        let listed = stream.watchers.remove(&watcher.id);
+        assert_eq!(listed, Some(slot), "a stream lists its watchers");
         watcher
     }
 
@@ -302,8 +308,8 @@ impl Hub {
         self.streams.get_mut(stream).expect("looked up by the caller").answer(message);
     }
 
-    /// Ends a stream on the hub's own accord.
-    pub(crate) fn give_up(&mut self, stream: StreamId, reason: CloseReason) {
+    /// Closes a stream for a reason of the hub.
+    pub(crate) fn close_for(&mut self, stream: StreamId, reason: CloseReason) {
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.close(reason);
         }

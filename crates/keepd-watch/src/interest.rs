@@ -1,4 +1,4 @@
-//! Who wants to know of a key: single keys in a map, ranges in an interval tree.
+//! Watchers by key: single keys in a map, ranges in an interval tree.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -13,7 +13,7 @@ use keepd_types::{KeyRange, RangeEnd};
 
 use crate::slab::Slot;
 
-/// Where a range stops; the order is that of the ends.
+/// End of a range; the order is that of the ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
     Before(Bytes),
@@ -33,7 +33,7 @@ impl End {
 struct Node {
     start: Bytes,
     end: End,
-    /// Who watches exactly this range; never empty.
+    /// Watchers of exactly this range; never empty.
     slots: BTreeSet<Slot>,
     /// The furthest end in this subtree.
     max_end: End,

@@ -1,8 +1,8 @@
 //! The watch hub: synced and unsynced watchers, catch-up, progress.
 //!
 //! The applier hands each applied batch to the hub's thread and goes on; a slow client never makes
-//! it wait. A *synced* watcher gets its events from these batches. A watcher that starts in the past
-//! or whose stream did not take an event in time is *unsynced*: it is read up to date from the
+//! it wait. A *synced* watcher gets its events from these batches. A watcher that starts in the
+//! past or whose stream did not take an event in time is *unsynced*: it is read up to date from the
 //! store's own history, so nothing is dropped and nothing is queued without bound.
 //!
 //! The hub is sans-IO: single-threaded, no clock, no socket. Messages go into a [`Sink`] per stream

@@ -1,4 +1,4 @@
-//! What goes out of the hub: messages for a stream's task, and the sink that takes them.
+//! Output of the hub: messages for a stream's task, and the sink that takes them.
 //!
 //! Every message becomes one `WatchResponse`, or one group of fragments:
 //!
@@ -130,7 +130,7 @@ impl Events {
         (0..self.len()).map(|i| &self.changes[self.position(i)])
     }
 
-    /// How many events there are; never 0.
+    /// The number of events; never 0.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "there is always an event")]
     pub fn len(&self) -> usize {
@@ -167,7 +167,7 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Why a create request was refused; the text is the response's `cancel_reason`.
+/// Refusal of a create request; the text is the response's `cancel_reason`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// A negative start revision.
@@ -187,7 +187,7 @@ pub enum Refusal {
     TooManyWatchers,
 }
 
-/// Why the hub gave a stream up.
+/// Reason for which the hub has closed a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// The client took nothing for [`crate::Limits::stall_max`].
@@ -209,8 +209,9 @@ pub trait Sink: Send {
     /// then closes the stream).
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage>;
 
-    /// Whether the next message would be taken. Replayed responses can be large, so a sink may bound
-    /// its queue by [`Events::bytes`] as well as by the number of messages; empty, it takes any.
+    /// Whether the next message would be taken. Replayed responses can be large, so a sink may
+    /// bound its queue by [`Events::bytes`] as well as by the number of messages; empty, it takes
+    /// any.
     fn has_room(&self) -> bool;
 
     /// The hub gives the stream up; the edge ends it.

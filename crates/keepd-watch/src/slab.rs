@@ -1,6 +1,6 @@
 //! Watchers by slot: dense, so that finding one costs no search, with freed slots used again.
 
-/// Where a value lies.
+/// Index of a value in a [`Slab`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(u32);
 

@@ -1,4 +1,4 @@
-//! What comes into the hub: ids, watch requests, limits and applied batches.
+//! Input of the hub: ids, watch requests, limits and applied batches.
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,13 +78,14 @@ pub struct Limits {
     pub batch_revisions_max: usize,
     /// Revisions that one catch-up call reads.
     pub scan_revisions_max: usize,
-    /// What one catch-up call aims to read, from which it learns how many revisions to ask for.
+    /// Bytes that one catch-up call aims to read; it learns from them how many revisions to ask
+    /// for.
     pub scan_bytes_target: usize,
     /// Watchers that one catch-up call serves.
     pub scan_watchers_max: usize,
     /// Progress requests of one stream that may wait for the hub to reach the store's revision.
     pub progress_requests_max: usize,
-    /// How long a stream with something to send may take nothing before it is cut off.
+    /// Time after which a stream that takes no message is closed.
     pub stall_max: Option<Duration>,
 }
 
@@ -102,7 +103,7 @@ impl Default for Limits {
     }
 }
 
-/// What the applier hands over: one or more whole revisions, in order.
+/// Applied changes: one or more whole revisions, in order.
 #[derive(Clone)]
 pub struct Batch {
     /// A view in which the previous records of the changes can be loaded.

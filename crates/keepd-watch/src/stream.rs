@@ -121,7 +121,8 @@ impl Streams {
     pub(crate) fn open(&mut self, stream: Stream) -> StreamId {
         self.opened += 1;
         let id = StreamId(self.opened);
-        self.by_id.insert(id, stream);
+        let old = self.by_id.insert(id, stream);
+        assert!(old.is_none(), "each stream has an id of its own");
         id
     }
 
@@ -154,7 +155,8 @@ impl Streams {
     }
 
     pub(crate) fn add_unsynced(&mut self, id: StreamId, next: i64, slot: Slot) {
-        self.of(id).unsynced.insert((next, slot));
+        let is_new = self.of(id).unsynced.insert((next, slot));
+        assert!(is_new, "an unsynced watcher is listed once");
         self.lagging.insert(id);
     }
 

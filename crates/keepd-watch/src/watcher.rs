@@ -40,8 +40,8 @@ impl Watcher {
     /// `position`; `None` if it is unsynced or its start is not reached.
     pub(crate) fn covered(&self, position: i64) -> Option<i64> {
         // What precedes `next` is covered, unless that is where a future watcher begins.
-        let behind = if self.next > self.start_revision { self.next - 1 } else { 0 };
-        let covered = position.max(behind);
+        let sent = if self.next > self.start_revision { self.next - 1 } else { 0 };
+        let covered = position.max(sent);
         (self.synced && covered >= self.start_revision).then_some(covered)
     }
 }

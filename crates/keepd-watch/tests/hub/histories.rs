@@ -76,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What one watcher was promised and has got.
+/// Expected and received events of one watcher.
 struct Model {
     range: KeyRange,
     filters: Filters,

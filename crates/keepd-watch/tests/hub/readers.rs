@@ -1,4 +1,4 @@
-//! What the hub's events pin, and for how long: rules 9.19 and 9.20.
+//! Memory that the hub's events pin, and for how long: rules 9.19 and 9.20.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A store on a simulated disk, a hub behind it, and streams whose queues a test reads by hand.
+//! A store on a simulated disk, a hub over it, and streams whose queues a test reads by hand.
 
 use std::collections::VecDeque;
 use std::path::Path;
