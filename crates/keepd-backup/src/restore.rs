@@ -11,7 +11,7 @@ use keepd_env::{Disk, Env};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
-use keepd_wal::{SnapshotMark, Wal};
+use keepd_wal::{LogStart, Wal};
 use serde::{Deserialize, Serialize};
 
 use crate::import::{Import, Imported, flush};
@@ -226,8 +226,8 @@ fn fill(
     let imported = fill_store(env, &Layout::store(dir), keys.clone(), &import, progress)?;
 
     let identity = Identity { member: cluster.local, cluster: cluster.id };
-    let mark = SnapshotMark { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
-    let wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), mark)?;
+    let start = LogStart { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    let wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), start)?;
     wal.close()?;
     Ok(imported)
 }

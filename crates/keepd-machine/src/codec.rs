@@ -2,8 +2,32 @@
 
 use bytes::Bytes;
 use keepd_types::varint;
+use thiserror::Error;
 
-use crate::command::CommandError;
+/// Bytes in the log that are no command this version knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// The command ends early.
+    #[error("command is cut short")]
+    Truncated,
+    /// The command is longer than its content.
+    #[error("command has {0} bytes too many")]
+    TrailingBytes(usize),
+    /// A number does not fit its field.
+    #[error("command has a number out of range")]
+    NumberOutOfRange,
+    /// A tag or version from the future, or damage.
+    #[error("command has unknown {what} {value}")]
+    Unknown {
+        /// Which field.
+        what: &'static str,
+        /// Its value.
+        value: u8,
+    },
+    /// A field holds what it cannot.
+    #[error("command has a malformed {0}")]
+    Malformed(&'static str),
+}
 
 /// Appends to a command under construction.
 #[derive(Debug, Default)]

@@ -1,44 +1,18 @@
 //! Commands: what the Raft log carries and every member applies in the same order.
 //!
 //! A command is encoded once, by the proposing member, after validation, authorization and sealing,
-//! with an [envelope](crate::envelope) around it. It never needs a secret to apply: value comparisons arrive resolved, with guards on revisions
-//! (rule 9.3). The bytes are written and read in `command/encoding.rs`; here are the types.
+//! with an [envelope](crate::envelope) around it. It never needs a secret to apply: value
+//! comparisons arrive resolved, with guards on revisions (rule 9.3). The bytes are written and read
+//! in `command/encoding.rs`; here are the types.
 
 mod encoding;
 
 use bytes::Bytes;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
-use thiserror::Error;
 
-use self::encoding::put_overhead;
 use crate::tables::ActiveKeys;
 
-/// Bytes in the log that are no command this version knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum CommandError {
-    /// The command ends early.
-    #[error("command is cut short")]
-    Truncated,
-    /// The command is longer than its content.
-    #[error("command has {0} bytes too many")]
-    TrailingBytes(usize),
-    /// A number does not fit its field.
-    #[error("command has a number out of range")]
-    NumberOutOfRange,
-    /// A tag or version from the future, or damage.
-    #[error("command has unknown {what} {value}")]
-    Unknown {
-        /// Which field.
-        what: &'static str,
-        /// Its value.
-        value: u8,
-    },
-    /// A field holds what it cannot.
-    #[error("command has a malformed {0}")]
-    Malformed(&'static str),
-}
-
-/// What an entry of the log asks for.
+/// A command of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Writes a key.
@@ -80,19 +54,20 @@ pub enum Command {
     AlarmActivate(Alarm),
     /// Clears an alarm.
     AlarmDeactivate(Alarm),
-    /// A member tells its name and client URLs.
+    /// Publishes a member's name and client URLs.
     PublishMember {
         /// The member.
         id: MemberId,
         /// Its name.
         name: String,
-        /// Where its clients reach it.
+        /// URLs for its clients.
         client_urls: Vec<String>,
     },
-    /// Names the keys that the cluster writes under, unless they are older than those in force. The
-    /// same ones again are a barrier: when they are applied, so is all that was proposed before.
+    /// Sets the keys that the cluster encrypts with, unless they are older than the current ones.
+    /// The same ones again serve as a barrier: when they are applied, so is all that was proposed
+    /// before.
     SetActiveKeys(ActiveKeys),
-    /// A member tells how it seals from now on.
+    /// Sets a member's encryption fingerprint.
     SetSealing {
         /// The member.
         member: MemberId,
@@ -147,7 +122,7 @@ pub struct Put {
 /// Removes keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeleteRange {
-    /// Which.
+    /// The keys.
     pub range: KeyRange,
     /// The removed records are wanted in the answer.
     pub prev_kv: bool,
@@ -156,11 +131,11 @@ pub struct DeleteRange {
 /// Reads keys inside a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which.
+    /// The keys.
     pub range: KeyRange,
-    /// At which revision; 0 is the transaction's own state.
+    /// The revision to read at; 0 is the transaction's own state.
     pub revision: i64,
-    /// How many keys to fetch at most; 0 is all. Filters and sorting happen at the edge.
+    /// Limit of keys to fetch; 0 is none. Filters and sorting happen at the edge.
     pub fetch_limit: u64,
 }
 
@@ -188,7 +163,7 @@ pub enum Op {
     Txn(Box<Txn>),
 }
 
-/// How a stored number relates to the operand.
+/// Operator of a comparison between a stored number and the operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// Equal.
@@ -216,7 +191,7 @@ impl Relation {
     }
 }
 
-/// Which number of a record is compared.
+/// The number of a record that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Its version.
@@ -231,7 +206,7 @@ pub enum Target {
     Unknown,
 }
 
-/// The records that a proposer compared, told by how many there were and when.
+/// The state of a range when a proposer compared its values: number of keys and store revision.
 ///
 /// Whatever happens to them afterwards shows: a write leaves a later revision, and a removal one
 /// key less, which only a later write makes up for. So it is as small for a wide range as for one
@@ -262,9 +237,9 @@ pub enum Compare {
     Resolved {
         /// The keys.
         range: KeyRange,
-        /// What the proposer looked at.
+        /// The state that the proposer compared.
         guard: Guard,
-        /// What came out.
+        /// Result of the comparison.
         result: bool,
     },
 }
@@ -292,15 +267,7 @@ impl Command {
         }
     }
 
-    /// By how much sealing has made the command longer: limits count plaintext.
-    #[must_use]
-    pub fn seal_overhead(&self) -> usize {
-        let mut overhead = 0;
-        self.for_each_put(&mut |put| overhead += put_overhead(put));
-        overhead
-    }
-
-    /// Tells `see` every seal of the values that the command writes.
+    /// Calls `see` with every seal of the values that the command writes.
     pub fn for_each_seal(&self, see: &mut dyn FnMut(SealMark)) {
         self.for_each_put(&mut |put| put.value.seal.into_iter().for_each(&mut *see));
     }
@@ -325,7 +292,7 @@ impl Command {
 }
 
 impl Txn {
-    /// Tells `see` the puts of both branches, nested ones included.
+    /// Calls `see` with the puts of both branches, nested ones included.
     fn for_each_put(&self, see: &mut dyn FnMut(&Put)) {
         for op in self.success.iter().chain(&self.failure) {
             match op {

@@ -1,33 +1,33 @@
-//! The envelope: a command with where it comes from, which is what an entry of the log holds.
+//! The envelope: a log entry's content, which is a command and its origin.
 //!
-//! The proposing member finds who waits for an entry by its [`Origin`], not by its place in the log:
-//! after a change of leaders another entry may stand in that place, or this one in another.
+//! The proposing member finds the waiting request by the [`Origin`] of an entry, not by its index:
+//! after a change of leaders another entry may have that index, or this one another.
 //! `docs/formats/command.md` has the layout.
 
 use bytes::Bytes;
 use keepd_types::{MemberId, Term, varint};
 
-use crate::codec::{Reader, Writer};
-use crate::command::{Command, CommandError};
+use crate::codec::{CommandError, Reader, Writer};
+use crate::command::Command;
 
 /// The format of entries written before they had an envelope.
 const BARE_FORMAT: u8 = 1;
 /// The first byte of every entry: its format version.
 const FORMAT_VERSION: u8 = 2;
 
-/// Who proposed a command: no two proposals ever have the same origin.
+/// Identity of a proposal: no two proposals ever have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     /// The proposing member.
     pub member: MemberId,
-    /// Drawn by that member at each start, so that a number is not mistaken for one of an earlier life.
+    /// Drawn at random at each start of the member: sequence numbers begin anew then.
     pub boot: u64,
-    /// Counts the proposals of that life.
+    /// Number of the proposal since that start.
     pub sequence: u64,
 }
 
 impl Origin {
-    /// Reads no more of an entry than this; `None` if it has none or is not readable.
+    /// Reads the origin of an entry and nothing else; `None` if it has none or is not readable.
     #[must_use]
     pub fn peek(entry: &Bytes) -> Option<Self> {
         let mut r = Reader::new(entry.clone());
@@ -43,15 +43,15 @@ impl Origin {
     }
 }
 
-/// What an entry of the log holds.
+/// Content of a log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Who proposed it; `None` in entries of format 1.
+    /// The proposal that it comes from; `None` in entries of format 1.
     pub origin: Option<Origin>,
-    /// For what a leader decides by itself: the term that it led in. Some of these commands are void
-    /// in an entry of another term ([`Command::is_void`]).
+    /// Term in which a leader decided this by itself. Some of these commands are void in an entry
+    /// of another term ([`Command::is_void`]).
     pub decided_in: Option<Term>,
-    /// What to do.
+    /// The command.
     pub command: Command,
 }
 
@@ -62,13 +62,14 @@ impl Envelope {
     /// Without an origin: only the log's past has entries that lack one.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let origin = self.origin.expect("whoever proposes says who it is");
+        let origin = self.origin.expect("a proposal has an origin");
         let mut w = Writer::with_capacity(96 + self.command.size_hint());
         w.u8(FORMAT_VERSION);
         w.u64_fixed(origin.member.0);
         w.u64_fixed(origin.boot);
         w.u64(origin.sequence);
         w.u64(self.decided_in.map_or(0, |term| term.0));
+        assert!(self.decided_in.is_none_or(|term| term.0 > 0), "term 0 has no leader");
         self.command.write(&mut w);
         w.finish()
     }

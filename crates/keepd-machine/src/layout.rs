@@ -3,7 +3,7 @@
 //! ```text
 //! <data-dir>/
 //!   member/            one member's state; made as `member.partial` and renamed when whole
-//!     BALLAST          reserved space without content, given up when the disk is full
+//!     BALLAST          reserved space without content, released when the disk is full
 //!     KEYRING          wrapped data keys (only with an encryption configuration)
 //!     wal/             write-ahead log segments
 //!     store/           manifest, segments, checkpoints
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keepd_types::{ClusterId, MemberId};
 
-/// A fresh log starts behind this index, in term 1: index 1 stands for the initial membership.
+/// A new log starts after this index, in term 1: index 1 stands for the initial membership.
 pub const BOOTSTRAP_INDEX: u64 = 1;
 /// The term of the initial membership.
 pub const BOOTSTRAP_TERM: u64 = 1;
@@ -54,7 +54,7 @@ impl Layout {
     }
 }
 
-/// Who a data directory belongs to.
+/// Owner of a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The member.

@@ -19,7 +19,8 @@ pub mod tables;
 mod codec;
 mod txn;
 
-pub use command::{Command, CommandError};
+pub use codec::CommandError;
+pub use command::Command;
 pub use envelope::{Envelope, Origin};
-pub use machine::{AppliedBatch, Halt, Machine, Options};
-pub use outcome::{ApplyError, Handle, OpResponse, Outcome, Response, TxnResponse};
+pub use machine::{AppliedBatch, Options, StateMachine};
+pub use outcome::{ApplyError, CommandResponse, Halt, OpResponse, Outcome, RecordRef, TxnResponse};

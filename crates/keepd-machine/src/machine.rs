@@ -1,4 +1,4 @@
-//! The machine: one store, its leases and its meta tables, driven by the log.
+//! The state machine: one store, its leases and its meta tables, driven by the log.
 //!
 //! Receives decoded entries from the node's apply thread, in log order; hands outcomes back to it
 //! and, per batch, the published view with every change for the watch hub.
@@ -9,54 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_lease::{Lease, Lessor};
 use keepd_mvcc::{Applied, Change, RangeError, Store, View};
-use keepd_types::{DecodeError, LeaseId, MemberId, Term};
-use thiserror::Error;
+use keepd_types::{LeaseId, MemberId, Term};
 
-use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, CommandError, Op, Txn};
+use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, Op, Txn};
 use crate::envelope::Envelope;
 use crate::membership::{self, Member};
-use crate::outcome::{ApplyError, Outcome, Response};
+use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
 use crate::tables;
-use crate::txn::{Execution, Failure};
+use crate::txn::Execution;
 
-/// Why this member must stop: it can no longer do what every other member does.
-#[derive(Debug, Error)]
-pub enum Halt {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] keepd_mvcc::Error),
-    /// A record of the store does not decode.
-    #[error(transparent)]
-    Record(#[from] DecodeError),
-    /// A committed entry does not decode.
-    #[error("entry {index} of the log: {source}")]
-    Command {
-        /// Its place.
-        index: u64,
-        /// What is wrong with it.
-        source: CommandError,
-    },
-    /// A committed entry is of a kind that this version does not know.
-    #[error("entry {index} of the log is of a kind that this version does not know")]
-    UnknownEntry {
-        /// Its place.
-        index: u64,
-    },
-    /// A meta table holds what this version cannot read.
-    #[error("meta table {table} holds a malformed entry")]
-    Meta {
-        /// The table.
-        table: u8,
-    },
-    /// A read inside a transaction failed after its check passed.
-    #[error("a checked read inside a transaction failed: {0}")]
-    Range(#[from] RangeError),
-}
-
-/// Settings of the machine.
+/// Settings of the state machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long after it was reported an expired lease is reported again.
+    /// Time after which an expired lease that still exists is reported again.
     pub revoke_retry: Duration,
 }
 
@@ -66,7 +31,7 @@ impl Default for Options {
     }
 }
 
-/// What a batch of entries left behind, for readers and watchers.
+/// Result of a batch of entries, for readers and watchers.
 #[derive(Clone, Debug)]
 pub struct AppliedBatch {
     /// The state after the batch.
@@ -77,7 +42,7 @@ pub struct AppliedBatch {
 
 /// The state machine.
 #[derive(Debug)]
-pub struct Machine {
+pub struct StateMachine {
     store: Store,
     lessor: Lessor,
     /// Raised alarms, as the meta table has them.
@@ -89,7 +54,7 @@ pub struct Machine {
     attachments: Vec<(Bytes, LeaseId)>,
 }
 
-impl Machine {
+impl StateMachine {
     /// Takes over a recovered store and rebuilds leases and alarms from its meta tables.
     ///
     /// # Errors
@@ -119,7 +84,10 @@ impl Machine {
             alarms.push(Alarm { member: MemberId(member), kind });
         }
         let applied = store.applied();
-        Ok(Self { store, lessor, alarms, applied, changes: Vec::new(), attachments: Vec::new() })
+        let (changes, attachments) = (Vec::new(), Vec::new());
+        let machine = Self { store, lessor, alarms, applied, changes, attachments };
+        machine.assert_sound();
+        Ok(machine)
     }
 
     /// The store, for the node's background jobs.
@@ -167,6 +135,7 @@ impl Machine {
             let result = Err(ApplyError::OtherTerm);
             return Ok(Outcome { revision: self.store.revision(), result });
         }
+        let before = self.store.revision();
         let result = match self.refused_by_alarm(command) {
             Some(error) => Err(error),
             None => match self.execute(command) {
@@ -175,7 +144,22 @@ impl Machine {
                 Err(Failure::Halt(halt)) => return Err(halt),
             },
         };
-        Ok(Outcome { revision: self.store.revision(), result })
+        self.assert_sound();
+        let revision = self.store.revision();
+        assert!(revision >= before, "a revision is never taken back");
+        assert!(result.is_ok() || revision == before, "a refused command changes nothing");
+        Ok(Outcome { revision, result })
+    }
+
+    /// # Panics
+    /// Unless leases, attachments and alarms agree with their meta tables: a restart, and a member
+    /// that takes over a copy of the store, must find what this one answers from memory.
+    fn assert_sound(&self) {
+        let len = |table| self.store.meta(table).len();
+        assert_eq!(self.lessor.len(), len(tables::LEASES), "each lease is in its table");
+        assert_eq!(self.lessor.attached(), len(tables::ATTACHMENTS), "so is each attachment");
+        assert_eq!(self.alarms.len(), len(tables::ALARMS), "and each alarm");
+        assert!(self.attachments.is_empty(), "no attachment waits for its table");
     }
 
     /// Passes over a committed entry that holds no command: a new leader's first.
@@ -198,7 +182,11 @@ impl Machine {
     /// Ends a batch: makes everything since the last one visible at once.
     pub fn publish(&mut self) -> AppliedBatch {
         let view = self.store.publish(self.applied);
-        AppliedBatch { view, changes: std::mem::take(&mut self.changes) }
+        let changes = std::mem::take(&mut self.changes);
+        let is_ascending = changes.is_sorted_by(|a, b| a.revision < b.revision);
+        assert!(is_ascending, "watchers get each revision once, in order");
+        assert!(changes.last().is_none_or(|last| last.revision.main == view.revision()));
+        AppliedBatch { view, changes }
     }
 
     /// CORRUPT refuses every write; NOSPACE whatever could grow the store, on either branch.
@@ -226,23 +214,25 @@ impl Machine {
         (grows && self.has_alarm(ALARM_NOSPACE)).then_some(ApplyError::NoSpace)
     }
 
-    fn execute(&mut self, command: &Command) -> Result<Response, Failure> {
+    fn execute(&mut self, command: &Command) -> Result<CommandResponse, Failure> {
         match command {
             Command::Put(put) => {
                 let prev = self.write(|execution| execution.put_checked(put))?;
-                Ok(Response::Put { prev })
+                Ok(CommandResponse::Put { prev })
             }
             Command::DeleteRange(delete) => {
                 let (deleted, prev) = self.write(|execution| Ok(execution.delete_range(delete)))?;
-                Ok(Response::DeleteRange { deleted, prev })
+                Ok(CommandResponse::DeleteRange { deleted, prev })
             }
-            Command::Txn(txn) => Ok(Response::Txn(self.write(|execution| execution.txn(txn))?)),
+            Command::Txn(txn) => {
+                Ok(CommandResponse::Txn(self.write(|execution| execution.txn(txn))?))
+            }
             Command::Compact { revision } => {
                 self.store.compact(*revision).map_err(|error| match error {
                     RangeError::Compacted { .. } => ApplyError::Compacted,
                     RangeError::Future { .. } => ApplyError::FutureRevision,
                 })?;
-                Ok(Response::Done)
+                Ok(CommandResponse::Done)
             }
             Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
             Command::LeaseRevoke { id } | Command::LeaseExpire { id } => self.lease_revoke(*id),
@@ -250,13 +240,13 @@ impl Machine {
                 let checkpoint = self.lessor.checkpoint(*id, *remaining_ttl);
                 let lease = checkpoint.map_err(|_unknown| ApplyError::LeaseNotFound)?;
                 self.store_lease(&lease);
-                Ok(Response::Done)
+                Ok(CommandResponse::Done)
             }
             Command::AlarmActivate(alarm) => Ok(self.alarm_activate(*alarm)),
             Command::AlarmDeactivate(alarm) => Ok(self.alarm_deactivate(*alarm)),
             Command::PublishMember { id, name, client_urls } => {
                 self.publish_member(*id, name, client_urls)?;
-                Ok(Response::Done)
+                Ok(CommandResponse::Done)
             }
             Command::SetActiveKeys(keys) => {
                 if tables::active_keys(self.store.meta(tables::CLUSTER))
@@ -265,18 +255,17 @@ impl Machine {
                     let key = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
                     self.store.meta_put(tables::CLUSTER, key, keys.encode());
                 }
-                Ok(Response::Done)
+                Ok(CommandResponse::Done)
             }
             Command::SetSealing { member, fingerprint } => {
                 let key = tables::sealing_key(*member);
                 self.store.meta_put(tables::CLUSTER, key, fingerprint.clone());
-                Ok(Response::Done)
+                Ok(CommandResponse::Done)
             }
         }
     }
 
-    /// Tells what a member says of itself; as in etcd, of one that is not in the cluster nothing is
-    /// kept.
+    /// Stores a member's name and client URLs; as in etcd, not those of a stranger to the cluster.
     fn publish_member(
         &mut self,
         id: MemberId,
@@ -314,7 +303,7 @@ impl Machine {
         Ok(done)
     }
 
-    fn lease_grant(&mut self, id: LeaseId, ttl: i64) -> Result<Response, Failure> {
+    fn lease_grant(&mut self, id: LeaseId, ttl: i64) -> Result<CommandResponse, Failure> {
         let lease = self.lessor.grant(id, ttl).map_err(|error| match error {
             keepd_lease::Error::Exists(_) => ApplyError::LeaseExists,
             keepd_lease::Error::TtlTooLarge(_) => ApplyError::LeaseTtlTooLarge,
@@ -323,7 +312,7 @@ impl Machine {
             | keepd_lease::Error::NotPrimary => ApplyError::LeaseNotFound,
         })?;
         self.store_lease(&lease);
-        Ok(Response::LeaseGrant { id, ttl: lease.ttl })
+        Ok(CommandResponse::LeaseGrant { id, ttl: lease.ttl })
     }
 
     fn store_lease(&mut self, lease: &Lease) {
@@ -332,7 +321,7 @@ impl Machine {
         self.store.meta_put(tables::LEASES, tables::lease_key(lease.id), encoded.into());
     }
 
-    fn lease_revoke(&mut self, id: LeaseId) -> Result<Response, Failure> {
+    fn lease_revoke(&mut self, id: LeaseId) -> Result<CommandResponse, Failure> {
         let keys = self.lessor.revoke(id).map_err(|_unknown| ApplyError::LeaseNotFound)?;
         let mut txn = self.store.begin();
         for key in &keys {
@@ -343,26 +332,26 @@ impl Machine {
             self.store.meta_delete(tables::ATTACHMENTS, key);
         }
         self.store.meta_delete(tables::LEASES, &tables::lease_key(id));
-        Ok(Response::Done)
+        Ok(CommandResponse::Done)
     }
 
-    fn alarm_activate(&mut self, alarm: Alarm) -> Response {
+    fn alarm_activate(&mut self, alarm: Alarm) -> CommandResponse {
         if !self.alarms.contains(&alarm) {
             self.alarms.push(alarm);
             self.alarms.sort_unstable();
             let key = tables::alarm_key(alarm.member, alarm.kind);
             self.store.meta_put(tables::ALARMS, key, Bytes::new());
         }
-        Response::Alarms(vec![alarm])
+        CommandResponse::Alarms(vec![alarm])
     }
 
-    fn alarm_deactivate(&mut self, alarm: Alarm) -> Response {
+    fn alarm_deactivate(&mut self, alarm: Alarm) -> CommandResponse {
         let Some(position) = self.alarms.iter().position(|raised| *raised == alarm) else {
-            return Response::Alarms(Vec::new());
+            return CommandResponse::Alarms(Vec::new());
         };
         self.alarms.remove(position);
         self.store.meta_delete(tables::ALARMS, &tables::alarm_key(alarm.member, alarm.kind));
-        Response::Alarms(vec![alarm])
+        CommandResponse::Alarms(vec![alarm])
     }
 }
 

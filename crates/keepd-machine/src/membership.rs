@@ -1,4 +1,4 @@
-//! The membership: members as etcd tells them, and Raft's configuration. The only code that knows
+//! The membership: members as etcd shows them, and Raft's configuration. The only code that knows
 //! their form on disk, which is etcd's JSON.
 //!
 //! Two facts and two tables. [`Member`] is for people and clients: names and URLs. [`ConfState`] is
@@ -9,7 +9,7 @@ use keepd_mvcc::{MetaTable, Store};
 use keepd_types::MemberId;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Halt;
+use crate::outcome::Halt;
 use crate::tables;
 
 /// A member of the cluster, as etcd's bucket `members` has it.
@@ -18,16 +18,16 @@ use crate::tables;
 pub struct Member {
     /// Its id.
     pub id: u64,
-    /// Where its peers reach it.
+    /// URLs for its peers.
     #[serde(rename = "peerURLs")]
     pub peer_urls: Vec<String>,
-    /// It receives the log and does not vote.
+    /// Whether it is a learner: it receives the log and does not vote.
     #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
     pub is_learner: bool,
     /// Its name; empty until it has started.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Where its clients reach it; empty until it has started.
+    /// URLs for its clients; empty until it has started.
     #[serde(rename = "clientURLs", skip_serializing_if = "Vec::is_empty")]
     pub client_urls: Vec<String>,
 }
@@ -45,7 +45,7 @@ impl Member {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Enters the member into its table.
+    /// Writes the member into its table.
     pub fn store(&self, store: &mut Store) {
         store.meta_put(tables::MEMBERS, tables::member_key(MemberId(self.id)), self.encode());
     }
@@ -78,19 +78,19 @@ fn read_member(key: &[u8], value: &[u8]) -> Result<Member, Halt> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfState {
-    /// Who votes.
+    /// Voting members.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<u64>,
-    /// Who receives the log without a vote.
+    /// Members that receive the log without a vote.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learners: Vec<u64>,
-    /// Who voted before a joint change that is under way.
+    /// Voting members of the old configuration, during a joint change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub voters_outgoing: Vec<u64>,
-    /// Who becomes a learner when it is over.
+    /// Outgoing voters that become learners at the end of a joint change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub learners_next: Vec<u64>,
-    /// The leader ends it by itself.
+    /// Whether the leader ends the joint change by itself.
     pub auto_leave: bool,
 }
 
@@ -115,8 +115,9 @@ impl ConfState {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Enters the configuration into its table.
+    /// Writes the configuration into its table.
     pub fn store(&self, store: &mut Store) {
+        assert!(!self.voters.is_empty(), "a configuration has voters");
         let key = Bytes::from_static(tables::CONF_STATE_KEY);
         store.meta_put(tables::CONF_STATE, key, self.encode());
     }
@@ -131,7 +132,7 @@ impl ConfState {
         table.get(tables::CONF_STATE_KEY).map(decode).transpose()
     }
 
-    /// What Raft takes up, from [`tables::CONF_STATE`].
+    /// Reads the configuration that Raft starts with from [`tables::CONF_STATE`].
     ///
     /// # Errors
     /// If there is none, or it is malformed, or nobody votes in it.
@@ -142,7 +143,7 @@ impl ConfState {
 }
 
 fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("strings and numbers can be told in JSON").into()
+    serde_json::to_vec(value).expect("strings and numbers have a JSON form").into()
 }
 
 #[cfg(test)]

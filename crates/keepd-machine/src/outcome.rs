@@ -1,20 +1,22 @@
-//! What applying a command answers: the same on every member.
+//! Outcomes of commands, the same on every member; and the errors that stop this member instead.
 //!
-//! Records leave as handles (key and revision); the edge loads and opens them from the view that
+//! Records leave as references (key and revision); the edge loads and opens them from the view that
 //! the batch was published with.
 
 use bytes::Bytes;
-use keepd_types::{LeaseId, Revision};
+use keepd_mvcc::RangeError;
+use keepd_types::{DecodeError, LeaseId, Revision};
 use thiserror::Error;
 
+use crate::codec::CommandError;
 use crate::command::Alarm;
 
 /// A record that was read or replaced, by its place in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handle {
+pub struct RecordRef {
     /// Its key.
     pub key: Bytes,
-    /// Where it lies.
+    /// Its revision.
     pub revision: Revision,
 }
 
@@ -53,29 +55,81 @@ pub enum ApplyError {
     OtherTerm,
 }
 
+/// An error that stops this member: it can no longer do what every other member does.
+#[derive(Debug, Error)]
+pub enum Halt {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] keepd_mvcc::Error),
+    /// A record of the store does not decode.
+    #[error(transparent)]
+    Record(#[from] DecodeError),
+    /// A committed entry does not decode.
+    #[error("entry {index} of the log: {source}")]
+    Command {
+        /// Its place.
+        index: u64,
+        /// The error found.
+        source: CommandError,
+    },
+    /// A committed entry is of a kind that this version does not know.
+    #[error("entry {index} of the log is of a kind that this version does not know")]
+    UnknownEntry {
+        /// Its place.
+        index: u64,
+    },
+    /// A meta table holds what this version cannot read.
+    #[error("meta table {table} holds a malformed entry")]
+    Meta {
+        /// The table.
+        table: u8,
+    },
+    /// A read inside a transaction failed after its check passed.
+    #[error("a checked read inside a transaction failed: {0}")]
+    Range(#[from] RangeError),
+}
+
+/// A refusal, or the reason to stop.
+pub(crate) enum Failure {
+    Refused(ApplyError),
+    Halt(Halt),
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Halt> for Failure {
+    fn from(halt: Halt) -> Self {
+        Self::Halt(halt)
+    }
+}
+
 /// The answer to one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The store's revision after the command.
     pub revision: i64,
-    /// What it did, or why it did nothing.
-    pub result: Result<Response, ApplyError>,
+    /// The response, or the refusal.
+    pub result: Result<CommandResponse, ApplyError>,
 }
 
-/// What a command did.
+/// Response to a command that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Response {
+pub enum CommandResponse {
     /// A put, with the replaced record if asked for.
     Put {
         /// The replaced record.
-        prev: Option<Handle>,
+        prev: Option<RecordRef>,
     },
     /// A delete.
     DeleteRange {
-        /// How many keys it removed.
+        /// The number of keys removed.
         deleted: i64,
         /// The removed records, if asked for.
-        prev: Vec<Handle>,
+        prev: Vec<RecordRef>,
     },
     /// A transaction.
     Txn(TxnResponse),
@@ -109,7 +163,7 @@ pub enum OpResponse {
         /// The revision its header shows.
         header_revision: i64,
         /// The records, in key order, at most the fetch limit.
-        handles: Vec<Handle>,
+        records: Vec<RecordRef>,
         /// Keys in the range.
         count: u64,
     },
@@ -118,16 +172,16 @@ pub enum OpResponse {
         /// The revision its header shows.
         header_revision: i64,
         /// The replaced record.
-        prev: Option<Handle>,
+        prev: Option<RecordRef>,
     },
     /// A delete.
     DeleteRange {
         /// The revision its header shows.
         header_revision: i64,
-        /// How many keys it removed.
+        /// The number of keys removed.
         deleted: i64,
         /// The removed records, if asked for.
-        prev: Vec<Handle>,
+        prev: Vec<RecordRef>,
     },
     /// A nested transaction.
     Txn(TxnResponse),

@@ -1,6 +1,6 @@
 //! The meta tables: small replicated state that rides the revlog beside the records.
 //!
-//! `keepd_mvcc::Store` keeps each table as an ordered map; this file says what lies in them.
+//! `keepd_mvcc::Store` keeps each table as an ordered map; this file describes their entries.
 //! Exported snapshots are made from these tables, and imports write them.
 //!
 //! | table | key | value |
@@ -22,7 +22,7 @@ use keepd_types::{KeyId, LeaseId, MemberId};
 
 /// Granted leases.
 pub const LEASES: u8 = 1;
-/// Which key is attached to which lease.
+/// Attachments of keys to leases.
 pub const ATTACHMENTS: u8 = 2;
 /// Raised alarms.
 pub const ALARMS: u8 = 3;
@@ -44,7 +44,7 @@ pub const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 
 /// The entry of [`CLUSTER`] that names the keys that every member can read; see [`ActiveKeys`].
 pub const ACTIVE_KEYS_KEY: &[u8] = b"activeKeys";
-/// What the names of entries of [`CLUSTER`] begin with that tell how a member seals.
+/// Prefix of the [`CLUSTER`] entries that hold each member's encryption fingerprint.
 const SEALING_PREFIX: &str = "sealing/";
 
 /// The keys of encryption configurations that every member can read: values are sealed under no
@@ -58,7 +58,7 @@ pub struct ActiveKeys {
 }
 
 impl ActiveKeys {
-    /// What the table holds.
+    /// Encodes the table's entry.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let numbers = std::iter::once(self.epoch).chain(self.keys.iter().map(|key| key.0));
@@ -81,8 +81,8 @@ pub fn active_keys(cluster: &MetaTable) -> Option<ActiveKeys> {
     ActiveKeys::decode(cluster.get(ACTIVE_KEYS_KEY)?)
 }
 
-/// The entry of [`CLUSTER`] that holds the fingerprint of how a member seals: what was written
-/// before it was set is stored otherwise, unless the member has rewritten it since.
+/// The entry of [`CLUSTER`] that holds a member's encryption fingerprint: values written before it
+/// was set are encrypted otherwise, unless the member has rewritten them since.
 #[must_use]
 pub fn sealing_key(member: MemberId) -> Bytes {
     format!("{SEALING_PREFIX}{:016x}", member.0).into()

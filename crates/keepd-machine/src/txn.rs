@@ -1,8 +1,61 @@
 //! Executing writes: put, delete and transaction in etcd's order.
 //!
-//! A transaction first decides its whole path (every comparison, nested ones included, against the
-//! state before it), then checks the operations on that path, then executes them. A failed check
-//! therefore leaves nothing behind.
+//! # A transaction
+//!
+//! 1. **Decide**: every comparison, nested ones included, against the state before the transaction.
+//!    That gives the path: the branch of each transaction on it, in depth-first order.
+//! 2. **Check**: the operations on the path, against the same state. A failed check therefore
+//!    leaves nothing behind.
+//! 3. **Execute**: the operations on the path, each seeing the ones before it. All are one
+//!    revision.
+//!
+//! # Values that cannot be compared here
+//!
+//! Version, create and mod revision, and lease are in the key index, and are compared here. A value
+//! may be encrypted, and the state machine has no keys: two members with different keys, or with
+//! none, must give the same result. So the member that proposes the transaction compares values
+//! before it proposes, from a view that it can decrypt, and puts the *result* into the command:
+//!
+//! ```text
+//!   client            proposer                        log              every member
+//!     | txn if          |                              |                    |
+//!     | value(a)="x"    |                              |                    |
+//!     |---------------->| view at revision 8:          |                    |
+//!     |                 | a is "x": result = true      |                    |
+//!     |                 | guard = 1 key, revision 8    |                    |
+//!     |                 |---- Resolved(a, guard, true) ------------------->| does the guard hold?
+//!     |                 |                              |                    |  yes: the result counts
+//!     |                 |<--------------- GuardMissed ---------------------|  no: nothing is done
+//!     |                 | compares again, proposes again                    |
+//! ```
+//!
+//! Between the view and the entry's turn other entries may have been applied. The [`Guard`] makes
+//! that visible without the value: it holds the number of keys in the range, and the store's
+//! revision, when they were compared. It holds if the range has that number of keys now, and none
+//! of them was written after that revision. This is enough:
+//!
+//! - A key of the range was written since: its mod revision is above the guard's.
+//! - A key was added: likewise, it was written after.
+//! - A key was deleted: one key is missing. Another can only make up the number by being written
+//!   after the guard's revision, which shows.
+//!
+//! So a guard is two numbers, for a range of a million keys as for one key, and checking it stops
+//! at the first key that breaks it. It can miss without need, when a key was written with the value
+//! that it had: then the proposer compares once more.
+//!
+//! # Example
+//!
+//! Two clients increment `n`, which is "1" since revision 5. Both proposers see revision 5 and
+//! resolve `value(n)="1"` to true, with the guard "1 key, revision 5".
+//!
+//! | entry | guard of the entry | `n` before | outcome |
+//! |---|---|---|---|
+//! | 10, from A | 1 key, revision 5 | written at 5 | holds: puts "2" at revision 6 |
+//! | 11, from B | 1 key, revision 5 | written at 6 | missed: nothing is done |
+//! | 12, from B again | 1 key, revision 6, result false | written at 6 | holds: B's `else` branch runs |
+//!
+//! Without the guard entry 11 would have put "2" over "2", and an increment would be lost.
+//! `tests/golden/guards.txt` has these and the other cases as a script.
 
 use bytes::Bytes;
 use keepd_lease::Lessor;
@@ -10,8 +63,7 @@ use keepd_mvcc::WriteTxn;
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue};
 
 use crate::command::{Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
-use crate::machine::Halt;
-use crate::outcome::{ApplyError, Handle, OpResponse, TxnResponse};
+use crate::outcome::{ApplyError, Failure, Halt, OpResponse, RecordRef, TxnResponse};
 
 /// One command's work on the store and the leases.
 pub(crate) struct Execution<'a, 'store> {
@@ -23,27 +75,15 @@ pub(crate) struct Execution<'a, 'store> {
     pub(crate) attachments: &'a mut Vec<(Bytes, LeaseId)>,
 }
 
-/// A refusal, or the reason to stop.
-pub(crate) enum Failure {
-    Refused(ApplyError),
-    Halt(Halt),
-}
-
-impl From<ApplyError> for Failure {
-    fn from(error: ApplyError) -> Self {
-        Self::Refused(error)
-    }
-}
-
 impl Execution<'_, '_> {
     /// A put on its own.
-    pub(crate) fn put_checked(&mut self, put: &Put) -> Result<Option<Handle>, Failure> {
+    pub(crate) fn put_checked(&mut self, put: &Put) -> Result<Option<RecordRef>, Failure> {
         self.check_put(put)?;
         self.put(put)
     }
 
     /// Removes keys in ascending order.
-    pub(crate) fn delete_range(&mut self, delete: &DeleteRange) -> (i64, Vec<Handle>) {
+    pub(crate) fn delete_range(&mut self, delete: &DeleteRange) -> (i64, Vec<RecordRef>) {
         let removed = self.txn.delete_range(&delete.range);
         for (key, _) in &removed {
             if !self.lessor.detach(key).is_none() {
@@ -52,7 +92,7 @@ impl Execution<'_, '_> {
         }
         let deleted = i64::try_from(removed.len()).expect("keys fit into memory");
         let prev = if delete.prev_kv {
-            removed.into_iter().map(|(key, revision)| Handle { key, revision }).collect()
+            removed.into_iter().map(|(key, revision)| RecordRef { key, revision }).collect()
         } else {
             Vec::new()
         };
@@ -65,10 +105,13 @@ impl Execution<'_, '_> {
         self.decide(txn, &mut path)?;
         self.check(txn, &mut path.iter())?;
         let begin = self.txn.current();
-        self.execute(txn, begin, &mut path.iter())
+        let mut path = path.iter();
+        let response = self.execute(txn, begin, &mut path)?;
+        assert!(path.next().is_none(), "every transaction on the path was executed");
+        Ok(response)
     }
 
-    /// Which branch every transaction on the path takes, in depth-first order.
+    /// Evaluates all comparisons; the branches taken, in depth-first order, are added to `path`.
     fn decide(&self, txn: &Txn, path: &mut Vec<bool>) -> Result<(), Failure> {
         let mut holds = true;
         for compare in &txn.compares {
@@ -77,7 +120,7 @@ impl Execution<'_, '_> {
                     holds = holds && self.compare(range, *target, *relation, *operand);
                 }
                 Compare::Resolved { range, guard, result } => {
-                    // Every guard is checked, also behind a comparison that failed: which of them
+                    // Every guard is checked, also after a comparison that failed: which of them
                     // the proposer looked at must not matter.
                     if !self.guard_holds(range, *guard) {
                         return Err(ApplyError::GuardMissed.into());
@@ -210,12 +253,12 @@ impl Execution<'_, '_> {
         };
         Ok(OpResponse::Range {
             header_revision: self.seen(begin),
-            handles: keys.into_iter().map(|(key, revision)| Handle { key, revision }).collect(),
+            records: keys.into_iter().map(|(key, revision)| RecordRef { key, revision }).collect(),
             count,
         })
     }
 
-    fn put(&mut self, put: &Put) -> Result<Option<Handle>, Failure> {
+    fn put(&mut self, put: &Put) -> Result<Option<RecordRef>, Failure> {
         let value = match self.txn.get(&put.key) {
             Some(state) if put.ignore_value => self.stored_value(state.mod_revision)?,
             // The key was there before the transaction, and an earlier operation of it has removed
@@ -237,7 +280,7 @@ impl Execution<'_, '_> {
         }
         let prev = self.txn.put(put.key.clone(), value, lease);
         let prev = prev.filter(|_| put.prev_kv);
-        Ok(prev.map(|revision| Handle { key: put.key.clone(), revision }))
+        Ok(prev.map(|revision| RecordRef { key: put.key.clone(), revision }))
     }
 
     /// The value of a record as it is stored, ciphertext and mark included.
@@ -245,12 +288,6 @@ impl Execution<'_, '_> {
         let record = self.txn.load(revision).map_err(Halt::from)?;
         let kv = KeyValue::decode(&record.encoded).map_err(Halt::from)?;
         Ok(StoredValue { bytes: kv.value, seal: record.seal })
-    }
-}
-
-impl From<Halt> for Failure {
-    fn from(halt: Halt) -> Self {
-        Self::Halt(halt)
     }
 }
 

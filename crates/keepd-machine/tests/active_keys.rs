@@ -6,7 +6,7 @@ use std::path::Path;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
 use keepd_machine::tables::{ActiveKeys, CLUSTER, active_keys};
-use keepd_machine::{Command, Envelope, Machine, Options};
+use keepd_machine::{Command, Envelope, Options, StateMachine};
 use keepd_mvcc::{Applied, Store};
 use keepd_types::KeyId;
 
@@ -15,7 +15,7 @@ fn an_older_epoch_never_replaces_a_newer_one() {
     let (env, _, _) = Env::simulated(1);
     let options = keepd_mvcc::Options::default();
     let store = Store::open(env, Path::new("/s"), FileKeys::plain(), options).unwrap();
-    let mut machine = Machine::new(store, Options::default()).unwrap();
+    let mut machine = StateMachine::new(store, Options::default()).unwrap();
     let mut set = |epoch: u64, key: u64| {
         let keys = ActiveKeys { epoch, keys: BTreeSet::from([KeyId(key)]) };
         let command = Command::SetActiveKeys(keys);

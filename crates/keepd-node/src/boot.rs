@@ -11,12 +11,12 @@ use keepd_crypto::{Encryption, EncryptionConfig, FileKeys, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::membership::{ConfState, Member};
-use keepd_machine::{Machine, tables};
+use keepd_machine::{StateMachine, tables};
 use keepd_mvcc::{Applied, JobRequest, LogSpan, Store};
-use keepd_raft::{Core, Restored, Settings};
+use keepd_raft::{Core, InitialState, Settings};
 use keepd_types::version::CLUSTER_VERSION;
 use keepd_types::{ClusterId, MemberId};
-use keepd_wal::{Batch, HardState, SnapshotMark, Wal};
+use keepd_wal::{Batch, HardState, LogStart, Wal};
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
@@ -38,7 +38,7 @@ pub struct DataDir {
 
 /// What a member runs on.
 pub(crate) struct Opened {
-    pub(crate) machine: Machine,
+    pub(crate) machine: StateMachine,
     pub(crate) wal: Wal,
     pub(crate) core: Core,
     pub(crate) identity: Identity,
@@ -134,10 +134,10 @@ impl DataDir {
         if members != ConfState::of_voters([identity.member]) {
             return Err(BootError::NotAlone(members.voters.len()));
         }
-        let restored = Restored {
+        let restored = InitialState {
             hard_state: recovered.hard_state,
-            mark_index: recovered.mark.index,
-            mark_term: recovered.mark.term,
+            start_index: recovered.start.index,
+            start_term: recovered.start.term,
             entries: recovered.entries,
             applied_index: store.applied().index,
             voters: members.voters,
@@ -155,7 +155,7 @@ impl DataDir {
         if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
             self.encryption.activate(active.keys);
         }
-        let machine = Machine::new(store, machine_options)?;
+        let machine = StateMachine::new(store, machine_options)?;
         let Self { encryption, ballast, lock, .. } = self;
         Ok(Opened { machine, wal, core, identity, encryption, ballast, lock })
     }
@@ -220,8 +220,8 @@ fn in_use(error: IoError, options: &Options) -> BootError {
 /// What of the log a damaged store can be made good from; `None` if there is no log that can be read.
 fn log_span(env: &Env, member_dir: &Path, keys: &FileKeys) -> Option<LogSpan> {
     let log = Wal::read(env, &Layout::wal(member_dir), keys).ok()?;
-    let mark = log.mark.index;
-    Some(LogSpan { mark, last: log.entries.last().map_or(mark, |entry| entry.index) })
+    let start = log.start.index;
+    Some(LogSpan { mark: start, last: log.entries.last().map_or(start, |entry| entry.index) })
 }
 
 fn open_store(env: &Env, member_dir: &Path, keys: FileKeys) -> Result<Store, keepd_mvcc::Error> {
@@ -258,9 +258,9 @@ fn bootstrap(
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
     store.run(JobRequest::Flush)?;
     drop(store);
-    let mark = SnapshotMark { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    let start = LogStart { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
     let keys = encryption.files();
-    let mut wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), mark)?;
+    let mut wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), start)?;
     let hard_state = HardState { term: BOOTSTRAP_TERM, vote: 0, commit: BOOTSTRAP_INDEX };
     wal.append(&Batch { entries: &[], hard_state: Some(hard_state) })?;
     wal.close()?;

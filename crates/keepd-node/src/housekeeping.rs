@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keepd_machine::{Command, Machine};
+use keepd_machine::{Command, StateMachine};
 use keepd_mvcc::{Applied, Cause, JobKind, JobRequest, Reclaim, Store, Urgency};
 use tokio::sync::oneshot;
 
@@ -121,7 +121,7 @@ impl Housekeeping {
     }
 
     /// One turn between batches; whether the next one should come at once.
-    pub(crate) fn turn(&mut self, machine: &mut Machine, now: Duration) -> bool {
+    pub(crate) fn turn(&mut self, machine: &mut StateMachine, now: Duration) -> bool {
         // Who has given up waiting is not hurried for.
         self.settlers.retain(|reply| !reply.is_closed());
         self.reclaimers.retain(|reply| !reply.is_closed());
@@ -160,7 +160,7 @@ impl Housekeeping {
     }
 
     /// Takes in a finished job.
-    pub(crate) fn done(&mut self, machine: &mut Machine, done: Done) {
+    pub(crate) fn done(&mut self, machine: &mut StateMachine, done: Done) {
         let store = machine.store_mut();
         match done {
             Done::Store { done, took } => self.take_in(store, done, took),
@@ -237,7 +237,7 @@ impl Housekeeping {
         self.settlers.push(reply);
     }
 
-    pub(crate) fn publish_space(&self, machine: &Machine) {
+    pub(crate) fn publish_space(&self, machine: &StateMachine) {
         let store = machine.store();
         let shared = &self.shared;
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -248,7 +248,7 @@ impl Housekeeping {
 
     /// The last flush and a checkpoint, so that the next start is short; whether all is done. They
     /// run on this thread, after the jobs of the same kind that are out.
-    pub(crate) fn stop(&mut self, machine: &mut Machine, now: Duration) -> bool {
+    pub(crate) fn stop(&mut self, machine: &mut StateMachine, now: Duration) -> bool {
         let store = machine.store_mut();
         if store.is_out(JobKind::Flush) {
             // It ends: nothing waits for space any more.
@@ -269,7 +269,7 @@ impl Housekeeping {
         true
     }
 
-    fn flush(&mut self, machine: &mut Machine, now: Duration) {
+    fn flush(&mut self, machine: &mut StateMachine, now: Duration) {
         let store = machine.store_mut();
         // A compaction that somebody waits for must be durable first.
         let is_awaited = !self.settlers.is_empty() || !self.reclaimers.is_empty();
@@ -280,7 +280,7 @@ impl Housekeeping {
         }
     }
 
-    fn look_after_space(&mut self, machine: &mut Machine, now: Duration) {
+    fn look_after_space(&mut self, machine: &mut StateMachine, now: Duration) {
         self.publish_space(machine);
         self.shared.measure_space();
         self.look_after_nospace(machine, now);
@@ -306,7 +306,7 @@ impl Housekeeping {
         self.shared.wal.push(WalEvent::Release { index, term, is_short: is_large });
     }
 
-    fn run_jobs(&mut self, machine: &mut Machine, now: Duration) {
+    fn run_jobs(&mut self, machine: &mut StateMachine, now: Duration) {
         if now < self.jobs_due {
             return;
         }
@@ -346,7 +346,7 @@ impl Housekeeping {
 
     /// What comes before a rewrite that is to give back all it can: past compactions are durable and
     /// counted, the last segment is complete, and no checkpoint holds what died. Whether it is so.
-    fn prepare(&self, machine: &mut Machine, has_room: bool) -> bool {
+    fn prepare(&self, machine: &mut StateMachine, has_room: bool) -> bool {
         let is_short = self.shared.ballast.is_short();
         let store = machine.store_mut();
         if !store.is_settled() {
@@ -374,7 +374,7 @@ impl Housekeeping {
     }
 
     /// Takes the next step of the re-encryption of files and values.
-    fn reencrypt(&mut self, machine: &mut Machine, now: Duration) {
+    fn reencrypt(&mut self, machine: &mut StateMachine, now: Duration) {
         if now < self.jobs_due {
             return;
         }
@@ -407,7 +407,7 @@ impl Housekeeping {
     }
 
     /// Rule 9.21: the alarm is raised and cleared by replicated commands, with hysteresis.
-    fn look_after_nospace(&mut self, machine: &Machine, now: Duration) {
+    fn look_after_nospace(&mut self, machine: &StateMachine, now: Duration) {
         let nospace = self.shared.nospace();
         let stands = machine.alarms().contains(&nospace);
         let live = self.shared.live_bytes.load(Ordering::Relaxed);

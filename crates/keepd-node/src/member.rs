@@ -187,7 +187,7 @@ impl Member {
     fn close_log(&self) {
         let Some(log) = self.shared.stopped_log.lock().take() else { return };
         let closed = match self.shared.flushed.lock().take() {
-            Some(Applied { index, term }) => log.close_behind(index, term),
+            Some(Applied { index, term }) => log.release_and_close(index, term),
             None => log.close(),
         };
         if let Err(error) = closed {

@@ -20,19 +20,19 @@ use raft::{RawNode, StateRole};
 use thiserror::Error;
 
 use self::read_context::ReadContexts;
-use crate::log_store::{LogStore, Restored};
+use crate::log_store::{InitialState, LogStore};
 
-/// Uncommitted bytes beyond which proposals are refused.
+/// Bytes of uncommitted entries beyond which proposals are refused.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Committed bytes handed to apply at once.
 const COMMITTED_BYTES_PER_READY: u64 = 8 * 1024 * 1024;
-/// Bytes in one append message.
+/// Bytes of entries in one append message.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 /// Append messages in flight per follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Applied entries kept in memory for followers that lag.
 const CATCH_UP_ENTRIES: usize = 5000;
-/// The same, in bytes.
+/// Bytes of applied entries kept in memory for followers that lag.
 const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
 /// Read contexts that may wait for a leader's first commit.
 const HELD_READS_MAX: usize = 1024;
@@ -61,7 +61,7 @@ pub struct Settings {
     pub pre_vote: bool,
 }
 
-/// What the core refuses.
+/// Refusals of the core.
 #[derive(Debug, Error)]
 pub enum Error {
     /// No leader is known, or this member is not it: nothing was proposed.
@@ -78,19 +78,19 @@ pub enum Error {
     LogTooShort {
         /// The last index in the log.
         log_last: u64,
-        /// The index that must be there.
+        /// The highest index that was committed or applied.
         needed: u64,
     },
-    /// The store's state lies below the log's start.
+    /// The store has not applied everything up to the log's start, and the log no longer holds it.
     #[error(
-        "the store stands at index {applied} but the write-ahead log starts behind {mark}: \
+        "the store stands at index {applied} but the write-ahead log starts after {start}: \
          store files are missing or were rolled back; restore them, or restore a backup"
     )]
     StoreTooOld {
-        /// What the store has applied.
+        /// The last index that the store has applied.
         applied: u64,
-        /// Where the log starts.
-        mark: u64,
+        /// The index after which the log starts.
+        start: u64,
     },
     /// This member is a learner, or no member at all: it cannot lead.
     #[error("this member does not vote")]
@@ -103,22 +103,22 @@ pub enum Error {
     Raft(#[from] raft::Error),
 }
 
-/// What the driver must do.
+/// Work for the driver: raft's `Ready`.
 #[derive(Debug, Default)]
 pub struct Actions {
-    /// Names this batch to [`Core::persisted`].
+    /// Number of this batch, for [`Core::persisted`].
     pub number: u64,
-    /// To the WAL.
+    /// Entries to append to the WAL.
     pub entries: Vec<Entry>,
-    /// To the WAL.
+    /// Hard state to write to the WAL, if it changed.
     pub hard_state: Option<HardState>,
     /// Whether the WAL must be synced before [`Core::persisted`].
     pub must_sync: bool,
-    /// To peers, now.
+    /// Messages to send to peers at once.
     pub messages: Vec<Message>,
-    /// To peers, after the sync.
+    /// Messages to send to peers after the sync.
     pub messages_after_sync: Vec<Message>,
-    /// To the state machine, in order.
+    /// Committed entries to apply, in order.
     pub committed: Vec<Entry>,
     /// Reads that may go ahead once the index is applied: (context, index).
     pub reads: Vec<(u64, u64)>,
@@ -137,7 +137,7 @@ pub struct Status {
     pub commit: u64,
     /// The last index of the log.
     pub last_index: u64,
-    /// No other member votes, before or after a change that is under way.
+    /// Whether this member is the only voter, also after a membership change that is under way.
     pub is_alone: bool,
 }
 
@@ -158,6 +158,10 @@ pub struct Core {
     /// raft would drop them silently (rule 9.14).
     held_reads: VecDeque<HeldRead>,
     read_contexts: ReadContexts,
+    /// Numbers of the last batch that was handed out and of the last one that is confirmed.
+    batches: (u64, u64),
+    /// Index of the last committed entry that was handed out.
+    committed: u64,
     last_term: u64,
     last_role: StateRole,
 }
@@ -169,26 +173,32 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Takes up where the disk left off.
+    /// Starts from the state on disk, as a follower.
     ///
     /// # Errors
     /// If log and store do not fit together: nothing is guessed then.
+    ///
+    /// # Panics
+    /// If the entries do not follow the start of the log without a gap.
     pub fn new(
         settings: Settings,
-        restored: Restored,
+        restored: InitialState,
         random: Arc<dyn Random>,
     ) -> Result<Self, Error> {
-        let log_last = restored.entries.last().map_or(restored.mark_index, |entry| entry.index);
+        for (entry, index) in restored.entries.iter().zip(restored.start_index + 1..) {
+            assert_eq!(entry.index, index, "the log has no gap");
+        }
+        let log_last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
         // A commit-only hard state need not have been synced: what the store applied was committed.
         let commit =
-            restored.hard_state.commit.max(restored.applied_index).max(restored.mark_index);
+            restored.hard_state.commit.max(restored.applied_index).max(restored.start_index);
         if log_last < commit {
             return Err(Error::LogTooShort { log_last, needed: commit });
         }
-        if restored.applied_index < restored.mark_index {
+        if restored.applied_index < restored.start_index {
             return Err(Error::StoreTooOld {
                 applied: restored.applied_index,
-                mark: restored.mark_index,
+                start: restored.start_index,
             });
         }
         let hard_state = eraftpb::HardState {
@@ -202,7 +212,7 @@ impl Core {
             learners: restored.learners,
             ..Default::default()
         };
-        let before = (restored.mark_index, restored.mark_term);
+        let before = (restored.start_index, restored.start_term);
         let entries = restored.entries.into_iter().map(to_raft).collect();
         let store = LogStore::new(hard_state, conf_state, before, entries);
         let config = raft::Config {
@@ -221,6 +231,8 @@ impl Core {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, store, &logger)?;
         let mut core = Self {
+            batches: (0, 0),
+            committed: restored.applied_index,
             last_term: raw.raft.term,
             last_role: raw.raft.state,
             raw,
@@ -233,7 +245,7 @@ impl Core {
         Ok(core)
     }
 
-    /// Stands for election now; a lone voter wins at once.
+    /// Campaigns without waiting for the election timeout; a lone voter wins at once.
     ///
     /// # Errors
     /// [`Error::NotVoter`]: raft itself would let a learner win.
@@ -246,7 +258,7 @@ impl Core {
         Ok(())
     }
 
-    /// One tick of the clock.
+    /// Advances the clock by one tick.
     pub fn tick(&mut self) {
         self.raw.tick();
         self.after_event();
@@ -256,7 +268,11 @@ impl Core {
     ///
     /// # Errors
     /// If nothing was appended; all of the batch may be proposed again (rule 9.17).
+    ///
+    /// # Panics
+    /// Without a command.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<(u64, u64), Error> {
+        assert!(!commands.is_empty(), "a batch has a proposal");
         if self.raw.raft.state != StateRole::Leader {
             return Err(Error::NoLeader);
         }
@@ -320,19 +336,32 @@ impl Core {
         Ok(())
     }
 
-    /// The batch of this number, and all before it, is in the WAL (and synced if it had to be).
+    /// Confirms that the batch of this number and all before it are in the WAL, synced if they had
+    /// to be.
+    ///
+    /// # Panics
+    /// If there is no such batch, or a later one is confirmed already.
     pub fn persisted(&mut self, number: u64) {
+        let (handed_out, confirmed) = &mut self.batches;
+        assert!(number <= *handed_out, "only a batch that was handed out is confirmed");
+        assert!(number > *confirmed, "a batch is confirmed once, and in order");
+        *confirmed = number;
         self.raw.on_persist_ready(number);
         self.after_event();
     }
 
-    /// Everything up to `index` is applied.
+    /// Confirms that everything up to `index` is applied.
+    ///
+    /// # Panics
+    /// If it was not handed out as committed, or the index falls.
     pub fn applied(&mut self, index: u64) {
+        assert!(index <= self.committed, "only what was handed out is applied");
+        assert!(index >= self.raw.raft.raft_log.applied, "the applied index never falls");
         self.raw.advance_apply_to(index);
         self.raw.mut_store().release(index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
     }
 
-    /// What there is to do; `None` if nothing.
+    /// Hands out the next work; `None` if there is none.
     pub fn actions(&mut self) -> Option<Actions> {
         if !self.raw.has_ready() {
             return None;
@@ -360,10 +389,16 @@ impl Core {
             reads,
         };
         self.raw.advance_append_async(ready);
+        assert!(actions.number > self.batches.0, "each batch has a number of its own");
+        self.batches.0 = actions.number;
+        for entry in &actions.committed {
+            assert_eq!(entry.index, self.committed + 1, "each committed entry is handed out once");
+            self.committed = entry.index;
+        }
         Some(actions)
     }
 
-    /// Where this member stands.
+    /// Role, term and indexes as they are now.
     #[must_use]
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;
@@ -393,6 +428,7 @@ impl Core {
 
     fn after_event(&mut self) {
         let (term, role) = (self.raw.raft.term, self.raw.raft.state);
+        assert!(term >= self.last_term, "a member's term never falls");
         if (term, role) != (self.last_term, self.last_role) {
             (self.last_term, self.last_role) = (term, role);
             self.draw_election_timeout();
@@ -411,7 +447,8 @@ impl Core {
         }
     }
 
-    /// Election timeouts come from our generator, or no simulation would repeat (rule 9.18).
+    /// Draws an election timeout from our generator, not raft's, so that a simulation repeats (rule
+    /// 9.18).
     fn draw_election_timeout(&mut self) {
         let ticks = self.settings.election_ticks;
         let extra = self.random.next_u64() % (ticks as u64);

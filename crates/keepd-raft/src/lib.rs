@@ -10,4 +10,4 @@ mod log_store;
 pub use keepd_types::{Entry, EntryKind, HardState};
 
 pub use crate::core::{Actions, Core, Error, Role, Settings, Status};
-pub use crate::log_store::Restored;
+pub use crate::log_store::InitialState;

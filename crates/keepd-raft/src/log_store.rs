@@ -1,4 +1,4 @@
-//! Raft's view of the log: the entries in memory behind the write-ahead log.
+//! Raft's view of the log: the entries that are held in memory beside the write-ahead log.
 //!
 //! An entry is here before the WAL has it (rule 9.15: storage must answer for entries in flight)
 //! and stays until it is applied and out of the catch-up window.
@@ -8,16 +8,16 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-/// What a member finds on its disk at boot.
+/// State of a member as its disk has it at boot.
 #[derive(Clone, Debug, Default)]
-pub struct Restored {
+pub struct InitialState {
     /// Term and vote, and the commit index as far as it was synced.
     pub hard_state: keepd_types::HardState,
-    /// The log starts behind this index.
-    pub mark_index: u64,
-    /// The term at the mark.
-    pub mark_term: u64,
-    /// The entries behind the mark.
+    /// The index after which the log starts.
+    pub start_index: u64,
+    /// The term of the entry at `start_index`.
+    pub start_term: u64,
+    /// The entries after `start_index`.
     pub entries: Vec<keepd_types::Entry>,
     /// The last entry that the store has applied and made durable.
     pub applied_index: u64,
@@ -35,7 +35,7 @@ pub(crate) struct LogStore {
     /// Index and term just before the first entry held.
     before: (u64, u64),
     entries: VecDeque<Entry>,
-    /// The bytes of all entries held, for the catch-up window.
+    /// Bytes of all entries held, for the catch-up window.
     bytes: usize,
 }
 
@@ -50,7 +50,7 @@ impl LogStore {
         Self { hard_state, conf_state, before, entries: entries.into(), bytes }
     }
 
-    /// Adds entries; an index already present cuts the log there first.
+    /// Appends entries; an index that is present already truncates the log there first.
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.before.0, "entries below the log's start are never rewritten");
@@ -67,6 +67,7 @@ impl LogStore {
 
     /// Forgets applied entries, keeping a window for followers that lag.
     pub(crate) fn release(&mut self, applied: u64, keep_entries: usize, keep_bytes: usize) {
+        assert!(applied <= self.last(), "an applied entry is in the log");
         while self.entries.len() > keep_entries || self.bytes > keep_bytes {
             match self.entries.front() {
                 Some(front) if front.index <= applied => {

@@ -13,7 +13,7 @@ use keepd_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, TxnRequest,
 };
-use keepd_machine::{Command, Response};
+use keepd_machine::{Command, CommandResponse};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -77,7 +77,7 @@ pub(crate) async fn put(
     let done = context.node.propose(command).await.map_err(errors::node)?;
     let header = context.header(done.outcome.revision);
     let outcome = done.outcome.result.map_err(errors::apply)?;
-    if let Response::Put { prev: Some(prev) } = outcome {
+    if let CommandResponse::Put { prev: Some(prev) } = outcome {
         let prev_kv = Some(context.load(&done.view, prev.revision)?);
         return Ok(EncodedMessage::of(&PutResponse { header: Some(header), prev_kv }));
     }
@@ -102,7 +102,9 @@ pub(crate) async fn delete_range(
     let done = context.node.propose(command).await.map_err(errors::node)?;
     let header = Some(context.header(done.outcome.revision));
     let mut response = DeleteRangeResponse { header, ..Default::default() };
-    if let Response::DeleteRange { deleted, prev } = done.outcome.result.map_err(errors::apply)? {
+    if let CommandResponse::DeleteRange { deleted, prev } =
+        done.outcome.result.map_err(errors::apply)?
+    {
         response.deleted = deleted;
         let revisions = prev.into_iter().map(|handle| handle.revision).collect();
         let kvs = range::load_kvs(context, &done.view, revisions).await?;

@@ -10,7 +10,7 @@ use keepd_api::etcdserverpb::{
     LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
 };
-use keepd_machine::{ApplyError, Command, Response};
+use keepd_machine::{ApplyError, Command, CommandResponse};
 use keepd_types::LeaseId;
 use tonic::Status;
 
@@ -40,7 +40,7 @@ pub(crate) async fn grant(
         let done = context.node.propose(command).await.map_err(errors::node)?;
         let header = Some(context.header(done.outcome.revision));
         match done.outcome.result {
-            Ok(Response::LeaseGrant { id, ttl }) => {
+            Ok(CommandResponse::LeaseGrant { id, ttl }) => {
                 return Ok(LeaseGrantResponse { header, id: id.0, ttl, error: String::new() });
             }
             Err(ApplyError::LeaseExists) if request.id == 0 => {}

@@ -11,7 +11,7 @@ use keepd_api::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use keepd_machine::command::Alarm;
-use keepd_machine::{Command, Response};
+use keepd_machine::{Command, CommandResponse};
 use keepd_types::MemberId;
 use tonic::Status;
 
@@ -26,12 +26,12 @@ const DAMAGES_TOLD_MAX: usize = 16;
 async fn change_alarm(context: &Context, command: Command) -> Result<Vec<Alarm>, Status> {
     let done = context.node.propose(command).await.map_err(errors::node)?;
     match done.outcome.result.map_err(errors::apply)? {
-        Response::Alarms(alarms) => Ok(alarms),
-        Response::Put { .. }
-        | Response::DeleteRange { .. }
-        | Response::Txn(_)
-        | Response::LeaseGrant { .. }
-        | Response::Done => Ok(Vec::new()),
+        CommandResponse::Alarms(alarms) => Ok(alarms),
+        CommandResponse::Put { .. }
+        | CommandResponse::DeleteRange { .. }
+        | CommandResponse::Txn(_)
+        | CommandResponse::LeaseGrant { .. }
+        | CommandResponse::Done => Ok(Vec::new()),
     }
 }
 

@@ -2,7 +2,7 @@
 //! damaged log. No command prints it.
 //!
 //! Unlike recovery it shows everything, overwritten and released entries too, and goes on with the
-//! next segment behind damage.
+//! next segment after damage.
 
 use std::path::{Path, PathBuf};
 
@@ -22,9 +22,9 @@ pub struct DumpedFrame {
     pub path: PathBuf,
     /// The frame's number in it.
     pub frame: u64,
-    /// Where it begins.
+    /// Its offset in the file.
     pub offset: u64,
-    /// What it holds.
+    /// Its content.
     pub record: Record,
 }
 

@@ -1,4 +1,4 @@
-//! Why the log cannot be written or trusted.
+//! Errors of writing, opening and reading the log.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,11 @@ use keepd_crypto::{FileError, FrameError, FrameTooLong};
 use keepd_env::{IoError, IoOp};
 use thiserror::Error;
 
-use crate::record::RecordError;
-
-/// What an operator can do about a log that cannot be trusted.
+/// Advice to the operator of a log that cannot be trusted.
 const ADVICE: &str = "nothing was changed; put the file back from a copy, or restore this member \
                       from a backup, or remove it from the cluster and add it again";
 
-/// Why a call failed.
+/// A failed call on the log.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The disk refused.
@@ -41,7 +39,7 @@ pub enum Error {
         /// Its length.
         len: usize,
     },
-    /// What is to be written does not fit into a frame; nothing was written.
+    /// A payload does not fit into a frame; nothing was written.
     #[error(transparent)]
     FrameTooLong(#[from] FrameTooLong),
     /// A segment is whole, but this program or its keys cannot read it.
@@ -49,7 +47,7 @@ pub enum Error {
     Unreadable {
         /// The segment.
         path: PathBuf,
-        /// What is missing.
+        /// The missing key or unknown version.
         source: FileError,
     },
     /// A segment's header is damaged or another file's.
@@ -57,7 +55,7 @@ pub enum Error {
     Header {
         /// The segment.
         path: PathBuf,
-        /// What is wrong.
+        /// The error found.
         source: FileError,
     },
     /// Damage in front of something that was acknowledged.
@@ -65,11 +63,11 @@ pub enum Error {
     Corrupt {
         /// The segment.
         path: PathBuf,
-        /// Where the damaged frame begins.
+        /// The offset of the damaged frame.
         offset: u64,
         /// Its number.
         frame: u64,
-        /// What is wrong with it.
+        /// The error found.
         source: FrameError,
     },
     /// A whole frame does not say what it must.
@@ -77,11 +75,11 @@ pub enum Error {
     Record {
         /// The segment.
         path: PathBuf,
-        /// Where the frame begins.
+        /// The offset of the frame.
         offset: u64,
         /// Its number.
         frame: u64,
-        /// What is wrong with it.
+        /// The error found.
         source: RecordError,
     },
     /// A segment has lost its end.
@@ -127,7 +125,7 @@ pub enum Error {
     EndsBelowCommit {
         /// The last segment.
         path: PathBuf,
-        /// Where its last whole frame ends.
+        /// The end of its last whole frame.
         offset: u64,
         /// The last index found.
         last_index: u64,
@@ -136,19 +134,52 @@ pub enum Error {
     },
 }
 
+/// A whole frame that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The payload ends early, goes on too long or holds an impossible number.
+    #[error("its payload is malformed")]
+    Malformed,
+    /// A newer program wrote it.
+    #[error("format version {0} of the log is not supported, the newest known one is 1")]
+    UnsupportedVersion(u8),
+    /// A frame of a kind that this program does not know.
+    #[error("kind {0} is not known")]
+    UnknownKind(u8),
+    /// An entry of a kind that this program does not know.
+    #[error("entry kind {0} is not known")]
+    UnknownEntryKind(u8),
+    /// The first frame is not a head, or another one is.
+    #[error("a segment's head must be its first frame, and only that")]
+    MisplacedHead,
+    /// Entries do not follow what is before them.
+    #[error("index {found} follows, but the log continues at {next} and starts after {start}")]
+    Gap {
+        /// The first index of the batch.
+        found: u64,
+        /// The index that may come at most.
+        next: u64,
+        /// The start's index.
+        start: u64,
+    },
+    /// A segment's head does not agree with what is before it.
+    #[error("the segment's head contradicts the segments before it")]
+    Contradiction,
+}
+
 /// The result of a call on the log.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// Whether the disk is full. The log is then as it was before the call, which may be made again;
-    /// a failed sync is not among this.
+    /// Whether the disk is full. The log is then as it was before the call, which may be made
+    /// again; a failed sync is not among this.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Self::Io(error) if error.is_out_of_space())
     }
 
-    /// Whether space or descriptors ran short. As with [`Self::is_out_of_space`] the call may be made
-    /// again.
+    /// Whether space or descriptors ran short. As with [`Self::is_out_of_space`] the call may be
+    /// made again.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::Io(error) if error.is_shortage())

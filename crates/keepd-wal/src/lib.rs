@@ -27,8 +27,7 @@ mod wal;
 pub use keepd_types::{Entry, EntryKind, HardState};
 
 pub use dump::{Dump, DumpedFrame};
-pub use error::{Error, Result};
-pub use record::{BatchRecord, Head, Link, MarkRecord, Record, RecordError, Watermark};
-pub use segment::SegmentEnd;
-pub use types::{Batch, Options, Recovered, SegmentSummary, SnapshotMark, TornTail};
+pub use error::{Error, RecordError, Result};
+pub use record::{BatchRecord, PreviousSegment, Record, SegmentHeader, StartRecord, Watermark};
+pub use types::{Batch, LogStart, Options, Recovered, SegmentPosition, SegmentSummary, TornTail};
 pub use wal::Wal;

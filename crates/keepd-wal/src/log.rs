@@ -4,18 +4,18 @@
 
 use keepd_types::{Entry, HardState};
 
-use crate::types::SnapshotMark;
+use crate::types::LogStart;
 
 /// The log without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogShape {
-    /// The log starts behind it; only grows.
-    pub(crate) mark: SnapshotMark,
-    /// The last hard state; `commit` lies between the mark and the last index.
+    /// The log starts after it; only grows.
+    pub(crate) start: LogStart,
+    /// The last hard state; `commit` lies between the start and the last index.
     pub(crate) hard_state: HardState,
     /// The index that follows the last one.
     pub(crate) next_index: u64,
-    /// The index at which each term begins, ascending; the first run begins behind the mark.
+    /// The index at which each term begins, ascending; the first run begins after the start.
     runs: Vec<TermRun>,
 }
 
@@ -27,22 +27,22 @@ struct TermRun {
 
 impl LogShape {
     /// An empty log.
-    pub(crate) fn new(mark: SnapshotMark, hard_state: HardState) -> Self {
-        let commit = hard_state.commit.max(mark.index);
+    pub(crate) fn new(start: LogStart, hard_state: HardState) -> Self {
+        let commit = hard_state.commit.max(start.index);
         Self {
-            mark,
+            start,
             hard_state: HardState { commit, ..hard_state },
-            next_index: mark.index + 1,
+            next_index: start.index + 1,
             runs: Vec::new(),
         }
     }
 
-    /// The term of an entry that the log holds, or of the mark.
+    /// The term of an entry that the log holds, or of the start.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
-        if index == self.mark.index {
-            return Some(self.mark.term);
+        if index == self.start.index {
+            return Some(self.start.term);
         }
-        if index < self.mark.index || index >= self.next_index {
+        if index < self.start.index || index >= self.next_index {
             return None;
         }
         self.runs.iter().rev().find(|run| run.first_index <= index).map(|run| run.term)
@@ -77,7 +77,9 @@ impl LogShape {
         let Some(first) = entries.first() else { return };
         self.runs.truncate(self.runs.partition_point(|run| run.first_index < first.index));
         for entry in entries {
-            if self.runs.last().is_none_or(|run| run.term != entry.term) {
+            let last = self.runs.last();
+            assert!(last.is_none_or(|run| run.first_index < entry.index), "runs are ascending");
+            if last.is_none_or(|run| run.term != entry.term) {
                 self.runs.push(TermRun { first_index: entry.index, term: entry.term });
             }
             self.next_index = entry.index + 1;
@@ -88,23 +90,25 @@ impl LogShape {
     /// frame may be the last one of its batch that reaches the disk.
     pub(crate) fn advance(&self, state: HardState, next_index: u64) -> HardState {
         let commit = state.commit.min(next_index - 1).max(self.hard_state.commit);
+        assert!(commit < next_index, "what is committed is in the log");
         HardState { commit, ..state }
     }
 
-    /// Moves the start of the log forward. A log that does not hold the mark's entry is dropped as
+    /// Moves the start of the log forward. A log that does not hold the start's entry is dropped as
     /// a whole: the state image replaces it.
-    pub(crate) fn release(&mut self, mark: SnapshotMark) {
-        assert!(mark.index > self.mark.index, "the mark moves forward");
-        if self.term(mark.index) == Some(mark.term) {
-            let first = mark.index + 1;
-            let behind = self.runs.partition_point(|run| run.first_index <= first);
-            self.runs.drain(..behind.saturating_sub(1));
+    pub(crate) fn release(&mut self, start: LogStart) {
+        assert!(start.index > self.start.index, "the start moves forward");
+        if self.term(start.index) == Some(start.term) {
+            let first = start.index + 1;
+            let after = self.runs.partition_point(|run| run.first_index <= first);
+            self.runs.drain(..after.saturating_sub(1));
         } else {
             self.runs.clear();
-            self.next_index = mark.index + 1;
+            self.next_index = start.index + 1;
         }
-        self.mark = mark;
-        self.hard_state.commit = self.hard_state.commit.max(mark.index);
+        self.start = start;
+        self.hard_state.commit = self.hard_state.commit.max(start.index);
+        assert!(self.next_index > start.index, "the log follows its start");
     }
 }
 
@@ -118,29 +122,29 @@ mod tests {
     }
 
     fn terms(log: &LogShape) -> Vec<Option<u64>> {
-        (log.mark.index..log.next_index).map(|index| log.term(index)).collect()
+        (log.start.index..log.next_index).map(|index| log.term(index)).collect()
     }
 
     #[test]
     fn terms_follow_overwrites_and_releases() {
-        let mark = SnapshotMark { index: 10, term: 1 };
-        let mut log = LogShape::new(mark, HardState::default());
+        let start = LogStart { index: 10, term: 1 };
+        let mut log = LogShape::new(start, HardState::default());
         log.extend(&entries(11, &[1, 2, 2, 3]));
         assert_eq!(terms(&log), [1, 1, 2, 2, 3].map(Some));
         log.extend(&entries(13, &[4]));
         assert_eq!(terms(&log), [1, 1, 2, 4].map(Some));
-        log.release(SnapshotMark { index: 12, term: 2 });
+        log.release(LogStart { index: 12, term: 2 });
         assert_eq!(terms(&log), [2, 4].map(Some));
         assert_eq!(log.hard_state.commit, 12);
         assert_eq!(log.term(11), None);
-        log.release(SnapshotMark { index: 13, term: 5 });
+        log.release(LogStart { index: 13, term: 5 });
         assert_eq!((terms(&log), log.next_index), (vec![Some(5)], 14), "replaced by the image");
     }
 
     #[test]
     #[should_panic(expected = "leaves no gap")]
     fn a_gap_stops_the_process() {
-        let log = LogShape::new(SnapshotMark::default(), HardState::default());
+        let log = LogShape::new(LogStart::default(), HardState::default());
         log.check(&entries(2, &[1]), None);
     }
 
@@ -148,7 +152,7 @@ mod tests {
     #[should_panic(expected = "committed entries are final")]
     fn a_committed_entry_cannot_be_replaced() {
         let hard_state = HardState { term: 1, vote: 0, commit: 1 };
-        let mut log = LogShape::new(SnapshotMark::default(), HardState::default());
+        let mut log = LogShape::new(LogStart::default(), HardState::default());
         log.extend(&entries(1, &[1, 1]));
         log.hard_state = hard_state;
         log.check(&entries(1, &[2]), None);

@@ -1,4 +1,4 @@
-//! What the frames of a segment hold. The layout is in `docs/formats/wal.md`.
+//! Content of a segment's frames. The layout is in `docs/formats/wal.md`.
 //!
 //! Numbers are base-128 varints; the frame itself carries kind, length and checksum. Decoding
 //! trusts nothing, although only frames whose checksum (and seal) matched come here: a program
@@ -8,10 +8,9 @@ use bytes::Bytes;
 use keepd_crypto::FILE_HEADER_LEN;
 use keepd_types::varint::{read_u64, write_u64};
 use keepd_types::{Entry, EntryKind, HardState};
-use thiserror::Error;
 
-use crate::segment::SegmentEnd;
-use crate::types::SnapshotMark;
+use crate::error::RecordError;
+use crate::types::{LogStart, SegmentPosition};
 
 /// The version of the payloads, in each segment's head.
 const FORMAT_VERSION: u8 = 1;
@@ -20,43 +19,10 @@ const HAS_HARD_STATE: u8 = 1;
 
 pub(crate) const KIND_HEAD: u8 = 1;
 pub(crate) const KIND_BATCH: u8 = 2;
-pub(crate) const KIND_MARK: u8 = 3;
+pub(crate) const KIND_START: u8 = 3;
 pub(crate) const KIND_CLOSED: u8 = 4;
 
-/// Why a whole frame cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum RecordError {
-    /// The payload ends early, goes on too long or holds an impossible number.
-    #[error("its payload is malformed")]
-    Malformed,
-    /// A newer program wrote it.
-    #[error("format version {0} of the log is not supported, the newest known one is 1")]
-    UnsupportedVersion(u8),
-    /// A frame of a kind that this program does not know.
-    #[error("kind {0} is not known")]
-    UnknownKind(u8),
-    /// An entry of a kind that this program does not know.
-    #[error("entry kind {0} is not known")]
-    UnknownEntryKind(u8),
-    /// The first frame is not a head, or another one is.
-    #[error("a segment's head must be its first frame, and only that")]
-    MisplacedHead,
-    /// Entries do not follow what is before them.
-    #[error("index {found} follows, but the log continues at {next} and starts behind {mark}")]
-    Gap {
-        /// The first index of the batch.
-        found: u64,
-        /// The index that may come at most.
-        next: u64,
-        /// The mark's index.
-        mark: u64,
-    },
-    /// A segment's head does not agree with what is before it.
-    #[error("the segment's head contradicts the segments before it")]
-    Contradiction,
-}
-
-/// How much of its segment was durable when a frame was written. A damaged frame in front of one
+/// The durable part of a segment when a frame was written. A damaged frame in front of one
 /// whose watermark covers it was acknowledged, and is not a torn write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watermark {
@@ -68,36 +34,36 @@ pub struct Watermark {
 
 /// The first frame of a segment: everything that a log which starts here must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct SegmentHeader {
     /// The file's length before the segment got its name.
     pub reserved: u64,
     /// The index that follows the log's last one.
     pub first_index: u64,
-    /// Where the log starts.
-    pub mark: SnapshotMark,
+    /// The start of the log.
+    pub start: LogStart,
     /// The hard state.
     pub hard_state: HardState,
     /// The segment that this one continues.
-    pub previous: Option<Link>,
-    /// What the log's creator wanted to keep.
+    pub previous: Option<PreviousSegment>,
+    /// Metadata given at the log's creation.
     pub metadata: Bytes,
 }
 
-/// Which segment is continued, and where it validly ends.
+/// The segment that is continued, and its valid end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct PreviousSegment {
     /// Its number.
     pub sequence: u64,
     /// Its header: the salt in it names the file as no other.
     pub header: [u8; FILE_HEADER_LEN],
     /// Its end.
-    pub end: SegmentEnd,
+    pub end: SegmentPosition,
 }
 
 /// Entries and hard state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchRecord {
-    /// What was durable before.
+    /// The durable part of the segment before this frame.
     pub watermark: Watermark,
     /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
@@ -107,12 +73,13 @@ pub struct BatchRecord {
 
 /// A new start of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MarkRecord {
-    /// What was durable before.
+pub struct StartRecord {
+    /// The durable part of the segment before this frame.
     pub watermark: Watermark,
-    /// Where the log starts now.
-    pub mark: SnapshotMark,
-    /// The index that follows the log's last one now; right behind the mark if the log was dropped.
+    /// The new start of the log.
+    pub start: LogStart,
+    /// The index that follows the log's last one now; the one after the start if the log was
+    /// dropped.
     pub next_index: u64,
 }
 
@@ -120,23 +87,23 @@ pub struct MarkRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The segment's beginning.
-    Head(Box<Head>),
+    Head(Box<SegmentHeader>),
     /// Entries and hard state.
     Batch(BatchRecord),
     /// A new start of the log.
-    Mark(MarkRecord),
+    Start(StartRecord),
     /// An orderly end: everything before it was durable.
     Closed(Watermark),
 }
 
 impl Record {
-    /// What was durable when the frame was written.
+    /// The durable part of the segment when the frame was written.
     #[must_use]
     pub const fn watermark(&self) -> Watermark {
         match self {
             Self::Head(head) => Watermark { frames: 0, len: head.reserved },
             Self::Batch(batch) => batch.watermark,
-            Self::Mark(mark) => mark.watermark,
+            Self::Start(start) => start.watermark,
             Self::Closed(watermark) => *watermark,
         }
     }
@@ -147,9 +114,9 @@ impl Record {
         let record = match kind {
             KIND_HEAD => Self::Head(Box::new(fields.head()?)),
             KIND_BATCH => Self::Batch(fields.batch()?),
-            KIND_MARK => Self::Mark(MarkRecord {
+            KIND_START => Self::Start(StartRecord {
                 watermark: fields.watermark()?,
-                mark: fields.mark()?,
+                start: fields.log_start()?,
                 next_index: fields.number()?,
             }),
             KIND_CLOSED => Self::Closed(fields.watermark()?),
@@ -160,11 +127,11 @@ impl Record {
 }
 
 /// Appends a head's payload.
-pub(crate) fn encode_head(head: &Head, out: &mut Vec<u8>) {
+pub(crate) fn encode_head(head: &SegmentHeader, out: &mut Vec<u8>) {
     out.push(FORMAT_VERSION);
     write_u64(head.reserved, out);
     write_u64(head.first_index, out);
-    encode_mark_fields(head.mark, out);
+    encode_log_start(head.start, out);
     encode_hard_state(head.hard_state, out);
     match &head.previous {
         None => out.push(0),
@@ -206,16 +173,16 @@ pub(crate) fn encode_batch(
     }
 }
 
-/// At most what an entry takes in a payload besides its data: term and length are varints of up to
-/// ten bytes, the kind is one.
+/// Upper bound of what an entry takes in a payload besides its data: term and length are varints of
+/// up to ten bytes, the kind is one.
 pub(crate) const ENTRY_OVERHEAD: usize = 21;
-/// At most what a batch takes besides its entries: seven varints and the flags.
+/// Upper bound of what a batch takes besides its entries: seven varints and the flags.
 pub(crate) const BATCH_OVERHEAD: usize = 71;
 
-/// Appends a mark's payload.
-pub(crate) fn encode_mark(record: &MarkRecord, out: &mut Vec<u8>) {
+/// Appends a start's payload.
+pub(crate) fn encode_start(record: &StartRecord, out: &mut Vec<u8>) {
     encode_watermark(record.watermark, out);
-    encode_mark_fields(record.mark, out);
+    encode_log_start(record.start, out);
     write_u64(record.next_index, out);
 }
 
@@ -225,9 +192,9 @@ pub(crate) fn encode_watermark(watermark: Watermark, out: &mut Vec<u8>) {
     write_u64(watermark.len, out);
 }
 
-fn encode_mark_fields(mark: SnapshotMark, out: &mut Vec<u8>) {
-    write_u64(mark.index, out);
-    write_u64(mark.term, out);
+fn encode_log_start(start: LogStart, out: &mut Vec<u8>) {
+    write_u64(start.index, out);
+    write_u64(start.term, out);
 }
 
 fn encode_hard_state(state: HardState, out: &mut Vec<u8>) {
@@ -270,8 +237,8 @@ impl Fields<'_> {
         Ok(self.whole.slice_ref(part))
     }
 
-    fn mark(&mut self) -> Result<SnapshotMark, RecordError> {
-        Ok(SnapshotMark { index: self.number()?, term: self.number()? })
+    fn log_start(&mut self) -> Result<LogStart, RecordError> {
+        Ok(LogStart { index: self.number()?, term: self.number()? })
     }
 
     fn hard_state(&mut self) -> Result<HardState, RecordError> {
@@ -282,15 +249,15 @@ impl Fields<'_> {
         Ok(Watermark { frames: self.number()?, len: self.number()? })
     }
 
-    fn head(&mut self) -> Result<Head, RecordError> {
+    fn head(&mut self) -> Result<SegmentHeader, RecordError> {
         let version = self.byte()?;
         if version != FORMAT_VERSION {
             return Err(RecordError::UnsupportedVersion(version));
         }
-        Ok(Head {
+        Ok(SegmentHeader {
             reserved: self.number()?,
             first_index: self.number()?,
-            mark: self.mark()?,
+            start: self.log_start()?,
             hard_state: self.hard_state()?,
             previous: match self.byte()? {
                 0 => None,
@@ -301,11 +268,11 @@ impl Fields<'_> {
         })
     }
 
-    fn link(&mut self) -> Result<Link, RecordError> {
-        Ok(Link {
+    fn link(&mut self) -> Result<PreviousSegment, RecordError> {
+        Ok(PreviousSegment {
             sequence: self.number()?,
             header: self.array()?,
-            end: SegmentEnd {
+            end: SegmentPosition {
                 frames: self.number()?,
                 offset: self.number()?,
                 chain: u32::from_le_bytes(self.array()?),
@@ -387,22 +354,22 @@ mod tests {
         }
 
         #[test]
-        fn heads_and_marks_round_trip(
+        fn headers_and_starts_round_trip(
             numbers: [u64; 8],
             link: Option<(u64, u64, u64, u32)>,
             metadata: Vec<u8>,
         ) {
             let [reserved, first_index, index, term, a, vote, commit, next_index] = numbers;
-            let mark = SnapshotMark { index, term };
-            let head = Head {
+            let start = LogStart { index, term };
+            let head = SegmentHeader {
                 reserved,
                 first_index,
-                mark,
+                start,
                 hard_state: HardState { term: a, vote, commit },
-                previous: link.map(|(sequence, frames, offset, chain)| Link {
+                previous: link.map(|(sequence, frames, offset, chain)| PreviousSegment {
                     sequence,
                     header: [7; FILE_HEADER_LEN],
-                    end: SegmentEnd { frames, offset, chain },
+                    end: SegmentPosition { frames, offset, chain },
                 }),
                 metadata: metadata.into(),
             };
@@ -410,10 +377,10 @@ mod tests {
             encode_head(&head, &mut out);
             prop_assert_eq!(Record::decode(KIND_HEAD, &out.into()), Ok(Record::Head(Box::new(head))));
             let watermark = Watermark { frames: a, len: vote };
-            let record = MarkRecord { watermark, mark, next_index };
+            let record = StartRecord { watermark, start, next_index };
             let mut out = Vec::new();
-            encode_mark(&record, &mut out);
-            prop_assert_eq!(Record::decode(KIND_MARK, &out.into()), Ok(Record::Mark(record)));
+            encode_start(&record, &mut out);
+            prop_assert_eq!(Record::decode(KIND_START, &out.into()), Ok(Record::Start(record)));
         }
 
         #[test]

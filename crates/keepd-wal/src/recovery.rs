@@ -1,7 +1,7 @@
 //! Reading the log back: which segments belong to it, and what they say together.
 //!
-//! The newest segment knows the log's mark. From it the links lead back to the newest segment that
-//! begins at the mark or before it; older files are left over from an interrupted release. The
+//! The newest segment knows the log's start. From it the links lead back to the newest segment that
+//! begins at the start or before it; older files are left over from an interrupted release. The
 //! segments are then replayed forward. Every step that does not fit is an error; nothing on the
 //! disk is changed here.
 //!
@@ -18,34 +18,34 @@ use keepd_crypto::FileKeys;
 use keepd_env::Env;
 use keepd_types::{Entry, HardState};
 
-use crate::error::{Error, Result};
-use crate::record::{BatchRecord, Link, MarkRecord, Record, RecordError};
-use crate::segment::{SegmentEnd, SegmentName};
+use crate::error::{Error, RecordError, Result};
+use crate::record::{BatchRecord, PreviousSegment, Record, StartRecord};
+use crate::segment::SegmentName;
 use crate::segment_reader::{PlacedRecord, SegmentRecords, read_segment};
-use crate::types::{Recovered, SegmentSummary, SnapshotMark};
+use crate::types::{LogStart, Recovered, SegmentPosition, SegmentSummary};
 
 /// A log that was read.
 pub(crate) struct RecoveredLog {
     pub(crate) recovered: Recovered,
     pub(crate) next_index: u64,
-    /// Where the new segment begins: the log without what it carries.
+    /// The log that the new segment continues: without the records it carries over.
     pub(crate) base: LogBase,
-    /// What the new segment holds from the beginning, in order.
+    /// Records that the new segment carries over, in order.
     pub(crate) carried: Vec<Record>,
     /// The segments that a new one continues, oldest first.
     pub(crate) segments: Vec<SegmentSummary>,
-    /// What the new one's head says of the last of them.
-    pub(crate) previous: Option<Link>,
+    /// The segment that the new one continues, for its header.
+    pub(crate) previous: Option<PreviousSegment>,
     /// The highest number that a segment has.
     pub(crate) last_sequence: u64,
     /// Files that the log does not need, once there is a new segment.
     pub(crate) leftovers: Vec<PathBuf>,
 }
 
-/// What a segment's head says of the log before it.
+/// State of the log before a segment, as the segment's header has it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogBase {
-    pub(crate) mark: SnapshotMark,
+    pub(crate) start: LogStart,
     pub(crate) hard_state: HardState,
     pub(crate) next_index: u64,
 }
@@ -69,12 +69,12 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let last = chain.last_mut().expect("a chain has its newest segment");
     let (last_sequence, torn_tail) = (last.name.sequence, last.torn_tail.clone());
     let (last_path, last_end) = (last.summary.path.clone(), last.end);
-    let keep_behind = final_mark(last).index;
+    let kept_after = final_start(last).index;
     let unproven = last.take_unproven();
     let last = &*last;
     let metadata = Bytes::copy_from_slice(&last.head.metadata);
 
-    let previous = link_behind(last);
+    let previous = link_to(last);
     let is_empty = last.records.is_empty();
     let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
     if is_empty {
@@ -89,9 +89,9 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let temporary = env.disk.list(dir)?.into_iter().filter(|name| SegmentName::is_temporary(name));
     leftovers.extend(temporary.map(|name| dir.join(name)));
 
-    let mut replay = Replay::run(chain, keep_behind)?;
-    let Replay { mark, hard_state, next_index, .. } = replay;
-    let base = LogBase { mark, hard_state, next_index };
+    let mut replay = Replay::run(chain, kept_after)?;
+    let Replay { start, hard_state, next_index, .. } = replay;
+    let base = LogBase { start, hard_state, next_index };
     let mut carried = Vec::with_capacity(unproven.len());
     for placed in unproven {
         if !matches!(placed.record, Record::Closed(_)) {
@@ -99,7 +99,7 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
         }
         replay.place(&last_path, placed)?;
     }
-    let Replay { mark, hard_state, next_index, entries, .. } = replay;
+    let Replay { start, hard_state, next_index, entries, .. } = replay;
     if hard_state.commit >= next_index {
         return Err(Error::EndsBelowCommit {
             path: last_path,
@@ -108,7 +108,7 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
             commit: hard_state.commit,
         });
     }
-    let recovered = Recovered { metadata, mark, hard_state, entries, torn_tail };
+    let recovered = Recovered { metadata, start, hard_state, entries, torn_tail };
     Ok(RecoveredLog {
         recovered,
         next_index,
@@ -122,11 +122,11 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
 }
 
 /// The link of the segment that will follow `last`.
-fn link_behind(last: &SegmentRecords) -> Option<Link> {
+fn link_to(last: &SegmentRecords) -> Option<PreviousSegment> {
     if last.records.is_empty() {
         return last.head.previous;
     }
-    Some(Link { sequence: last.name.sequence, header: last.header, end: last.end })
+    Some(PreviousSegment { sequence: last.name.sequence, header: last.header, end: last.end })
 }
 
 /// Reads the segments that the log consists of, oldest first.
@@ -139,15 +139,15 @@ fn read_chain(
     let (_, newest) =
         names.last_key_value().ok_or_else(|| Error::NotFound { dir: dir.to_owned() })?;
     let mut segment = read_segment(env, dir, newest, keys, None)?;
-    let mark = final_mark(&segment);
+    let start = final_start(&segment);
     let mut chain = Vec::new();
     loop {
-        let is_enough = segment.head.first_index <= mark.index.saturating_add(1);
+        let is_enough = segment.head.first_index <= start.index.saturating_add(1);
         let previous = segment.head.previous;
         let path = segment.summary.path.clone();
         let misread = Error::Record {
             path: path.clone(),
-            offset: SegmentEnd::start().offset,
+            offset: SegmentPosition::start().offset,
             frame: 0,
             source: RecordError::Contradiction,
         };
@@ -168,38 +168,38 @@ fn read_chain(
     Ok(chain)
 }
 
-/// The mark at the end of a segment.
-fn final_mark(segment: &SegmentRecords) -> SnapshotMark {
-    let mut marks = segment.records.iter().filter_map(|placed| match &placed.record {
-        Record::Mark(record) => Some(record.mark),
+/// The start at the end of a segment.
+fn final_start(segment: &SegmentRecords) -> LogStart {
+    let mut starts = segment.records.iter().filter_map(|placed| match &placed.record {
+        Record::Start(record) => Some(record.start),
         _ => None,
     });
-    marks.next_back().unwrap_or(segment.head.mark)
+    starts.next_back().unwrap_or(segment.head.start)
 }
 
 /// The state that the frames build up.
 struct Replay {
-    /// The log's final mark; entries up to it are not kept.
-    keep_behind: u64,
-    mark: SnapshotMark,
+    /// The log's final start; entries up to it are not kept.
+    kept_after: u64,
+    start: LogStart,
     hard_state: HardState,
     next_index: u64,
     entries: Vec<Entry>,
 }
 
 impl Replay {
-    fn run(chain: Vec<SegmentRecords>, keep_behind: u64) -> Result<Self> {
+    fn run(chain: Vec<SegmentRecords>, kept_after: u64) -> Result<Self> {
         let first = &chain.first().expect("a chain has its newest segment").head;
         let mut replay = Self {
-            keep_behind,
-            mark: first.mark,
+            kept_after,
+            start: first.start,
             hard_state: first.hard_state,
             next_index: first.first_index,
             entries: Vec::new(),
         };
         for segment in chain {
             let path = &segment.summary.path;
-            let offset = SegmentEnd::start().offset;
+            let offset = SegmentPosition::start().offset;
             replay.check_head(&segment).map_err(|source| Error::Record {
                 path: path.clone(),
                 offset,
@@ -221,10 +221,10 @@ impl Replay {
 
     fn check_head(&self, segment: &SegmentRecords) -> std::result::Result<(), RecordError> {
         let head = &segment.head;
-        let agrees = head.mark == self.mark
+        let agrees = head.start == self.start
             && head.hard_state == self.hard_state
             && head.first_index == self.next_index
-            && self.mark.index < self.next_index;
+            && self.start.index < self.next_index;
         if agrees { Ok(()) } else { Err(RecordError::Contradiction) }
     }
 
@@ -232,40 +232,40 @@ impl Replay {
         match record {
             Record::Head(_) => Err(RecordError::MisplacedHead),
             Record::Batch(batch) => self.apply_batch(batch),
-            Record::Mark(record) => self.apply_mark(record),
+            Record::Start(record) => self.apply_start(record),
             Record::Closed(_) => Ok(()),
         }
     }
 
     fn apply_batch(&mut self, batch: BatchRecord) -> std::result::Result<(), RecordError> {
         if let Some(first) = batch.entries.first() {
-            let (found, next, mark) = (first.index, self.next_index, self.mark.index);
-            if found > next || found <= mark {
-                return Err(RecordError::Gap { found, next, mark });
+            let (found, next, start) = (first.index, self.next_index, self.start.index);
+            if found > next || found <= start {
+                return Err(RecordError::Gap { found, next, start });
             }
             self.cut(found);
             self.next_index = batch.entries.last().map_or(found, |last| last.index) + 1;
-            let keep_behind = self.keep_behind;
-            self.entries.extend(batch.entries.into_iter().filter(|e| e.index > keep_behind));
+            let kept_after = self.kept_after;
+            self.entries.extend(batch.entries.into_iter().filter(|e| e.index > kept_after));
         }
         if let Some(state) = batch.hard_state {
-            let commit = state.commit.max(self.mark.index);
+            let commit = state.commit.max(self.start.index);
             self.hard_state = HardState { commit, ..state };
         }
         Ok(())
     }
 
-    fn apply_mark(&mut self, record: MarkRecord) -> std::result::Result<(), RecordError> {
-        let MarkRecord { mark, next_index, .. } = record;
-        let is_kept = next_index == self.next_index && next_index > mark.index;
-        let is_dropped = mark.index.checked_add(1) == Some(next_index);
-        if mark.index < self.mark.index || !(is_kept || is_dropped) {
+    fn apply_start(&mut self, record: StartRecord) -> std::result::Result<(), RecordError> {
+        let StartRecord { start, next_index, .. } = record;
+        let is_kept = next_index == self.next_index && next_index > start.index;
+        let is_dropped = start.index.checked_add(1) == Some(next_index);
+        if start.index < self.start.index || !(is_kept || is_dropped) {
             return Err(RecordError::Contradiction);
         }
         self.cut(next_index);
-        self.mark = mark;
+        self.start = start;
         self.next_index = next_index;
-        self.hard_state.commit = self.hard_state.commit.max(mark.index);
+        self.hard_state.commit = self.hard_state.commit.max(start.index);
         Ok(())
     }
 

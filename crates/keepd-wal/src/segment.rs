@@ -1,7 +1,8 @@
 //! One segment while it is written: names, creation, appending.
 //!
 //! A segment gets its name only when header, head and what it carries over are durable, so damage
-//! there is never a torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename, sync the directory.
+//! there is never a torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename,
+//! sync the directory.
 
 use std::path::{Path, PathBuf};
 
@@ -9,41 +10,13 @@ use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FileSealer};
 use keepd_env::{DiskDir, DiskFile, Env, IoError};
 
 use crate::error::{Error, Result};
-use crate::record::{self, Head, Link, MarkRecord, Record, Watermark};
-use crate::types::{Options, SegmentSummary};
+use crate::record::{self, PreviousSegment, Record, SegmentHeader, StartRecord, Watermark};
+use crate::types::{Options, SegmentPosition, SegmentSummary};
 
 const EXTENSION: &str = "wal";
 const TEMPORARY_EXTENSION: &str = "tmp";
 
-/// Where the frames of a segment end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SegmentEnd {
-    /// How many there are.
-    pub frames: u64,
-    /// The offset behind the last one.
-    pub offset: u64,
-    /// The CRC32C of all of them, as they are in the file.
-    pub chain: u32,
-}
-
-impl SegmentEnd {
-    /// The end of a segment without a frame.
-    pub(crate) const fn start() -> Self {
-        Self { frames: 0, offset: FILE_HEADER_LEN as u64, chain: 0 }
-    }
-
-    /// The end behind `frames` more frames.
-    pub(crate) fn behind(self, frames: u64, bytes: &[u8]) -> Self {
-        let len = u64::try_from(bytes.len()).expect("lengths fit into 64 bits");
-        Self {
-            frames: self.frames + frames,
-            offset: self.offset + len,
-            chain: crc32c::crc32c_append(self.chain, bytes),
-        }
-    }
-}
-
-/// What a segment's name says.
+/// Name of a segment's file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SegmentName {
     pub(crate) sequence: u64,
@@ -83,29 +56,29 @@ pub(crate) struct SegmentWriter {
     pub(crate) path: PathBuf,
     pub(crate) name: SegmentName,
     sealer: FileSealer,
-    /// Where the next frame goes.
-    end: SegmentEnd,
+    /// The end of the last frame.
+    end: SegmentPosition,
     /// The length up to which space is reserved.
     reserved: u64,
-    /// What the last sync confirmed.
+    /// The part that the last sync has made durable.
     durable: Watermark,
-    /// A write failed: what the file holds behind `end` is unknown, and no ordinal is used twice.
+    /// A write failed: what the file holds after `end` is unknown, and no ordinal is used twice.
     is_broken: bool,
 }
 
-/// What a new segment needs to know.
+/// Arguments of a segment's creation.
 pub(crate) struct NewSegment<'a> {
     pub(crate) env: &'a Env,
     /// `dir`, opened before: once the segment has its name, nothing but a failed sync may end its
-    /// creation, or the segment before it would be written behind the end that it names.
+    /// creation, or the segment before it would be written beyond the end that it names.
     pub(crate) folder: &'a dyn DiskDir,
     pub(crate) dir: &'a Path,
     pub(crate) keys: &'a FileKeys,
     pub(crate) options: &'a Options,
     pub(crate) sequence: u64,
     /// Its head; `reserved` is filled in.
-    pub(crate) head: Head,
-    /// What it holds before it has its name.
+    pub(crate) head: SegmentHeader,
+    /// Records that it holds before it has its name.
     pub(crate) carried: &'a [Record],
 }
 
@@ -128,7 +101,7 @@ impl SegmentWriter {
         let temporary = dir.join(format!("{}.{TEMPORARY_EXTENSION}", name.file_name()));
         remove_if_present(env, &temporary)?;
         let sealer = keys.create(FileKind::Wal, sequence, env.random.as_ref());
-        let head = Head { reserved: reserve_bytes, ..new.head.clone() };
+        let head = SegmentHeader { reserved: reserve_bytes, ..new.head.clone() };
         let mut payload = Vec::new();
         record::encode_head(&head, &mut payload);
         let mut bytes = sealer.header().to_vec();
@@ -152,7 +125,7 @@ impl SegmentWriter {
             count += 1;
         }
         let frames = bytes.get(FILE_HEADER_LEN..).unwrap_or_default();
-        let end = SegmentEnd::start().behind(count, frames);
+        let end = SegmentPosition::start().advance(count, frames);
 
         let file = env.disk.create(&temporary)?;
         let written = fill(&*file, &bytes, head.reserved)
@@ -165,6 +138,7 @@ impl SegmentWriter {
             return Err(error.into());
         }
         new.folder.sync()?;
+        assert_eq!(end.frames, count, "every frame of a new segment is counted");
         let reserved = head.reserved.max(end.offset);
         let durable = Watermark { frames: end.frames, len: reserved };
         Ok(Self { file, path, name, sealer, end, reserved, durable, is_broken: false })
@@ -174,7 +148,7 @@ impl SegmentWriter {
         &self.sealer
     }
 
-    pub(crate) const fn end(&self) -> SegmentEnd {
+    pub(crate) const fn end(&self) -> SegmentPosition {
         self.end
     }
 
@@ -191,9 +165,13 @@ impl SegmentWriter {
         self.durable.frames < self.end.frames
     }
 
-    /// What the next segment says of this one.
-    pub(crate) fn link(&self) -> Link {
-        Link { sequence: self.name.sequence, header: self.sealer.header(), end: self.end }
+    /// The reference to this segment for the next one's header.
+    pub(crate) fn link(&self) -> PreviousSegment {
+        PreviousSegment {
+            sequence: self.name.sequence,
+            header: self.sealer.header(),
+            end: self.end,
+        }
     }
 
     pub(crate) fn summary(&self) -> SegmentSummary {
@@ -209,7 +187,8 @@ impl SegmentWriter {
     /// Writes `frames` whole frames, sealed with the ordinals from `end().frames` on.
     pub(crate) fn write(&mut self, frames: u64, bytes: &[u8], options: &Options) -> Result<()> {
         assert!(!self.is_broken, "a segment ends with its first failed write");
-        let end = self.end.behind(frames, bytes);
+        assert!(frames > 0 && !bytes.is_empty(), "a write has a frame");
+        let end = self.end.advance(frames, bytes);
         if end.offset > self.reserved {
             let step = self.reserved.saturating_add(options.reserve_bytes);
             let wanted = step.min(options.segment_bytes).max(end.offset);
@@ -233,7 +212,9 @@ impl SegmentWriter {
     /// Makes everything written durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.file.sync().map_err(|error| self.named(error))?;
-        self.durable = Watermark { frames: self.end.frames, len: self.reserved };
+        let durable = Watermark { frames: self.end.frames, len: self.reserved };
+        assert!(durable.frames >= self.durable.frames, "durable frames stay durable");
+        self.durable = durable;
         Ok(())
     }
 
@@ -250,9 +231,9 @@ fn encode_carried(record: &Record, watermark: Watermark, out: &mut Vec<u8>) -> u
             record::encode_batch(watermark, batch.hard_state, &batch.entries, out);
             record::KIND_BATCH
         }
-        Record::Mark(mark) => {
-            record::encode_mark(&MarkRecord { watermark, ..*mark }, out);
-            record::KIND_MARK
+        Record::Start(start) => {
+            record::encode_start(&StartRecord { watermark, ..*start }, out);
+            record::KIND_START
         }
         Record::Head(_) | Record::Closed(_) => unreachable!("they belong to their segment alone"),
     }

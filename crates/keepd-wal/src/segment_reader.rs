@@ -1,4 +1,4 @@
-//! One segment while it is read: its frames up to its end, and the verdict on what is behind.
+//! One segment while it is read: its frames up to its end, and the verdict on what follows it.
 //!
 //! A frame that does not open ends the segment. Whether that is a torn write or damage is decided
 //! by what follows: frames carry a watermark of what was durable when they were written, so one
@@ -13,10 +13,10 @@ use keepd_crypto::{
 };
 use keepd_env::Env;
 
-use crate::error::{Error, Result};
-use crate::record::{Head, Link, Record, RecordError};
-use crate::segment::{SegmentEnd, SegmentName};
-use crate::types::{SegmentSummary, TornTail};
+use crate::error::{Error, RecordError, Result};
+use crate::record::{PreviousSegment, Record, SegmentHeader};
+use crate::segment::SegmentName;
+use crate::types::{SegmentPosition, SegmentSummary, TornTail};
 
 /// A frame and where it was.
 #[derive(Clone, Debug)]
@@ -34,10 +34,10 @@ pub(crate) struct FrameReader {
     path: PathBuf,
     bytes: Vec<u8>,
     sealer: FileSealer,
-    end: SegmentEnd,
+    end: SegmentPosition,
 }
 
-/// What a [`FrameReader`] finds at its position.
+/// The frame at a [`FrameReader`]'s position.
 pub(crate) enum Step {
     /// A frame.
     Frame(PlacedRecord),
@@ -51,7 +51,7 @@ impl FrameReader {
         let path = name.path(dir);
         let bytes = env.disk.read(&path)?;
         match keys.open(FileKind::Wal, name.sequence, &bytes) {
-            Ok(sealer) => Ok(Self { path, bytes, sealer, end: SegmentEnd::start() }),
+            Ok(sealer) => Ok(Self { path, bytes, sealer, end: SegmentPosition::start() }),
             Err(
                 source @ (FileError::UnknownDataKey { .. }
                 | FileError::PlainRefused
@@ -64,13 +64,13 @@ impl FrameReader {
 
     /// The next frame.
     pub(crate) fn step(&mut self) -> Result<Step> {
-        let SegmentEnd { offset, frames: frame, chain } = self.end;
+        let SegmentPosition { offset, frames: frame, chain } = self.end;
         let rest = self.rest();
         let opened = match self.sealer.open_frame(frame, rest) {
             Ok(opened) => opened,
             Err(error) => return Ok(Step::Broken(error)),
         };
-        let end = self.end.behind(1, rest.get(..opened.len).unwrap_or(rest));
+        let end = self.end.advance(1, rest.get(..opened.len).unwrap_or(rest));
         let mut record = Record::decode(opened.kind, &Bytes::from(opened.plain));
         if record.as_ref().is_ok_and(|record| (frame == 0) != matches!(record, Record::Head(_))) {
             record = Err(RecordError::MisplacedHead);
@@ -95,7 +95,7 @@ impl FrameReader {
 
     /// The frame at the position is damaged.
     pub(crate) fn corrupt(&self, source: FrameError) -> Error {
-        let SegmentEnd { offset, frames: frame, .. } = self.end;
+        let SegmentPosition { offset, frames: frame, .. } = self.end;
         Error::Corrupt { path: self.path.clone(), offset, frame, source }
     }
 
@@ -124,7 +124,7 @@ impl FrameReader {
             };
             position += len;
         }
-        let SegmentEnd { offset, frames: frame, .. } = self.end;
+        let SegmentPosition { offset, frames: frame, .. } = self.end;
         Ok(Some(TornTail { path: self.path.clone(), offset, frame }))
     }
 
@@ -160,17 +160,17 @@ pub(crate) struct SegmentRecords {
     pub(crate) name: SegmentName,
     pub(crate) summary: SegmentSummary,
     pub(crate) header: [u8; FILE_HEADER_LEN],
-    pub(crate) head: Head,
-    /// What follows the head.
+    pub(crate) head: SegmentHeader,
+    /// The records after the header.
     pub(crate) records: Vec<PlacedRecord>,
-    pub(crate) end: SegmentEnd,
+    pub(crate) end: SegmentPosition,
     pub(crate) torn_tail: Option<TornTail>,
 }
 
 impl SegmentRecords {
-    /// Takes the records away that no later frame says were durable: they were read, but the process
-    /// that wrote them may have died before their sync, or of its failure. The segment then ends
-    /// in front of them.
+    /// Takes the records away that no later frame says were durable: they were read, but the
+    /// process that wrote them may have died before their sync, or of its failure. The segment then
+    /// ends in front of them.
     pub(crate) fn take_unproven(&mut self) -> Vec<PlacedRecord> {
         let proven = self.records.iter().map(|placed| placed.record.watermark().frames).max();
         // The head was durable before the segment had its name.
@@ -178,7 +178,7 @@ impl SegmentRecords {
         let first = self.records.partition_point(|placed| placed.frame < proven);
         let unproven = self.records.split_off(first);
         if let Some(&PlacedRecord { offset, frame, chain, .. }) = unproven.first() {
-            self.end = SegmentEnd { frames: frame, offset, chain };
+            self.end = SegmentPosition { frames: frame, offset, chain };
         }
         unproven
     }
@@ -191,7 +191,7 @@ pub(crate) fn read_segment(
     dir: &Path,
     name: &SegmentName,
     keys: &FileKeys,
-    successor: Option<(&Link, &Path)>,
+    successor: Option<(&PreviousSegment, &Path)>,
 ) -> Result<SegmentRecords> {
     let mut reader = FrameReader::open(env, dir, name, keys)?;
     let limit = successor.map(|(link, _)| link.end);
@@ -232,7 +232,7 @@ pub(crate) fn read_segment(
         return Err(reader.corrupt(FrameError::Truncated { needed: FRAME_HEAD_LEN, found: 0 }));
     };
     if head.first_index != name.first_index {
-        return Err(reader.misread(SegmentEnd::start().offset, 0, RecordError::Contradiction));
+        return Err(reader.misread(SegmentPosition::start().offset, 0, RecordError::Contradiction));
     }
     let summary = SegmentSummary {
         path: reader.path,

@@ -1,24 +1,25 @@
-//! What goes into the log and what comes out of it.
+//! Arguments and results of calls on the log.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use keepd_crypto::FILE_HEADER_LEN;
 use keepd_types::{Entry, HardState};
 
-/// The place behind which the log starts: a state image covers everything up to it.
+/// The entry after which the log starts: the store holds everything up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SnapshotMark {
+pub struct LogStart {
     /// The last index that is no longer needed.
     pub index: u64,
     /// Its term.
     pub term: u64,
 }
 
-/// What one [`crate::Wal::append`] writes.
+/// Content of one [`crate::Wal::append`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// Entries with rising indexes and no gap. The first one may repeat an index: it and all
-    /// behind it are then replaced.
+    /// after it are then replaced.
     pub entries: &'a [Entry],
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
@@ -41,22 +42,22 @@ impl Default for Options {
     }
 }
 
-/// What opening a log found in it.
+/// Content of a log that was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// What [`crate::Wal::create`] was given.
+    /// Metadata given to [`crate::Wal::create`].
     pub metadata: Bytes,
-    /// Where the log starts.
-    pub mark: SnapshotMark,
-    /// The last hard state; its commit is at least the mark's index.
+    /// The start of the log.
+    pub start: LogStart,
+    /// The last hard state; its commit is at least the start's index.
     pub hard_state: HardState,
-    /// The entries behind the mark, without a gap.
+    /// The entries after the start, without a gap.
     pub entries: Vec<Entry>,
     /// The write that the last crash interrupted. No sync had confirmed it.
     pub torn_tail: Option<TornTail>,
 }
 
-/// Where an interrupted write was dropped.
+/// Place at which an interrupted write was dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The segment.
@@ -67,10 +68,38 @@ pub struct TornTail {
     pub frame: u64,
 }
 
+/// Position between two frames of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentPosition {
+    /// The number of frames before it.
+    pub frames: u64,
+    /// Its offset in the file.
+    pub offset: u64,
+    /// The CRC32C of all frames before it, as they are in the file.
+    pub chain: u32,
+}
+
+impl SegmentPosition {
+    /// The position before the first frame.
+    pub(crate) const fn start() -> Self {
+        Self { frames: 0, offset: FILE_HEADER_LEN as u64, chain: 0 }
+    }
+
+    /// The position after `frames` more frames.
+    pub(crate) fn advance(self, frames: u64, bytes: &[u8]) -> Self {
+        let len = u64::try_from(bytes.len()).expect("lengths fit into 64 bits");
+        Self {
+            frames: self.frames + frames,
+            offset: self.offset + len,
+            chain: crc32c::crc32c_append(self.chain, bytes),
+        }
+    }
+}
+
 /// One file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentSummary {
-    /// Where it is.
+    /// Its file.
     pub path: PathBuf,
     /// Its number.
     pub sequence: u64,

@@ -15,17 +15,17 @@ use keepd_types::{Entry, HardState};
 use crate::error::{Error, Result};
 use crate::log::LogShape;
 use crate::record::{
-    self, BATCH_OVERHEAD, ENTRY_OVERHEAD, Head, KIND_BATCH, KIND_CLOSED, KIND_MARK, Link,
-    MarkRecord,
+    self, BATCH_OVERHEAD, ENTRY_OVERHEAD, KIND_BATCH, KIND_CLOSED, KIND_START, PreviousSegment,
+    SegmentHeader, StartRecord,
 };
 use crate::recovery::{RecoveredLog, list_segments, recover};
 use crate::segment::{NewSegment, SegmentWriter, remove_if_present};
-use crate::types::{Batch, Options, Recovered, SegmentSummary, SnapshotMark};
+use crate::types::{Batch, LogStart, Options, Recovered, SegmentSummary};
 
 /// The largest data of an entry that fits into a frame of its own.
 const ENTRY_BYTES_MAX: usize = FRAME_PLAIN_MAX - BATCH_OVERHEAD - ENTRY_OVERHEAD;
 
-/// What the two buffers keep between batches.
+/// Capacity that each of the two buffers keeps between batches.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
 
 /// A log that is open for writing.
@@ -59,7 +59,7 @@ impl Wal {
         Ok(!list_segments(env, dir)?.is_empty())
     }
 
-    /// Creates a log that starts behind `mark`. The metadata comes back with every opening.
+    /// Creates a log that starts after `start`. The metadata comes back with every opening.
     ///
     /// # Errors
     /// If there is one already, or the disk refuses.
@@ -68,9 +68,9 @@ impl Wal {
         dir: &Path,
         keys: FileKeys,
         metadata: &[u8],
-        mark: SnapshotMark,
+        start: LogStart,
     ) -> Result<Self> {
-        Self::create_with(env, dir, keys, Options::default(), metadata, mark)
+        Self::create_with(env, dir, keys, Options::default(), metadata, start)
     }
 
     /// [`Wal::create`] with other sizes.
@@ -83,7 +83,7 @@ impl Wal {
         keys: FileKeys,
         options: Options,
         metadata: &[u8],
-        mark: SnapshotMark,
+        start: LogStart,
     ) -> Result<Self> {
         env.disk.create_dir(dir)?;
         if Self::exists(&env, dir)? {
@@ -94,7 +94,7 @@ impl Wal {
         }
         let folder = env.disk.open_dir(dir)?;
         let metadata = Bytes::copy_from_slice(metadata);
-        let shape = LogShape::new(mark, HardState::default());
+        let shape = LogShape::new(start, HardState::default());
         let active = SegmentWriter::create(NewSegment {
             env: &env,
             folder: &*folder,
@@ -153,7 +153,7 @@ impl Wal {
         } = recover(&env, dir, &keys)?;
         let metadata = recovered.metadata.clone();
         let folder = env.disk.open_dir(dir)?;
-        let mut shape = LogShape::new(recovered.mark, recovered.hard_state);
+        let mut shape = LogShape::new(recovered.start, recovered.hard_state);
         shape.extend(&recovered.entries);
         assert_eq!(shape.next_index, next_index, "recovery leaves no gap");
         let active = SegmentWriter::create(NewSegment {
@@ -163,10 +163,10 @@ impl Wal {
             keys: &keys,
             options: &options,
             sequence: last_sequence + 1,
-            head: Head {
+            head: SegmentHeader {
                 reserved: 0,
                 first_index: base.next_index,
-                mark: base.mark,
+                start: base.start,
                 hard_state: base.hard_state,
                 previous,
                 metadata: metadata.clone(),
@@ -228,12 +228,16 @@ impl Wal {
             }
             bytes_max += len + ENTRY_OVERHEAD;
         }
-        self.make_room(bytes_max)?;
+        self.rotate_if_full(bytes_max)?;
         let hard_state = self.write_batch(batch.entries, hard_state)?;
         self.frames.shrink_to(BUFFER_BYTES_MAX);
         self.payload.shrink_to(BUFFER_BYTES_MAX);
         self.shape.extend(batch.entries);
         self.shape.hard_state = hard_state;
+        if let Some(last) = batch.entries.last() {
+            assert_eq!(self.last_index(), last.index, "the log ends with what was appended");
+        }
+        assert!(self.active.is_dirty(), "a batch is not durable before the next sync");
         Ok(())
     }
 
@@ -245,8 +249,9 @@ impl Wal {
         self.check_usable()?;
         if self.active.is_dirty() {
             let result = self.active.sync();
-            return self.poisoning(result);
+            self.poisoning(result)?;
         }
+        assert!(!self.active.is_dirty(), "a sync leaves nothing to do");
         Ok(())
     }
 
@@ -256,27 +261,27 @@ impl Wal {
         self.active.is_dirty()
     }
 
-    /// Lets the log start behind `index`, durably, and removes the segments that only hold what is
+    /// Truncates the log up to `index`, durably, and removes the segments that only hold what is
     /// before. A log that has no entry of this term there is dropped as a whole: so it is when a
-    /// raft snapshot has been installed. A mark that is not ahead changes nothing.
+    /// raft snapshot has been installed. A start that is not ahead changes nothing.
     ///
     /// # Errors
-    /// If the disk refuses. If it was a removal, the mark has moved all the same, and the files go
+    /// If the disk refuses. If it was a removal, the start has moved all the same, and the files go
     /// with the next release or opening.
     pub fn release(&mut self, index: u64, term: u64) -> Result<()> {
         self.check_usable()?;
-        if index > self.shape.mark.index {
-            self.make_room(0)?;
+        if index > self.shape.start.index {
+            self.rotate_if_full(0)?;
             let mut shape = self.shape.clone();
-            shape.release(SnapshotMark { index, term });
-            let (mark, next_index) = (shape.mark, shape.next_index);
-            let record = MarkRecord { watermark: self.active.durable(), mark, next_index };
+            shape.release(LogStart { index, term });
+            let (start, next_index) = (shape.start, shape.next_index);
+            let record = StartRecord { watermark: self.active.durable(), start, next_index };
             self.payload.clear();
-            record::encode_mark(&record, &mut self.payload);
-            self.write_frame(KIND_MARK)?;
+            record::encode_start(&record, &mut self.payload);
+            self.write_frame(KIND_START)?;
             self.shape = shape;
         }
-        // ORDER: the mark is durable before the first file goes.
+        // ORDER: the start is durable before the first file goes.
         self.sync()?;
         self.remove_released()
     }
@@ -301,7 +306,8 @@ impl Wal {
         self.begin_segment(self.options.reserve_bytes)
     }
 
-    /// Ends the log in an orderly way: afterwards any damage to it will be recognised.
+    /// Closes the log with a frame that proves everything before it to be durable, so that any
+    /// damage is recognised later.
     ///
     /// # Errors
     /// If the disk refuses.
@@ -316,14 +322,14 @@ impl Wal {
         Ok(())
     }
 
-    /// Lets the log start behind `index` and ends it in an orderly way, as small as it can be. What
-    /// the disk has no room for is left to the next start.
+    /// Truncates the log up to `index` and ends it in an orderly way, as small as it can be. What
+    /// the disk has no space for is left to the next opening.
     ///
     /// # Errors
     /// If the disk refuses.
-    pub fn close_behind(mut self, index: u64, term: u64) -> Result<()> {
+    pub fn release_and_close(mut self, index: u64, term: u64) -> Result<()> {
         self.release(index, term)?;
-        if self.shape.mark.index == self.last_index() && self.active.end().frames > 1 {
+        if self.shape.start.index == self.last_index() && self.active.end().frames > 1 {
             let begun = self.begin_segment(0);
             if begun.as_ref().is_err_and(|error| !error.is_shortage()) {
                 return begun;
@@ -333,22 +339,22 @@ impl Wal {
         self.close()
     }
 
-    /// The last index; the mark's if the log is empty.
+    /// The last index; the start's if the log is empty.
     #[must_use]
     pub const fn last_index(&self) -> u64 {
         self.shape.next_index - 1
     }
 
-    /// The term of an entry in the log, or of the mark.
+    /// The term of an entry in the log, or of the start.
     #[must_use]
     pub fn term(&self, index: u64) -> Option<u64> {
         self.shape.term(index)
     }
 
-    /// Where the log starts.
+    /// The start of the log.
     #[must_use]
-    pub const fn mark(&self) -> SnapshotMark {
-        self.shape.mark
+    pub const fn log_start(&self) -> LogStart {
+        self.shape.start
     }
 
     /// The last hard state.
@@ -375,14 +381,14 @@ impl Wal {
         if self.is_poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    /// Remembers a failed sync for ever.
+    /// Poisons the log if a sync failed.
     fn poisoning<T>(&mut self, result: Result<T>) -> Result<T> {
         self.is_poisoned |= result.as_ref().is_err_and(Error::is_failed_sync);
         result
     }
 
-    /// Begins a new segment if the current one is broken or too full for so many bytes.
-    fn make_room(&mut self, bytes: usize) -> Result<()> {
+    /// Begins a new segment if the current one is broken or has no space for this number of bytes.
+    fn rotate_if_full(&mut self, bytes: usize) -> Result<()> {
         let bytes = u64::try_from(bytes).expect("lengths fit into 64 bits");
         let end = self.active.end();
         let is_full = end.offset.saturating_add(bytes) > self.options.segment_bytes;
@@ -407,6 +413,8 @@ impl Wal {
             carried: &[],
         });
         let active = self.poisoning(created)?;
+        assert!(active.name.sequence > self.active.name.sequence, "segments are numbered upwards");
+        assert_eq!(active.name.first_index, self.shape.next_index, "a segment continues the log");
         self.closed.push_back(self.active.summary());
         self.active = active;
         Ok(())
@@ -422,8 +430,8 @@ impl Wal {
         let end = self.active.end();
         let (mut rest, mut ordinal) = (entries, end.frames);
         loop {
-            let (chunk, behind) = rest.split_at(self.frame_entries(rest));
-            rest = behind;
+            let (chunk, after) = rest.split_at(self.frame_entries(rest));
+            rest = after;
             let next_index = chunk.last().map_or(self.shape.next_index, |last| last.index + 1);
             let hard_state = hard_state.map(|state| self.shape.advance(state, next_index));
             self.payload.clear();
@@ -440,7 +448,7 @@ impl Wal {
         }
     }
 
-    /// How many of the entries go into the next frame: at least one.
+    /// The number of entries that go into the next frame: at least one.
     fn frame_entries(&self, entries: &[Entry]) -> usize {
         let mut bytes = 0;
         let fits = entries.iter().take_while(|entry| {
@@ -459,9 +467,9 @@ impl Wal {
         self.active.write(1, &self.frames, &self.options)
     }
 
-    /// Removes the segments in front of the newest one that begins at the mark or before it.
+    /// Removes the segments in front of the newest one that begins at the start or before it.
     fn remove_released(&mut self) -> Result<()> {
-        let first_needed = self.shape.mark.index + 1;
+        let first_needed = self.shape.start.index + 1;
         let followers = self.closed.iter().skip(1).map(|segment| segment.first_index);
         let starts = followers.chain([self.active.name.first_index]);
         let starts: Vec<bool> = starts.map(|start| start <= first_needed).collect();
@@ -469,6 +477,7 @@ impl Wal {
         if released == 0 || self.closed.is_empty() {
             return Ok(());
         }
+        assert!(released <= self.closed.len(), "the active segment stays");
         for _ in 0..released {
             let Some(segment) = self.closed.front() else { break };
             remove_if_present(&self.env, &segment.path)?;
@@ -480,11 +489,11 @@ impl Wal {
 }
 
 /// The head of a segment that begins now.
-fn head(shape: &LogShape, metadata: &Bytes, previous: Option<Link>) -> Head {
-    Head {
+fn head(shape: &LogShape, metadata: &Bytes, previous: Option<PreviousSegment>) -> SegmentHeader {
+    SegmentHeader {
         reserved: 0,
         first_index: shape.next_index,
-        mark: shape.mark,
+        start: shape.start,
         hard_state: shape.hard_state,
         previous,
         metadata: metadata.clone(),

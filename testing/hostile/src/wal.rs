@@ -9,7 +9,7 @@ use bytes::Bytes;
 use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind};
 use keepd_env::{Env, SimDisk};
 use keepd_types::varint;
-use keepd_wal::{Batch, Dump, Entry, EntryKind, HardState, Options, Recovered, SnapshotMark, Wal};
+use keepd_wal::{Batch, Dump, Entry, EntryKind, HardState, LogStart, Options, Recovered, Wal};
 
 use crate::files::{self, Content, File, Frame, Name};
 use crate::varints;
@@ -18,7 +18,7 @@ const DIR: &str = "/wal";
 const KIND_HEAD: u8 = 1;
 /// A segment is no shorter than what its head says was reserved.
 const RESERVED_LEN: usize = 640;
-/// The numbers of a head before its link: reserved length, first index, mark, hard state.
+/// The numbers of a head before its link: reserved length, first index, start of the log, hard state.
 const HEAD_NUMBERS: usize = 7;
 /// Small, so that a short log has many segments and frames.
 const SMALL: Options = Options { segment_bytes: 600, reserve_bytes: 300, frame_bytes: 100 };
@@ -124,7 +124,7 @@ fn open_and_append(env: &Env, keys: &FileKeys) {
     let read = || Wal::read(env, dir, keys).expect("a log that was opened");
     assert_eq!(state(&read()), state(&expected), "opened");
     let last = expected.entries.last().map(|entry| (entry.index, entry.term));
-    let (index, term) = last.unwrap_or((expected.mark.index, expected.mark.term));
+    let (index, term) = last.unwrap_or((expected.start.index, expected.start.term));
     let Some(index) = index.checked_add(1).filter(|index| *index < u64::MAX) else { return };
     let data = Bytes::from_static(b"appended");
     let entries = [Entry { index, term, kind: EntryKind::Normal, data }];
@@ -137,8 +137,8 @@ fn open_and_append(env: &Env, keys: &FileKeys) {
 }
 
 /// What a log holds, however it ends.
-fn state(log: &Recovered) -> (&Bytes, SnapshotMark, HardState, &[Entry]) {
-    (&log.metadata, log.mark, log.hard_state, &log.entries)
+fn state(log: &Recovered) -> (&Bytes, LogStart, HardState, &[Entry]) {
+    (&log.metadata, log.start, log.hard_state, &log.entries)
 }
 
 /// Logs of one segment and of several, running and closed, plain and sealed.
@@ -158,8 +158,8 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
 fn written(keys: &FileKeys, steps: u64, is_closed: bool) -> SimDisk {
     const WHOLE: &str = "the disk is whole";
     let (env, disk, _clock) = Env::simulated(7);
-    let (dir, mark) = (Path::new(DIR), SnapshotMark { index: 1, term: 1 });
-    let mut wal = Wal::create_with(env.clone(), dir, keys.clone(), SMALL, b"metadata", mark);
+    let (dir, start) = (Path::new(DIR), LogStart { index: 1, term: 1 });
+    let mut wal = Wal::create_with(env.clone(), dir, keys.clone(), SMALL, b"metadata", start);
     for step in 0..steps {
         let log = wal.as_mut().expect(WHOLE);
         let (index, term) = (2 + step, 1 + step / 4);

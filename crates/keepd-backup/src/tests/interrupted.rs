@@ -33,7 +33,7 @@ fn check_whole_or_repeatable(env: &Env, mutations: u64) -> bool {
     let view = open_store(env, plain_keys()).views().load();
     assert_eq!((view.revision(), view.live_keys()), (7, 3), "cut after {mutations}");
     let (_wal, recovered) = Wal::open(env.clone(), &Layout::wal(&member), plain_keys()).unwrap();
-    assert_eq!(recovered.mark.index, 1, "cut after {mutations}");
+    assert_eq!(recovered.start.index, 1, "cut after {mutations}");
     exists
 }
 

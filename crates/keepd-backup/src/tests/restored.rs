@@ -79,7 +79,7 @@ fn members_and_ids_are_those_of_the_new_cluster() {
     let (_wal, recovered) = Wal::open(env, &wal, plain_keys()).unwrap();
     let identity = Identity { member: restored.member, cluster: restored.cluster };
     assert_eq!(Identity::decode(&recovered.metadata), Some(identity));
-    assert_eq!((recovered.mark.index, recovered.mark.term), (1, 1));
+    assert_eq!((recovered.start.index, recovered.start.term), (1, 1));
     assert!(recovered.entries.is_empty());
 }
 

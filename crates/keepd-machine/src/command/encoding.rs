@@ -7,15 +7,12 @@ use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
 };
 
-use super::{
-    Alarm, Command, CommandError, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target,
-    Txn,
-};
-use crate::codec::{Reader, Writer};
+use super::{Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
+use crate::codec::{CommandError, Reader, Writer};
 use crate::membership::Member;
 use crate::tables::{self, ActiveKeys};
 
-/// How deep transactions may nest; request validation stops far earlier.
+/// Depth to which transactions may nest; request validation stops far earlier.
 const TXN_DEPTH_MAX: usize = 130;
 
 impl Command {
@@ -103,6 +100,14 @@ impl Command {
         })
     }
 
+    /// By how much sealing has made the command longer: limits count plaintext.
+    #[must_use]
+    pub fn seal_overhead(&self) -> usize {
+        let mut overhead = 0;
+        self.for_each_put(&mut |put| overhead += put_overhead(put));
+        overhead
+    }
+
     /// About how long the encoding is, as far as keys and values make it long.
     #[must_use]
     pub fn size_hint(&self) -> usize {
@@ -139,7 +144,7 @@ fn txn_size(txn: &Txn) -> usize {
 }
 
 /// By how much its seal has made a put longer.
-pub(super) fn put_overhead(put: &Put) -> usize {
+fn put_overhead(put: &Put) -> usize {
     let Some(seal) = put.value.seal else { return 0 };
     let lengths = |mark: Option<SealMark>, len: usize| {
         let mut w = Writer::default();

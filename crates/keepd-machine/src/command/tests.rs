@@ -6,6 +6,7 @@ use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::CommandError;
 use crate::envelope::{Envelope, Origin};
 
 fn bytes() -> impl Strategy<Value = Bytes> {

@@ -15,7 +15,7 @@ use crate::outcome::{OpResponse, TxnResponse};
 
 struct Bench {
     env: Env,
-    machine: Machine,
+    machine: StateMachine,
     index: u64,
 }
 
@@ -27,13 +27,13 @@ impl Bench {
         Self { env, machine, index: 0 }
     }
 
-    fn apply(&mut self, command: Command) -> Result<Response, ApplyError> {
+    fn apply(&mut self, command: Command) -> Result<CommandResponse, ApplyError> {
         // As every member sees it: through the log.
         let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: self.index });
         self.apply_at(1, Envelope { origin, decided_in: None, command })
     }
 
-    fn apply_at(&mut self, term: u64, envelope: Envelope) -> Result<Response, ApplyError> {
+    fn apply_at(&mut self, term: u64, envelope: Envelope) -> Result<CommandResponse, ApplyError> {
         let envelope = Envelope::decode(envelope.encode()).unwrap();
         self.index += 1;
         let outcome = self.machine.apply(Applied { index: self.index, term }, &envelope).unwrap();
@@ -47,7 +47,7 @@ impl Bench {
 
     fn txn(&mut self, txn: Txn) -> Result<TxnResponse, ApplyError> {
         let response = self.apply(Command::Txn(Box::new(txn)))?;
-        let Response::Txn(response) = response else { panic!("a txn got {response:?}") };
+        let CommandResponse::Txn(response) = response else { panic!("a txn got {response:?}") };
         Ok(response)
     }
 
@@ -64,10 +64,10 @@ impl Bench {
     }
 }
 
-fn open(env: &Env) -> Machine {
+fn open(env: &Env) -> StateMachine {
     let options = keepd_mvcc::Options::default();
     let store = Store::open(env.clone(), Path::new("/store"), FileKeys::plain(), options).unwrap();
-    Machine::new(store, Options::default()).unwrap()
+    StateMachine::new(store, Options::default()).unwrap()
 }
 
 fn put(key: &'static str, value: &'static str) -> Put {
@@ -202,7 +202,7 @@ fn the_guard_of_a_range_sees_every_change_in_it() {
     }
 }
 
-/// What is checked before a transaction need not hold in it any more.
+/// A condition that is checked before a transaction need not hold in it any more.
 #[test]
 fn keeping_what_the_same_transaction_has_deleted_keeps_nothing() {
     let mut bench = Bench::new();
@@ -250,7 +250,10 @@ fn alarms_refuse_what_they_must_and_survive_a_restart() {
     bench.apply(Command::AlarmActivate(corrupt)).unwrap();
     assert_eq!(refused(&mut bench, Command::DeleteRange(delete)), ApplyError::Corrupt);
     for alarm in [corrupt, nospace] {
-        assert_eq!(bench.apply(Command::AlarmDeactivate(alarm)), Ok(Response::Alarms(vec![alarm])));
+        assert_eq!(
+            bench.apply(Command::AlarmDeactivate(alarm)),
+            Ok(CommandResponse::Alarms(vec![alarm]))
+        );
     }
     bench.put("a", "3");
 }
@@ -260,7 +263,10 @@ fn leases_follow_their_keys_through_restarts() {
     let mut bench = Bench::new();
     for id in [1, 2] {
         let grant = Command::LeaseGrant { id: LeaseId(id), ttl: 60 };
-        assert_eq!(bench.apply(grant), Ok(Response::LeaseGrant { id: LeaseId(id), ttl: 60 }));
+        assert_eq!(
+            bench.apply(grant),
+            Ok(CommandResponse::LeaseGrant { id: LeaseId(id), ttl: 60 })
+        );
     }
     let leased = |key, lease| Command::Put(Put { lease: LeaseId(lease), ..put(key, "v") });
     for (key, lease) in [("a", 1), ("b", 1), ("c", 1), ("b", 2), ("c", 0)] {

@@ -11,7 +11,7 @@ use crate::options::Options;
 
 /// A machine and its housekeeping without any thread.
 struct Bench {
-    machine: Machine,
+    machine: StateMachine,
     shared: Arc<Shared>,
     background: Background,
     housekeeping: Housekeeping,

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::{AppliedBatch, Command, Envelope, Machine, Outcome, tables};
+use keepd_machine::{AppliedBatch, Command, Envelope, Outcome, StateMachine, tables};
 use keepd_mvcc::Applied;
 use keepd_types::{LeaseId, Term};
 
@@ -39,7 +39,7 @@ const SLOW_APPLY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct ApplyThread {
     shared: Arc<Shared>,
-    machine: Machine,
+    machine: StateMachine,
     /// Reads by index, ascending.
     waiting: VecDeque<(u64, Vec<Reader>)>,
     /// The term this member leads in; leases are taken over with its first own entry.
@@ -55,7 +55,11 @@ pub(crate) struct ApplyThread {
 }
 
 impl ApplyThread {
-    pub(crate) fn new(shared: Arc<Shared>, machine: Machine, housekeeping: Housekeeping) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        machine: StateMachine,
+        housekeeping: Housekeeping,
+    ) -> Self {
         Self {
             shared,
             machine,

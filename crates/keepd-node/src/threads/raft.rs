@@ -278,6 +278,8 @@ impl RaftThread {
     }
 
     fn handle_actions(&mut self, mut actions: Actions) {
+        let unsent = actions.messages.len() + actions.messages_after_sync.len();
+        assert_eq!(unsent, 0, "a lone member sends nothing, and no other is started");
         let committed = std::mem::take(&mut actions.committed);
         let reads = std::mem::take(&mut actions.reads);
         if !actions.entries.is_empty() || actions.must_sync {

@@ -10,18 +10,18 @@ fn settings() -> Settings {
     Settings { id: 7, heartbeat_ticks: 1, election_ticks: 10, pre_vote: true }
 }
 
-fn fresh() -> Restored {
-    Restored {
+fn fresh() -> InitialState {
+    InitialState {
         hard_state: HardState { term: 1, vote: 0, commit: 1 },
-        mark_index: 1,
-        mark_term: 1,
+        start_index: 1,
+        start_term: 1,
         applied_index: 1,
         voters: vec![7],
-        ..Restored::default()
+        ..InitialState::default()
     }
 }
 
-fn core(restored: Restored) -> Result<Core, Error> {
+fn core(restored: InitialState) -> Result<Core, Error> {
     Core::new(settings(), restored, Arc::new(SeededRandom::new(1)))
 }
 
@@ -116,13 +116,13 @@ fn a_dropped_batch_leaves_nothing_in_the_log() {
     assert_eq!(seen, [b"small".as_ref(), b"too much".as_ref()]);
 }
 
-/// What three cores do with each other: who sends what, in which tick. The leader is cut off for
+/// Actions of three cores, tick by tick. The leader is cut off for
 /// a while, so that there is a second election.
 fn trace(seeds: [u64; 3]) -> Vec<String> {
     let mut cores: BTreeMap<u64, Core> = (7_u64..)
         .zip(seeds)
         .map(|(id, seed)| {
-            let restored = Restored { voters: vec![7, 8, 9], ..fresh() };
+            let restored = InitialState { voters: vec![7, 8, 9], ..fresh() };
             let random = Arc::new(SeededRandom::new(seed));
             (id, Core::new(Settings { id, ..settings() }, restored, random).unwrap())
         })
@@ -179,7 +179,7 @@ mod reads;
 /// Rule 9.2.
 #[test]
 fn a_log_that_ends_below_what_was_applied_is_refused() {
-    let restored = Restored { applied_index: 9, ..fresh() };
+    let restored = InitialState { applied_index: 9, ..fresh() };
     let error = core(restored).unwrap_err();
     assert!(matches!(error, Error::LogTooShort { log_last: 1, needed: 9 }), "{error}");
 }
@@ -189,7 +189,7 @@ fn a_log_that_ends_below_what_was_applied_is_refused() {
 fn a_store_ahead_of_the_synced_commit_index_starts() {
     let entry = |index| Entry { index, term: 1, kind: EntryKind::Normal, data: Bytes::new() };
     let restored =
-        Restored { applied_index: 3, entries: vec![entry(2), entry(3), entry(4)], ..fresh() };
+        InitialState { applied_index: 3, entries: vec![entry(2), entry(3), entry(4)], ..fresh() };
     let mut core = core(restored).unwrap();
     assert_eq!(core.status().commit, 3);
     core.campaign().unwrap();
@@ -199,8 +199,8 @@ fn a_store_ahead_of_the_synced_commit_index_starts() {
 
 #[test]
 fn a_store_below_the_start_of_the_log_is_refused() {
-    let restored = Restored { applied_index: 0, ..fresh() };
-    assert!(matches!(core(restored), Err(Error::StoreTooOld { applied: 0, mark: 1 })));
+    let restored = InitialState { applied_index: 0, ..fresh() };
+    assert!(matches!(core(restored), Err(Error::StoreTooOld { applied: 0, start: 1 })));
 }
 
 #[test]

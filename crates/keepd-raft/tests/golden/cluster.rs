@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_env::SeededRandom;
-use keepd_raft::{Actions, Core, Entry, HardState, Restored, Settings, Status};
+use keepd_raft::{Actions, Core, Entry, HardState, InitialState, Settings, Status};
 use raft::eraftpb::{self, Message, MessageType};
 use testkit::golden::Command;
 
@@ -59,13 +59,13 @@ impl Member {
 
     fn start(&mut self) {
         self.starts += 1;
-        let restored = Restored {
+        let restored = InitialState {
             hard_state: self.log.hard_state,
             entries: self.log.entries.clone(),
             applied_index: self.applied,
             voters: self.voters.clone(),
             learners: self.learners.clone(),
-            ..Restored::default()
+            ..InitialState::default()
         };
         let random = SeededRandom::new(self.settings.id * 100 + self.starts);
         self.core = Some(Core::new(self.settings, restored, Arc::new(random)).unwrap());
@@ -152,7 +152,8 @@ impl Cluster {
         }
     }
 
-    /// Makes the log of a member durable, then confirms, and only now lets go what must wait for it.
+    /// Makes the log of a member durable, then confirms, and only now lets go what must wait for
+    /// it.
     pub(crate) fn sync(&mut self, id: u64) {
         let member = self.member(id);
         let mut messages = Vec::new();

@@ -1,5 +1,5 @@
-//! Transcripts of several cores: how a cluster elects, replicates, reads and recovers, in the form of
-//! etcd/raft's own data-driven tests.
+//! Transcripts of several cores: how a cluster elects, replicates, reads and recovers, in the form
+//! of etcd/raft's own data-driven tests.
 //!
 //! | command | effect |
 //! |---|---|

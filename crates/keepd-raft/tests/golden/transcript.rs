@@ -3,7 +3,7 @@
 use keepd_raft::{Actions, Entry, EntryKind, HardState, Role, Status};
 use raft::eraftpb::{self, EntryType, Message};
 
-/// What a core asks its driver to do.
+/// Lines for the work that a core hands to its driver.
 pub(crate) fn ready(actions: &Actions) -> Vec<String> {
     let mut lines = vec![format!("Ready MustSync={}:", actions.must_sync)];
     if let Some(state) = actions.hard_state {

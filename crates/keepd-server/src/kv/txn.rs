@@ -15,8 +15,8 @@ use keepd_api::etcdserverpb::{
     DeleteRangeResponse, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
     ResponseOp, TxnRequest, TxnResponse,
 };
-use keepd_machine::outcome::{self, Handle, OpResponse};
-use keepd_machine::{ApplyError, Command, Response};
+use keepd_machine::outcome::{self, OpResponse, RecordRef};
+use keepd_machine::{ApplyError, Command, CommandResponse};
 use keepd_mvcc::View;
 use keepd_types::{LeaseId, Revision};
 use tokio::time::Instant;
@@ -75,7 +75,7 @@ async fn attempt(
     let txn = to_command::resolved(context, view, request.clone()).await?;
     let done = context.node.propose(Command::Txn(Box::new(txn))).await.map_err(errors::node)?;
     let mut response = match done.outcome.result {
-        Ok(Response::Txn(outcome)) => {
+        Ok(CommandResponse::Txn(outcome)) => {
             Replies { context, view: &done.view }.txn(request, outcome).await?
         }
         Ok(other) => unreachable_response(&other)?,
@@ -114,7 +114,7 @@ async fn in_turn(
     }
 }
 
-fn unreachable_response<T>(response: &Response) -> Result<T, Status> {
+fn unreachable_response<T>(response: &CommandResponse) -> Result<T, Status> {
     tracing::error!(?response, "the state machine answered another command");
     Err(Status::internal("keepd: the state machine answered another command"))
 }
@@ -243,10 +243,10 @@ impl Replies<'_> {
     async fn op(&self, op: &RequestOp, response: OpResponse) -> Result<OpReply, Status> {
         match (response, &op.request) {
             (
-                OpResponse::Range { header_revision, handles, count },
+                OpResponse::Range { header_revision, records, count },
                 Some(Request::RequestRange(request)),
             ) => {
-                let revisions = handles.into_iter().map(|handle| handle.revision).collect();
+                let revisions = records.into_iter().map(|record| record.revision).collect();
                 let header = inner_header(header_revision);
                 let (context, view) = (self.context, self.view);
                 let response = answer_range(context, view, request, header, revisions, count);
@@ -275,7 +275,7 @@ impl Replies<'_> {
         }
     }
 
-    fn load(&self, handle: &Handle) -> Result<keepd_api::mvccpb::KeyValue, Status> {
+    fn load(&self, handle: &RecordRef) -> Result<keepd_api::mvccpb::KeyValue, Status> {
         self.context.load(self.view, handle.revision)
     }
 }

@@ -1,11 +1,11 @@
-//! What callers may rely on, one claim a test.
+//! Guarantees of the log to its callers, one a test.
 
 use std::collections::BTreeSet;
 
 use keepd_crypto::{FILE_HEADER_LEN, FileKeys};
 use keepd_env::sim::CrashMode;
 use keepd_env::{Env, IoOp, SimDisk};
-use keepd_wal::{Batch, Dump, Entry, Error, HardState, Options, Record, SnapshotMark, Wal};
+use keepd_wal::{Batch, Dump, Entry, Error, HardState, LogStart, Options, Record, Wal};
 
 use super::world::{
     METADATA, bytes_of, create, dir, entries, entry, env, open, read, sealing, segment_paths,
@@ -20,8 +20,8 @@ fn a_batch_is_one_write_and_one_sync() {
     let disk = SimDisk::new();
     let options = Options::default();
     let (env, dir) = (env(&disk, 1), dir());
-    let mark = SnapshotMark::default();
-    let mut wal = Wal::create_with(env, &dir, FileKeys::plain(), options, METADATA, mark).unwrap();
+    let start = LogStart::default();
+    let mut wal = Wal::create_with(env, &dir, FileKeys::plain(), options, METADATA, start).unwrap();
     disk.record_calls();
     for batch in 0..10 {
         append(&mut wal, &entries(1 + 100 * batch, 1, 100, 200));
@@ -43,15 +43,15 @@ fn a_log_is_created_once_and_must_exist_to_be_opened() {
 }
 
 #[test]
-fn a_new_log_may_start_behind_a_mark() {
+fn a_new_log_may_start_after_an_index() {
     let (disk, keys) = (SimDisk::new(), sealing());
-    let mark = SnapshotMark { index: 500, term: 7 };
-    let mut wal = Wal::create(env(&disk, 1), &dir(), keys.clone(), METADATA, mark).unwrap();
+    let start = LogStart { index: 500, term: 7 };
+    let mut wal = Wal::create(env(&disk, 1), &dir(), keys.clone(), METADATA, start).unwrap();
     assert_eq!((wal.last_index(), wal.term(500), wal.hard_state().commit), (500, Some(7), 500));
     append(&mut wal, &entries(501, 7, 1, 10));
     wal.sync().unwrap();
     let recovered = read(&disk, &keys).unwrap();
-    assert_eq!((recovered.mark, recovered.hard_state.commit), (mark, 500));
+    assert_eq!((recovered.start, recovered.hard_state.commit), (start, 500));
     assert_eq!(recovered.entries, entries(501, 7, 1, 10));
 }
 
@@ -153,7 +153,7 @@ fn an_installed_snapshot_replaces_the_log() {
     append(&mut wal, &entries(21, 3, 1, 10));
     wal.sync().unwrap();
     let recovered = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
-    assert_eq!(recovered.mark, SnapshotMark { index: 20, term: 3 });
+    assert_eq!(recovered.start, LogStart { index: 20, term: 3 });
     assert_eq!(recovered.entries, entries(21, 3, 1, 10));
     assert_eq!(recovered.hard_state.commit, 20);
 }
@@ -173,11 +173,11 @@ fn released_segments_give_their_space_back() {
     assert_eq!(wal.segments().len(), 1);
     assert_eq!(segment_paths(&disk), [wal.segments()[0].path.clone()]);
     let recovered = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
-    assert_eq!((recovered.mark.index, recovered.entries.len()), (100, 0));
+    assert_eq!((recovered.start.index, recovered.entries.len()), (100, 0));
 }
 
 #[test]
-fn the_dump_shows_overwritten_entries_and_goes_on_behind_damage() {
+fn the_dump_shows_overwritten_entries_and_goes_on_after_damage() {
     let (disk, keys) = (SimDisk::new(), sealing());
     let mut wal = create(&disk, &keys).unwrap();
     append(&mut wal, &entries(1, 1, 2, 20));
@@ -209,8 +209,8 @@ fn the_log_works_on_the_machines_own_disk() {
     let dir = root.join("wal");
     let env = Env::real();
     let keys = FileKeys::ephemeral(env.random.as_ref());
-    let mark = SnapshotMark::default();
-    let mut wal = Wal::create(env.clone(), &dir, keys.clone(), METADATA, mark).unwrap();
+    let start = LogStart::default();
+    let mut wal = Wal::create(env.clone(), &dir, keys.clone(), METADATA, start).unwrap();
     append(&mut wal, &entries(1, 1, 100, 1000));
     wal.sync().unwrap();
     drop(wal);

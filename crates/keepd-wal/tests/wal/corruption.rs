@@ -8,8 +8,8 @@ use keepd_env::sim::CrashMode;
 use keepd_env::{SeededRandom, SimDisk};
 use keepd_types::varint::write_u64;
 use keepd_wal::{
-    Batch, BatchRecord, Dump, DumpedFrame, Error, HardState, Head, Record, RecordError,
-    SnapshotMark,
+    Batch, BatchRecord, Dump, DumpedFrame, Error, HardState, LogStart, Record, RecordError,
+    SegmentHeader,
 };
 
 use super::world::{
@@ -82,7 +82,7 @@ impl Sample {
         Self { disk, keys, state, segments, tail }
     }
 
-    /// Where the last batch lies in the last segment, which nothing behind it proves to have been
+    /// Place of the last batch in the last segment, which nothing after it proves to have been
     /// synced; after an orderly end, the closing frame.
     fn zone(&self) -> Range<usize> {
         self.tail.last().unwrap().0.clone()
@@ -106,7 +106,7 @@ impl Sample {
         true
     }
 
-    /// Where a segment validly ends. What a start carried over lies behind that, and nobody reads it.
+    /// Valid length of a segment. What a start carried over lies after that, and nobody reads it.
     fn used(&self, path: &Path) -> usize {
         let position = self.segments.iter().position(|other| other == path).unwrap();
         let Some(next) = self.segments.get(position + 1) else {
@@ -297,10 +297,10 @@ fn a_whole_frame_in_a_wrong_place_is_damage_even_at_the_end() {
 }
 
 /// A head's payload, as `docs/formats/wal.md` says.
-fn head_payload(head: &Head) -> Vec<u8> {
+fn head_payload(head: &SegmentHeader) -> Vec<u8> {
     let mut out = vec![1];
     let number = |number: u64, out: &mut Vec<u8>| write_u64(number, out);
-    for field in [head.reserved, head.first_index, head.mark.index, head.mark.term] {
+    for field in [head.reserved, head.first_index, head.start.index, head.start.term] {
         number(field, &mut out);
     }
     let HardState { term, vote, commit } = head.hard_state;
@@ -336,7 +336,7 @@ fn a_head_that_says_something_else_than_the_segments_before_it_is_refused() {
     let head = head.unwrap();
     let original = bytes_of(&disk, &last);
     let sealer = keys.open(FileKind::Wal, 2, &original).unwrap();
-    let with = |head: &Head| {
+    let with = |head: &SegmentHeader| {
         let (mut bytes, mut frame) = (original.clone(), Vec::new());
         sealer.seal_frame(0, 1, &head_payload(head), &mut frame).unwrap();
         bytes[FILE_HEADER_LEN..FILE_HEADER_LEN + frame.len()].copy_from_slice(&frame);
@@ -345,12 +345,15 @@ fn a_head_that_says_something_else_than_the_segments_before_it_is_refused() {
     };
     assert!(with(&head).is_ok(), "the payload is built as the log does");
     let HardState { term, vote, commit } = hard_state;
-    let mark = SnapshotMark { index: 1, term: 3 };
+    let start = LogStart { index: 1, term: 3 };
     let others = [
-        Head { hard_state: HardState { term: term + 1, ..hard_state }, ..head.clone() },
-        Head { hard_state: HardState { vote: vote + 1, ..hard_state }, ..head.clone() },
-        Head { hard_state: HardState { commit: commit + 1, ..hard_state }, ..head.clone() },
-        Head { mark, ..head },
+        SegmentHeader { hard_state: HardState { term: term + 1, ..hard_state }, ..head.clone() },
+        SegmentHeader { hard_state: HardState { vote: vote + 1, ..hard_state }, ..head.clone() },
+        SegmentHeader {
+            hard_state: HardState { commit: commit + 1, ..hard_state },
+            ..head.clone()
+        },
+        SegmentHeader { start, ..head },
     ];
     for other in others {
         let error = with(&other).unwrap_err();

@@ -15,7 +15,7 @@ fn modes(seed: u64) -> impl Iterator<Item = CrashMode> {
     [CrashMode::LoseUnsynced, CrashMode::WrittenBack].into_iter().chain(random)
 }
 
-/// What a run until the power cut promised, and what it may have left.
+/// Promises of a run until the power cut, and the states that it may have left.
 struct Run {
     is_created: bool,
     /// Every state that the disk may be in, the acknowledged one first.
@@ -91,8 +91,8 @@ fn every_synced_batch_survives_a_power_cut_at_every_call() {
     assert!(images > 10_000, "{images} images");
 }
 
-/// Starts on what a killed process left, goes on, and cuts the power at both moments: what the start
-/// recovered and what was acknowledged after it must be there.
+/// Starts on what a killed process left, goes on, and cuts the power at both moments: what the
+/// start recovered and what was acknowledged after it must be there.
 fn check_killed(killed: &SimDisk, keys: &FileKeys, run: &Run, what: &str) -> u64 {
     let (mut wal, recovered) = match open(killed, keys, 15) {
         Ok(opened) => opened,
@@ -110,14 +110,14 @@ fn check_killed(killed: &SimDisk, keys: &FileKeys, run: &Run, what: &str) -> u64
             cuts += 1;
         }
     };
-    cut(&state, "cut behind the start");
+    cut(&state, "cut after the start");
     let term = wal.hard_state().term.max(wal.term(wal.last_index()).unwrap());
     let more = entries(wal.last_index() + 1, term, 2, 30);
     let batch = Batch { entries: &more, hard_state: None };
     wal.append(&batch).unwrap();
     wal.sync().unwrap();
     state = state.after(&batch, 2);
-    cut(&state, "cut behind a write");
+    cut(&state, "cut after a write");
     cuts
 }
 
@@ -218,7 +218,7 @@ fn damage_to_what_a_start_carried_over_is_never_a_torn_write() {
 }
 
 #[test]
-fn a_torn_tail_is_reported_and_accepted_behind_a_new_segment() {
+fn a_torn_tail_is_reported_and_accepted_before_a_new_segment() {
     let (disk, keys) = (SimDisk::new(), sealing());
     let mut wal = create(&disk, &keys).unwrap();
     let synced = entries(1, 1, 2, 100);
@@ -314,12 +314,12 @@ fn a_release_keeps_what_replay_needs_at_every_crash() {
         for mode in modes(point) {
             let image = disk.crash(mode);
             let recovered = Wal::read(&env(&image, 1), &dir(), &keys).unwrap();
-            let mark = usize::try_from(recovered.mark.index).unwrap();
-            assert!(mark == 30 || (mark == 0 && !is_done));
-            assert_eq!(recovered.entries, all[mark..]);
+            let start = usize::try_from(recovered.start.index).unwrap();
+            assert!(start == 30 || (start == 0 && !is_done));
+            assert_eq!(recovered.entries, all[start..]);
             open(&image, &keys, 2).unwrap();
             let (_, again) = open(&image, &keys, 3).unwrap();
-            assert_eq!(again.entries, all[mark..]);
+            assert_eq!(again.entries, all[start..]);
         }
         if is_done {
             break;

@@ -105,7 +105,7 @@ fn a_full_disk_at_any_write_leaves_the_log_usable() {
             assert_eq!(Some(&State::of(&kept)), allowed.last());
             let lost = read(&disk.crash(CrashMode::LoseUnsynced), keys).unwrap();
             let lost = State::of(&lost);
-            assert!(allowed.contains(&lost) && lost.mark == acked.mark);
+            assert!(allowed.contains(&lost) && lost.start == acked.start);
         });
         assert!(failures > 10, "{op}: {failures}");
     }
@@ -256,8 +256,8 @@ fn a_log_that_is_closed_with_nothing_needed_takes_no_more_than_its_head() {
     let mut wal = create(&disk, &keys).unwrap();
     wal.append(&Batch { entries: &entries(1, 5, 1, 100), hard_state: None }).unwrap();
     wal.sync().unwrap();
-    wal.close_behind(5, 1).unwrap();
+    wal.release_and_close(5, 1).unwrap();
     assert!(disk.used_bytes() < 700, "{}", disk.used_bytes());
     let found = read(&disk.crash(CrashMode::LoseUnsynced), &keys).unwrap();
-    assert_eq!((found.mark.index, found.entries.len()), (5, 0));
+    assert_eq!((found.start.index, found.entries.len()), (5, 0));
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::{Env, ManualClock, Random, SeededRandom, SimDisk};
-use keepd_wal::{
-    Batch, Entry, EntryKind, HardState, Options, Recovered, Result, SnapshotMark, Wal,
-};
+use keepd_wal::{Batch, Entry, EntryKind, HardState, LogStart, Options, Recovered, Result, Wal};
 
 pub(crate) const METADATA: &[u8] = b"cluster and member";
 
@@ -38,8 +36,8 @@ pub(crate) fn create(disk: &SimDisk, keys: &FileKeys) -> Result<Wal> {
 }
 
 pub(crate) fn create_seeded(disk: &SimDisk, keys: &FileKeys, seed: u64) -> Result<Wal> {
-    let mark = SnapshotMark::default();
-    Wal::create_with(env(disk, seed), &dir(), keys.clone(), SMALL, METADATA, mark)
+    let start = LogStart::default();
+    Wal::create_with(env(disk, seed), &dir(), keys.clone(), SMALL, METADATA, start)
 }
 
 pub(crate) fn open(disk: &SimDisk, keys: &FileKeys, seed: u64) -> Result<(Wal, Recovered)> {
@@ -71,10 +69,10 @@ pub(crate) fn entries(first: u64, term: u64, count: u64, len: usize) -> Vec<Entr
     (first..first + count).map(|index| entry(index, term, len)).collect()
 }
 
-/// What the log must say when it is read.
+/// Expected content of the log.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct State {
-    pub(crate) mark: SnapshotMark,
+    pub(crate) start: LogStart,
     pub(crate) hard_state: HardState,
     pub(crate) entries: Vec<Entry>,
 }
@@ -83,7 +81,7 @@ impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.entries.iter().map(|e| (e.index, e.term, e.data.len()));
         let entries: Vec<_> = entries.collect();
-        write!(f, "{:?} {:?} {entries:?}", self.mark, self.hard_state)
+        write!(f, "{:?} {:?} {entries:?}", self.start, self.hard_state)
     }
 }
 
@@ -91,19 +89,19 @@ impl State {
     pub(crate) fn of(recovered: &Recovered) -> Self {
         assert_eq!(recovered.metadata, Bytes::from_static(METADATA));
         Self {
-            mark: recovered.mark,
+            start: recovered.start,
             hard_state: recovered.hard_state,
             entries: recovered.entries.clone(),
         }
     }
 
     pub(crate) fn last_index(&self) -> u64 {
-        self.entries.last().map_or(self.mark.index, |last| last.index)
+        self.entries.last().map_or(self.start.index, |last| last.index)
     }
 
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
-        if index == self.mark.index {
-            return Some(self.mark.term);
+        if index == self.start.index {
+            return Some(self.start.term);
         }
         self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
     }
@@ -123,13 +121,13 @@ impl State {
     }
 
     pub(crate) fn released(&self, index: u64, term: u64) -> Self {
-        if index <= self.mark.index {
+        if index <= self.start.index {
             return self.clone();
         }
         let is_held = self.term(index) == Some(term);
         let mut state = self.clone();
         state.entries.retain(|entry| is_held && entry.index > index);
-        state.mark = SnapshotMark { index, term };
+        state.start = LogStart { index, term };
         state.hard_state.commit = state.hard_state.commit.max(index);
         state
     }
@@ -222,6 +220,6 @@ fn release(state: &State, below: &impl Fn(u64) -> u64) -> Op {
         let term = state.term(state.last_index()).unwrap_or_default();
         return Op::Release { index: state.last_index() + 1 + below(5), term };
     }
-    let index = state.mark.index + below(state.hard_state.commit - state.mark.index + 1);
+    let index = state.start.index + below(state.hard_state.commit - state.start.index + 1);
     Op::Release { index, term: state.term(index).expect("a committed entry is in the log") }
 }

@@ -66,8 +66,8 @@ impl Cluster {
     }
 }
 
-fn member(id: u64, seed: u64, restored: Restored) -> Core {
-    let restored = Restored { voters: vec![7, 8, 9], ..restored };
+fn member(id: u64, seed: u64, restored: InitialState) -> Core {
+    let restored = InitialState { voters: vec![7, 8, 9], ..restored };
     let random = Arc::new(SeededRandom::new(seed));
     Core::new(Settings { id, ..settings() }, restored, random).unwrap()
 }
@@ -94,7 +94,7 @@ fn an_answer_to_the_member_before_its_restart_releases_nothing() {
     let (term, commit) = (old.status().term, old.status().commit);
     let entries = old.raw.raft.raft_log.all_entries().into_iter().map(from_raft).collect();
     let hard_state = HardState { term, vote: 7, commit };
-    let restored = Restored { hard_state, entries, applied_index: commit, ..fresh() };
+    let restored = InitialState { hard_state, entries, applied_index: commit, ..fresh() };
     cluster.cores.insert(8, member(8, 80, restored));
     for _ in 0..settings().heartbeat_ticks {
         cluster.core(7).tick();
