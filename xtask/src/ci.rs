@@ -38,7 +38,7 @@ pub(crate) fn run(wanted: &[&str]) -> Result<()> {
         }
         println!("==> {name}");
         let (outcome, seconds) = timed(*stage);
-        // The test stage has just printed the closing line; anything behind it would hide it.
+        // The test stage has just printed the closing line; anything after it would hide it.
         let silent = *name == "test" && outcome.is_ok();
         match outcome {
             Ok(()) if silent => {}

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 use serde_json::Value;
 
-/// How many tests passed, failed and were left out.
+/// Numbers of tests that passed, failed and were left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,

@@ -30,6 +30,7 @@ usage: cargo xtask <task>
   ci               all stages below, then `test`
   ci <stage>...    fmt, tidy, clippy, doc, go, deny, test
   tidy             the repository's own rules (layers, file lengths, paths in documents, ...)
+  tidy --tighten   the same; what has become better may not get worse again
 ";
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ["tools"] => tools::build_all().map(|_| ()),
         ["ci", stages @ ..] => ci::run(stages),
         ["tidy"] => tidy::run(),
+        ["tidy", "--tighten"] => tidy::tighten(),
         _ => {
             println!("{USAGE}");
             return ExitCode::from(2);

@@ -3,9 +3,13 @@
 //! Each rule is a function from the repository's files to findings; a finding names the file, the
 //! line where there is one, and what to do. Nothing is repaired here.
 
+mod circles;
 mod compat;
 mod documents;
 mod layers;
+mod names;
+mod ratchet;
+mod rust;
 mod text;
 
 use std::fmt;
@@ -91,11 +95,21 @@ impl Tree {
 
 /// Checks every rule and fails if there is a finding.
 pub(crate) fn run() -> Result<()> {
+    check(false)
+}
+
+/// Checks every rule, and notes in the ratchets what has become better.
+pub(crate) fn tighten() -> Result<()> {
+    check(true)
+}
+
+fn check(tighten: bool) -> Result<()> {
     let tree = Tree::read()?;
     let mut findings = text::check(&tree);
     findings.extend(layers::check(&tree));
     findings.extend(documents::check(&tree));
     findings.extend(compat::check(&tree));
+    findings.extend(ratchet::check(&tree, tighten)?);
     for finding in &findings {
         println!("{finding}");
     }
