@@ -69,7 +69,7 @@ impl Sink for Messages {
         self.0.send(message).map_err(|failed| failed.0)
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         true
     }
 

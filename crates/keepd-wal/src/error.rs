@@ -149,8 +149,8 @@ pub enum RecordError {
     /// An entry of a kind that this program does not know.
     #[error("entry kind {0} is not known")]
     UnknownEntryKind(u8),
-    /// The first frame is not a head, or another one is.
-    #[error("a segment's head must be its first frame, and only that")]
+    /// The first frame is not a header frame, or another one is.
+    #[error("a segment's header must be its first frame, and only that")]
     MisplacedHead,
     /// Entries do not follow what is before them.
     #[error("index {found} follows, but the log continues at {next} and starts after {start}")]
@@ -162,8 +162,8 @@ pub enum RecordError {
         /// The start's index.
         start: u64,
     },
-    /// A segment's head does not agree with what is before it.
-    #[error("the segment's head contradicts the segments before it")]
+    /// A segment's header frame does not agree with what is before it.
+    #[error("the segment's header contradicts the segments before it")]
     Contradiction,
 }
 

@@ -1,6 +1,6 @@
 //! The shape of the log: where it starts and ends, and the terms of its entries. No data.
 //!
-//! The writer keeps it to check what callers append and to write each segment's head.
+//! The writer keeps it to check what callers append and to write each segment's header frame.
 
 use keepd_types::{Entry, HardState};
 

@@ -12,7 +12,7 @@ use keepd_types::{Entry, EntryKind, HardState};
 use crate::error::RecordError;
 use crate::types::{LogStart, SegmentPosition};
 
-/// The version of the payloads, in each segment's head.
+/// The version of the payloads, in each segment's header frame.
 const FORMAT_VERSION: u8 = 1;
 /// A batch's flag: a hard state is present.
 const HAS_HARD_STATE: u8 = 1;
@@ -126,7 +126,7 @@ impl Record {
     }
 }
 
-/// Appends a head's payload.
+/// Appends a header frame's payload.
 pub(crate) fn encode_head(head: &SegmentHeader, out: &mut Vec<u8>) {
     out.push(FORMAT_VERSION);
     write_u64(head.reserved, out);
@@ -179,7 +179,7 @@ pub(crate) const ENTRY_OVERHEAD: usize = 21;
 /// Upper bound of what a batch takes besides its entries: seven varints and the flags.
 pub(crate) const BATCH_OVERHEAD: usize = 71;
 
-/// Appends a start's payload.
+/// Appends a start frame's payload.
 pub(crate) fn encode_start(record: &StartRecord, out: &mut Vec<u8>) {
     encode_watermark(record.watermark, out);
     encode_log_start(record.start, out);

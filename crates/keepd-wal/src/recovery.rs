@@ -78,7 +78,7 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let is_empty = last.records.is_empty();
     let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
     if is_empty {
-        // It says nothing that its successor's head does not, so restarts do not pile up files.
+        // It says nothing that its successor's header does not, so restarts do not pile up files.
         segments.pop();
     }
     let mut leftovers: Vec<PathBuf> = names

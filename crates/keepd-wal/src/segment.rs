@@ -1,6 +1,6 @@
 //! One segment while it is written: names, creation, appending.
 //!
-//! A segment gets its name only when header, head and what it carries over are durable, so damage
+//! A segment gets its name only when its header frame and what it carries over are durable, so damage
 //! there is never a torn write. The steps: create `<name>.tmp`, reserve space, write, sync, rename,
 //! sync the directory.
 
@@ -76,7 +76,7 @@ pub(crate) struct NewSegment<'a> {
     pub(crate) keys: &'a FileKeys,
     pub(crate) options: &'a Options,
     pub(crate) sequence: u64,
-    /// Its head; `reserved` is filled in.
+    /// Its header; `reserved` is filled in.
     pub(crate) head: SegmentHeader,
     /// Records that it holds before it has its name.
     pub(crate) carried: &'a [Record],

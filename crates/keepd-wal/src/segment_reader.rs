@@ -173,7 +173,7 @@ impl SegmentRecords {
     /// ends in front of them.
     pub(crate) fn take_unproven(&mut self) -> Vec<PlacedRecord> {
         let proven = self.records.iter().map(|placed| placed.record.watermark().frames).max();
-        // The head was durable before the segment had its name.
+        // The header frame was durable before the segment had its name.
         let proven = proven.unwrap_or_default().max(1);
         let first = self.records.partition_point(|placed| placed.frame < proven);
         let unproven = self.records.split_off(first);
@@ -209,7 +209,7 @@ pub(crate) fn read_segment(
     while limit.is_none_or(|limit| reader.end.frames < limit.frames) {
         match reader.step()? {
             Step::Frame(record) => records.push(record),
-            // The head was durable before the segment had its name.
+            // The header frame was durable before the segment had its name.
             Step::Broken(error) if limit.is_some() || records.is_empty() => {
                 return Err(reader.corrupt(error));
             }

@@ -399,7 +399,7 @@ impl Wal {
     }
 
     fn begin_segment(&mut self, reserve_bytes: u64) -> Result<()> {
-        // ORDER: the new segment's head says where this one ends, so that must be durable first.
+        // ORDER: the new segment's header says where this one ends, so that must be durable first.
         self.sync()?;
         let options = Options { reserve_bytes, ..self.options };
         let created = SegmentWriter::create(NewSegment {
@@ -488,7 +488,7 @@ impl Wal {
     }
 }
 
-/// The head of a segment that begins now.
+/// The header of a segment that begins now.
 fn head(shape: &LogShape, metadata: &Bytes, previous: Option<PreviousSegment>) -> SegmentHeader {
     SegmentHeader {
         reserved: 0,

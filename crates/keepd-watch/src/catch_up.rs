@@ -27,7 +27,7 @@ pub enum Work {
 
 impl Hub {
     /// Brings unsynced watchers closer to the store's revision, cancels those whose history is
-    /// gone, and tries again what streams had no room for.
+    /// gone, and tries again what streams had no capacity for.
     ///
     /// # Errors
     /// If history cannot be read; the watchers that need it next have been cancelled, as far as

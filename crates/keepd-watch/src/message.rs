@@ -33,7 +33,7 @@ pub enum StreamMessage {
     Refused {
         /// The store's revision at that moment.
         header_revision: i64,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
     /// Events of one watcher.
@@ -205,15 +205,15 @@ pub trait Sink: Send {
     /// One request gets no answer: the place that was kept for it is free.
     fn unanswered(&mut self);
 
-    /// Takes a message, or gives it back if there is no room (or nobody at the other end: the edge
+    /// Takes a message, or gives it back if it has no capacity (or nobody is at the other end: the edge
     /// then closes the stream).
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage>;
 
     /// Whether the next message would be taken. Replayed responses can be large, so a sink may
     /// bound its queue by [`Events::bytes`] as well as by the number of messages; empty, it takes
     /// any.
-    fn has_room(&self) -> bool;
+    fn has_capacity(&self) -> bool;
 
-    /// The hub gives the stream up; the edge ends it.
+    /// Ends the stream for a reason of the hub.
     fn close(&mut self, reason: CloseReason);
 }

@@ -16,7 +16,7 @@ const COMPACTED_IDS_MAX: usize = 4096;
 /// One stream.
 pub(crate) struct Stream {
     sink: Box<dyn Sink>,
-    /// Since when it takes nothing, as the catch-up has noticed.
+    /// Time since which it takes nothing, as the catch-up has noticed.
     stuck_since: Option<Duration>,
     pub(crate) watchers: BTreeMap<WatchId, Slot>,
     /// Unsynced watchers by the revision they need next.
@@ -83,7 +83,7 @@ impl Stream {
         self.compacted.remove(&id)
     }
 
-    /// Tells the edge that the hub gives the stream up.
+    /// Tells the edge that the hub ends the stream.
     pub(crate) fn close(&mut self, reason: CloseReason) {
         self.sink.close(reason);
     }
@@ -187,7 +187,7 @@ impl Streams {
         let mut stalled = Vec::new();
         self.stuck.retain(|id| {
             let stream = self.by_id.get_mut(id).expect("a stuck stream exists");
-            if stream.sink.has_room() {
+            if stream.sink.has_capacity() {
                 stream.stuck_since = None;
                 return false;
             }

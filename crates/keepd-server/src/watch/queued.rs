@@ -41,7 +41,7 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         self.events.load(Ordering::Acquire) < limits::WATCH_STREAM_RESPONSES_MAX
             && self.bytes.load(Ordering::Acquire) < BYTES_MAX
     }
@@ -107,11 +107,11 @@ impl Sink for StreamSink {
     }
 
     fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        if self.queued.has_room() { self.send(message) } else { Err(message) }
+        if self.queued.has_capacity() { self.send(message) } else { Err(message) }
     }
 
-    fn has_room(&self) -> bool {
-        self.sender.is_some() && self.queued.has_room()
+    fn has_capacity(&self) -> bool {
+        self.sender.is_some() && self.queued.has_capacity()
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -164,7 +164,7 @@ mod tests {
         for _ in 0..limits::WATCH_STREAM_RESPONSES_MAX {
             sink.try_send(compacted()).unwrap();
         }
-        assert!(!sink.has_room());
+        assert!(!sink.has_capacity());
         sink.try_send(compacted()).unwrap_err();
         queued.remove(&messages.try_recv().unwrap());
         sink.try_send(compacted()).unwrap();

@@ -296,7 +296,7 @@ fn a_whole_frame_in_a_wrong_place_is_damage_even_at_the_end() {
     }
 }
 
-/// A head's payload, as `docs/formats/wal.md` says.
+/// A header frame's payload, as `docs/formats/wal.md` says.
 fn head_payload(head: &SegmentHeader) -> Vec<u8> {
     let mut out = vec![1];
     let number = |number: u64, out: &mut Vec<u8>| write_u64(number, out);

@@ -198,8 +198,8 @@ fn an_orderly_end_leaves_nothing_to_carry_over() {
         let dump = Dump::new(env(disk, 1), &dir(), keys.clone()).unwrap();
         dump.map(Result::unwrap).filter(|frame| frame.path == newest).count()
     };
-    assert_eq!(frames(&disk), 1, "the head");
-    assert_eq!(frames(&killed), 3, "head, batch, and that both are durable");
+    assert_eq!(frames(&disk), 1, "the header frame");
+    assert_eq!(frames(&killed), 3, "header, batch, and that both are durable");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_power_cut_while_opening_loses_nothing() {
     }
 }
 
-/// A segment with a head alone is replaced by the next opening. It is the only one that says where
+/// A segment with a header frame alone is replaced by the next opening. It is the only one that says where
 /// the one before ends, so it goes after its replacement is there.
 #[test]
 fn an_opening_always_knows_where_the_segment_before_ends() {

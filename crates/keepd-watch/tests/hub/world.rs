@@ -79,7 +79,7 @@ impl Sink for Queue {
         Ok(())
     }
 
-    fn has_room(&self) -> bool {
+    fn has_capacity(&self) -> bool {
         let inner = self.0.lock().unwrap();
         inner.messages.len() < inner.room
     }
