@@ -1,4 +1,4 @@
-//! Going on when the disk is full: a file to throw off, and waiting for space.
+//! Going on when the disk is full: a file whose space can be released, and waiting for space.
 //!
 //! The ballast is reserved space that holds nothing. While there is less to spare than a margin
 //! beside it, the NOSPACE alarm refuses what grows, so that the ballast is left for deletions,
@@ -24,30 +24,30 @@ use crate::error::BootError;
 const FILE_SYSTEM_PARTS: u64 = 16;
 /// The margin is such a part of the ballast, and what writes leave of it is one too.
 const PARTS: u64 = 4;
-/// What must be free beside the ballast, at least: more than the log reserves at once for the file
+/// Least number of bytes that must be free beside the ballast: more than the log reserves at once for the file
 /// in use and for the next one.
 const MARGIN_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The alarm ends with so many margins free, or it would come and go.
 const CLEAR_MARGINS: u64 = 2;
-/// How long a write waits before it is tried again.
+/// Pause before a call that found no space is made again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often the log says that writes wait.
+/// Interval between two messages that writes wait.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Who asks for the space of the ballast.
+/// The purpose for which space of the ballast is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asks {
     /// The log, for what clients write.
     Write,
-    /// What leads to more space in the end, and a start.
+    /// Work that leads to more space in the end, and a start.
     Reclaim,
 }
 
-/// What there is of the ballast.
+/// The part of the ballast that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     Nothing,
-    /// What writes leave.
+    /// The part that writes do not get.
     LastPart,
     Whole,
     /// Something else is in its place.
@@ -71,10 +71,10 @@ pub(crate) struct Ballast {
 #[derive(Debug)]
 struct State {
     held: Held,
-    is_given_up: bool,
+    is_shut_down: bool,
     /// The log has said why there is no ballast.
     is_explained: bool,
-    /// When the log may say again that writes wait.
+    /// The time from which the log may say again that writes wait.
     report_at: Duration,
 }
 
@@ -100,7 +100,7 @@ impl Ballast {
             bytes,
             state: Mutex::new(State {
                 held,
-                is_given_up: false,
+                is_shut_down: false,
                 is_explained: false,
                 report_at: Duration::ZERO,
             }),
@@ -109,7 +109,7 @@ impl Ballast {
         }
     }
 
-    /// What must be free beside the ballast for anything to grow.
+    /// Bytes that must be free beside the ballast for anything to grow.
     pub(crate) fn margin(&self) -> u64 {
         MARGIN_BYTES_MIN.max(self.bytes / PARTS)
     }
@@ -124,12 +124,12 @@ impl Ballast {
         self.state.lock().held != Held::Whole || self.is_short()
     }
 
-    /// What is free on the file system; none if that is not known.
+    /// Free bytes of the file system; `None` if that is not known.
     pub(crate) fn available_bytes(&self) -> Option<u64> {
         Some(self.disk.space(&self.dir).ok()?.available_bytes)
     }
 
-    /// What is missing of the ballast and is to be reserved again.
+    /// Bytes that are missing of the ballast and will be reserved again.
     pub(crate) fn owed_bytes(&self) -> u64 {
         match self.state.lock().held {
             Held::Nothing | Held::Other => self.bytes,
@@ -138,7 +138,7 @@ impl Ballast {
         }
     }
 
-    /// What reclaiming may take: what is free, and what is there of the ballast.
+    /// Bytes that reclaiming may take: those that are free, and those of the ballast.
     pub(crate) fn reclaimable_bytes(&self) -> u64 {
         let held = self.held_bytes(self.state.lock().held);
         self.available_bytes().map_or(u64::MAX, |free| free.saturating_add(held))
@@ -177,18 +177,18 @@ impl Ballast {
     pub(crate) fn wait(&self, error: &IoError) -> bool {
         if self.retry_after(error).is_some() {
             let mut state = self.state.lock();
-            if !state.is_given_up {
+            if !state.is_shut_down {
                 self.stopping.wait_for(&mut state, PAUSE);
             }
         }
-        !self.state.lock().is_given_up
+        !self.state.lock().is_shut_down
     }
 
-    /// How long after it found no space, or no file descriptor, a call is to be made again; `None`
+    /// Pause after which a call that found no space, or no file descriptor, is made again; `None`
     /// once the member stops.
     pub(crate) fn retry_after(&self, error: &IoError) -> Option<Duration> {
         let mut state = self.state.lock();
-        if state.is_given_up {
+        if state.is_shut_down {
             return None;
         }
         let now = self.clock.monotonic();
@@ -216,7 +216,7 @@ impl Ballast {
     }
 
     /// Gives space of the ballast to who found none; whether there was some.
-    pub(crate) fn throw_off(&self, reason: &dyn fmt::Display, asks: Asks) -> bool {
+    pub(crate) fn release(&self, reason: &dyn fmt::Display, asks: Asks) -> bool {
         self.refuse_growth();
         let mut state = self.state.lock();
         let kept = match (state.held, asks) {
@@ -226,7 +226,7 @@ impl Ballast {
         };
         let given_bytes = self.held_bytes(state.held) - self.held_bytes(kept);
         if let Err(error) = self.clear_place() {
-            tracing::error!(%error, "the ballast could not be thrown off");
+            tracing::error!(%error, "the ballast could not be released");
             return false;
         }
         state.held = kept;
@@ -255,15 +255,15 @@ impl Ballast {
                 Err(error)
                     if error
                         .out_of_space()
-                        .is_some_and(|full| self.throw_off(full, Asks::Reclaim)) => {}
+                        .is_some_and(|full| self.release(full, Asks::Reclaim)) => {}
                 done => return done.map_err(|error| explain(&*self.disk, &self.dir, error)),
             }
         }
     }
 
     /// Lets no write wait any longer: the member stops.
-    pub(crate) fn give_up(&self) {
-        self.state.lock().is_given_up = true;
+    pub(crate) fn shut_down(&self) {
+        self.state.lock().is_shut_down = true;
         self.stopping.notify_all();
     }
 
@@ -373,13 +373,13 @@ mod tests {
         let file = other(&disk);
         disk.set_capacity(Some(BYTES + 10));
         let error = file.write_all_at(&[1; 20], 0).unwrap_err();
-        assert!(ballast.throw_off(&error, Asks::Write));
+        assert!(ballast.release(&error, Asks::Write));
         file.write_all_at(&[1; 20], 0).unwrap();
         assert_eq!(disk.used_bytes(), 20 + LAST);
         assert!(ballast.is_missing() && ballast.is_short());
-        assert!(!ballast.throw_off(&error, Asks::Write), "the last part is not for writes");
-        assert!(ballast.throw_off(&error, Asks::Reclaim) && disk.used_bytes() == 20);
-        assert!(!ballast.throw_off(&error, Asks::Reclaim));
+        assert!(!ballast.release(&error, Asks::Write), "the last part is not for writes");
+        assert!(ballast.release(&error, Asks::Reclaim) && disk.used_bytes() == 20);
+        assert!(!ballast.release(&error, Asks::Reclaim));
         assert!(ballast.wait(&error), "nothing is left but to wait");
 
         // It would fit, but with too little to spare.
@@ -396,7 +396,7 @@ mod tests {
     fn who_waits_is_let_go_when_the_member_stops() {
         let disk = SimDisk::new();
         let ballast = ballast(&disk);
-        ballast.give_up();
+        ballast.shut_down();
         assert!(!ballast.wait(&full()));
     }
 
@@ -406,7 +406,7 @@ mod tests {
         let path = Layout::ballast(Path::new(DIR));
         ballast(&disk).restore(0);
         assert!(!ballast(&disk).is_missing());
-        ballast(&disk).throw_off(&full(), Asks::Write);
+        ballast(&disk).release(&full(), Asks::Write);
         let last = ballast(&disk);
         assert!(last.is_missing() && last.owed_bytes() == BYTES - LAST);
         last.restore(0);
@@ -422,7 +422,7 @@ mod tests {
         // On a full disk what is in its place goes like the ballast itself.
         disk.poke(&path, &[0; 5000]);
         let wrong = ballast(&disk);
-        assert!(wrong.throw_off(&full(), Asks::Write) && disk.used_bytes() == 0);
+        assert!(wrong.release(&full(), Asks::Write) && disk.used_bytes() == 0);
     }
 
     #[test]
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_on_a_full_disk_throws_the_ballast_off_in_parts_and_tries_again() {
+    fn a_start_on_a_full_disk_releases_the_ballast_in_parts_and_tries_again() {
         let disk = SimDisk::new();
         let ballast = ballast(&disk);
         ballast.restore(0);

@@ -22,7 +22,7 @@ use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::options::Options;
 
-/// How every file of keepd's begins; `docs/formats/sealed-file.md`.
+/// The first bytes of every file of keepd's; `docs/formats/sealed-file.md`.
 const FILE_MAGIC: &[u8; 8] = b"keepdfil";
 const FILE_MAGIC_LEN: u64 = 8;
 
@@ -36,7 +36,7 @@ pub struct DataDir {
     is_new: bool,
 }
 
-/// What a member runs on.
+/// The opened parts of a data directory.
 pub(crate) struct Opened {
     pub(crate) machine: StateMachine,
     pub(crate) wal: Wal,
@@ -217,7 +217,7 @@ fn in_use(error: IoError, options: &Options) -> BootError {
     }
 }
 
-/// What of the log a damaged store can be made good from; `None` if there is no log that can be read.
+/// The span of the log from which a damaged store can be repaired; `None` if there is no log that can be read.
 fn log_span(env: &Env, member_dir: &Path, keys: &FileKeys) -> Option<LogSpan> {
     let log = Wal::read(env, &Layout::wal(member_dir), keys).ok()?;
     let start = log.start.index;

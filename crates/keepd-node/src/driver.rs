@@ -29,7 +29,7 @@ const BATCHES_MAX: usize = 8;
 
 /// A part of the member.
 pub(crate) trait Part: Send {
-    /// What it reacts to.
+    /// The events that it reacts to.
     type Event: Send;
 
     /// The name of the part, for messages.
@@ -57,7 +57,7 @@ pub(crate) trait Part: Send {
     fn hand_over(_shared: &Shared) {}
 }
 
-/// When a part wants its next turn if nothing is queued.
+/// The time of a part's next turn if nothing is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// At this time.

@@ -1,8 +1,8 @@
-//! Why a request did not go through the node.
+//! Reasons why a request did not go through the member, and why a member does not start.
 
 use thiserror::Error;
 
-/// What a request meets on its way through the node; the server maps each to etcd's code and text.
+/// Failure of a request on its way through the member; the server maps each to etcd's code and text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// The member is shutting down or has halted.
@@ -28,7 +28,7 @@ pub enum Error {
     TimedOut,
 }
 
-/// Why a member does not start.
+/// Reason why a member does not start.
 #[derive(Debug, Error)]
 pub enum BootError {
     /// A file operation failed.
@@ -97,9 +97,9 @@ pub enum BootError {
     Full {
         /// The member's directory.
         dir: std::path::PathBuf,
-        /// What is left.
+        /// Bytes that are left.
         available_bytes: u64,
-        /// What was tried.
+        /// The failure that found it.
         source: Box<Self>,
     },
     /// A thread could not be started.
@@ -107,7 +107,7 @@ pub enum BootError {
     Thread {
         /// Which.
         name: &'static str,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
 }

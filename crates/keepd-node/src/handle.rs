@@ -22,9 +22,9 @@ use crate::messages::{
 };
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::shared::unapplied::Stall;
 use crate::shared::{HaltReason, Shared};
 use crate::threads::raft::RaftThread;
-use crate::unapplied::Stall;
 
 /// Queued bytes that a read counts as.
 const READ_WEIGHT: usize = 64;
@@ -32,7 +32,7 @@ const READ_WEIGHT: usize = 64;
 /// would fill the queue.
 const LARGE_BYTES: usize = 64 * 1024;
 
-/// Where the member stands.
+/// Progress of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The known leader, 0 if none.
@@ -58,7 +58,7 @@ pub struct Space {
     pub quota_bytes: Option<i64>,
     /// The file system has no space to spare.
     pub is_disk_full: bool,
-    /// What is free on the file system beside the ballast; `None` if it does not say.
+    /// Free bytes of the file system beside the ballast; `None` if it does not say.
     pub available_bytes: Option<u64>,
 }
 
@@ -93,14 +93,15 @@ impl Handle {
     /// applied.
     pub async fn propose(&self, command: Command) -> Result<Completion, Error> {
         let shared = &self.shared;
-        let commit = shared.commit_index.load(Ordering::Acquire);
-        let applied = shared.applied_index.load(Ordering::Acquire);
+        let commit = shared.progress.commit_index.load(Ordering::Acquire);
+        let applied = shared.progress.applied_index.load(Ordering::Acquire);
         if commit.saturating_sub(applied) > limits::APPLY_BACKLOG_MAX {
             return Err(Error::TooManyRequests);
         }
-        // The time of a request begins here, before it waits for room.
+        // The time of a request begins here, before it waits for its part of the budget.
         let taken = shared.env.clock.monotonic();
-        let room = shared.room.take(command.size_hint(), shared.options.request_timeout()).await?;
+        let permit =
+            shared.budget.take(command.size_hint(), shared.options.request_timeout()).await?;
         let origin = shared.next_origin();
         let envelope = Envelope { origin: Some(origin), decided_in: None, command };
         let encoded = envelope.encode();
@@ -114,11 +115,11 @@ impl Handle {
         let bytes = encoded.len();
         let weight = bytes + 256;
         let command = (origin, &envelope.command);
-        let proposal = Proposal::new(command, encoded, Some(waiter), taken, room);
+        let proposal = Proposal::new(command, encoded, Some(waiter), taken, permit);
         drop(envelope);
         self.tell_raft(RaftEvent::Propose(proposal), weight).await?;
         let pending = Pending::new(&shared.metrics.proposals_pending);
-        let under_way = shared.growth.count(bytes);
+        let under_way = shared.space.growth.count(bytes);
         // The Raft thread keeps the time: a timer for each request costs more than the request.
         let result = outcome.await.unwrap_or(Err(Error::Stopped));
         drop((pending, under_way));
@@ -133,7 +134,7 @@ impl Handle {
     /// # Errors
     /// `NoLeader`, `TimedOut` or `Stopped`.
     pub async fn linearizable_view(&self) -> Result<Arc<View>, Error> {
-        if self.shared.leadership.serves_reads_locally() {
+        if self.shared.progress.leadership.serves_reads_locally() {
             return Ok(self.view());
         }
         let (reader, released) = oneshot::channel();
@@ -147,13 +148,15 @@ impl Handle {
     /// has it react after the sync.
     async fn tell_raft(&self, event: RaftEvent, weight: usize) -> Result<(), Error> {
         let waits_for_sync = matches!(event, RaftEvent::Propose(_)) && weight < LARGE_BYTES;
-        self.shared.raft.try_push_quietly(event, weight).map_err(|refused| match refused {
-            Refused::Full => Error::TooManyRequests,
-            Refused::Closed => Error::Stopped,
-        })?;
+        self.shared.mailboxes.raft.try_push_quietly(event, weight).map_err(
+            |refused| match refused {
+                Refused::Full => Error::TooManyRequests,
+                Refused::Closed => Error::Stopped,
+            },
+        )?;
         // ORDER: after queueing. Once the flag is cleared the WAL thread looks into the mailbox again.
-        if !(waits_for_sync && self.shared.is_syncing.load(Ordering::SeqCst)) {
-            if self.shared.commits_in_groups.load(Ordering::Relaxed) {
+        if !(waits_for_sync && self.shared.progress.is_syncing.load(Ordering::SeqCst)) {
+            if self.shared.progress.commits_in_groups.load(Ordering::Relaxed) {
                 // Requests that came with this one go into the same batch.
                 tokio::task::yield_now().await;
             }
@@ -167,7 +170,7 @@ impl Handle {
         match tokio::time::timeout(timeout, reply).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_dropped)) => Err(Error::Stopped),
-            Err(_elapsed) if self.shared.leader.load(Ordering::Acquire) == 0 => {
+            Err(_elapsed) if self.shared.progress.leader.load(Ordering::Acquire) == 0 => {
                 Err(Error::NoLeader)
             }
             Err(_elapsed) => Err(Error::TimedOut),
@@ -179,7 +182,7 @@ impl Handle {
         event: impl FnOnce(oneshot::Sender<T>) -> ApplyEvent,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        match self.shared.apply.try_push(event(reply), 1) {
+        match self.shared.mailboxes.apply.try_push(event(reply), 1) {
             Ok(()) => self.within_request_timeout(answer).await,
             Err(Refused::Full) => Err(Error::TooManyRequests),
             Err(Refused::Closed) => Err(Error::Stopped),
@@ -247,7 +250,7 @@ impl Handle {
     /// `TooManyRequests` or `Stopped`.
     pub async fn reclaim(&self) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
-        match self.shared.apply.try_push(ApplyEvent::Reclaim(reply), 1) {
+        match self.shared.mailboxes.apply.try_push(ApplyEvent::Reclaim(reply), 1) {
             // It takes as long as there is to be copied.
             Ok(()) => done.await.map_err(|_dropped| Error::Stopped),
             Err(Refused::Full) => Err(Error::TooManyRequests),
@@ -272,7 +275,10 @@ impl Handle {
     /// The watch hub.
     #[must_use]
     pub fn hub(&self) -> HubHandle {
-        HubHandle::new(Arc::clone(&self.shared.hub), Arc::clone(&self.shared.hub_requests))
+        HubHandle::new(
+            Arc::clone(&self.shared.mailboxes.hub),
+            Arc::clone(&self.shared.mailboxes.hub_requests),
+        )
     }
 
     /// Raised alarms.
@@ -281,42 +287,43 @@ impl Handle {
         self.shared.alarms.load_full()
     }
 
-    /// Where the member stands.
+    /// Progress of the member.
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.shared;
         Status {
-            leader: shared.leader.load(Ordering::Acquire),
+            leader: shared.progress.leader.load(Ordering::Acquire),
             term: self.term(),
-            commit_index: shared.commit_index.load(Ordering::Acquire),
-            applied_index: shared.applied_index.load(Ordering::Acquire),
-            leader_changes: shared.leader_changes.load(Ordering::Relaxed),
+            commit_index: shared.progress.commit_index.load(Ordering::Acquire),
+            applied_index: shared.progress.applied_index.load(Ordering::Acquire),
+            leader_changes: shared.progress.leader_changes.load(Ordering::Relaxed),
         }
     }
 
     /// Raft's term.
     #[must_use]
     pub fn term(&self) -> u64 {
-        self.shared.term.load(Ordering::Acquire)
+        self.shared.progress.term.load(Ordering::Acquire)
     }
 
     /// Bytes in use.
     #[must_use]
     pub fn space(&self) -> Space {
         Space {
-            live_bytes: self.shared.live_bytes.load(Ordering::Relaxed),
-            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+            live_bytes: self.shared.space.live_bytes.load(Ordering::Relaxed),
+            disk_bytes: self.shared.space.disk_bytes.load(Ordering::Relaxed),
             quota_bytes: self.shared.options.quota_bytes,
-            is_disk_full: self.shared.ballast.is_short(),
-            available_bytes: self.shared.ballast.available_bytes(),
+            is_disk_full: self.shared.space.ballast.is_short(),
+            available_bytes: self.shared.space.ballast.available_bytes(),
         }
     }
 
-    /// Why writes are not answered, if that has gone on for longer than an election timeout.
+    /// The reason why writes are not answered, if that has gone on for longer than an election timeout.
     #[must_use]
     pub fn stall(&self) -> Option<String> {
         let now = self.shared.env.clock.monotonic();
-        let stall = self.shared.unapplied.stall(now, self.shared.options.election_timeout)?;
+        let stall =
+            self.shared.progress.unapplied.stall(now, self.shared.options.election_timeout)?;
         Some(match stall {
             Stall::Apply(age) => format!(
                 "the oldest committed entry has waited for {:.1} s to be applied",
@@ -341,7 +348,7 @@ impl Handle {
         if !self.shared.admits(u64::try_from(cost).unwrap_or(0)) {
             return false;
         }
-        let live = self.shared.live_bytes.load(Ordering::Relaxed);
+        let live = self.shared.space.live_bytes.load(Ordering::Relaxed);
         let quota = self.shared.options.quota_bytes;
         cost == 0 || quota.is_none_or(|quota| live.saturating_add(cost) < quota)
     }
@@ -352,13 +359,13 @@ impl Handle {
         self.shared.compaction_hash(revision)
     }
 
-    /// Who this member is.
+    /// The ids of this member and its cluster.
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
     }
 
-    /// How the member runs.
+    /// The settings of the member.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.shared.options
@@ -370,7 +377,7 @@ impl Handle {
         &self.shared.env
     }
 
-    /// What the threads count.
+    /// The counters of the parts.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics

@@ -1,8 +1,8 @@
 //! Files that are removed or exchanged under the running member: nothing may be acknowledged into
 //! them.
 //!
-//! The WAL thread looks at the log behind every sync, before anybody is told; the flush thread at the
-//! store and the keyring behind every flush, before the log lets anything go, and every second.
+//! The WAL part looks at the log after every sync, before anybody is told; the flush part at the
+//! store and the keyring after every flush, before the log lets anything go, and every second.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -13,27 +13,24 @@
 //! whatever gathers while a part is busy becomes its next batch. A part has a thread of its own, and
 //! may also be stepped by whoever queued something for it (`driver.rs`).
 
+mod admission;
 mod ballast;
 mod boot;
 mod driver;
 mod encryption;
 mod error;
-mod growth;
 mod handle;
-mod housekeeping;
 mod hub_handle;
 mod in_place;
-mod leadership;
+mod job_scheduler;
 mod mailbox;
 mod member;
 mod messages;
 mod metrics;
 mod node;
 mod options;
-mod room;
 mod shared;
 mod threads;
-mod unapplied;
 
 pub use boot::DataDir;
 pub use encryption::{FileCounts, Reloads, ValueCounts};

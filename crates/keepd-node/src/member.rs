@@ -15,7 +15,7 @@ use crate::boot::{DataDir, Opened};
 use crate::driver::{Driver, Stepped};
 use crate::error::BootError;
 use crate::handle::Handle;
-use crate::housekeeping::Housekeeping;
+use crate::job_scheduler::JobScheduler;
 use crate::messages::{ApplyEvent, RaftEvent};
 use crate::options::Options;
 use crate::shared::Shared;
@@ -104,17 +104,17 @@ impl Member {
         let for_flushes = Arc::clone(&shared);
         machine.store().set_room_maker(RoomMaker::new(move |error| {
             // What a flush writes lets the log go.
-            for_flushes.make_room(error, Asks::Reclaim)
+            for_flushes.wait_for_space(error, Asks::Reclaim)
         }));
         let background = Background::new();
-        let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
+        let jobs = JobScheduler::new(Arc::clone(&shared), background.clone());
         let of = || Arc::clone(&shared);
-        let raft = Driver::new(&shared, &shared.raft, RaftThread::new(of(), core));
-        let apply = ApplyThread::new(of(), machine, housekeeping);
-        let apply = Driver::new(&shared, &shared.apply, apply);
+        let raft = Driver::new(&shared, &shared.mailboxes.raft, RaftThread::new(of(), core));
+        let apply = ApplyThread::new(of(), machine, jobs);
+        let apply = Driver::new(&shared, &shared.mailboxes.apply, apply);
         let wal = WalThread::new(of(), Arc::clone(&raft), Arc::clone(&apply), wal);
-        let wal = Driver::new(&shared, &shared.wal, wal);
-        let hub = Driver::new(&shared, &shared.hub, HubThread::new(of()));
+        let wal = Driver::new(&shared, &shared.mailboxes.wal, wal);
+        let hub = Driver::new(&shared, &shared.mailboxes.hub, HubThread::new(of()));
         let worker = |mailbox, in_place| -> Arc<dyn Stepped> {
             Driver::new(&shared, mailbox, Worker::new(of(), mailbox, in_place))
         };
@@ -154,13 +154,13 @@ impl Member {
     /// waits for space on a full disk was not acknowledged, and is not waited for. `join` returns when
     /// the part has ended.
     pub(crate) fn stop_with(&self, mut join: impl FnMut(PartName)) {
-        self.shared.raft.push(RaftEvent::Stop);
+        self.shared.mailboxes.raft.push(RaftEvent::Stop);
         // The Raft part stops the WAL part; both end before apply does, so that apply sees everything
         // that was committed.
         join(PartName::Raft);
-        self.shared.ballast.give_up();
+        self.shared.space.ballast.shut_down();
         join(PartName::Wal);
-        self.shared.apply.push(ApplyEvent::Stop);
+        self.shared.mailboxes.apply.push(ApplyEvent::Stop);
         join(PartName::Apply);
         self.close_log();
         self.background.close();
@@ -185,8 +185,8 @@ impl Member {
     /// Closes the log, without what is durable in the store: a start that finds the disk full has all
     /// the space that there is.
     fn close_log(&self) {
-        let Some(log) = self.shared.stopped_log.lock().take() else { return };
-        let closed = match self.shared.flushed.lock().take() {
+        let Some(log) = self.shared.shutdown.stopped_log.lock().take() else { return };
+        let closed = match self.shared.shutdown.flushed.lock().take() {
             Some(Applied { index, term }) => log.release_and_close(index, term),
             None => log.close(),
         };

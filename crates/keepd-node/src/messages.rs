@@ -18,9 +18,9 @@ use keepd_types::{HardState, KeyRange, LeaseId, RangeEnd, Term};
 use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::admission::Permit;
 use crate::error::Error;
 use crate::mailbox::Mailbox;
-use crate::room::Taken;
 
 /// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
 pub(crate) const PIECE_MAX: usize = 5_000;
@@ -73,10 +73,10 @@ pub struct LeaseTimeToLive {
     pub keys: Vec<Bytes>,
 }
 
-/// What the Raft thread reacts to.
+/// Events of the Raft part.
 #[derive(Debug)]
 pub(crate) enum RaftEvent {
-    /// A command, and who waits for it.
+    /// A command, and the task that waits for it.
     Propose(Proposal),
     /// A linearizable read.
     Read(Reader),
@@ -101,10 +101,10 @@ pub(crate) struct Proposal {
     pub(crate) is_brief: bool,
     /// `None` for the node's own commands: whoever decided one decides it again if it gets lost.
     pub(crate) waiter: Option<Waiter>,
-    /// When it was taken.
+    /// The time at which it was taken.
     pub(crate) taken: Duration,
-    /// Its room, kept until it is applied, also if its client goes away.
-    pub(crate) room: Taken,
+    /// Its part of the budget, kept until it is applied, also if its client goes away.
+    pub(crate) permit: Permit,
 }
 
 impl Proposal {
@@ -115,22 +115,22 @@ impl Proposal {
         encoded: Bytes,
         waiter: Option<Waiter>,
         taken: Duration,
-        room: Taken,
+        permit: Permit,
     ) -> Self {
         let is_urgent = matches!(command, Command::AlarmActivate(_));
         let is_brief = encoded.len() <= BRIEF_BYTES && is_brief(command);
-        Self { sequence: origin.sequence, encoded, is_urgent, is_brief, waiter, taken, room }
+        Self { sequence: origin.sequence, encoded, is_urgent, is_brief, waiter, taken, permit }
     }
 }
 
-/// What the WAL thread reacts to.
+/// Events of the WAL part.
 #[derive(Debug)]
 pub(crate) enum WalEvent {
     /// Append, sync, confirm.
     Append(Actions),
     /// A hard state that may be written with the next batch.
     DeferHardState(HardState),
-    /// The store is durable up to here: segments behind it may go.
+    /// The store is durable up to here: segments before it may go.
     Release {
         /// The index.
         index: u64,
@@ -141,11 +141,11 @@ pub(crate) enum WalEvent {
     },
     /// Encrypt what comes next with the active data key, and count the files by theirs.
     Reencrypt,
-    /// Write what is remembered and end.
+    /// Write the deferred hard state and end.
     Stop,
 }
 
-/// What the apply thread reacts to.
+/// Events of the apply part.
 #[derive(Debug)]
 pub(crate) enum ApplyEvent {
     /// Entries to apply, in order.
@@ -154,7 +154,7 @@ pub(crate) enum ApplyEvent {
     WaitApplied {
         /// The index.
         index: u64,
-        /// Who waits.
+        /// The tasks that wait.
         readers: Vec<Reader>,
     },
     /// The term in which this member leads; `None` if it no longer does.
@@ -167,14 +167,14 @@ pub(crate) enum ApplyEvent {
         id: LeaseId,
         /// Its keys are wanted, those behind this one.
         keys_after: Option<Bytes>,
-        /// Who asks.
+        /// The task that asks.
         reply: oneshot::Sender<Option<LeaseTimeToLive>>,
     },
     /// List leases behind this one with the times of their ends.
     Leases {
         /// The last one that is known.
         after: Option<LeaseId>,
-        /// Who asks.
+        /// The task that asks.
         reply: oneshot::Sender<Vec<(Duration, LeaseId)>>,
     },
     /// A background job has ended.
@@ -187,15 +187,15 @@ pub(crate) enum ApplyEvent {
     Stop,
 }
 
-/// A committed entry and, if it was proposed here, its room.
+/// A committed entry and, if it was proposed here, its part of the budget.
 #[derive(Debug)]
 pub(crate) struct Committed {
     pub(crate) entry: keepd_raft::Entry,
-    /// Somebody waits for its outcome, see [`crate::unapplied`].
+    /// Somebody waits for its outcome, see [`crate::shared::unapplied`].
     pub(crate) is_awaited: bool,
     /// See [`Proposal::is_brief`].
     pub(crate) is_brief: bool,
-    pub(crate) _room: Taken,
+    pub(crate) _permit: Permit,
 }
 
 /// Whether a command touches a few keys that it names.
@@ -223,17 +223,17 @@ fn is_brief(command: &Command) -> bool {
     }
 }
 
-/// What the hub thread reacts to.
+/// Events of the hub part.
 pub(crate) enum HubEvent {
     /// Applied changes.
     Publish(Batch),
     /// The end of a stream.
     Close(StreamId),
-    /// What a client asks, and its place among the requests under way.
+    /// A request of a client, and its place among the requests under way.
     Request(Request, OwnedSemaphorePermit),
 }
 
-/// What a client asks of the hub.
+/// A request of a client to the hub.
 pub(crate) enum Request {
     /// A new stream.
     Open { sink: Box<dyn Sink>, progress_interval: Duration, reply: oneshot::Sender<Opened> },
@@ -272,7 +272,7 @@ impl Drop for Opened {
     }
 }
 
-/// Work off the apply thread.
+/// Work that would take too long on the apply part.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// A job of the store's.
@@ -283,9 +283,9 @@ pub(crate) enum Job {
     RestoreBallast,
     /// Forgets data keys that no file lies under.
     RetireKeys {
-        /// What was active when the files were counted.
+        /// The data key that was active when the files were counted.
         active: DataKeyId,
-        /// What files lie under.
+        /// The data keys that files are encrypted with.
         in_use: BTreeSet<DataKeyId>,
     },
 }

@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::member::{Member, PartName};
 use crate::options::Options;
 
-/// How often a starting member looks whether it leads.
+/// Interval at which a starting member looks whether it leads.
 const LEAD_POLL: Duration = Duration::from_millis(5);
 
 /// A running member. Dropping it without [`Node::stop`] leaves its threads to end by themselves.
@@ -66,7 +66,7 @@ impl Node {
     /// If it stops before, or the record does not get through.
     pub async fn ready(&self) -> Result<(), Error> {
         let handle = self.handle();
-        while self.member.shared.leadership.term().is_none() {
+        while self.member.shared.progress.leadership.term().is_none() {
             if self.member.shared.is_halted() {
                 return Err(Error::Stopped);
             }

@@ -1,4 +1,4 @@
-//! How a member runs.
+//! Settings of a member.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use keepd_types::limits;
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a member keeps in reserve for the day when the disk is full: room for thousands of
+/// Bytes that a member keeps in reserve for the day when the disk is full: enough for thousands of
 /// deletions and the rewrite of a whole segment.
 pub const BALLAST_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A member's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where everything lies.
+    /// The data directory.
     pub data_dir: PathBuf,
     /// The member's name.
     pub name: String,
-    /// How peers reach it; enters its id.
+    /// URLs at which peers reach it; they enter its id.
     pub peer_urls: Vec<String>,
-    /// How clients reach it.
+    /// URLs at which clients reach it.
     pub client_urls: Vec<String>,
     /// Enters the ids of a new cluster.
     pub cluster_token: String,
     /// One Raft tick.
     pub heartbeat_interval: Duration,
-    /// How long without a leader before an election.
+    /// Time without a leader before an election.
     pub election_timeout: Duration,
     /// Ask before disturbing a working leader.
     pub pre_vote: bool,
@@ -35,9 +35,9 @@ pub struct Options {
     pub quota_bytes: Option<i64>,
     /// The largest command.
     pub request_bytes_max: usize,
-    /// How often idle watchers hear of progress.
+    /// Interval between progress notifications to idle watchers.
     pub progress_notify_interval: Duration,
-    /// How often applied records become durable in the store at the latest.
+    /// Longest time until applied records become durable in the store.
     pub flush_interval: Duration,
     /// The size of the ballast at most.
     pub ballast_bytes: u64,
@@ -64,7 +64,7 @@ impl Options {
         }
     }
 
-    /// How long a request may wait: five seconds and two elections, as etcd has it.
+    /// Longest time that a request may wait: five seconds and two elections, as etcd has it.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * self.election_timeout

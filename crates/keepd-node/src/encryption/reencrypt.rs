@@ -90,7 +90,7 @@ impl Reencryption {
         let active = files.active();
         let log = self.shared.encryption_state.wal_files();
         if log.seen != Some(active) {
-            self.shared.wal.push(WalEvent::Reencrypt);
+            self.shared.mailboxes.wal.push(WalEvent::Reencrypt);
         }
         let mut counts = match store.data_keys() {
             Ok(Some(counts)) => counts,
@@ -112,9 +112,9 @@ impl Reencryption {
         }
         if log.counts.keys().any(|key| *key != active) {
             let keepd_mvcc::Applied { index, term } = store.durable();
-            self.shared.wal.push(WalEvent::Release { index, term, is_short: false });
+            self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: false });
         }
-        if self.shared.ballast.is_short() {
+        if self.shared.space.ballast.is_short() {
             // Copies of whole segments would take the space that others give back.
             return NextStep::Nothing;
         }

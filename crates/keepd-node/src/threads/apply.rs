@@ -18,15 +18,15 @@ use keepd_types::{LeaseId, Term};
 
 use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
-use crate::housekeeping::Housekeeping;
+use crate::job_scheduler::JobScheduler;
 use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
     Renewal,
 };
 use crate::shared::Shared;
-use crate::unapplied::Waiting;
+use crate::shared::unapplied::Waiting;
 
-/// The longest sleep: housekeeping is due at this pace.
+/// The longest sleep: jobs are scheduled at this pace.
 const IDLE: Duration = Duration::from_millis(50);
 /// The sleep while a compaction is under way: somebody may wait for it.
 const BRIEF: Duration = Duration::from_micros(200);
@@ -46,8 +46,8 @@ pub(crate) struct ApplyThread {
     leads: Option<Term>,
     /// Of that term, if its first own entry is in the batch at hand.
     takes_over: Option<Term>,
-    housekeeping: Housekeeping,
-    /// What the cluster writes under, as it was last told to the sealer.
+    jobs: JobScheduler,
+    /// The active keys of the cluster, as the sealer was last told.
     active_keys: Option<Bytes>,
     /// Outcomes of the batch at hand that somebody waits for, by index; sent after it is published.
     outcomes: Vec<(u64, Outcome)>,
@@ -55,18 +55,14 @@ pub(crate) struct ApplyThread {
 }
 
 impl ApplyThread {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        machine: StateMachine,
-        housekeeping: Housekeeping,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
         Self {
             shared,
             machine,
             waiting: VecDeque::new(),
             leads: None,
             takes_over: None,
-            housekeeping,
+            jobs,
             active_keys: None,
             outcomes: Vec::new(),
             is_stopping: false,
@@ -99,9 +95,9 @@ impl ApplyThread {
                     let now = self.shared.env.clock.monotonic();
                     let _ = reply.send(self.machine.lessor().list(after, PIECE_MAX, now));
                 }
-                ApplyEvent::Background(done) => self.housekeeping.done(&mut self.machine, *done),
-                ApplyEvent::Reclaim(reply) => self.housekeeping.reclaim(reply),
-                ApplyEvent::Settle(reply) => self.housekeeping.settle(reply),
+                ApplyEvent::Background(done) => self.jobs.done(&mut self.machine, *done),
+                ApplyEvent::Reclaim(reply) => self.jobs.reclaim(reply),
+                ApplyEvent::Settle(reply) => self.jobs.settle(reply),
                 ApplyEvent::Stop => self.is_stopping = true,
             }
         }
@@ -113,7 +109,7 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
-        let Committed { entry, is_awaited, _room, .. } = committed;
+        let Committed { entry, is_awaited, _permit, .. } = committed;
         let at = Applied { index: entry.index, term: entry.term };
         if entry.kind != keepd_raft::EntryKind::Normal {
             return Err(keepd_machine::Halt::UnknownEntry { index: entry.index });
@@ -138,17 +134,17 @@ impl ApplyThread {
         let applied = self.machine.applied();
         let AppliedBatch { view, changes } = self.machine.publish();
         let shared = &self.shared;
-        shared.applied_index.store(applied.index, Ordering::Release);
+        shared.progress.applied_index.store(applied.index, Ordering::Release);
         if let Some(term) = self.takes_over.take() {
             // ORDER: after the view is published, which holds what was acknowledged before a
             // restart; who reads without a round must find it.
-            shared.leadership.take_over(term);
+            shared.progress.leadership.take_over(term);
         }
         self.machine.lessor_mut().arm(shared.env.clock.monotonic());
         if shared.alarms.load().as_slice() != self.machine.alarms() {
             shared.alarms.store(Arc::new(self.machine.alarms().to_vec()));
         }
-        self.housekeeping.publish_space(&self.machine);
+        self.jobs.publish_space(&self.machine);
         let active = view.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY);
         if active != self.active_keys.as_ref() {
             self.active_keys = active.cloned();
@@ -160,17 +156,17 @@ impl ApplyThread {
             shared.metrics.events.fetch_add(changes.len() as u64, Ordering::Relaxed);
             let bytes = changes.iter().map(|change| change.record.encoded.len() + 128).sum();
             let batch = keepd_watch::Batch { view: Arc::clone(&view), changes: changes.into() };
-            if shared.hub.try_push_quietly(HubEvent::Publish(batch), bytes).is_err() {
+            if shared.mailboxes.hub.try_push_quietly(HubEvent::Publish(batch), bytes).is_err() {
                 shared.hub_missed.store(true, Ordering::Release);
             }
             // ORDER: after queueing; the hub counts a new watcher before it sleeps.
             if shared.metrics.watchers.load(Ordering::SeqCst) > 0 {
-                shared.hub.wake();
+                shared.mailboxes.hub.wake();
             }
         }
-        let term = shared.term.load(Ordering::Acquire);
+        let term = shared.progress.term.load(Ordering::Acquire);
         let mut outcomes = self.outcomes.drain(..);
-        for Waiting { index, waiter, .. } in shared.unapplied.take(applied.index) {
+        for Waiting { index, waiter, .. } in shared.progress.unapplied.take(applied.index) {
             // Outcomes of those who have given up are passed over.
             if let Some((_, outcome)) = outcomes.find(|(of, _)| *of == index) {
                 let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
@@ -178,7 +174,7 @@ impl ApplyThread {
         }
         drop(outcomes);
         // The core has use for it with its next event.
-        shared.raft.push_quietly(RaftEvent::Applied(applied.index));
+        shared.mailboxes.raft.push_quietly(RaftEvent::Applied(applied.index));
     }
 
     fn release_reads(&mut self) {
@@ -245,10 +241,10 @@ impl ApplyThread {
 
     /// Proposes the end of every lease whose time is over.
     fn expire(&mut self, now: Duration) {
-        if !self.housekeeping.expiry_is_due(now) {
+        if !self.jobs.expiry_is_due(now) {
             return;
         }
-        for id in self.machine.lessor_mut().expired(now, crate::housekeeping::EXPIRED_MAX) {
+        for id in self.machine.lessor_mut().expired(now, crate::job_scheduler::EXPIRED_MAX) {
             self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
             self.shared.propose_own(Command::LeaseExpire { id }, self.leads, now);
         }
@@ -294,19 +290,19 @@ impl Part for ApplyThread {
 
     fn turn(&mut self, now: Duration) -> Next {
         if self.is_stopping {
-            return match self.housekeeping.stop(&mut self.machine, now) {
+            return match self.jobs.stop(&mut self.machine, now) {
                 true => Next::End,
                 false => Next::At(now + BRIEF),
             };
         }
         self.expire(now);
-        let is_busy = self.housekeeping.turn(&mut self.machine, now);
+        let is_busy = self.jobs.turn(&mut self.machine, now);
         Next::At(now + if is_busy { BRIEF } else { IDLE })
     }
 
     fn finish(self) {
-        self.shared.apply.close();
-        self.shared.hub.close();
+        self.shared.mailboxes.apply.close();
+        self.shared.mailboxes.hub.close();
     }
 
     fn is_brief(event: &ApplyEvent) -> bool {
@@ -322,6 +318,6 @@ impl Part for ApplyThread {
 
 impl Drop for ApplyThread {
     fn drop(&mut self) {
-        self.shared.unapplied.close();
+        self.shared.progress.unapplied.close();
     }
 }

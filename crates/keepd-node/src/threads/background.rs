@@ -16,7 +16,7 @@ use crate::mailbox::{Mailbox, Refused};
 use crate::messages::{ApplyEvent, Done, Job};
 use crate::shared::Shared;
 
-/// How often files are looked for that were taken away.
+/// Interval at which files are checked for having been taken away.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Rewritten bytes per second at most, unless space is urgent.
 const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
@@ -108,7 +108,8 @@ impl Worker {
         match done {
             // The apply part takes nothing once it has ended, and this part ends too.
             Ok(done) => {
-                self.has_ended |= !shared.apply.push(ApplyEvent::Background(Box::new(done)));
+                self.has_ended |=
+                    !shared.mailboxes.apply.push(ApplyEvent::Background(Box::new(done)));
             }
             Err(error) => {
                 // Files that were taken away say more than the call that missed them.
@@ -160,7 +161,7 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             Done::RetireKeys(shared.encryption.retire_data_keys(active, &in_use))
         }
         Job::RestoreBallast => {
-            shared.ballast.restore(shared.growth.promised_bytes());
+            shared.space.ballast.restore(shared.space.growth.promised_bytes());
             Done::RestoreBallast
         }
     })
@@ -174,13 +175,13 @@ fn count_sealed(view: &Arc<View>, shared: &Shared) -> Result<Option<u64>, keepd_
         match record {
             Ok((_, record)) => sealed += u64::from(record.seal.is_some()),
             Err(error) if error.is_damage() => {
-                // The damage itself is told once, by the housekeeping.
+                // The damage itself is told once, by the job scheduler.
                 tracing::debug!(%error, "the number of sealed values cannot be computed");
                 return Ok(None);
             }
             Err(error) => return Err(error),
         }
-        if shared.raft.is_closed() {
+        if shared.mailboxes.raft.is_closed() {
             return Ok(None);
         }
     }
@@ -199,7 +200,7 @@ fn cause(
         // It waited for space or a descriptor until the stop: the log has what was not flushed.
         (JobKind::Flush, Cause::NoSpace | Cause::Shortage) => {}
         (JobKind::Rewrite | JobKind::CompactionHash, Cause::Damage) => {
-            // The damage itself is told once, by the housekeeping.
+            // The damage itself is told once, by the job scheduler.
             tracing::debug!(%error, job = ?kind, "a job is given up: what it reads is damaged");
         }
         (JobKind::Rewrite, Cause::NoSpace) if matches!(error, keepd_mvcc::Error::NoRoom { .. }) => {
@@ -210,7 +211,7 @@ fn cause(
             tracing::warn!(%error, job = ?kind, "no space or no file descriptor: trying again later");
             // A rewrite was given what there is. A checkpoint lets others give back more than it takes.
             let may_ask = is_space && kind == JobKind::Checkpoint;
-            if may_ask && shared.throw_off_ballast(&error, Asks::Reclaim) {
+            if may_ask && shared.release_ballast(&error, Asks::Reclaim) {
                 return Ok(Cause::Shortage);
             }
         }
@@ -223,16 +224,17 @@ fn cause(
 /// to stop: all of them can be done anew.
 fn pace(shared: &Shared, kind: JobKind, bytes: u64) -> ControlFlow<()> {
     let bytes_per_second = match kind {
-        JobKind::Rewrite if shared.ballast.is_short() => None,
+        JobKind::Rewrite if shared.space.ballast.is_short() => None,
         JobKind::Rewrite => Some(REWRITE_BYTES_PER_SECOND),
         JobKind::Scrub => Some(SCRUB_BYTES_PER_SECOND),
         JobKind::Flush | JobKind::Checkpoint | JobKind::CompactionHash => None,
     };
-    if let Some(bytes_per_second) = bytes_per_second.filter(|_| !shared.raft.is_closed()) {
+    if let Some(bytes_per_second) = bytes_per_second.filter(|_| !shared.mailboxes.raft.is_closed())
+    {
         let nanos = bytes.saturating_mul(1_000_000_000) / bytes_per_second;
         shared.env.clock.sleep(Duration::from_nanos(nanos));
     }
-    if shared.raft.is_closed() || shared.is_halted() {
+    if shared.mailboxes.raft.is_closed() || shared.is_halted() {
         ControlFlow::Break(())
     } else {
         ControlFlow::Continue(())

@@ -48,7 +48,7 @@ impl HubThread {
             Request::Open { sink, progress_interval, reply } => {
                 let stream = Some(self.hub.open_stream(sink, now, progress_interval));
                 // If nobody waits any more it is closed by being dropped.
-                let _ = reply.send(Opened { stream, hub: Arc::clone(&self.shared.hub) });
+                let _ = reply.send(Opened { stream, hub: Arc::clone(&self.shared.mailboxes.hub) });
             }
             Request::Create(stream, spec) => {
                 self.hub.create(stream, *spec);
@@ -73,8 +73,8 @@ impl HubThread {
             Ok(Work::Blocked) => BLOCKED,
             Ok(Work::More) => Duration::ZERO,
             Err(error) if error.is_damage() => {
-                // The damage itself is logged once, by the housekeeping; clients may ask again and
-                // again.
+                // The damage itself is logged once, by the job scheduler; clients may ask
+                // again and again.
                 tracing::debug!(%error, "watches are cancelled: their history is damaged");
                 Duration::ZERO
             }
@@ -106,7 +106,7 @@ impl Part for HubThread {
     }
 
     fn turn(&mut self, now: Duration) -> Next {
-        if self.shared.hub.is_closed() {
+        if self.shared.mailboxes.hub.is_closed() {
             return Next::End;
         }
         // A dropped batch may have been the last of its burst.

@@ -15,12 +15,12 @@ use keepd_machine::Origin;
 use keepd_raft::{Actions, Core, HardState, Role};
 use keepd_types::Term;
 
+use crate::admission::Permit;
 use crate::driver::{Next, Part};
 use crate::error::Error;
 use crate::messages::{ApplyEvent, Committed, Proposal, RaftEvent, Reader, Waiter, WalEvent};
-use crate::room::Taken;
 use crate::shared::Shared;
-use crate::unapplied::Waiting;
+use crate::shared::unapplied::Waiting;
 
 /// Bytes of commands proposed at once.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -28,9 +28,9 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 const GROUP_COMMIT_MIN: usize = 8;
 /// More do not wait either: others would make a batch no cheaper.
 const GROUP_COMMIT_MAX: usize = 1024;
-/// BOUND: proposals in one batch, well below the backlog of the apply thread that refuses new ones.
+/// BOUND: proposals in one batch, well below the backlog of the apply part that refuses new ones.
 const BATCH_PROPOSALS_MAX: usize = 2048;
-/// How long a batch may wait for others: little beside what a busy machine adds anyway.
+/// Longest time that a batch waits for others: little beside what a busy machine adds anyway.
 const GROUP_COMMIT_TIME_MAX: Duration = Duration::from_millis(2);
 /// Bytes of commands that may be queued here until Raft takes them.
 const QUEUED_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -42,7 +42,7 @@ struct Pending {
     is_brief: bool,
     waiter: Option<Waiter>,
     taken: Duration,
-    room: Taken,
+    permit: Permit,
 }
 
 #[derive(Debug)]
@@ -125,10 +125,10 @@ impl RaftThread {
             && (GROUP_COMMIT_MIN..GROUP_COMMIT_MAX).contains(&self.queued.len())
         {
             // What is committed is applied meanwhile.
-            self.shared.apply.wake();
+            self.shared.mailboxes.apply.wake();
             let before = self.queued.len();
             std::thread::yield_now();
-            self.shared.raft.drain(events);
+            self.shared.mailboxes.raft.drain(events);
             self.handle(events);
             let grows = self.queued.len() >= before + before / 8;
             if !grows || clock.monotonic().saturating_sub(started) > GROUP_COMMIT_TIME_MAX {
@@ -174,12 +174,12 @@ impl RaftThread {
         }
         let error = match self.core.propose(batch) {
             Ok((first, _term)) => {
-                self.shared.commits_in_groups.store(count > 1, Ordering::Relaxed);
+                self.shared.progress.commits_in_groups.store(count > 1, Ordering::Relaxed);
                 for (index, proposal) in (first..).zip(self.queued.drain(..count)) {
-                    let Proposal { sequence, encoded, is_brief, waiter, taken, room, .. } =
+                    let Proposal { sequence, encoded, is_brief, waiter, taken, permit, .. } =
                         proposal;
                     self.queued_bytes -= encoded.len();
-                    let pending = Pending { index, is_brief, waiter, taken, room };
+                    let pending = Pending { index, is_brief, waiter, taken, permit };
                     let before = self.pending.insert(sequence, pending);
                     assert!(before.is_none(), "no number is given twice");
                 }
@@ -252,14 +252,14 @@ impl RaftThread {
                 let _ = waiter.send(Err(Error::TimedOut));
             }
         }
-        self.shared.unapplied.give_up(now, timeout);
+        self.shared.progress.unapplied.expire(now, timeout);
     }
 
     /// Says whether the log owes a confirmation from now on.
     fn note_log(&self, owes: bool) {
-        self.shared.is_syncing.store(owes, Ordering::SeqCst);
+        self.shared.progress.is_syncing.store(owes, Ordering::SeqCst);
         let now = owes.then(|| self.shared.env.clock.monotonic());
-        self.shared.unapplied.note_log(now);
+        self.shared.progress.unapplied.note_log(now);
     }
 
     /// Proposes what is queued and does what the core asks for.
@@ -289,7 +289,7 @@ impl RaftThread {
             }
             let deferred_hard_state = self.deferred_hard_state.take();
             actions.hard_state = actions.hard_state.or(deferred_hard_state);
-            self.shared.wal.push(WalEvent::Append(actions));
+            self.shared.mailboxes.wal.push(WalEvent::Append(actions));
         } else {
             // A commit index alone need not be synced (rule 9.2); it goes along with the next batch.
             // Confirming is only sound while nothing older is on its way.
@@ -300,7 +300,7 @@ impl RaftThread {
         }
         if let Some(last) = committed.last() {
             // ORDER: before it can be applied; nobody shall see more applied than committed.
-            self.shared.commit_index.store(last.index, Ordering::Release);
+            self.shared.progress.commit_index.store(last.index, Ordering::Release);
         }
         if let Some(last) = committed.last().map(|entry| entry.index) {
             let mut waiting = Vec::new();
@@ -308,11 +308,11 @@ impl RaftThread {
                 committed.into_iter().map(|entry| self.match_proposal(entry, &mut waiting));
             let committed = committed.collect();
             self.fail_lost(last);
-            // ORDER: before the apply thread can look for those who wait.
+            // ORDER: before the apply part can look for those who wait.
             let now = self.shared.env.clock.monotonic();
-            self.shared.unapplied.add(last, waiting, now);
+            self.shared.progress.unapplied.add(last, waiting, now);
             // Whoever steps this part wakes the apply thread, or applies them itself.
-            self.shared.apply.push_quietly(ApplyEvent::Committed(committed));
+            self.shared.mailboxes.apply.push_quietly(ApplyEvent::Committed(committed));
         }
         for (context, index) in reads {
             self.release_reads(context, index);
@@ -327,12 +327,12 @@ impl RaftThread {
     ) -> Committed {
         let origin = Origin::peek(&entry.data).filter(|origin| self.shared.is_own(*origin));
         let pending = origin.and_then(|origin| self.pending.remove(&origin.sequence));
-        let Some(Pending { is_brief, waiter, taken, room, .. }) = pending else {
-            return Committed { entry, is_awaited: false, is_brief: false, _room: None };
+        let Some(Pending { is_brief, waiter, taken, permit, .. }) = pending else {
+            return Committed { entry, is_awaited: false, is_brief: false, _permit: None };
         };
         let (index, is_awaited) = (entry.index, waiter.is_some());
         waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
-        Committed { entry, is_awaited, is_brief, _room: room }
+        Committed { entry, is_awaited, is_brief, _permit: permit }
     }
 
     /// Tells those whose place in the log an entry of another leader has taken.
@@ -355,19 +355,19 @@ impl RaftThread {
                 return;
             }
             let (_, readers) = self.reading.pop_front().expect("it was just looked at");
-            self.shared.apply.push_quietly(ApplyEvent::WaitApplied { index, readers });
+            self.shared.mailboxes.apply.push_quietly(ApplyEvent::WaitApplied { index, readers });
         }
     }
 
     fn publish_status(&mut self) {
         let status = self.core.status();
         let shared = &self.shared;
-        shared.commit_index.store(status.commit, Ordering::Release);
-        let is_new_term = shared.term.swap(status.term, Ordering::AcqRel) != status.term;
-        if shared.leader.swap(status.leader, Ordering::AcqRel) != status.leader
+        shared.progress.commit_index.store(status.commit, Ordering::Release);
+        let is_new_term = shared.progress.term.swap(status.term, Ordering::AcqRel) != status.term;
+        if shared.progress.leader.swap(status.leader, Ordering::AcqRel) != status.leader
             && status.leader != 0
         {
-            shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+            shared.progress.leader_changes.fetch_add(1, Ordering::Relaxed);
             tracing::info!(
                 leader = %keepd_types::MemberId(status.leader),
                 term = status.term,
@@ -377,12 +377,12 @@ impl RaftThread {
         self.may_have_lost |= is_new_term && !self.pending.is_empty();
         let leads_in = (status.role == Role::Leader).then_some(Term(status.term));
         if (leads_in, status.is_alone) != (self.leads_in, self.is_alone) {
-            shared.leadership.publish(leads_in, status.is_alone);
+            shared.progress.leadership.publish(leads_in, status.is_alone);
             self.is_alone = status.is_alone;
         }
         if leads_in != self.leads_in {
             self.leads_in = leads_in;
-            shared.apply.push_quietly(ApplyEvent::Leading(leads_in));
+            shared.mailboxes.apply.push_quietly(ApplyEvent::Leading(leads_in));
         }
     }
 }
@@ -409,16 +409,16 @@ impl Part for RaftThread {
 
     /// Gives the log what is left.
     fn finish(self) {
-        self.shared.raft.close();
-        self.shared.leadership.end();
+        self.shared.mailboxes.raft.close();
+        self.shared.progress.leadership.end();
         if let Some(hard_state) = self.deferred_hard_state {
-            self.shared.wal.push(WalEvent::DeferHardState(hard_state));
+            self.shared.mailboxes.wal.push(WalEvent::DeferHardState(hard_state));
         }
-        self.shared.wal.push(WalEvent::Stop);
+        self.shared.mailboxes.wal.push(WalEvent::Stop);
     }
 
     fn hand_over(shared: &Shared) {
-        shared.apply.wake();
+        shared.mailboxes.apply.wake();
     }
 }
 
@@ -450,10 +450,10 @@ mod tests {
         RaftThread::new(shared, core)
     }
 
-    /// What the WAL thread does, without a log; how many entries each batch had.
+    /// Confirms as the WAL part does, without a log; the number of entries of each batch.
     fn confirm(raft: &mut RaftThread) -> Vec<usize> {
         let (mut appended, mut events, mut entries) = (Vec::new(), Vec::new(), Vec::new());
-        raft.shared.wal.drain(&mut appended);
+        raft.shared.mailboxes.wal.drain(&mut appended);
         for event in appended {
             if let WalEvent::Append(actions) = event {
                 events.push(RaftEvent::Persisted(actions.number));
@@ -520,7 +520,7 @@ mod tests {
         let mut raft = raft_thread();
         let hand = |raft: &RaftThread, count: usize| {
             for _ in 0..count {
-                raft.shared.raft.push(RaftEvent::Propose(proposal(&raft.shared, 10).0));
+                raft.shared.mailboxes.raft.push(RaftEvent::Propose(proposal(&raft.shared, 10).0));
             }
         };
         raft.enqueue(proposal(&raft.shared, 10).0);
@@ -550,7 +550,7 @@ mod tests {
         assert!(raft.pending.len() > 50, "what fits is proposed");
         let refused = raft.queued.len();
         confirm(&mut raft);
-        assert!(raft.queued.len() < refused, "the commit has made room");
+        assert!(raft.queued.len() < refused, "the commit has freed some");
         while !confirm(&mut raft).is_empty() {}
         assert_eq!((raft.queued.len(), raft.queued_bytes), (0, 0));
         assert!(raft.pending.is_empty(), "everything is committed");
@@ -567,22 +567,22 @@ mod tests {
         raft.process_ready();
         confirm(&mut raft);
         let shared = Arc::clone(&raft.shared);
-        shared.unapplied.take(u64::MAX);
+        shared.progress.unapplied.take(u64::MAX);
         let (mut proposal, mut reply) = proposal(&raft.shared, 10);
         let now = shared.env.clock.monotonic();
         proposal.taken = now;
         raft.enqueue(proposal);
         raft.process_ready();
         while !confirm(&mut raft).is_empty() {}
-        // It is committed, and no apply thread takes it.
+        // It is committed, and no apply part takes it.
         let (timeout, election) =
             (shared.options.request_timeout(), shared.options.election_timeout);
         raft.expire_waiters(now + timeout - Duration::from_millis(1));
         assert!(reply.try_recv().is_err());
         raft.expire_waiters(now + timeout);
         assert!(matches!(reply.try_recv(), Ok(Err(Error::TimedOut))));
-        assert!(shared.unapplied.stall(now, election).is_none());
+        assert!(shared.progress.unapplied.stall(now, election).is_none());
         let later = shared.env.clock.monotonic() + election * 2;
-        assert!(shared.unapplied.stall(later, election).is_some());
+        assert!(shared.progress.unapplied.stall(later, election).is_some());
     }
 }

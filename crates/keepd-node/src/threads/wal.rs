@@ -41,7 +41,7 @@ struct Release {
     is_short: bool,
 }
 
-/// What the Raft part gave to the log and waits for.
+/// Entries and hard state that the Raft part waits for.
 #[derive(Debug, Default)]
 struct Unwritten {
     entries: Vec<Entry>,
@@ -76,7 +76,7 @@ pub(crate) struct WalThread {
     /// The file in use may be encrypted with another data key than the active one.
     must_rotate: bool,
     is_stopping: bool,
-    /// When a call that found no space or no descriptor is made again.
+    /// The time at which a call that found no space or no descriptor is made again.
     retry_at: Option<Duration>,
 }
 
@@ -155,7 +155,7 @@ impl WalThread {
     /// Tells what is durable. What comes of it is done here, without waking other threads.
     fn confirm(&mut self) {
         for number in self.unwritten.numbers.drain(..) {
-            self.shared.raft.push_quietly(RaftEvent::Persisted(number));
+            self.shared.mailboxes.raft.push_quietly(RaftEvent::Persisted(number));
         }
         self.raft.react_quietly();
         self.apply.react();
@@ -186,7 +186,7 @@ impl WalThread {
         loop {
             match self.wal.release(index, term) {
                 Err(keepd_wal::Error::Io(error)) if error.is_out_of_space() => {
-                    if !self.shared.throw_off_ballast(&error, Asks::Reclaim) {
+                    if !self.shared.release_ballast(&error, Asks::Reclaim) {
                         return Ok(());
                     }
                 }
@@ -198,7 +198,7 @@ impl WalThread {
         if is_short {
             self.shrink(index, term)?;
         }
-        self.shared.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
+        self.shared.space.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -228,10 +228,10 @@ impl WalThread {
                 Err(keepd_wal::Error::Io(error)) if error.is_shortage() => error,
                 result => return result.map(|()| Tried::Done),
             };
-            if error.is_out_of_space() && self.shared.throw_off_ballast(&error, asks) {
+            if error.is_out_of_space() && self.shared.release_ballast(&error, asks) {
                 continue;
             }
-            return match self.shared.ballast.retry_after(&error) {
+            return match self.shared.space.ballast.retry_after(&error) {
                 Some(pause) => {
                     self.retry_at = Some(now + pause);
                     Ok(Tried::Later)
@@ -250,7 +250,7 @@ impl WalThread {
         if self.try_call(Asks::Write, now, append)? == Tried::Later {
             return Ok(Tried::Later);
         }
-        self.shared.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
+        self.shared.space.log_bytes.store(self.wal.disk_bytes(), Ordering::Relaxed);
         let written = clock.monotonic();
         self.wal.sync()?;
         // ORDER: before anybody is told that it is durable.
@@ -294,8 +294,8 @@ impl Part for WalThread {
     }
 
     fn finish(self) {
-        self.shared.wal.close();
+        self.shared.mailboxes.wal.close();
         // What can go of it is known when the last flush is durable.
-        *self.shared.stopped_log.lock() = Some(self.wal);
+        *self.shared.shutdown.stopped_log.lock() = Some(self.wal);
     }
 }

@@ -1,7 +1,7 @@
-//! Leadership as the member's threads see it: a role *and* its term, each number written by one
-//! thread only.
+//! Leadership as the member's parts see it: a role *and* its term, each number written by one
+//! part only.
 //!
-//! The Raft thread says in which term this member leads; the apply thread says in which term it has
+//! The Raft part says in which term this member leads; the apply part says in which term it has
 //! taken over, which is when the leader's first entry is applied and visible. Only where both name
 //! the same term does this member act as the leader: a stale "leads" beside a new term, or a state
 //! that lacks what earlier terms committed, can never be taken for it.
@@ -13,21 +13,21 @@ use keepd_types::Term;
 /// No term: Raft's first one is 1.
 const NONE: u64 = 0;
 
-/// Who leads, and whether it is this member.
+/// The terms in which this member leads, as each thread knows them.
 #[derive(Debug, Default)]
 pub(crate) struct Leadership {
-    /// By the Raft thread: the term that this member leads in.
+    /// By the Raft part: the term that this member leads in.
     leads_in: AtomicU64,
-    /// By the Raft thread: the term that this member leads in as the only voter.
+    /// By the Raft part: the term that this member leads in as the only voter.
     leads_alone_in: AtomicU64,
-    /// By the apply thread: the last term whose first entry is applied and published.
+    /// By the apply part: the last term whose first entry is applied and published.
     taken_over_in: AtomicU64,
     /// Set once, by whoever stops the member.
     is_over: AtomicBool,
 }
 
 impl Leadership {
-    /// The Raft thread's word.
+    /// The Raft part's word.
     ///
     /// INVARIANT: a membership change that adds a voter is told here before it is applied.
     pub(crate) fn publish(&self, leads_in: Option<Term>, is_alone: bool) {
@@ -36,7 +36,7 @@ impl Leadership {
         self.leads_in.store(number(leads_in), Ordering::SeqCst);
     }
 
-    /// The apply thread's word.
+    /// The apply part's word.
     ///
     /// ORDER: after the view is published that holds what earlier terms committed.
     pub(crate) fn take_over(&self, term: Term) {
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(sees(), (None, false), "what earlier terms committed is not visible yet");
         leadership.take_over(Term(5));
         assert_eq!(sees(), (Some(Term(5)), true));
-        // Lost and won again between two looks of the apply thread.
+        // Lost and won again between two looks of the apply part.
         leadership.publish(Some(Term(7)), true);
         assert_eq!(sees(), (None, false));
         leadership.take_over(Term(7));
@@ -89,7 +89,7 @@ mod tests {
         leadership.publish(Some(Term(7)), false);
         assert_eq!(sees(), (Some(Term(7)), false), "another votes");
         leadership.publish(None, false);
-        // The apply thread is late.
+        // The apply part is late.
         leadership.take_over(Term(7));
         assert_eq!(sees(), (None, false));
     }

@@ -9,12 +9,12 @@ use super::*;
 use crate::boot::{DataDir, Opened};
 use crate::options::Options;
 
-/// A machine and its housekeeping without any thread.
+/// A machine and its jobs without any thread.
 struct Bench {
     machine: StateMachine,
     shared: Arc<Shared>,
     background: Background,
-    housekeeping: Housekeeping,
+    jobs: JobScheduler,
     index: u64,
 }
 
@@ -29,8 +29,8 @@ impl Bench {
         let index = machine.store().applied().index;
         let shared = Shared::new(env, options, identity, views, encryption, ballast);
         let background = Background::new();
-        let housekeeping = Housekeeping::new(Arc::clone(&shared), background.clone());
-        Self { machine, shared, background, housekeeping, index }
+        let jobs = JobScheduler::new(Arc::clone(&shared), background.clone());
+        Self { machine, shared, background, jobs, index }
     }
 
     fn apply(&mut self, command: &Command) {
@@ -53,14 +53,14 @@ impl Bench {
     }
 
     fn turn(&mut self) {
-        self.housekeeping.turn(&mut self.machine, Duration::ZERO);
+        self.jobs.turn(&mut self.machine, Duration::ZERO);
     }
 
     /// Runs the jobs that are on their way, the last one first, each with a turn behind it.
     fn run_jobs(&mut self, mut check: impl FnMut(&mut Self)) {
         for job in self.background.take_all().into_iter().rev() {
             let done = crate::threads::background::run(job, &self.shared).unwrap();
-            self.housekeeping.done(&mut self.machine, done);
+            self.jobs.done(&mut self.machine, done);
             check(self);
             self.turn();
             check(self);
@@ -77,7 +77,7 @@ fn a_physical_compaction_is_over_when_its_hash_is_known_and_it_is_durable_and_tr
         bench.turn();
         let revision = bench.compact();
         let (reply, mut settled) = oneshot::channel();
-        bench.housekeeping.settle(reply);
+        bench.jobs.settle(reply);
         let mut is_over = false;
         let mut rounds = 0;
         while !is_over {
@@ -119,16 +119,16 @@ fn a_stop_ends_every_job_and_still_writes_the_last_checkpoint() {
     let store = bench.machine.store_mut();
     let hash = store.take(JobRequest::CompactionHash).unwrap();
     let view = bench.shared.views.load();
-    bench.shared.raft.close();
+    bench.shared.mailboxes.raft.close();
     for job in [checkpoint, hash] {
         let done = crate::threads::background::run(Job::Store(job), &bench.shared).unwrap();
         let Done::Store { done: ended, .. } = &done else { panic!("{done:?}") };
         assert_eq!(ended.cause(), Some(Cause::Stopped), "{ended:?}");
-        bench.housekeeping.done(&mut bench.machine, done);
+        bench.jobs.done(&mut bench.machine, done);
     }
     let done = crate::threads::background::run(Job::CountSealed(view), &bench.shared).unwrap();
     assert!(matches!(done, Done::CountSealed(None)), "{done:?}");
-    while !bench.housekeeping.stop(&mut bench.machine, Duration::ZERO) {}
+    while !bench.jobs.stop(&mut bench.machine, Duration::ZERO) {}
     let store = bench.machine.store_mut();
     assert_eq!(store.durable(), store.applied());
     assert!(store.take(JobRequest::Checkpoint).is_none(), "the last checkpoint was not written");

@@ -1,7 +1,7 @@
-//! Room for large requests on their way into the log: who finds none waits, in the order of coming.
+//! A budget in bytes for large requests on their way into the log: they wait for it in order.
 //!
 //! A burst of them is thus taken at the pace of the disk instead of being refused half way. Small
-//! requests are not counted: as many as fill the queue to the Raft thread come from nobody.
+//! requests are not counted: as many as fill the queue to the Raft part come from nobody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,28 +13,29 @@ use crate::error::Error;
 
 /// Requests from this size on are counted.
 const LARGE_BYTES: usize = 16 * 1024;
-/// Room is counted in units of so many bytes.
+/// Bytes of one unit of the budget.
 const UNIT_BYTES: usize = 1024;
-/// BOUND: three quarters of the queue to the Raft thread; the rest is for small requests. Batches
+/// BOUND: three quarters of the queue to the Raft part; the rest is for small requests. Batches
 /// take up to 8 MiB, so there is always the next one at hand.
 const UNITS: u32 = 48 * 1024;
-/// BOUND: what may wait for room, beside what has it: requests are held in memory meanwhile.
+/// BOUND: units that requests may wait for, beside those that are taken: they are held in memory
+/// meanwhile.
 const WAITING_UNITS_MAX: usize = 128 * 1024;
 
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct ProposalBudget {
     units: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-impl Default for Room {
+impl Default for ProposalBudget {
     fn default() -> Self {
         Self { units: Arc::new(Semaphore::new(UNITS as usize)), waiting: AtomicUsize::new(0) }
     }
 }
 
-/// Room taken until dropped; small requests take none.
-pub(crate) type Taken = Option<OwnedSemaphorePermit>;
+/// A part of the budget, until dropped; small requests take none.
+pub(crate) type Permit = Option<OwnedSemaphorePermit>;
 
 /// Units that wait, until dropped.
 struct Waiting<'a>(&'a AtomicUsize, usize);
@@ -54,9 +55,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Room {
-    /// Waits for room, at most for `timeout`. A request larger than all of it takes all.
-    pub(crate) async fn take(&self, bytes: usize, timeout: Duration) -> Result<Taken, Error> {
+impl ProposalBudget {
+    /// Waits for a part of the budget, at most for `timeout`. A request larger than all of it takes all.
+    pub(crate) async fn take(&self, bytes: usize, timeout: Duration) -> Result<Permit, Error> {
         if bytes < LARGE_BYTES {
             return Ok(None);
         }
@@ -64,15 +65,15 @@ impl Room {
         let Some(_waiting) = Waiting::new(&self.waiting, bytes / UNIT_BYTES) else {
             return Err(Error::TooManyRequests);
         };
-        let room = Arc::clone(&self.units).acquire_many_owned(units);
-        match tokio::time::timeout(timeout, room).await {
+        let budget = Arc::clone(&self.units).acquire_many_owned(units);
+        match tokio::time::timeout(timeout, budget).await {
             Ok(Ok(taken)) => Ok(Some(taken)),
             Ok(Err(_closed)) => Err(Error::Stopped),
             Err(_elapsed) => Err(Error::TimedOut),
         }
     }
 
-    /// Wakes those who wait: there will be no room.
+    /// Wakes those who wait: they get none.
     pub(crate) fn close(&self) {
         self.units.close();
     }
@@ -95,32 +96,32 @@ mod tests {
 
     #[tokio::test]
     async fn large_requests_wait_in_order_and_small_ones_pass() {
-        let room = Room::default();
-        let first = room.take(2 * ALL, TIMEOUT).await.unwrap();
+        let budget = ProposalBudget::default();
+        let first = budget.take(2 * ALL, TIMEOUT).await.unwrap();
         let (mut second, mut third) =
-            (pin!(room.take(ALL / 2, TIMEOUT)), pin!(room.take(ALL / 2 + 1024, TIMEOUT)));
+            (pin!(budget.take(ALL / 2, TIMEOUT)), pin!(budget.take(ALL / 2 + 1024, TIMEOUT)));
         assert!(is_waiting(second.as_mut()) && is_waiting(third.as_mut()));
-        assert!(room.take(LARGE_BYTES - 1, TIMEOUT).await.unwrap().is_none());
+        assert!(budget.take(LARGE_BYTES - 1, TIMEOUT).await.unwrap().is_none());
         drop(first);
         let second = second.await.unwrap();
-        assert!(is_waiting(third.as_mut()), "half of the room is too little");
+        assert!(is_waiting(third.as_mut()), "half of the budget is too little");
         drop(second);
         assert!(third.await.unwrap().is_some());
     }
 
     #[tokio::test]
     async fn what_waits_is_bounded() {
-        let room = Room::default();
-        let all = room.take(ALL, TIMEOUT).await.unwrap();
+        let budget = ProposalBudget::default();
+        let all = budget.take(ALL, TIMEOUT).await.unwrap();
         let mut waiting = Vec::new();
         for _ in 0..=WAITING_UNITS_MAX * UNIT_BYTES / ALL {
-            waiting.push(Box::pin(room.take(ALL, TIMEOUT)));
+            waiting.push(Box::pin(budget.take(ALL, TIMEOUT)));
             assert!(is_waiting(waiting.last_mut().unwrap().as_mut()));
         }
-        assert_eq!(room.take(ALL, TIMEOUT).await.unwrap_err(), Error::TooManyRequests);
+        assert_eq!(budget.take(ALL, TIMEOUT).await.unwrap_err(), Error::TooManyRequests);
         // Clients that give up make place for others.
         waiting.clear();
-        let mut next = pin!(room.take(ALL, TIMEOUT));
+        let mut next = pin!(budget.take(ALL, TIMEOUT));
         assert!(is_waiting(next.as_mut()));
         drop(all);
         assert!(next.await.unwrap().is_some());
@@ -128,20 +129,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_a_request_may_take() {
-        let room = Room::default();
-        let _all = room.take(ALL, TIMEOUT).await.unwrap();
+        let budget = ProposalBudget::default();
+        let _all = budget.take(ALL, TIMEOUT).await.unwrap();
         let began = tokio::time::Instant::now();
-        assert_eq!(room.take(ALL, TIMEOUT).await.unwrap_err(), Error::TimedOut);
+        assert_eq!(budget.take(ALL, TIMEOUT).await.unwrap_err(), Error::TimedOut);
         assert_eq!(began.elapsed(), TIMEOUT);
     }
 
     #[tokio::test]
     async fn nobody_waits_for_a_member_that_stops() {
-        let room = Room::default();
-        let _all = room.take(ALL, TIMEOUT).await.unwrap();
-        let mut waiting = pin!(room.take(ALL, TIMEOUT));
+        let budget = ProposalBudget::default();
+        let _all = budget.take(ALL, TIMEOUT).await.unwrap();
+        let mut waiting = pin!(budget.take(ALL, TIMEOUT));
         assert!(is_waiting(waiting.as_mut()));
-        room.close();
+        budget.close();
         assert_eq!(waiting.await.unwrap_err(), Error::Stopped);
     }
 }

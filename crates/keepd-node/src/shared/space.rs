@@ -1,4 +1,4 @@
-//! Admitting what grows, as long as the file system has room for it.
+//! Admission of requests that need space on the file system.
 //!
 //! Whatever a request adds is written twice, into the log and into the store, and some time after
 //! it was let in. So what was let in and is not on the disk yet counts as taken, and beside it a
@@ -7,22 +7,20 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use keepd_machine::Command;
+use crate::ballast::Ballast;
 
-use crate::shared::Shared;
-
-/// How often what a request adds is written: into the log and into the store.
+/// Times that the bytes of a request are written: into the log and into the store.
 const COPIES: u64 = 2;
 /// BOUND: no request costs more than this, so that no sum of costs overflows.
 const COST_MAX: u64 = 1 << 40;
 
 #[derive(Debug, Default)]
 pub(crate) struct Growth {
-    /// What may be let in before the file system is looked at again.
+    /// Bytes that may be admitted before the free space is measured again.
     budget: AtomicI64,
     /// Bytes of client commands that are not applied yet.
     under_way: AtomicU64,
-    /// What the store will write: its tail, and what a rewrite copies.
+    /// Bytes that the store will write: its tail, and the copy of a rewrite.
     promised: AtomicU64,
 }
 
@@ -41,12 +39,12 @@ impl Growth {
         UnderWay { growth: self, bytes }
     }
 
-    /// Tells what the store will write.
+    /// Sets the bytes that the store will write.
     pub(crate) fn promise(&self, bytes: u64) {
         self.promised.store(bytes, Ordering::Relaxed);
     }
 
-    /// What of the free space is as good as taken.
+    /// Bytes of the free space that will be written soon.
     pub(crate) fn promised_bytes(&self) -> u64 {
         let under_way = self.under_way.load(Ordering::Relaxed);
         self.promised.load(Ordering::Relaxed) + COPIES * under_way
@@ -63,9 +61,33 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl Shared {
-    /// Whether the file system has room for a request that adds so many bytes; a `true` takes it.
-    pub(crate) fn admits(&self, cost: u64) -> bool {
+/// The bytes that a member has on its file system, and what of them it lets requests take.
+#[derive(Debug)]
+pub(crate) struct DiskSpace {
+    pub(crate) ballast: Ballast,
+    pub(crate) growth: Growth,
+    /// Bytes of live records.
+    pub(crate) live_bytes: AtomicI64,
+    /// Bytes of the store's files.
+    pub(crate) disk_bytes: AtomicI64,
+    /// Bytes of the log's files.
+    pub(crate) log_bytes: AtomicU64,
+}
+
+impl DiskSpace {
+    pub(crate) fn new(ballast: Ballast) -> Self {
+        Self {
+            ballast,
+            growth: Growth::default(),
+            live_bytes: AtomicI64::new(0),
+            disk_bytes: AtomicI64::new(0),
+            log_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the file system has space for a request that adds so many bytes; a `true` takes it.
+    /// If it has none, whatever grows is refused from now on.
+    pub(super) fn admits(&self, cost: u64) -> bool {
         if cost == 0 {
             return true;
         }
@@ -73,20 +95,20 @@ impl Shared {
             return false;
         }
         let bytes = signed(COPIES * cost.min(COST_MAX));
-        // Looking at the file system for each request would cost more than many requests do.
+        // Asking the file system for each request would cost more than many requests do.
         if self.growth.take(bytes) {
             return true;
         }
-        self.measure_space();
+        self.measure();
         let fits = self.growth.take(bytes);
         if !fits {
-            self.refuse_growth();
+            self.ballast.refuse_growth();
         }
         fits
     }
 
-    /// Looks what is free; refuses what grows if that is less than the margin.
-    pub(crate) fn measure_space(&self) {
+    /// Looks how much is free; refuses whatever grows if that is less than the margin.
+    pub(super) fn measure(&self) {
         let Some(available) = self.ballast.available_bytes() else {
             self.growth.budget.store(signed(COST_MAX), Ordering::Relaxed);
             return;
@@ -95,27 +117,19 @@ impl Shared {
         let spare = signed(available) - signed(taken + self.ballast.margin());
         self.growth.budget.store(spare, Ordering::Relaxed);
         if spare < 0 {
-            self.refuse_growth();
+            self.ballast.refuse_growth();
         }
     }
 
-    /// What a rewrite may take: while space is short all that there is but what is promised, else
-    /// what is free beside the margin.
-    pub(crate) fn room_for_copies(&self) -> u64 {
+    /// Bytes that a rewrite may take: while space is short all there are but what is promised, else
+    /// those that are free beside the margin.
+    pub(crate) fn bytes_for_copies(&self) -> u64 {
         let promised = self.growth.promised_bytes();
         if self.ballast.is_short() {
             return self.ballast.reclaimable_bytes().saturating_sub(promised);
         }
         let available = self.ballast.available_bytes().unwrap_or(u64::MAX);
         available.saturating_sub(promised + self.ballast.owed_bytes() + self.ballast.margin())
-    }
-
-    /// Refuses whatever grows from now on, and raises the alarm.
-    fn refuse_growth(&self) {
-        if self.ballast.refuse_growth() {
-            let alarm = Command::AlarmActivate(self.nospace());
-            self.propose_own(alarm, None, self.env.clock.monotonic());
-        }
     }
 }
 

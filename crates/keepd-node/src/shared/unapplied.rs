@@ -1,7 +1,7 @@
 //! Entries between commit and answer: who waits for them, and since when.
 //!
-//! The Raft thread adds entries as they are committed and keeps the time of those who wait; the
-//! apply thread takes them out when it publishes. So a waiter is told in time also while an entry
+//! The Raft part adds entries as they are committed and keeps the time of those who wait; the
+//! apply part takes them out when it publishes. So a waiter is told in time also while an entry
 //! before its own takes long to apply, and health can tell how long that is.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use crate::messages::Waiter;
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) index: u64,
-    /// When the request was taken.
+    /// The time at which the request was taken.
     pub(crate) taken: Duration,
     pub(crate) waiter: Waiter,
 }
@@ -26,18 +26,18 @@ struct State {
     /// The last index of each batch with the time of its commit, ascending. BOUND: as `waiting`.
     batches: VecDeque<(u64, Duration)>,
     /// Ascending by index. BOUND: the backlog of entries beyond which requests are refused, and a
-    /// batch of the Raft thread.
+    /// batch of the Raft part.
     waiting: VecDeque<Waiting>,
     /// Since when the log has had something that it has not confirmed.
     unsynced_since: Option<Duration>,
     is_closed: bool,
 }
 
-/// What is committed and not published.
+/// The entries that are committed and not published.
 #[derive(Debug, Default)]
 pub(crate) struct Unapplied(Mutex<State>);
 
-/// What keeps writes from being answered.
+/// The reason why writes are not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stall {
     /// The oldest committed entry was not applied for so long.
@@ -47,7 +47,7 @@ pub(crate) enum Stall {
 }
 
 impl Unapplied {
-    /// Entries up to `last` are committed, and handed to the apply thread next.
+    /// Entries up to `last` are committed, and handed to the apply part next.
     pub(crate) fn add(&self, last: u64, waiting: impl IntoIterator<Item = Waiting>, now: Duration) {
         let mut state = self.0.lock();
         if !state.is_closed {
@@ -67,7 +67,7 @@ impl Unapplied {
     }
 
     /// Tells those who were taken `timeout` ago or before; their entries will be applied all the same.
-    pub(crate) fn give_up(&self, now: Duration, timeout: Duration) {
+    pub(crate) fn expire(&self, now: Duration, timeout: Duration) {
         let mut state = self.0.lock();
         let is_over = |waiting: &Waiting| now.saturating_sub(waiting.taken) >= timeout;
         if !state.waiting.iter().any(is_over) {
@@ -91,7 +91,7 @@ impl Unapplied {
         self.0.lock().unsynced_since = unsynced_since;
     }
 
-    /// What has taken longer than `limit`, if anything has.
+    /// The oldest step that has taken longer than `limit`, if one has.
     pub(crate) fn stall(&self, now: Duration, limit: Duration) -> Option<Stall> {
         let state = self.0.lock();
         let age = |since: Duration| Some(now.saturating_sub(since)).filter(|age| *age > limit);
@@ -129,7 +129,7 @@ mod tests {
             })
             .collect();
         unapplied.add(3, waiting, SECOND * 4);
-        unapplied.give_up(SECOND * 9, SECOND * 7);
+        unapplied.expire(SECOND * 9, SECOND * 7);
         assert!(matches!(replies[0].try_recv(), Ok(Err(Error::TimedOut))));
         assert!(matches!(replies[1].try_recv(), Ok(Err(Error::TimedOut))));
         assert!(replies[2].try_recv().is_err(), "its time is not over");

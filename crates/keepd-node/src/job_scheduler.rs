@@ -1,6 +1,6 @@
-//! What the apply thread does between batches: flushes, checkpoints, rewrites, quota, leases.
+//! The work of the apply part between batches: flushes, checkpoints, rewrites, space, the NOSPACE alarm.
 //!
-//! Jobs are taken from the store here and run on the background threads; the store knows which are out.
+//! Jobs are taken from the store here and run by the background parts; the store knows which are out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +19,13 @@ use crate::threads::background::Background;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
 pub(crate) const EXPIRED_MAX: usize = 500;
-/// How long the stop waits for a checkpoint that is being written: it ends with its current piece.
+/// Time that a stop waits for a checkpoint that is being written: it ends with its current piece.
 const STOP_CHECKPOINT_TIME: Duration = Duration::from_secs(2);
-/// How often expired leases are looked for.
+/// Interval between two searches for expired leases.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Unflushed bytes that make a flush due before its time.
 const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
-/// How often space is looked after.
+/// Interval at which space is measured and jobs are scheduled.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Flushed bytes between two checkpoints.
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
@@ -35,29 +35,29 @@ const RELEASE_ENTRIES: u64 = 10_000;
 const RELEASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Index leaves trimmed of compacted history per turn.
 const TRIM_LEAVES: usize = 64;
-/// How long after a job found no space or no descriptor the next one is tried.
+/// Pause after a job that found no space or no descriptor.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// A log that takes more than this has something to give back while space is short: a file in use
 /// and the next one, with what is reserved for each, take less.
 const LOG_BYTES: u64 = 5 * 1024 * 1024;
-/// How often the log is asked for it.
+/// Interval at which the log is asked for it.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Checkpoints that are kept of old times when space is asked back: one more is being written.
 const KEPT_WITH_SPACE: usize = 2;
 /// While space is short one has to do: what is left to a start without it is to read everything.
 const KEPT_WITHOUT_SPACE: usize = 1;
 /// BOUND: how many may wait for a round of reclaiming.
-const RECLAIMERS_MAX: usize = 1000;
-/// How often a missing ballast is tried to be brought back.
+const DEFRAG_WAITERS_MAX: usize = 1000;
+/// Interval between two attempts to reserve a missing ballast.
 const BALLAST_INTERVAL: Duration = Duration::from_secs(1);
-/// What to do about a damaged segment.
+/// Advice on a damaged segment.
 const DAMAGE_ADVICE: &str = "a file is damaged: records in it cannot be read, everything else is \
     served; write or delete the keys whose reads fail, compact and defragment, or restore a snapshot";
 /// NOSPACE clears by itself when live bytes are below this part of the quota, in percent.
 const QUOTA_CLEAR_PERCENT: i64 = 90;
 
 #[derive(Debug)]
-pub(crate) struct Housekeeping {
+pub(crate) struct JobScheduler {
     shared: Arc<Shared>,
     background: Background,
     flush_due: Duration,
@@ -67,22 +67,22 @@ pub(crate) struct Housekeeping {
     /// proposed again then.
     nospace_again: Option<Duration>,
     /// A checkpoint found the disk full and is still to be written.
-    owes_checkpoint: bool,
+    checkpoint_pending: bool,
     /// No checkpoint or rewrite before: one found no space or no descriptor.
     jobs_due: Duration,
     /// A checkpoint found no space with so much free: none for reclaiming before there is more.
     checkpoint_refused: Option<u64>,
-    /// What the rewrite that is out copies.
+    /// Bytes that the rewrite that is out copies.
     copied_bytes: u64,
     log_due: Duration,
     /// Segments below this id belong to the round of reclaiming that somebody waits for.
     round: Option<u64>,
     restoring_ballast: bool,
     ballast_due: Duration,
-    /// Who waits for a round of reclaiming.
-    reclaimers: Vec<oneshot::Sender<()>>,
-    /// Who waits for past compactions to be done with.
-    settlers: Vec<oneshot::Sender<()>>,
+    /// Tasks that wait for a round of reclaiming.
+    defrag_waiters: Vec<oneshot::Sender<()>>,
+    /// Tasks that wait until past compactions are finished.
+    compaction_waiters: Vec<oneshot::Sender<()>>,
     /// The log was last told that it may go up to here.
     released: u64,
     /// Of the bytes written into the log, how many make the next release due. Nothing is known of
@@ -93,7 +93,7 @@ pub(crate) struct Housekeeping {
     reencryption: Reencryption,
 }
 
-impl Housekeeping {
+impl JobScheduler {
     pub(crate) fn new(shared: Arc<Shared>, background: Background) -> Self {
         let reencryption = Reencryption::new(Arc::clone(&shared));
         Self {
@@ -103,7 +103,7 @@ impl Housekeeping {
             expiry_due: Duration::ZERO,
             space_due: Duration::ZERO,
             nospace_again: None,
-            owes_checkpoint: false,
+            checkpoint_pending: false,
             jobs_due: Duration::ZERO,
             checkpoint_refused: None,
             copied_bytes: 0,
@@ -111,8 +111,8 @@ impl Housekeeping {
             round: None,
             restoring_ballast: false,
             ballast_due: Duration::ZERO,
-            reclaimers: Vec::new(),
-            settlers: Vec::new(),
+            defrag_waiters: Vec::new(),
+            compaction_waiters: Vec::new(),
             released: 0,
             release_at: 0,
             stop_by: None,
@@ -123,14 +123,14 @@ impl Housekeeping {
     /// One turn between batches; whether the next one should come at once.
     pub(crate) fn turn(&mut self, machine: &mut StateMachine, now: Duration) -> bool {
         // Who has given up waiting is not hurried for.
-        self.settlers.retain(|reply| !reply.is_closed());
-        self.reclaimers.retain(|reply| !reply.is_closed());
+        self.compaction_waiters.retain(|reply| !reply.is_closed());
+        self.defrag_waiters.retain(|reply| !reply.is_closed());
         self.flush(machine, now);
         let store = machine.store_mut();
         let trimming = store.trim(TRIM_LEAVES);
         self.start(store, JobRequest::CompactionHash);
         if !store.is_out(JobKind::CompactionHash) && store.is_settled() {
-            for reply in self.settlers.drain(..) {
+            for reply in self.compaction_waiters.drain(..) {
                 let _ = reply.send(());
             }
         }
@@ -138,7 +138,7 @@ impl Housekeeping {
             self.space_due = now + SPACE_INTERVAL;
             self.look_after_space(machine, now);
             self.reencrypt(machine, now);
-            self.look_for_damage(machine.store_mut());
+            self.scrub(machine.store_mut());
         }
         trimming
     }
@@ -174,7 +174,7 @@ impl Housekeeping {
     fn take_in(&mut self, store: &mut Store, done: keepd_mvcc::Done, took: Duration) {
         let (kind, cause) = (done.kind(), done.cause());
         if let Some(hash) = done.compaction_hash() {
-            self.shared.remember_hash(hash);
+            self.shared.keep_compaction_hash(hash);
         }
         store.finish(done);
         if kind == JobKind::Rewrite {
@@ -188,7 +188,7 @@ impl Housekeeping {
             JobKind::Flush => {
                 self.shared.metrics.backend_commit_seconds.observe(took);
                 let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
-                let is_due = written >= self.release_at || self.shared.ballast.is_short();
+                let is_due = written >= self.release_at || self.shared.space.ballast.is_short();
                 self.release_log(store.durable(), if is_due { 1 } else { RELEASE_ENTRIES });
             }
             JobKind::Checkpoint => self.checkpoint_refused = None,
@@ -202,9 +202,9 @@ impl Housekeeping {
         match cause {
             Cause::NoSpace | Cause::Shortage => {
                 self.jobs_due = self.shared.env.clock.monotonic() + SHORTAGE_PAUSE;
-                self.owes_checkpoint |= kind == JobKind::Checkpoint;
+                self.checkpoint_pending |= kind == JobKind::Checkpoint;
                 if kind == JobKind::Checkpoint && cause == Cause::NoSpace {
-                    self.checkpoint_refused = Some(self.shared.ballast.reclaimable_bytes());
+                    self.checkpoint_refused = Some(self.shared.space.ballast.reclaimable_bytes());
                 }
             }
             Cause::Damage => self.space_due = Duration::ZERO,
@@ -220,30 +220,30 @@ impl Housekeeping {
             self.released = index;
             let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
             self.release_at = written + RELEASE_BYTES;
-            self.shared.wal.push(WalEvent::Release { index, term, is_short: false });
+            self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: false });
         }
     }
 
     /// Someone wants space back now.
     pub(crate) fn reclaim(&mut self, reply: oneshot::Sender<()>) {
-        if self.reclaimers.len() < RECLAIMERS_MAX {
-            self.reclaimers.push(reply);
+        if self.defrag_waiters.len() < DEFRAG_WAITERS_MAX {
+            self.defrag_waiters.push(reply);
         }
         self.space_due = Duration::ZERO;
     }
 
     /// Someone wants to see past compactions done with.
     pub(crate) fn settle(&mut self, reply: oneshot::Sender<()>) {
-        self.settlers.push(reply);
+        self.compaction_waiters.push(reply);
     }
 
     pub(crate) fn publish_space(&self, machine: &StateMachine) {
         let store = machine.store();
         let shared = &self.shared;
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        shared.live_bytes.store(signed(store.live_bytes()), Ordering::Relaxed);
-        shared.disk_bytes.store(signed(store.disk_bytes()), Ordering::Relaxed);
-        shared.growth.promise(store.stats().tail_bytes + self.copied_bytes);
+        shared.space.live_bytes.store(signed(store.live_bytes()), Ordering::Relaxed);
+        shared.space.disk_bytes.store(signed(store.disk_bytes()), Ordering::Relaxed);
+        shared.space.growth.promise(store.stats().tail_bytes + self.copied_bytes);
     }
 
     /// The last flush and a checkpoint, so that the next start is short; whether all is done. They
@@ -257,7 +257,7 @@ impl Housekeeping {
         let Some(stop_by) = self.stop_by else {
             let is_flushed = is_done(store.run(JobRequest::Flush));
             if is_flushed {
-                *self.shared.flushed.lock() = Some(store.durable());
+                *self.shared.shutdown.flushed.lock() = Some(store.durable());
                 self.stop_by = Some(now + STOP_CHECKPOINT_TIME);
             }
             return !is_flushed;
@@ -272,7 +272,7 @@ impl Housekeeping {
     fn flush(&mut self, machine: &mut StateMachine, now: Duration) {
         let store = machine.store_mut();
         // A compaction that somebody waits for must be durable first.
-        let is_awaited = !self.settlers.is_empty() || !self.reclaimers.is_empty();
+        let is_awaited = !self.compaction_waiters.is_empty() || !self.defrag_waiters.is_empty();
         let is_due = now >= self.flush_due || is_awaited || store.is_closing();
         let is_due = is_due || store.stats().tail_bytes >= FLUSH_BYTES;
         if is_due && self.start(store, JobRequest::Flush) {
@@ -283,27 +283,27 @@ impl Housekeeping {
     fn look_after_space(&mut self, machine: &mut StateMachine, now: Duration) {
         self.publish_space(machine);
         self.shared.measure_space();
-        self.look_after_nospace(machine, now);
-        if self.shared.ballast.is_short() || !self.reclaimers.is_empty() {
+        self.update_nospace_alarm(machine, now);
+        if self.shared.space.ballast.is_short() || !self.defrag_waiters.is_empty() {
             self.shrink_log(machine.store().durable(), now);
         }
         self.run_jobs(machine, now);
         // ORDER: the space that it left is a rewrite's first, which may give back more.
         if !machine.store().is_out(JobKind::Rewrite) {
-            self.look_after_ballast(now);
+            self.restore_ballast(now);
         }
     }
 
     /// Has the log give back what is durable in the store, also of the file that it writes.
     fn shrink_log(&mut self, durable: Applied, now: Duration) {
         let Applied { index, term } = durable;
-        let is_large = self.shared.log_bytes.load(Ordering::Relaxed) > LOG_BYTES;
+        let is_large = self.shared.space.log_bytes.load(Ordering::Relaxed) > LOG_BYTES;
         if now < self.log_due || !(is_large || index > self.released) {
             return;
         }
         self.log_due = now + LOG_INTERVAL;
         self.released = self.released.max(index);
-        self.shared.wal.push(WalEvent::Release { index, term, is_short: is_large });
+        self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: is_large });
     }
 
     fn run_jobs(&mut self, machine: &mut StateMachine, now: Duration) {
@@ -313,12 +313,12 @@ impl Housekeeping {
         let is_due = machine.store().stats().since_checkpoint_bytes > CHECKPOINT_BYTES;
         let has_room = self
             .checkpoint_refused
-            .is_none_or(|refused| self.shared.ballast.reclaimable_bytes() > refused);
-        if has_room && (is_due || self.owes_checkpoint) {
+            .is_none_or(|refused| self.shared.space.ballast.reclaimable_bytes() > refused);
+        if has_room && (is_due || self.checkpoint_pending) {
             self.checkpoint(machine.store_mut());
         }
-        let is_short = self.shared.ballast.is_short();
-        let is_awaited = !self.reclaimers.is_empty();
+        let is_short = self.shared.space.ballast.is_short();
+        let is_awaited = !self.defrag_waiters.is_empty();
         if (is_short || is_awaited) && !self.prepare(machine, has_room) {
             return;
         }
@@ -329,7 +329,7 @@ impl Housekeeping {
             is_awaited.then(|| *self.round.get_or_insert_with(|| machine.store().next_file()));
         let reclaim = Reclaim {
             urgency: if is_awaited { Urgency::Full } else { self.urgency() },
-            room: self.shared.room_for_copies(),
+            room: self.shared.space.bytes_for_copies(),
             is_short,
             below: below.unwrap_or(u64::MAX),
         };
@@ -337,23 +337,27 @@ impl Housekeeping {
             Some(job) => self.rewrite(job),
             None => {
                 self.round = None;
-                for reply in self.reclaimers.drain(..) {
+                for reply in self.defrag_waiters.drain(..) {
                     let _ = reply.send(());
                 }
             }
         }
     }
 
-    /// What comes before a rewrite that is to give back all it can: past compactions are durable and
+    /// Prepares a rewrite that is to give back all it can: past compactions are durable and
     /// counted, the last segment is complete, and no checkpoint holds what died. Whether it is so.
     fn prepare(&self, machine: &mut StateMachine, has_room: bool) -> bool {
-        let is_short = self.shared.ballast.is_short();
+        let is_short = self.shared.space.ballast.is_short();
         let store = machine.store_mut();
         if !store.is_settled() {
             // What a past compaction killed is not all counted.
-            return is_short && self.reclaimers.is_empty();
+            return is_short && self.defrag_waiters.is_empty();
         }
-        store.close_segment(if self.reclaimers.is_empty() { Urgency::High } else { Urgency::Full });
+        store.close_segment(if self.defrag_waiters.is_empty() {
+            Urgency::High
+        } else {
+            Urgency::Full
+        });
         if store.is_closing() || store.is_out(JobKind::Checkpoint) {
             return false;
         }
@@ -365,11 +369,11 @@ impl Housekeeping {
         self.copied_bytes = job.copied_bytes();
         let shared = &self.shared;
         let is_large = || {
-            let available = shared.ballast.available_bytes().unwrap_or(u64::MAX);
-            self.copied_bytes > available.saturating_sub(shared.growth.promised_bytes())
+            let available = shared.space.ballast.available_bytes().unwrap_or(u64::MAX);
+            self.copied_bytes > available.saturating_sub(shared.space.growth.promised_bytes())
         };
         let reason = "a rewrite that gives space back has no room for its copy";
-        while is_large() && shared.throw_off_ballast(&reason, Asks::Reclaim) {}
+        while is_large() && shared.release_ballast(&reason, Asks::Reclaim) {}
         self.background.run(Job::Store(job));
     }
 
@@ -391,39 +395,39 @@ impl Housekeeping {
 
     fn checkpoint(&mut self, store: &mut Store) {
         if !store.is_out(JobKind::Checkpoint) {
-            self.owes_checkpoint = false;
+            self.checkpoint_pending = false;
             self.start(store, JobRequest::Checkpoint);
         }
     }
 
     /// Files far larger than what lives in them are the quota's problem too.
     fn urgency(&self) -> Urgency {
-        let disk = self.shared.disk_bytes.load(Ordering::Relaxed);
+        let disk = self.shared.space.disk_bytes.load(Ordering::Relaxed);
         match self.shared.options.quota_bytes {
             Some(quota) if disk > quota => Urgency::High,
-            _ if self.shared.ballast.is_short() => Urgency::High,
+            _ if self.shared.space.ballast.is_short() => Urgency::High,
             _ => Urgency::Normal,
         }
     }
 
     /// Rule 9.21: the alarm is raised and cleared by replicated commands, with hysteresis.
-    fn look_after_nospace(&mut self, machine: &StateMachine, now: Duration) {
+    fn update_nospace_alarm(&mut self, machine: &StateMachine, now: Duration) {
         let nospace = self.shared.nospace();
         let stands = machine.alarms().contains(&nospace);
-        let live = self.shared.live_bytes.load(Ordering::Relaxed);
+        let live = self.shared.space.live_bytes.load(Ordering::Relaxed);
         let is_roomy = || {
             let quota = self.shared.options.quota_bytes;
             quota.is_none_or(|quota| live < quota / 100 * QUOTA_CLEAR_PERCENT)
         };
         // The quota raises it at the door, where the request is known that does not fit.
-        let is_short = self.shared.ballast.is_short();
+        let is_short = self.shared.space.ballast.is_short();
         let is_wanted = is_short || (stands && !is_roomy());
         if stands == is_wanted {
             self.nospace_again = None;
             return;
         }
         let waits = self.nospace_again.is_some_and(|again| now < again);
-        if waits || self.shared.leadership.term().is_none() {
+        if waits || self.shared.progress.leadership.term().is_none() {
             return;
         }
         self.nospace_again = Some(now + self.shared.options.request_timeout());
@@ -438,7 +442,7 @@ impl Housekeeping {
     }
 
     /// Damage in old segments is found before it is needed, and told whoever met it.
-    fn look_for_damage(&self, store: &mut Store) {
+    fn scrub(&self, store: &mut Store) {
         for damage in store.damages().untold() {
             tracing::error!(
                 file = %damage.file.display(),
@@ -453,9 +457,9 @@ impl Housekeeping {
         }
     }
 
-    fn look_after_ballast(&mut self, now: Duration) {
+    fn restore_ballast(&mut self, now: Duration) {
         let is_due = now >= self.ballast_due && !self.restoring_ballast;
-        if is_due && self.shared.ballast.is_missing() {
+        if is_due && self.shared.space.ballast.is_missing() {
             self.ballast_due = now + BALLAST_INTERVAL;
             self.restoring_ballast = true;
             self.background.run(Job::RestoreBallast);
