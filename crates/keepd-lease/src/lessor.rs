@@ -159,7 +159,9 @@ impl Lessor {
         let held = self.leases.get_mut(&id).ok_or(Error::NotFound(id))?;
         // A foreign file may have brought a negative TTL.
         held.lease.remaining_ttl = remaining_ttl.clamp(0, held.lease.ttl.max(0));
-        Ok(held.lease)
+        let lease = held.lease;
+        self.assert_sound();
+        Ok(lease)
     }
 
     /// A lease by its id.

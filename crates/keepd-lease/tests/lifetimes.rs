@@ -182,3 +182,11 @@ proptest! {
         }
     }
 }
+
+/// A snapshot of another program may bring one.
+#[test]
+fn a_lease_with_a_negative_ttl_takes_a_checkpoint() {
+    let mut lessor = Lessor::new(options());
+    lessor.restore(Lease { id: LeaseId(1), ttl: -5, remaining_ttl: 0 });
+    assert_eq!(lessor.checkpoint(LeaseId(1), 3).unwrap().remaining_ttl, 0);
+}

@@ -300,6 +300,7 @@ impl Core {
             return Err(Error::NoLeader);
         }
         let read = self.read_contexts.next();
+        assert!(self.held_reads.len() < HELD_READS_MAX, "held reads are bounded");
         if self.holds_reads() {
             self.held_reads.push_back(HeldRead::Own(read));
         } else {
@@ -429,6 +430,8 @@ impl Core {
     fn after_event(&mut self) {
         let (term, role) = (self.raw.raft.term, self.raw.raft.state);
         assert!(term >= self.last_term, "a member's term never falls");
+        let log = &self.raw.raft.raft_log;
+        assert!(log.committed <= log.last_index(), "what is committed is in the log");
         if (term, role) != (self.last_term, self.last_role) {
             (self.last_term, self.last_role) = (term, role);
             self.draw_election_timeout();

@@ -280,6 +280,7 @@ impl Wal {
             record::encode_start(&record, &mut self.payload);
             self.write_frame(KIND_START)?;
             self.shape = shape;
+            assert_eq!(self.shape.start.index, index, "the log starts where it was told to");
         }
         // ORDER: the start is durable before the first file goes.
         self.sync()?;
@@ -417,6 +418,7 @@ impl Wal {
         assert_eq!(active.name.first_index, self.shape.next_index, "a segment continues the log");
         self.closed.push_back(self.active.summary());
         self.active = active;
+        assert_eq!(self.active.end().frames, 1, "a segment that carries nothing has its header");
         Ok(())
     }
 

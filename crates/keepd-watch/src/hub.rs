@@ -192,7 +192,8 @@ impl Hub {
         let Some(entry) = self.streams.get_mut(stream) else { return false };
         let known = match entry.watchers.get(&id).copied() {
             Some(slot) => {
-                self.remove_watcher(slot);
+                let watcher = self.remove_watcher(slot);
+                assert_eq!((watcher.stream, watcher.id), (stream, id), "a stream's own watcher");
                 true
             }
             None => entry.forget_compacted(id),
@@ -287,6 +288,8 @@ impl Hub {
         }
         self.views = views;
         self.position = self.position.max(current);
+        let is_ahead = |watcher: &Watcher| !watcher.synced || watcher.next > current;
+        assert!(self.watchers.iter().all(|(_, watcher)| is_ahead(watcher)), "the others catch up");
         self.answer_waiting_progress();
     }
 

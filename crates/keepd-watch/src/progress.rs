@@ -35,6 +35,7 @@ impl Hub {
         for stream in std::mem::take(&mut self.progress_waiting) {
             let entry = self.streams.get_mut(stream).expect("a closed stream waits for nothing");
             let before = entry.progress_waiting.len();
+            assert!(before > 0, "a listed stream has a request that waits");
             entry.progress_waiting.retain(|target| *target > self.position);
             let answers = before - entry.progress_waiting.len();
             if !entry.progress_waiting.is_empty() {
@@ -83,5 +84,6 @@ impl Hub {
                 }
             }
         }
+        assert_eq!(self.ticks.len(), self.streams.len(), "each stream has one progress tick");
     }
 }
