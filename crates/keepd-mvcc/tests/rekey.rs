@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use keepd_crypto::{DataKeyId, Encryption};
+use keepd_crypto::{DataKeyId, Encryption, EncryptionConfig};
 use keepd_env::{Env, SimDisk};
 use keepd_mvcc::{Applied, JobRequest, Options, Record, Resealer, Store, inspect};
 use keepd_types::{KeyRange, KeyValue, LeaseId, PlainDigest, SealMark, StoredValue};
@@ -118,8 +118,10 @@ fn files_follow_the_data_key_on_to_another_and_off_again() {
     assert_eq!(before.keys().copied().collect::<Vec<_>>(), [DataKeyId::PLAIN]);
     assert!(before[&DataKeyId::PLAIN] > 8 && !world.leaks().is_empty());
 
-    let reload =
-        |world: &World, text: &str| world.encryption.reload("e", text.as_bytes(), &|_| 0).unwrap();
+    let reload = |world: &World, text: &str| {
+        let config = EncryptionConfig::parse("e", text.as_bytes()).unwrap();
+        world.encryption.reload(config, &|_| 0).unwrap()
+    };
     reload(&world, &on());
     assert_eq!(world.store.data_keys().unwrap().unwrap(), before);
     let counts = world.convert();
@@ -170,7 +172,8 @@ fn a_rewrite_hands_each_record_to_the_resealer_and_changes_no_hash() {
         kv.encode(&mut encoded);
         Some(Record { encoded: encoded.into(), tombstone: false, seal: Some(seal) })
     }));
-    world.encryption.reload("e", on().as_bytes(), &|_| 0).unwrap();
+    let config = EncryptionConfig::parse("e", on().as_bytes()).unwrap();
+    world.encryption.reload(config, &|_| 0).unwrap();
     world.convert();
     let view = world.store.views().load();
     assert!(view.records().all(|record| record.unwrap().1.seal.is_some()));
