@@ -14,6 +14,7 @@
 
 mod affected;
 mod damage;
+mod digest;
 mod durable;
 mod error;
 mod hash;
@@ -35,6 +36,7 @@ mod walk;
 
 pub use affected::Affected;
 pub use damage::{Damage, Damages};
+pub use digest::Digest;
 pub use error::{Error, RangeError};
 pub use jobs::reclaim::{Reclaim, Urgency};
 pub use jobs::{Cause, Done, Job, JobKind, JobRequest};

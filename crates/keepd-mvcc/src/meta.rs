@@ -35,6 +35,10 @@ impl Meta {
         self.tables.iter().map(|(number, table)| (*number, table))
     }
 
+    pub(crate) fn remove(&mut self, table: u8) {
+        self.tables.remove(&table);
+    }
+
     pub(crate) fn apply(&mut self, op: MetaOp) {
         let table = self.tables.entry(op.table).or_default();
         match op.value {

@@ -25,6 +25,7 @@ use keepd_crypto::FileKeys;
 use keepd_env::Env;
 use keepd_types::Revision;
 
+use crate::digest::{self, Digest};
 use crate::error::{Error, RangeError};
 use crate::index::KeyIndex;
 use crate::jobs::compaction_hash::CompactionHashJob;
@@ -161,6 +162,25 @@ impl Store {
         self.now.applied
     }
 
+    /// The running digest of what was applied; entries that are not published yet included.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.now.digest
+    }
+
+    /// Adds an entry of the Raft log, once it is applied, to the running digest, which begins anew if
+    /// it lacks the entry before.
+    ///
+    /// # Panics
+    /// If entries come out of order.
+    pub fn digest_entry(&mut self, at: Applied, entry: &[u8]) {
+        assert!(at.index > self.now.digest.index, "an entry is applied once");
+        if at.index - 1 > self.now.digest.index {
+            self.now.digest = Digest::begin(at.index - 1);
+        }
+        self.now.digest = self.now.digest.next(at, entry, self.now.revision);
+    }
+
     /// The current main revision; 1 in a new store.
     #[must_use]
     pub const fn revision(&self) -> i64 {
@@ -260,6 +280,7 @@ impl Store {
 
     fn meta_apply(&mut self, op: MetaOp) {
         self.assert_sound();
+        assert!(op.table != digest::OWN_TABLE, "the table is the store's own");
         Arc::make_mut(&mut self.now.meta).apply(op.clone());
         self.meta_ops.push(op);
         self.is_dirty = true;
@@ -273,6 +294,10 @@ impl Store {
         self.assert_sound();
         assert!(applied.index >= self.now.applied.index, "the applied index never goes back");
         self.now.applied = applied;
+        if self.now.digest.index != applied.index {
+            // The store was filled otherwise than by entries.
+            self.now.digest = Digest::begin(applied.index);
+        }
         self.is_dirty = false;
         self.now.tail.push(std::mem::take(&mut self.pending));
         self.trim(TRIM_LEAVES_PER_PUBLISH);

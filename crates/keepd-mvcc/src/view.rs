@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use keepd_types::{KeyRange, Revision};
 
 use crate::damage::Damages;
+use crate::digest::{self, Digest};
 use crate::durable::Durable;
 use crate::error::{Error, RangeError};
 use crate::hash::RecordsHash;
@@ -58,6 +59,7 @@ pub struct View {
     pub(crate) revision: i64,
     pub(crate) compact_revision: i64,
     pub(crate) applied: Applied,
+    pub(crate) digest: Digest,
     pub(crate) tail: Tail,
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: Arc<BlockCache>,
@@ -68,15 +70,19 @@ impl View {
     /// The store as a restart finds it.
     pub(crate) fn of(durable: &Durable, segments: Arc<Segments>, cache: Arc<BlockCache>) -> Self {
         let Commit { applied, revision, compact_revision, .. } = durable.commit;
+        let mut meta = Arc::clone(&durable.meta);
+        // It is the store's alone, and stands still between two flushes.
+        Arc::make_mut(&mut meta).remove(digest::OWN_TABLE);
         Self {
             index: durable.index.clone(),
             revision,
             compact_revision,
             applied,
+            digest: Digest::of(&durable.meta, applied),
             tail: Tail::default(),
             segments,
             cache,
-            meta: Arc::clone(&durable.meta),
+            meta,
         }
     }
 
@@ -96,6 +102,12 @@ impl View {
     #[must_use]
     pub const fn applied(&self) -> Applied {
         self.applied
+    }
+
+    /// The running digest of what was applied.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// The number of live keys.

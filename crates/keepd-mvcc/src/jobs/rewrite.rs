@@ -22,6 +22,7 @@ use bytes::Bytes;
 use keepd_types::Revision;
 
 use crate::affected::Affected;
+use crate::digest;
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::meta::MetaOp;
@@ -304,6 +305,8 @@ impl RewriteJob {
                 last.insert((op.table, op.key), op.value);
             }
         }
+        // The last segment, which is never in the run, has the digest that counts.
+        last.retain(|(table, _), _| *table != digest::OWN_TABLE);
         let is_settled = self.limits.before.is_none()
             && self.limits.applied_index >= self.commit().applied.index;
         let ops = last.into_iter().filter(|(_, value)| value.is_some() || !is_settled);

@@ -201,18 +201,19 @@ impl Store {
         if !self.may_flush() || !is_published || (is_durable && !self.jobs.closes) {
             return None;
         }
+        let mut meta_ops = std::mem::take(&mut self.meta_ops);
+        let mut meta = Arc::clone(&self.now.meta);
+        let digest = self.now.digest.to_op();
+        Arc::make_mut(&mut meta).apply(digest.clone());
+        meta_ops.push(digest);
         Some(FlushJob {
             files: Arc::clone(&self.jobs.files),
             options: self.jobs.options.clone(),
             active: std::mem::take(&mut self.jobs.active),
             closes: std::mem::take(&mut self.jobs.closes),
             tail: self.now.tail.clone(),
-            meta_ops: std::mem::take(&mut self.meta_ops),
-            durable: Durable {
-                commit,
-                index: self.now.index.clone(),
-                meta: Arc::clone(&self.now.meta),
-            },
+            meta_ops,
+            durable: Durable { commit, index: self.now.index.clone(), meta },
             records: self.tail_records,
             bytes: self.tail_bytes,
         })

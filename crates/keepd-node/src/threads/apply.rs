@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::{AppliedBatch, Command, Envelope, Outcome, StateMachine, tables};
+use keepd_machine::{AppliedBatch, Command, Outcome, StateMachine, tables};
 use keepd_mvcc::Applied;
 use keepd_types::{LeaseId, Term};
 
@@ -119,10 +119,8 @@ impl ApplyThread {
             self.take_over(Term(entry.term));
             return Ok(());
         }
-        let envelope = Envelope::decode(entry.data)
-            .map_err(|source| keepd_machine::Halt::Command { index: entry.index, source })?;
-        let outcome = self.machine.apply(at, &envelope)?;
-        self.count(&envelope.command, &outcome);
+        let (command, outcome) = self.machine.apply_entry(at, entry.data)?;
+        self.count(&command, &outcome);
         if is_awaited {
             self.outcomes.push((entry.index, outcome));
         }

@@ -71,7 +71,7 @@ fn segments_that_need_no_copy_go_first_and_without_a_new_file() {
 #[test]
 fn the_last_segment_is_given_back_too() {
     let mut world = World::new(false);
-    (0..3).for_each(|round| run(&mut world, &[put(1, 150 + round)]));
+    (0..3).for_each(|round| run(&mut world, &[put(1, 110 + round)]));
     run(&mut world, &[Op::Flush, Op::DeleteRange(1, 1), Op::Flush]);
     run(&mut world, &BURIAL);
     let before = world.store.disk_bytes();
