@@ -74,6 +74,9 @@ pub(crate) trait Stepped: Send + Sync {
 
     /// The loop of the part's own thread; ends with the part or when the member halts.
     fn run(&self);
+
+    /// Whether events are queued for the part.
+    fn has_events(&self) -> bool;
 }
 
 /// A part that any thread may step while no other does.
@@ -141,6 +144,10 @@ impl<P: Part> Stepped for Driver<P> {
         while let Some(next) = self.step() {
             self.mailbox.wait(next.saturating_sub(self.shared.env.clock.monotonic()));
         }
+    }
+
+    fn has_events(&self) -> bool {
+        !self.mailbox.is_empty()
     }
 }
 

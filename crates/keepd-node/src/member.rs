@@ -138,11 +138,15 @@ impl Member {
 
     /// Has a part react to what is queued for it; when it wants its next turn by the monotonic clock,
     /// `None` once it has ended.
-    ///
-    /// # Panics
-    /// Never: every part is there.
+    #[must_use]
     pub fn step(&self, part: PartName) -> Option<Duration> {
         self.part(part).step()
+    }
+
+    /// Whether events are queued for a part.
+    #[must_use]
+    pub fn has_events(&self, part: PartName) -> bool {
+        self.part(part).has_events()
     }
 
     pub(crate) fn part(&self, name: PartName) -> Arc<dyn Stepped> {
@@ -175,8 +179,8 @@ impl Member {
         self.stop_with(|part| {
             while self.step(part).is_some() {
                 // The last flush may be out.
-                self.step(PartName::Flush);
-                self.step(PartName::Background);
+                let _next = self.step(PartName::Flush);
+                let _next = self.step(PartName::Background);
                 self.shared.env.clock.sleep(STOP_PAUSE);
             }
         });

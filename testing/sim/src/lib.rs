@@ -1,0 +1,258 @@
+//! Members of the production code in one thread, on a simulated disk, clock and randomness.
+//!
+//! ```text
+//!   seed --> which part is stepped next, which client is polled
+//!        --> nonces and ids (SeededRandom)
+//!   clock: stands still while a part has something to do, then moves to the next turn that is due
+//!   disk:  keeps what was synced; a kill keeps what was written, a power cut chooses by the seed
+//! ```
+//!
+//! Nothing else moves a member: the same seed gives the same run, step by step and byte by byte,
+//! and hours of its time pass in milliseconds.
+
+#![expect(clippy::panic, reason = "a failed run names its seed and step")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use keepd_crypto::EncryptionConfig;
+use keepd_env::sim::CrashMode;
+use keepd_env::{Clock, Env, ManualClock, Random, SeededRandom, SimDisk};
+use keepd_node::{BootError, DataDir, Handle, Member, Options, PartName};
+
+/// The longest that a run of clients may take of the member's time.
+const RUN_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// A configuration that encrypts every value.
+const ENCRYPTION: &[u8] = b"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: ['*.*']
+  providers:
+  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
+";
+
+/// A client: a future that ends when it has nothing more to do.
+pub type Client<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// A member that runs in the thread of its test.
+#[derive(Debug)]
+pub struct SimMember {
+    seed: u64,
+    starts: u64,
+    /// Chooses the next step.
+    schedule: SeededRandom,
+    clock: ManualClock,
+    disk: SimDisk,
+    options: Options,
+    member: Option<Member>,
+    /// The time of the next turn of each part that has not ended.
+    turns: BTreeMap<usize, Duration>,
+    /// The digest of all steps so far.
+    trace: u64,
+    steps: u64,
+    /// Timeouts of clients need a runtime; its clock stands still.
+    runtime: tokio::runtime::Runtime,
+}
+
+impl SimMember {
+    /// A host with an empty disk.
+    ///
+    /// # Panics
+    /// If no runtime can be made.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut options = Options::new(PathBuf::from("/data"));
+        options.ballast_bytes = 64 * 1024;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        Self {
+            seed,
+            starts: 0,
+            schedule: SeededRandom::new(seed),
+            clock: ManualClock::new(),
+            disk: SimDisk::new(),
+            options,
+            member: None,
+            turns: BTreeMap::new(),
+            trace: 0,
+            steps: 0,
+            runtime: runtime.enable_time().start_paused(true).build().expect("it needs no file"),
+        }
+    }
+
+    /// Starts the member, with a new boot id and the randomness of its own start.
+    ///
+    /// # Errors
+    /// If it refuses its data directory.
+    ///
+    /// # Panics
+    /// If it runs already.
+    pub fn start(&mut self) -> Result<(), BootError> {
+        assert!(self.member.is_none(), "{}: the member runs already", self.context());
+        self.starts += 1;
+        let env = Env {
+            disk: Arc::new(self.disk.clone()),
+            clock: Arc::new(self.clock.clone()),
+            random: Arc::new(SeededRandom::new(self.seed ^ self.starts << 32)),
+        };
+        let config =
+            EncryptionConfig::parse("test", ENCRYPTION).expect("the configuration is right");
+        let data_dir = DataDir::prepare(&env, &self.options, Some(config))?;
+        self.member = Some(Member::open(env, self.options.clone(), data_dir)?);
+        self.turns = (0..PartName::ALL.len()).map(|part| (part, Duration::ZERO)).collect();
+        Ok(())
+    }
+
+    /// Starts the member and runs it until it serves.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_and_lead(&mut self) {
+        let started = self.start();
+        started.unwrap_or_else(|error| panic!("{}: it does not start: {error}", self.context()));
+        let handle = self.handle();
+        let clients: Vec<Client<'_>> =
+            vec![Box::pin(async move { while handle.linearizable_view().await.is_err() {} })];
+        self.run(clients);
+    }
+
+    /// The way in.
+    ///
+    /// # Panics
+    /// If the member does not run.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.running().handle()
+    }
+
+    fn running(&self) -> &Member {
+        self.member.as_ref().unwrap_or_else(|| panic!("{}: it does not run", self.context()))
+    }
+
+    /// The member's disk.
+    #[must_use]
+    pub const fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// The member's clock.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    /// The digest of every step so far: which part, at what time, and what was on the disk.
+    #[must_use]
+    pub const fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// The place of a failure: with the seed it can be run again.
+    #[must_use]
+    pub fn context(&self) -> String {
+        format!("seed {}, start {}, step {}", self.seed, self.starts, self.steps)
+    }
+
+    /// A number below `bound` from the seed.
+    pub fn draw(&self, bound: u64) -> u64 {
+        self.schedule.next_u64() % bound
+    }
+
+    /// Steps the parts and polls the clients until all of these have ended.
+    ///
+    /// # Panics
+    /// If they do not end.
+    pub fn run(&mut self, clients: Vec<Client<'_>>) {
+        self.run_while(clients, |_| true);
+    }
+
+    /// As [`Self::run`], until `goes_on` says no before one of the steps; whether all clients have ended.
+    ///
+    /// # Panics
+    /// If the clients do not end.
+    pub fn run_while(
+        &mut self,
+        mut clients: Vec<Client<'_>>,
+        mut goes_on: impl FnMut(&Self) -> bool,
+    ) -> bool {
+        let limit = self.now() + RUN_TIME_MAX;
+        while !clients.is_empty() {
+            if !goes_on(self) {
+                return false;
+            }
+            let polled = usize::try_from(self.draw(clients.len() as u64)).expect("few clients");
+            let _entered = self.runtime.enter();
+            let mut context = Context::from_waker(Waker::noop());
+            if clients[polled].as_mut().poll(&mut context) == Poll::Ready(()) {
+                drop(clients.swap_remove(polled));
+            }
+            drop(_entered);
+            self.step();
+            assert!(self.now() < limit, "{}: clients do not come to an end", self.context());
+        }
+        true
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now() + time;
+        while self.now() < end {
+            self.step();
+        }
+    }
+
+    /// One part does something; if none has anything to do, time passes until one has.
+    fn step(&mut self) {
+        let now = self.now();
+        let member = self.running();
+        let has_work =
+            |part: usize, due: Duration| due <= now || member.has_events(PartName::ALL[part]);
+        let ready = self.turns.iter().filter(|(part, due)| has_work(**part, **due));
+        let ready: Vec<usize> = ready.map(|(part, _)| *part).collect();
+        if ready.is_empty() {
+            let next = self.turns.values().min();
+            let next = *next.unwrap_or_else(|| panic!("{}: it has halted", self.context()));
+            self.clock.advance(next - now);
+            return;
+        }
+        let chosen = ready[usize::try_from(self.draw(ready.len() as u64)).expect("few parts")];
+        match self.running().step(PartName::ALL[chosen]) {
+            Some(next) => self.turns.insert(chosen, next),
+            None => self.turns.remove(&chosen),
+        };
+        self.steps += 1;
+        for fact in [
+            chosen as u64,
+            u64::try_from(now.as_nanos()).expect("less than 584 years"),
+            self.disk.used_bytes(),
+        ] {
+            // FNV-1a, by words.
+            self.trace = (self.trace ^ fact).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// The process dies; what it wrote stays, synced or not.
+    pub fn kill(&mut self) {
+        self.disk = self.disk.kill();
+        self.member = None;
+    }
+
+    /// The power fails.
+    pub fn cut_power(&mut self, mode: CrashMode) {
+        self.disk = self.disk.crash(mode);
+        self.member = None;
+    }
+
+    /// Stops the member in order.
+    pub fn stop(&mut self) {
+        if let Some(member) = self.member.take() {
+            member.stop();
+        }
+    }
+}
