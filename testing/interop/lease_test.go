@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keepd/keepd/testing/interop/harness"
 )
@@ -148,6 +150,56 @@ func TestBurstsOfKeepAlives(t *testing.T) {
 			}
 			t.Logf("%d renewals read %s took %v", count, reads, time.Since(start))
 		}
+	})
+}
+
+// The same from many streams of one connection, whose small frames come mixed.
+func TestBurstsOnManyStreams(t *testing.T) {
+	const streams, count = 300, 2_000
+	onEach(t, func(t *testing.T, a *api) {
+		a.grant(5, 1000)
+		var clients sync.WaitGroup
+		start := time.Now()
+		for range streams {
+			stream := must(a.lease.LeaseKeepAlive(ctx(t)))(t)
+			clients.Go(func() {
+				for range count {
+					if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: 5}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			clients.Go(func() {
+				time.Sleep(time.Second)
+				for i := range count {
+					if _, err := stream.Recv(); err != nil {
+						t.Errorf("a stream ended after %d of %d answers: %v", i, count, err)
+						return
+					}
+				}
+			})
+		}
+		clients.Wait()
+		t.Logf("%d renewals on %d streams took %v", streams*count, streams, time.Since(start))
+	})
+}
+
+// Empty DATA frames mean nothing, however many come.
+func TestEmptyFramesEndNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, a *api) {
+		h := a.HTTP2()
+		put := must(proto.Marshal(&pb.PutRequest{Key: []byte("a"), Value: []byte("1")}))(t)
+		stream := must(h.Open(harness.GRPC("/etcdserverpb.KV/Put"), false))(t)
+		for range 150 {
+			if err := h.WriteData(stream, false, nil); err != nil {
+				t.Fatal(err)
+			}
+			// So that they come one by one.
+			time.Sleep(2 * time.Millisecond)
+		}
+		_ = h.Send(stream, harness.Message(put))
+		equal(t, "code", h.Receive(stream, 5*time.Second).Fields["grpc-status"], "0")
 	})
 }
 

@@ -5,12 +5,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keepd/keepd/testing/interop/harness"
@@ -252,5 +255,79 @@ func TestDeadlinesAreKept(t *testing.T) {
 			t.Errorf("a watch outlived its deadline: %s", answer)
 		}
 		equal(t, "nothing was written", len(a.one("late").Kvs), 0)
+	})
+}
+
+// Hundreds of requests of one client whose deadlines pass end no connection. A request whose deadline passes while others are in front of it fails with that, and is done or not
+// done; one that was answered is done. Every kind of call says so in the same words.
+func TestDeadlinesUnderLoad(t *testing.T) {
+	const puts = 300
+	onEach(t, func(t *testing.T, a *api) {
+		load, end := context.WithCancel(ctx(t))
+		var loading sync.WaitGroup
+		value := bytes.Repeat([]byte("v"), 200_000)
+		for i := range 8 {
+			loading.Go(func() {
+				for load.Err() == nil {
+					_, _ = a.kv.Put(load, &pb.PutRequest{Key: fmt.Appendf(nil, "load%d", i), Value: value})
+				}
+			})
+		}
+		var outcomes sync.WaitGroup
+		var answered sync.Map
+		var late atomic.Int32
+		for i := range puts {
+			key := fmt.Sprintf("late%03d", i)
+			outcomes.Go(func() {
+				short, cancel := context.WithTimeout(ctx(t), time.Duration(i)*200*time.Microsecond)
+				defer cancel()
+				_, err := a.kv.Put(short, &pb.PutRequest{Key: []byte(key)})
+				if err == nil {
+					answered.Store(key, true)
+					return
+				}
+				late.Add(1)
+				// The client adds what it was waiting for.
+				told := status.Convert(err)
+				if told.Code() != codes.DeadlineExceeded || !strings.HasPrefix(told.Message(), "context deadline exceeded") {
+					t.Errorf("%s: %v", key, err)
+				}
+			})
+		}
+		outcomes.Wait()
+		end()
+		loading.Wait()
+		done := must(a.kv.Range(ctx(t), &pb.RangeRequest{Key: []byte("late"), RangeEnd: []byte("latf"), KeysOnly: true}))(t)
+		present := map[string]bool{}
+		for _, kv := range done.Kvs {
+			present[string(kv.Key)] = true
+			equal(t, string(kv.Key)+" is written once", kv.Version, 1)
+		}
+		answered.Range(func(key, _ any) bool {
+			if !present[key.(string)] {
+				t.Errorf("%s was acknowledged and is not there", key)
+			}
+			return true
+		})
+		if late.Load() == 0 {
+			t.Error("no deadline passed: the load is too light to say anything")
+		}
+		t.Logf("%d of %d puts were late, %d are there", late.Load(), puts, len(present))
+
+		past, cancel := context.WithTimeout(ctx(t), time.Nanosecond)
+		defer cancel()
+		for name, call := range map[string]func() error{
+			"range": func() error { _, err := a.kv.Range(past, &pb.RangeRequest{Key: []byte("a")}); return err },
+			"txn":   func() error { _, err := a.kv.Txn(past, &pb.TxnRequest{}); return err },
+			"grant": func() error { _, err := a.lease.LeaseGrant(past, &pb.LeaseGrantRequest{TTL: 9}); return err },
+			"compact": func() error {
+				_, err := a.kv.Compact(past, &pb.CompactionRequest{Revision: 1})
+				return err
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				wantError(t, call(), codes.DeadlineExceeded, "context deadline exceeded")
+			})
+		}
 	})
 }

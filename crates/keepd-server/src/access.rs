@@ -1,4 +1,4 @@
-//! What a web browser may do: which hosts a plain request may name, and which origins may read the
+//! Access of web browsers: the hosts that a plain request may name, and the origins that may read the
 //! answers.
 //!
 //! A page can have its visitor's browser send requests to any address, also under a host name of its
@@ -15,7 +15,7 @@ use http::header::{ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS};
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN};
 use http::{HeaderValue, Request, Response};
 
-/// Stands for all of them.
+/// The entry that stands for all hosts or origins.
 const ANY: &str = "*";
 
 /// `--cors` and `--host-whitelist`. An empty list allows all, as `*` in it does.
@@ -25,7 +25,7 @@ pub struct AccessControl {
     pub origins: BTreeSet<String>,
     /// Host names that a plain request may name.
     pub hosts: BTreeSet<String>,
-    /// Host names of the member: those that it listens on and advertises.
+    /// Host names that the member listens on or advertises.
     pub own_hosts: BTreeSet<String>,
 }
 
@@ -34,14 +34,14 @@ fn allows(list: &BTreeSet<String>, name: &str) -> bool {
 }
 
 impl AccessControl {
-    /// The host that a plain request names, if it may not.
+    /// The host that a plain request names, if the list does not allow it.
     pub(crate) fn refused_host<B>(&self, request: &Request<B>) -> Option<String> {
         let host = named_host(request);
         (!allows(&self.hosts, &host)).then_some(host)
     }
 
-    /// The host that a plain request names, if a foreign page could have named it: neither an address,
-    /// nor one of this machine or member, nor one that the operator lists.
+    /// The host that a plain request names, if a page of another origin could have named it: it is
+    /// neither an address, nor a name of this machine or member, nor listed by the operator.
     pub(crate) fn foreign_host<B>(&self, request: &Request<B>) -> Option<String> {
         let host = named_host(request);
         let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -82,7 +82,7 @@ fn named_host<B>(request: &Request<B>) -> String {
     }
 }
 
-/// The host without its port, as Go's `net.SplitHostPort` takes it apart; the whole if it cannot.
+/// The host without its port, as Go's `net.SplitHostPort` splits it; all of it if that fails.
 fn host_name(named: &str) -> &str {
     if let Some(inner) = named.strip_prefix('[') {
         return match inner.split_once("]:") {

@@ -1,9 +1,8 @@
-//! Places for the answers to the requests of a stream: a request whose answer has no place is not
-//! read.
+//! Places for the answers to the requests of a stream: no request is read unless its answer has a
+//! place, so the memory of unread answers is bounded.
 //!
-//! It must not come to that with a client that reads at all: the HTTP/2 library ends a connection on
-//! which too many small messages lie unread. So a stream has places of its own, and many more that
-//! all streams share.
+//! A client that reads its answers should never be held up by this. So a stream has places of its
+//! own, and may borrow many more from those that all streams share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +20,7 @@ const SHARED: usize = 1024 * 1024;
 /// BOUND: answers that may wait on one stream.
 pub(crate) const ANSWERS_MAX: usize = OWN + BORROWED_MAX;
 
-/// The places that streams borrow from.
+/// The places that streams borrow.
 pub(crate) fn shared() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(SHARED))
 }
@@ -42,8 +41,8 @@ impl AnswerPlaces {
         Self { own, shared, borrowed, connection }
     }
 
-    /// Keeps a place for the answer to a request; waits while the client has too many to read, and
-    /// fails if too many streams wait so.
+    /// Takes a place for the answer to a request. Waits while the client has too many answers to
+    /// read, and fails if too many streams wait like this.
     pub(crate) async fn reserve(&self) -> Result<(), Status> {
         if let Ok(place) = self.own.try_acquire() {
             place.forget();
@@ -61,7 +60,7 @@ impl AnswerPlaces {
         Ok(())
     }
 
-    /// Frees a place: its own first, since a request may wait for one.
+    /// Frees a place: one of its own first, since a request may wait for one.
     pub(crate) fn free(&self) {
         if self.own.available_permits() < OWN {
             return self.own.add_permits(1);
@@ -85,7 +84,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::grpc::call::Peer;
+    use crate::peer::Peer;
     use crate::unfinished::Unfinished;
 
     fn places(shared: &Arc<Semaphore>) -> AnswerPlaces {

@@ -1,8 +1,8 @@
 //! The Auth service of a store without users, where authentication is off.
 //!
-//! What only looks is answered as etcd does with no users, and so is what needs a user or a role
-//! that is there: none is. Whatever would make one is refused until users are built, because a
-//! client that was told of a user would rely on it.
+//! Requests that only read are answered as etcd answers them without users, and so are those that
+//! name a user or a role: there is none. Requests that would make a user or a role are refused until
+//! users are built, because their client would rely on them.
 
 use std::sync::Arc;
 

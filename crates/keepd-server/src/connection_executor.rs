@@ -1,10 +1,10 @@
 //! Runs the requests of a connection inside the connection's own task.
 //!
 //! hyper hands each request of an HTTP/2 connection to an executor. A task of its own for each would
-//! cost a turn of the scheduler and wake the connection for every single answer: a system call per
-//! answer. Here the requests that can go on all do so in one turn, and the connection then sends
-//! their answers with one write. What would hold up the others runs in tasks of its own: ranges of
-//! many keys (`kv::range`), streams (`response_stream`).
+//! cost a pass of the scheduler and wake the connection for every single answer: a system call per
+//! answer. Here all requests that can make progress do so in one poll, and the connection then sends
+//! their answers with one write. Work that would hold up the others runs in tasks of its own: ranges
+//! of many keys (`kv::range`), streams (`response_stream`).
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -18,7 +18,7 @@ use tokio::task::coop::unconstrained;
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The requests that a connection has taken and that have not had a turn yet.
+/// Requests that a connection has accepted and that were not polled yet.
 #[derive(Clone, Default)]
 pub(crate) struct InlineExecutor {
     fresh: Arc<Mutex<Vec<Request>>>,
@@ -30,7 +30,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InlineE
     }
 }
 
-/// A connection together with its requests; done when the connection is, which ends what is left.
+/// A connection together with its requests. It completes when the connection does, which drops the
+/// requests that are left.
 pub(crate) struct ConnectionTask<C> {
     connection: Pin<Box<C>>,
     requests: InlineExecutor,
@@ -55,8 +56,8 @@ impl<C: Future> Future for ConnectionTask<C> {
         let this = &mut *self;
         let connection = this.connection.as_mut().poll(task);
         this.running.extend(this.requests.fresh.lock().drain(..));
-        // Each answer wakes the connection, which sends them all in its next turn. Tokio's budget
-        // for a task is the connection's; requests that find it used up would be asked in vain.
+        // Each answer wakes the connection, which sends them all in its next poll. The connection may
+        // have used up tokio's budget for this task; requests would then be polled in vain.
         let running = poll_fn(|task| this.running.poll_next_unpin(task));
         let mut running = pin!(unconstrained(running));
         while let Poll::Ready(Some(())) = running.as_mut().poll(task) {}

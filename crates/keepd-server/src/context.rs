@@ -1,4 +1,4 @@
-//! What every service has at hand: the member, the value sealer, limits, headers.
+//! The context of every service: the member, the value sealer, limits, admission, headers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,8 +7,9 @@ use bytes::Bytes;
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb;
 use keepd_crypto::{Encryption, ValueSealer};
+use keepd_machine::Command;
 use keepd_mvcc::{Record, View};
-use keepd_node::Handle;
+use keepd_node::{Completion, Handle};
 use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
 use parking_lot::Mutex;
@@ -17,9 +18,9 @@ use tonic::Status;
 
 use crate::admission::Admission;
 use crate::answer_places;
+use crate::authorization::{Authorizer, Everyone};
 use crate::errors;
 use crate::listener::TrafficBytes;
-use crate::metrics::RpcMetrics;
 use crate::unfinished::Unfinished;
 
 /// Limits of requests.
@@ -38,7 +39,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What gRPC may receive.
+    /// The size of the largest message that gRPC receives.
     #[must_use]
     pub const fn receive_bytes_max(&self) -> usize {
         self.request_bytes_max + limits::GRPC_OVERHEAD_BYTES
@@ -58,11 +59,11 @@ pub struct Context {
     pub(crate) admission: Admission,
     /// Requests of all connections that are not whole yet.
     pub(crate) unfinished: Arc<Unfinished>,
-    /// Places for answers that streams share.
+    /// Places for answers, shared by all streams.
     pub(crate) answer_places: Arc<Semaphore>,
-    /// What the services count.
-    pub(crate) rpc_metrics: RpcMetrics,
-    /// What goes over the client ports.
+    /// Decides who may call which RPC.
+    pub(crate) authorizer: Box<dyn Authorizer>,
+    /// Bytes that go over the client ports.
     pub(crate) client_bytes: Arc<TrafficBytes>,
     /// The certificates of the client ports.
     pub(crate) certificates: Mutex<Vec<Arc<ServerTls>>>,
@@ -85,7 +86,7 @@ impl Context {
             node,
             unfinished: Unfinished::new(limits.receive_bytes_max()),
             answer_places: answer_places::shared(),
-            rpc_metrics: RpcMetrics::default(),
+            authorizer: Box::new(Everyone),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),
             lease_ids,
@@ -108,7 +109,7 @@ impl Context {
         self.header(self.node.view().revision())
     }
 
-    /// A positive lease id that was not handed out before.
+    /// A positive lease id that was not given out before.
     pub(crate) fn next_lease_id(&self) -> LeaseId {
         loop {
             let id = self.lease_ids.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff_ffff_ffff;
@@ -118,12 +119,18 @@ impl Context {
         }
     }
 
-    /// The newest view, or one that holds whatever was acknowledged before this.
+    /// The newest view if the read is serializable, else one that holds every write acknowledged
+    /// before this call.
     pub(crate) async fn view(&self, is_serializable: bool) -> Result<Arc<View>, Status> {
         if is_serializable {
             return Ok(self.node.view());
         }
         self.node.linearizable_view().await.map_err(errors::node)
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Completion, Status> {
+        self.node.propose(command).await.map_err(errors::node)
     }
 
     /// Seals a value if its key's resource asks for it.

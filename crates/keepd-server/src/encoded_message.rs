@@ -1,7 +1,7 @@
 //! Answers that are encoded already, in pieces.
 //!
 //! A stored record is the encoded `mvccpb.KeyValue`, so a range's answer is a few header bytes and
-//! the records as they lie in the block cache; nothing is decoded or encoded again.
+//! the records from the block cache; nothing is decoded or encoded again.
 
 use bytes::Bytes;
 use prost::Message;
@@ -38,7 +38,7 @@ impl From<Vec<u8>> for EncodedMessage {
     }
 }
 
-/// What a handler answers with: a message, encoded or not.
+/// The answer of a handler: a message, encoded or not.
 pub(crate) trait Answer: Send + 'static {
     /// The bytes of the answer.
     fn encoded(self) -> EncodedMessage;

@@ -1,7 +1,8 @@
-//! State of encryption at rest, as JSON for `keepd encryption status`; names keys, never secrets.
+//! The status of encryption at rest, as JSON for `keepd encryption status`; it names keys and never
+//! shows secrets.
 //!
 //! Served to clients at `/keepd/encryption`. With `?values` the stored values are counted by their
-//! keys, which reads the whole store: one count at a time, the others are told to come back.
+//! keys, which reads the whole store: there is one count at a time, other requests are refused.
 
 use keepd_crypto::{EncryptionStatus, KeyName};
 use keepd_node::ValueCounts;
@@ -10,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 
-/// Reason why there is no answer.
+/// The reason for which there is no status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Somebody else is counting.
+    /// A count is under way for another request.
     Busy,
     /// The store cannot be read.
     Unreadable(String),

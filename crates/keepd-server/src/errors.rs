@@ -1,4 +1,4 @@
-//! The one map from what goes wrong below to what clients are told.
+//! The one map from errors of the layers below to the status that clients get.
 
 use keepd_api::Error as Api;
 use keepd_machine::ApplyError;
@@ -30,7 +30,7 @@ pub(crate) fn apply(error: ApplyError) -> Status {
         ApplyError::FutureRevision => Api::FutureRevision.into(),
         ApplyError::NoSpace => Api::NoSpace.into(),
         ApplyError::Corrupt => Api::Corrupt.into(),
-        // Tried again until the time for it is up; see `kv::txn`.
+        // `kv::txn` tries it again until the request timeout.
         ApplyError::GuardMissed => Api::TimedOut.into(),
         // No command of a client has a term.
         ApplyError::OtherTerm => Api::LeaderChanged.into(),
@@ -45,39 +45,44 @@ pub(crate) fn range(error: RangeError) -> Status {
     }
 }
 
-/// A read that failed inside the store. Damage is never served, so the client gets an error; the
-/// place goes to the log and not to the client.
+/// The answer to a call whose client's deadline has passed.
+pub(crate) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
+}
+
+/// The answer to a read that failed inside the store. Damage is never served, so the client gets an
+/// error; the damaged place is named in the log only.
 pub(crate) fn store(error: keepd_mvcc::Error) -> Status {
     if let keepd_mvcc::Error::Range(error) = error {
         return range(error);
     }
     if error.is_damage() {
-        // The node tells each damaged place once; clients may read it again and again.
+        // The node logs each damaged place once; clients may read it again and again.
         tracing::debug!(%error, "a read needs a damaged part of the store");
     } else {
-        tracing::error!(%error, "a read from the store failed");
+        tracing::error!(%error, "a read from the store failed; check the disk");
     }
     Status::data_loss("keepd: the store could not be read; see the server's log")
 }
 
-/// Work that ran apart from its request and did not come to its end.
+/// The answer to a request whose work ran in another task or thread and did not end.
 pub(crate) fn task(error: tokio::task::JoinError) -> Status {
-    Status::internal(format!("keepd: a read failed: {error}"))
+    Status::internal(format!("keepd: the request failed in the server: {error}"))
 }
 
-/// A value that could not be opened: never answered with ciphertext, never skipped.
+/// The answer where a value could not be opened: never ciphertext, and never without the value.
 pub(crate) fn open(key: &[u8], error: &keepd_crypto::OpenError) -> Status {
-    tracing::error!(key = %key.escape_ascii(), %error, "a sealed value could not be opened");
+    tracing::error!(key = %key.escape_ascii(), %error, "a sealed value could not be opened; if its key has left the encryption configuration, put it back");
     Status::internal(format!("keepd: the sealed value of a key could not be opened: {error}"))
 }
 
-/// A value that could not be sealed: never written plain instead.
+/// The answer where a value could not be sealed: it is never written plain instead.
 pub(crate) fn seal(error: &keepd_crypto::SealError) -> Status {
     tracing::error!(%error, "a value could not be sealed");
     Status::internal(format!("keepd: the value could not be sealed: {error}"))
 }
 
-/// A record that does not decode although its seal was intact.
+/// The answer where a record does not decode although its checksum was right.
 pub(crate) fn record(error: keepd_types::DecodeError) -> Status {
     tracing::error!(%error, "a stored record is malformed");
     Status::data_loss("keepd: a stored record is malformed; see the server's log")

@@ -1,4 +1,4 @@
-//! The standard gRPC health service: the empty name serves, others do not exist.
+//! The standard gRPC health service: the service with the empty name is serving, others do not exist.
 
 use std::sync::Arc;
 

@@ -1,18 +1,18 @@
-//! HTTP/2 below the library: requests that it would not take, and that etcd serves.
+//! A filter between the connection and the HTTP/2 library, for requests that etcd serves and the
+//! library rejects.
 //!
-//! The library ends a stream, or the whole connection, over fields that mean nothing to gRPC: an
-//! `:authority` that is no host (the path of a socket, a list of endpoints), a missing `:scheme`,
-//! `te: gzip`, one bad name of a field. Clients of etcd send all of these.
-//! This lies between the connection and the library and passes every byte on as it came, except for
-//! header blocks with such fields: they are written anew so that the library takes them. Small DATA
-//! frames of a stream are joined where they stand side by side ([`join`]).
+//! The library ends a stream, or the whole connection, because of fields that mean nothing to gRPC:
+//! an `:authority` that is no host (the path of a socket, a list of endpoints), a missing `:scheme`,
+//! `te: gzip`, one bad name of a field. Clients of etcd send all of these. The filter passes every
+//! byte on unchanged, except for header blocks with such fields: it rewrites them so that the library
+//! accepts them. It also joins neighbouring small DATA frames of a stream ([`join`]).
 //!
-//! What a connection sends is looked at where it was read. Only its header blocks are decoded, once,
-//! because HPACK's table must be followed. After the first block that was written anew the library's
-//! table is not the client's any more, so all later ones of that connection are written anew too,
-//! without references to the table. Decision 0501 tells what else was considered.
+//! Bytes are scanned in the buffer into which they were read. Only header blocks are decoded, each
+//! once, because HPACK's dynamic table has to be followed. After the first rewritten block the
+//! library's table differs from the client's, so all later blocks of that connection are rewritten
+//! too, without references to the table. Decision 0501 tells what else was considered.
 //!
-//! What is not HTTP/2, or breaks its rules, is passed on for the library to judge.
+//! Bytes that are not HTTP/2, or violate it, are passed on: the library judges them.
 
 mod fields;
 mod hpack;
@@ -34,9 +34,9 @@ use join::join_data;
 
 use crate::unfinished::{Held, Share};
 
-/// Carries the path of a request if the library would not take it.
+/// The field that carries a path which the library rejects.
 pub(crate) const PATH: &str = "keepd-path";
-/// Carries the method of a request if the library would not take it.
+/// The field that carries a method which the library rejects.
 pub(crate) const METHOD: &str = "keepd-method";
 
 /// BOUND: the fields of one request, as HTTP/2 counts them: a kilobyte for each of a thousand.
@@ -44,9 +44,12 @@ pub(crate) const FIELD_BYTES_MAX: u32 = 1024 * 1024;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD_BYTES: usize = 9;
-/// What is read at once while a header block is not whole.
+/// Bytes that a connection reads before it yields to other tasks, among them the readers of its
+/// streams: the library ends a connection on which too many small messages are unread.
+const TURN_BYTES: usize = 32 * 1024;
+/// The size of a read while a header block is not whole.
 const READ_BYTES: usize = 4096;
-/// The largest frame that the library announces it takes.
+/// The largest frame that the library announces to accept.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
 /// BOUND: an encoded header block and the heads of its frames.
 const BLOCK_BYTES_MAX: usize = FIELD_BYTES_MAX as usize + 64 * 1024;
@@ -58,17 +61,19 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// A connection whose header blocks the library takes.
+/// A connection with the filter applied to what it reads.
 #[derive(Debug)]
 pub(crate) struct Mended<S> {
     stream: S,
     blocks: Blocks,
-    /// What came and ends within a header block.
+    /// Bytes that came and end within a header block.
     input: Vec<u8>,
-    /// What is ready to be read.
+    /// Bytes that are ready for the library.
     output: BytesMut,
     /// Counts `input`.
     held: Held,
+    /// Bytes read since the connection last yielded.
+    turn_bytes: usize,
 }
 
 impl<S> Mended<S> {
@@ -79,10 +84,11 @@ impl<S> Mended<S> {
             input: Vec::new(),
             output: BytesMut::new(),
             held: Held::new(share),
+            turn_bytes: 0,
         }
     }
 
-    /// Moves what can be read from `input` to `output`.
+    /// Moves what is complete from `input` to `output`.
     fn settle(&mut self) -> io::Result<()> {
         let mut input = std::mem::take(&mut self.input);
         loop {
@@ -111,6 +117,26 @@ impl<S> Mended<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Mended<S> {
+    /// Reads from the stream, unless it is time to yield.
+    fn read_some(
+        &mut self,
+        task: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            task.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
+        let read = buffer.filled().len() - before;
+        self.turn_bytes = if result.is_pending() { 0 } else { self.turn_bytes + read };
+        result
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -127,14 +153,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
             }
             if this.input.is_empty() {
                 let before = buffer.filled().len();
-                ready!(Pin::new(&mut this.stream).poll_read(task, buffer))?;
+                ready!(this.read_some(task, buffer))?;
                 let came = &mut buffer.filled_mut()[before..];
+                let is_end = came.is_empty();
                 let Scanned { pass, joined, stop } = this.blocks.scan(came);
                 if stop == Stop::End {
                     buffer.set_filled(before + joined);
+                    // Nothing would mean the end of the connection.
+                    if joined == 0 && !is_end {
+                        continue;
+                    }
                     return Poll::Ready(Ok(()));
                 }
-                // The rare case: what follows `pass` is kept, and read again from there.
+                // The rare case: the bytes after `pass` are kept, and scanned again later.
                 let rest = match stop {
                     Stop::End | Stop::Within => pass,
                     Stop::Anew { len, block } => {
@@ -154,9 +185,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
             } else {
                 let mut came = [0; READ_BYTES];
                 let mut came = ReadBuf::new(&mut came);
-                ready!(Pin::new(&mut this.stream).poll_read(task, &mut came))?;
+                ready!(this.read_some(task, &mut came))?;
                 if came.filled().is_empty() {
-                    // The end: the library judges what is left.
+                    // The end of the connection: the library judges what is left.
                     this.blocks.off = true;
                 }
                 this.input.extend_from_slice(came.filled());
@@ -196,10 +227,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
     }
 }
 
-/// Where looking at bytes ended.
+/// The place at which a scan stopped.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// At their end.
+    /// At the end of the bytes.
     End,
     /// Before the head of a frame, or a header block, that is not whole.
     Within,
@@ -207,47 +238,47 @@ enum Stop {
     Anew { len: usize, block: Vec<u8> },
 }
 
-/// Bytes of a connection that were looked at.
+/// The result of a scan.
 #[derive(Debug)]
 struct Scanned {
-    /// How many of them are done with.
+    /// The number of bytes that were scanned and can be passed on.
     pass: usize,
-    /// How many of these are left to be passed on, from the first one on.
+    /// The number of bytes that they are after joining; they are the first ones of the buffer.
     joined: usize,
-    /// Why not more.
+    /// The reason for which it stopped.
     stop: Stop,
 }
 
 /// Follows the frames and header blocks of a connection.
 #[derive(Debug, Default)]
 struct Blocks {
-    /// Nothing more is looked at: this is not HTTP/2, or broken.
+    /// Nothing more is scanned: this is not HTTP/2, or violates it.
     off: bool,
     preface_len: usize,
-    /// What is still to come of a frame that is passed on.
+    /// Bytes still to come of a frame that is passed on.
     skip: usize,
-    /// How much of a header block that is not whole has been looked at.
+    /// Bytes of an incomplete header block that were scanned.
     walked: usize,
     decoder: Decoder,
     /// The buffer of a list of fields, empty.
     fields: Vec<Field>,
-    /// The newest stream: blocks of earlier ones are trailers.
+    /// The highest stream so far: further blocks of it and of earlier ones are trailers.
     newest: u32,
-    /// Whether the library's table is not the client's any more.
+    /// Whether the library's table differs from the client's.
     rewrites: bool,
 }
 
 impl Blocks {
-    /// Looks at the next bytes of the connection, and joins their small frames.
+    /// Scans the next bytes of the connection, and joins their small frames.
     fn scan(&mut self, bytes: &mut [u8]) -> Scanned {
         let first = self.preface(bytes) + self.skip;
         let (pass, stop) = self.passable(bytes, first - self.skip);
-        // What is not understood is passed on as it came.
+        // Bytes that are not understood are passed on unchanged.
         let joined = if self.off { pass } else { join_data(&mut bytes[..pass], first) };
         Scanned { pass, joined, stop }
     }
 
-    /// How many bytes from `at` on can be passed on, and why not more.
+    /// The end of the bytes from `at` on that can be passed on, and the reason for which it is there.
     fn passable(&mut self, bytes: &[u8], mut at: usize) -> (usize, Stop) {
         while !self.off {
             let skipped = self.skip.min(bytes.len() - at);
@@ -278,7 +309,8 @@ impl Blocks {
         (bytes.len(), Stop::End)
     }
 
-    /// Compares the first bytes of the connection; returns how many of `bytes` they take.
+    /// Compares the first bytes of the connection with the preface; returns the number of `bytes`
+    /// that belong to it.
     fn preface(&mut self, bytes: &[u8]) -> usize {
         let left = &PREFACE[self.preface_len..];
         let len = left.len().min(bytes.len());
@@ -287,8 +319,8 @@ impl Blocks {
         len
     }
 
-    /// The length of the header block at the head of `bytes`, with the heads of its frames; `None` if
-    /// it is not whole.
+    /// The length of the header block at the start of `bytes`, with the heads of its frames; `None`
+    /// if it is not whole.
     fn block_len(&mut self, first: &Head, bytes: &[u8]) -> Result<Option<usize>, Broken> {
         loop {
             let rest = &bytes[self.walked..];
@@ -311,7 +343,7 @@ impl Blocks {
         }
     }
 
-    /// The frames to pass on instead of a whole block, unless it is fine.
+    /// The frames to pass on instead of a complete block; `None` if the library accepts it.
     fn judge(&mut self, head: &Head, frames: &[u8]) -> Result<Option<Vec<u8>>, Broken> {
         let block = fragment(frames).ok_or(Broken)?;
         let mut list = FieldList::new(std::mem::take(&mut self.fields));
@@ -345,7 +377,7 @@ impl Head {
     }
 }
 
-/// What the library answers with the end of the connection.
+/// A violation of HTTP/2, which the library answers with the end of the connection.
 struct Broken;
 
 /// The header block that whole frames carry.
@@ -376,7 +408,7 @@ fn unpadded(mut payload: &[u8], flags: u8) -> Option<&[u8]> {
     Some(payload)
 }
 
-/// A block in frames as small as every peer takes them.
+/// Cuts a block into frames of a size that every peer accepts.
 fn write_frames(block: &[u8], stream: u32, end_stream: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(block.len() + HEAD_BYTES);
     let count = block.chunks(FRAME_BYTES_MAX).count();

@@ -12,10 +12,10 @@ use tonic::body::Body;
 use crate::access::{self, AccessControl};
 use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
-use crate::grpc::call::Peer;
-use crate::metrics;
+use crate::metrics::{self, RpcMetrics};
+use crate::peer::Peer;
 
-/// Where a request came in; not every listener shows everything.
+/// The listener that a request came in on; not every one shows everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpScope {
     /// A client listener.
@@ -24,14 +24,22 @@ pub enum HttpScope {
     Metrics,
 }
 
-/// What the log says of a request that names a host it may not.
+/// The member and the counters that the endpoints show.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) context: Arc<Context>,
+    pub(crate) rpc_metrics: Arc<RpcMetrics>,
+}
+
+/// The log message for a request that names a host which is not allowed.
 const REBINDING: &str = "rejecting HTTP request to prevent DNS rebinding attacks";
 
 /// Answers one request of a client port that is not gRPC, as far as hosts and origins allow.
 pub(crate) async fn answer_client<B>(
-    context: &Arc<Context>,
+    server: &Served,
     access: &AccessControl,
     is_tls: bool,
+    is_rpc: bool,
     peer: &Peer,
     request: &Request<B>,
 ) -> Response<Body> {
@@ -53,28 +61,24 @@ pub(crate) async fn answer_client<B>(
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         response
     } else {
-        answer(context, HttpScope::Client, request).await
+        answer(server, HttpScope::Client, request).await
     };
-    if !is_closed_to_pages(context, request.uri().path()) {
+    // No page of another origin has any business with gRPC's paths, which it could use on a TLS port,
+    // or with keepd's own.
+    if !(is_own(request.uri().path()) || is_rpc) {
         access.allow_origin(request, &mut response);
     }
     response
 }
 
-/// Paths that no page of another origin has any business with: gRPC's, which a page could use on a
-/// TLS port, and keepd's own.
-fn is_closed_to_pages(context: &Context, path: &str) -> bool {
-    is_own(path) || context.rpc_metrics.is_rpc(path)
-}
-
-/// Whether a path is one that etcd does not have.
+/// Whether a path is keepd's own: etcd does not have it.
 fn is_own(path: &str) -> bool {
     path.starts_with("/keepd/")
 }
 
 /// Answers one request that is not gRPC.
 pub(crate) async fn answer<B>(
-    context: &Arc<Context>,
+    server: &Served,
     scope: HttpScope,
     request: &Request<B>,
 ) -> Response<Body> {
@@ -86,7 +90,7 @@ pub(crate) async fn answer<B>(
     if !is_known(path, scope) {
         not_found()
     } else if request.method() == Method::GET || path == "/metrics" {
-        get(context, path, query).await
+        get(server, path, query).await
     } else {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
@@ -143,13 +147,14 @@ fn is_known(path: &str, scope: HttpScope) -> bool {
     }
 }
 
-async fn get(context: &Arc<Context>, path: &str, query: Query<'_>) -> Response<Body> {
+async fn get(server: &Served, path: &str, query: Query<'_>) -> Response<Body> {
+    let context = &server.context;
     match path {
-        "/health" => health(context, query).await,
+        "/health" => health(server, query).await,
         "/version" => version(),
         "/keepd/encryption" => encryption(context, query).await,
         "/metrics" => {
-            let mut response = plain(StatusCode::OK, metrics::render(context));
+            let mut response = plain(StatusCode::OK, metrics::render(context, &server.rpc_metrics));
             response.headers_mut().insert(
                 CONTENT_TYPE,
                 HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
@@ -189,24 +194,25 @@ async fn encryption(context: &Context, query: Query<'_>) -> Response<Body> {
         }
         Err(Refusal::Busy) => plain(
             StatusCode::TOO_MANY_REQUESTS,
-            "the values are being counted for somebody else; try again later\n".to_owned(),
+            "the values are being counted for another request; try again later\n".to_owned(),
         ),
         Err(Refusal::Unreadable(error)) => {
-            tracing::error!(error, "the values cannot be counted");
+            tracing::error!(error, "the stored values could not be counted");
             let text = "the store could not be read; see the server's log\n".to_owned();
             plain(StatusCode::INTERNAL_SERVER_ERROR, text)
         }
     }
 }
 
-async fn health(context: &Arc<Context>, query: Query<'_>) -> Response<Body> {
-    match health_reason(context, query).await {
+async fn health(server: &Served, query: Query<'_>) -> Response<Body> {
+    let metrics = &server.rpc_metrics;
+    match health_reason(&server.context, query).await {
         None => {
-            context.rpc_metrics.health_success.fetch_add(1, Ordering::Relaxed);
+            metrics.health_success.fetch_add(1, Ordering::Relaxed);
             plain(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned())
         }
         Some(reason) => {
-            context.rpc_metrics.health_failures.fetch_add(1, Ordering::Relaxed);
+            metrics.health_failures.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(reason, "serving /health false");
             let reason = serde_json::Value::from(reason);
             let body = format!("{{\"health\":\"false\",\"reason\":{reason}}}\n");
@@ -318,11 +324,11 @@ fn read_local(context: &Arc<Context>) -> Result<(), String> {
 
 async fn read_linearizable(context: &Arc<Context>) -> Result<(), String> {
     context.view(false).await.map_err(|status| status.message().to_owned())?;
-    // A lone member reads what it has acknowledged; but it acknowledges nothing while this lasts.
+    // A member that is alone can always read; but while it is stalled it acknowledges nothing.
     context.node.stall().map_or(Ok(()), Err)
 }
 
-/// A query string without escapes: nothing here needs them.
+/// A query string. Escapes are not decoded: no value here needs them.
 #[derive(Clone, Copy)]
 struct Query<'a>(&'a str);
 

@@ -1,4 +1,4 @@
-//! The KV service. Its answers need no second encoding.
+//! The KV service. Its answers are assembled from encoded records.
 
 mod price;
 mod range;
@@ -7,6 +7,7 @@ mod to_command;
 mod txn;
 mod validate;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use keepd_api::etcdserverpb::{
@@ -14,6 +15,7 @@ use keepd_api::etcdserverpb::{
     PutResponse, RangeRequest, TxnRequest,
 };
 use keepd_machine::{Command, CommandResponse};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -22,6 +24,7 @@ use crate::context::{Context, to_proto};
 use crate::encoded_message::EncodedMessage;
 use crate::errors;
 use crate::grpc::call::Call;
+use crate::grpc::deadline::in_time;
 use crate::protobuf;
 use crate::response_stream::{self, Receiver};
 
@@ -31,7 +34,7 @@ pub(crate) async fn range(
 ) -> Result<EncodedMessage, Status> {
     let is_large = range::is_large(&call.request);
     let permit = call.admit_answer(is_large).await;
-    let request = call.request;
+    let (request, deadline) = (call.request, call.deadline);
     validate::range(&request)?;
     let view = context.view(request.serializable).await?;
     let header = context.header(view.revision());
@@ -40,8 +43,17 @@ pub(crate) async fn range(
     }
     let context = Arc::clone(context);
     let answer = async move { range::answer(&context, &view, header, request).await };
-    let answer = AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)??;
-    Ok(EncodedMessage { permit, ..answer })
+    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await? })
+}
+
+/// Works on a large answer in a task of its own, so that the other calls of the connection go on. It
+/// ends with its call.
+async fn in_own_task(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<EncodedMessage, Status>> + Send + 'static,
+) -> Result<EncodedMessage, Status> {
+    let task = tokio::spawn(async move { in_time(deadline, pin!(work)).await });
+    AbortOnDropHandle::new(task).await.map_err(errors::task)?
 }
 
 pub(crate) async fn range_stream(
@@ -74,7 +86,7 @@ pub(crate) async fn put(
     context.admission.write(quota::put_cost(&request)).await?;
     validate::put(&request)?;
     let command = Command::Put(to_command::put(context, request)?);
-    let done = context.node.propose(command).await.map_err(errors::node)?;
+    let done = context.propose(command).await?;
     let header = context.header(done.outcome.revision);
     let outcome = done.outcome.result.map_err(errors::apply)?;
     if let CommandResponse::Put { prev: Some(prev) } = outcome {
@@ -99,7 +111,7 @@ pub(crate) async fn delete_range(
     let request = call.request;
     validate::delete(&request)?;
     let command = Command::DeleteRange(to_command::delete(request));
-    let done = context.node.propose(command).await.map_err(errors::node)?;
+    let done = context.propose(command).await?;
     let header = Some(context.header(done.outcome.revision));
     let mut response = DeleteRangeResponse { header, ..Default::default() };
     if let CommandResponse::DeleteRange { deleted, prev } =
@@ -120,7 +132,7 @@ pub(crate) async fn txn(
     let has_large = range::has_large(&call.request);
     let permit =
         if range::has_reads(&call.request) { call.admit_answer(has_large).await } else { None };
-    let request = call.request;
+    let (request, deadline) = (call.request, call.deadline);
     // etcd looks at the local quota before it validates.
     context.admission.write(quota::txn_cost(&request)).await?;
     validate::txn(&request, context.limits.txn_ops_max)?;
@@ -130,9 +142,7 @@ pub(crate) async fn txn(
     }
     let context = Arc::clone(context);
     let answer = async move { Ok(EncodedMessage::of(&txn::run(&context, request).await?)) };
-    let answer: Result<_, Status> =
-        AbortOnDropHandle::new(tokio::spawn(answer)).await.map_err(errors::task)?;
-    Ok(EncodedMessage { permit, ..answer? })
+    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await? })
 }
 
 pub(crate) async fn compact(
@@ -140,7 +150,7 @@ pub(crate) async fn compact(
     call: Call<CompactionRequest>,
 ) -> Result<CompactionResponse, Status> {
     let command = Command::Compact { revision: call.request.revision };
-    let done = context.node.propose(command).await.map_err(errors::node)?;
+    let done = context.propose(command).await?;
     if call.request.physical {
         // Also when the answer is an error, as in etcd.
         context.node.settle_compactions().await.map_err(errors::node)?;

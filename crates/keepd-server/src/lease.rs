@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::errors;
 use crate::grpc::call::Call;
 
-/// How often another id is tried when the chosen one is taken.
+/// BOUND: attempts to find an id that is not taken.
 const ID_ATTEMPTS_MAX: usize = 8;
 
 pub(crate) async fn grant(
@@ -29,7 +29,7 @@ pub(crate) async fn grant(
 ) -> Result<LeaseGrantResponse, Status> {
     context.admission.write(quota::LEASE_COST).await?;
     let request = call.request;
-    // Raised here and not at apply, where all members must do the same.
+    // Raised here and not when it is applied: members may have other options.
     let ttl = request.ttl.max(context.node.options().lease_ttl_min());
     for _ in 0..ID_ATTEMPTS_MAX {
         let id = match request.id {
@@ -37,7 +37,7 @@ pub(crate) async fn grant(
             id => LeaseId(id),
         };
         let command = Command::LeaseGrant { id, ttl };
-        let done = context.node.propose(command).await.map_err(errors::node)?;
+        let done = context.propose(command).await?;
         let header = Some(context.header(done.outcome.revision));
         match done.outcome.result {
             Ok(CommandResponse::LeaseGrant { id, ttl }) => {
@@ -45,7 +45,9 @@ pub(crate) async fn grant(
             }
             Err(ApplyError::LeaseExists) if request.id == 0 => {}
             Err(error) => return Err(errors::apply(error)),
-            Ok(_) => return Err(Status::internal("keepd: a grant was answered otherwise")),
+            Ok(_) => {
+                return Err(Status::internal("keepd: the state machine answered another command"));
+            }
         }
     }
     Err(Api::LeaseExists.into())
@@ -56,7 +58,7 @@ pub(crate) async fn revoke(
     call: Call<LeaseRevokeRequest>,
 ) -> Result<LeaseRevokeResponse, Status> {
     let command = Command::LeaseRevoke { id: LeaseId(call.request.id) };
-    let done = context.node.propose(command).await.map_err(errors::node)?;
+    let done = context.propose(command).await?;
     done.outcome.result.map_err(errors::apply)?;
     let header = Some(context.header(done.outcome.revision));
     Ok(LeaseRevokeResponse { header })

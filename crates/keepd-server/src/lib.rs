@@ -8,11 +8,13 @@ mod access;
 mod admission;
 mod answer_places;
 mod auth;
+mod authorization;
 mod auto_compaction;
 mod blocking;
 mod cluster;
 mod connection_executor;
 mod context;
+mod dispatch;
 mod encoded_message;
 mod encryption_status;
 mod errors;
@@ -25,6 +27,7 @@ mod lease;
 mod listener;
 mod maintenance;
 mod metrics;
+mod peer;
 mod proc_fs;
 mod protobuf;
 mod response_stream;
@@ -32,11 +35,13 @@ mod rpc;
 mod server;
 mod shutdown;
 mod snapshot;
+#[cfg(test)]
+mod testing;
 mod unfinished;
 mod unread;
 mod watch;
 
-/// What is told where nothing is synced (`--unsafe-no-fsync`).
+/// The warning of a member that syncs nothing (`--unsafe-no-fsync`).
 pub const UNSYNCED: &str =
     "keepd: --unsafe-no-fsync: nothing is synced, a power cut loses acknowledged writes";
 

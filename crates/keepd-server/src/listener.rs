@@ -1,6 +1,6 @@
-//! Listeners: what is bound, and who is accepted. What becomes of a connection is [`connection`]'s.
+//! Listeners: bind an address and accept connections, which [`connection`] serves.
 //!
-//! A silent or slow client never costs another one its turn: [`connection_slots`] says who gives way.
+//! Silent or slow clients never keep out others: [`connection_slots`] decides which connection is closed.
 
 mod bind;
 mod connection;
@@ -29,11 +29,11 @@ pub(crate) use self::connection_slots::ConnectionSlots;
 pub use self::connection_slots::{Endpoint, RESERVED_DESCRIPTORS};
 use self::connection_slots::{Slot, Source};
 pub use self::metered_stream::TrafficBytes;
-use self::metered_stream::{BoxedStream, MeteredStream};
-use crate::grpc::call::LOCAL;
+use self::metered_stream::{BoxedStream, metered};
+use crate::peer::LOCAL;
 use crate::unfinished::Unfinished;
 
-/// How long to wait after a failed accept (out of descriptors, most likely); doubled up to the most.
+/// The pause after a failed accept (out of descriptors, most likely); doubled up to the maximum.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// What the connections of a listener are counted in.
+/// The counters for the connections of a listener.
 pub(crate) struct Accounts {
     pub(crate) bytes: Arc<TrafficBytes>,
     pub(crate) unfinished: Arc<Unfinished>,
@@ -104,7 +104,7 @@ impl Listener {
         }
     }
 
-    /// What encrypts the connections.
+    /// The TLS configuration of the connections.
     pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
         self.tls.clone()
     }
@@ -139,7 +139,7 @@ impl Listener {
             let Accepted { stream, peer, .. } = accepted;
             let (connection, service) = (Arc::clone(&connection), Arc::clone(&service));
             let bytes = Arc::clone(&accounts.bytes);
-            let stream = Box::new(MeteredStream::new(stream, bytes));
+            let stream = metered(stream, bytes);
             let (stop, cut) = (stop.clone(), cut.clone());
             tasks.spawn(async move {
                 let slot = Arc::new(slot);
@@ -171,7 +171,7 @@ impl Listener {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     let endpoint = self.endpoint.name();
-                    tracing::warn!(%error, endpoint, ?pause, "cannot accept a connection");
+                    tracing::warn!(%error, endpoint, ?pause, "cannot accept a connection; if descriptors ran out, raise the limit of open files");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 }

@@ -20,11 +20,11 @@ use crate::grpc::call::Call;
 use crate::response_stream::Receiver;
 use crate::{errors, snapshot};
 
-/// BOUND: damaged places that a status names.
+/// BOUND: damaged places that one status names.
 const DAMAGES_TOLD_MAX: usize = 16;
 
 async fn change_alarm(context: &Context, command: Command) -> Result<Vec<Alarm>, Status> {
-    let done = context.node.propose(command).await.map_err(errors::node)?;
+    let done = context.propose(command).await?;
     match done.outcome.result.map_err(errors::apply)? {
         CommandResponse::Alarms(alarms) => Ok(alarms),
         CommandResponse::Put { .. }
@@ -109,7 +109,7 @@ pub(crate) async fn defragment(
     context: &Arc<Context>,
     _call: Call<DefragmentRequest>,
 ) -> Result<DefragmentResponse, Status> {
-    // A task of its own: it goes on when the client's deadline has passed, as in etcd.
+    // In a task of its own it goes on after the client's deadline, as in etcd.
     let node = context.node.clone();
     let reclaimed = tokio::spawn(async move { node.reclaim().await }).await;
     reclaimed.unwrap_or(Err(keepd_node::Error::Stopped)).map_err(errors::node)?;

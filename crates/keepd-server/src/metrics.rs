@@ -5,13 +5,10 @@ mod process;
 
 pub(crate) use page::render;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tonic::Code;
-
-use crate::rpc::{RPCS, Rpc};
 
 /// The names of gRPC's codes, by number.
 pub(crate) const CODES: [&str; 17] = [
@@ -34,15 +31,17 @@ pub(crate) const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// What is counted of one RPC.
+/// Counters of one RPC.
 #[derive(Debug)]
 pub(crate) struct RpcCounters {
-    pub(crate) rpc: &'static Rpc,
+    pub(crate) path: &'static str,
+    /// Its labels on the metrics page.
+    pub(crate) labels: String,
     pub(crate) started: AtomicU64,
     pub(crate) handled: [AtomicU64; 17],
 }
 
-/// A call under way; counted as cancelled if its client goes before it is finished.
+/// A call under way; counted as cancelled if it is dropped before it is finished.
 #[derive(Debug)]
 pub(crate) struct CallGuard(Option<Arc<RpcCounters>>);
 
@@ -73,35 +72,27 @@ impl Drop for CallGuard {
     }
 }
 
-/// Counters of all services.
+/// Counters of a server.
 #[derive(Debug)]
 pub(crate) struct RpcMetrics {
-    /// By path.
-    pub(crate) rpcs: BTreeMap<&'static str, Arc<RpcCounters>>,
+    /// Counters of each RPC, in the order in which they were given.
+    pub(crate) rpcs: Vec<Arc<RpcCounters>>,
     pub(crate) health_success: AtomicU64,
     pub(crate) health_failures: AtomicU64,
 }
 
-impl Default for RpcMetrics {
-    fn default() -> Self {
+impl RpcMetrics {
+    /// Counters of RPCs with these paths and kinds.
+    pub(crate) fn new(rpcs: impl Iterator<Item = (&'static str, &'static str)>) -> Self {
         let zero = || AtomicU64::new(0);
-        let rpcs = RPCS.iter().map(|rpc| {
+        let rpcs = rpcs.map(|(path, kind)| {
+            let (service, method) = path[1..].split_once('/').expect("a path has two parts");
+            let labels =
+                format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"");
             let (started, handled) = (zero(), std::array::from_fn(|_| zero()));
-            (rpc.path, Arc::new(RpcCounters { rpc, started, handled }))
+            Arc::new(RpcCounters { path, labels, started, handled })
         });
         Self { rpcs: rpcs.collect(), health_success: zero(), health_failures: zero() }
-    }
-}
-
-impl RpcMetrics {
-    /// The RPC of a path with its counters.
-    pub(crate) fn of(&self, path: &str) -> Option<Arc<RpcCounters>> {
-        self.rpcs.get(path).cloned()
-    }
-
-    /// Whether a path is that of an RPC.
-    pub(crate) fn is_rpc(&self, path: &str) -> bool {
-        self.rpcs.contains_key(path)
     }
 }
 
@@ -111,11 +102,11 @@ mod tests {
 
     #[test]
     fn a_call_counts_once_however_it_ends() {
-        let metrics = RpcMetrics::default();
-        let put = metrics.of("/etcdserverpb.KV/Put").unwrap();
-        CallGuard::start(Arc::clone(&put)).finish(Code::Ok);
-        CallGuard::start(Arc::clone(&put)).finish(Code::Unavailable);
-        drop(CallGuard::start(Arc::clone(&put)));
+        let metrics = RpcMetrics::new([("/etcdserverpb.KV/Put", "unary")].into_iter());
+        let put = &metrics.rpcs[0];
+        CallGuard::start(Arc::clone(put)).finish(Code::Ok);
+        CallGuard::start(Arc::clone(put)).finish(Code::Unavailable);
+        drop(CallGuard::start(Arc::clone(put)));
         let handled = |code: Code| put.handled[code as usize].load(Ordering::Relaxed);
         assert_eq!(put.started.load(Ordering::Relaxed), 3);
         assert_eq!([Code::Ok, Code::Unavailable, Code::Cancelled].map(handled), [1, 1, 1]);

@@ -1,4 +1,4 @@
-//! What the kernel says of this process.
+//! Facts about this process from `/proc`.
 
 use std::fs;
 
@@ -37,7 +37,7 @@ pub(crate) fn read() -> Option<Process> {
     })
 }
 
-/// How many descriptors the process may have open.
+/// The number of descriptors that the process may open.
 pub(crate) fn descriptors_max() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;

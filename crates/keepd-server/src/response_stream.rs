@@ -1,8 +1,8 @@
 //! The queue between a client and the task that makes a streamed answer for it.
 //!
-//! That task pins a view of the store, and with it the space of records that are dead since. Both
-//! are bounded (rule 9.20): the queue by its length, the view by how long a client may read nothing
-//! at all. One that reads slowly is waited for.
+//! That task pins a view of the store, and with it the space of records that died since. Both are
+//! bounded (rule 9.20): the queue by its length, the view by the time for which a client may read
+//! nothing at all. A client that reads slowly is waited for.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// How long a client may read nothing while there is something to read, as long as a watcher may.
+/// Time for which a client may read nothing while there is something to read; the same as for a
+/// watcher.
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
 
-/// The client went away or was given up: there is nobody to make an answer for.
+/// The error of a send whose client has gone or was given up.
 #[derive(Debug)]
 pub(crate) struct ClientGone;
 
@@ -48,8 +49,8 @@ fn channel_with_timeout<T>(ahead: usize, stall_max: Duration) -> (Sender<T>, Rec
     (answers, Receiver { receiver, stalled })
 }
 
-/// Makes the answers of a stream in a task of its own, at most one ahead of the client: opening the
-/// values of a thousand events must not hold up the other calls of a connection.
+/// Runs a stream in a task of its own, at most one answer ahead of the client: opening the values of a
+/// thousand events must not hold up the other calls of the connection.
 pub(crate) fn detached<S>(mut stream: S) -> Detached<S::Item>
 where
     S: Stream<Item: Send> + Unpin + Send + 'static,
@@ -70,7 +71,7 @@ where
     Detached(receiver)
 }
 
-/// The client's end of a stream that is made apart.
+/// The client's end of a stream that runs in a task of its own.
 #[derive(Debug)]
 pub(crate) struct Detached<T>(mpsc::Receiver<T>);
 
@@ -88,7 +89,7 @@ impl<T> Sender<T> {
         match tokio::time::timeout(self.stall_max, self.sender.reserve()).await {
             Ok(room) => room.map_err(|_closed| ClientGone),
             Err(_elapsed) => {
-                tracing::warn!("a streamed answer is given up: its client reads nothing");
+                tracing::warn!("gave up a streamed answer: its client read nothing for too long");
                 self.stalled.store(true, Ordering::Release);
                 Err(ClientGone)
             }
@@ -108,7 +109,7 @@ impl<T> Stream for Receiver<T> {
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let answer = ready!(self.receiver.poll_recv(task));
         if answer.is_none() && self.stalled.swap(false, Ordering::AcqRel) {
-            // What was queued must not look like the whole.
+            // The answers that were queued must not look like all of them.
             let text = "keepd: the answer was not read for too long and was given up";
             return Poll::Ready(Some(Err(Status::aborted(text))));
         }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_made_apart_is_whole_and_ends_with_its_client() {
+    async fn a_detached_stream_is_whole_and_ends_with_its_client() {
         let answers: Vec<_> = detached(futures_util::stream::iter(0..10)).collect().await;
         assert_eq!(answers, (0..10).collect::<Vec<_>>());
         let pinned = Arc::new(());

@@ -1,68 +1,22 @@
-//! The table of RPCs: whatever differs from one to the next, one row for each.
+//! The table of RPCs: everything in which they differ, one row for each.
 //!
-//! A row names the path, the kind of call, the function that answers it, what authentication asks
-//! of its callers, and whether the end of the server ends it. Dispatch, metrics and the guard of the
-//! browser edge read this table and no other. A row without a permission does not compile, and a
-//! test holds the table against the protocol's descriptors.
+//! A row names the path, the kind of call, the function that answers it, the permission that its
+//! callers need, and whether the end of the server ends it. Dispatch, metrics and the guard of the
+//! browser edge read this table and no other. A row without a permission does not compile: neither
+//! the macro nor the struct takes one. A test compares the table with the protocol's descriptors.
 
-use crate::grpc::{self, Answering, Opened};
+use crate::authorization::Permission;
+use crate::grpc::{self, Answering, Kind, Opened};
 use crate::{auth, cluster, health, kv, lease, maintenance, watch};
-
-/// How many messages go each way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Unary,
-    ServerStream,
-    Bidi,
-}
-
-impl Kind {
-    /// As metrics name it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Unary => "unary",
-            Self::ServerStream => "server_stream",
-            Self::Bidi => "bidi_stream",
-        }
-    }
-}
-
-/// What a caller needs once authentication is on, as in etcd 3.7. Users are not built and nothing is
-/// enforced yet; the role `root` may do everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Permission {
-    /// Nothing.
-    None,
-    /// To be a user, whichever.
-    Identity,
-    /// The role `root`.
-    Root,
-    /// To be a user; the role `root` for whatever is not only looked at.
-    RootToChange,
-    /// The role `root`, unless the request names the caller.
-    OwnUser,
-    /// The role `root`, unless the request names a role of the caller.
-    OwnRole,
-    /// READ on the keys that the request names. A watch is asked for each watcher.
-    Read,
-    /// WRITE on the keys that the request names, READ on those whose values it wants back. A put with
-    /// a lease: WRITE on all keys of the lease. A transaction: all of this for both branches.
-    Write,
-    /// READ on all keys of the leases that the answer shows the keys of.
-    ReadLeased,
-    /// WRITE on all keys of the lease.
-    WriteLeased,
-}
 
 /// One RPC.
 #[derive(Debug)]
 pub(crate) struct Rpc {
     pub(crate) path: &'static str,
     pub(crate) kind: Kind,
-    #[cfg_attr(not(test), expect(dead_code, reason = "enforced once users are built"))]
     pub(crate) permission: Permission,
-    /// Whether its answers never end by themselves, so that the end of the server has to. The streams
-    /// of Watch are ended by their hub, after what is queued.
+    /// Whether the end of the server ends its stream of answers, which never ends by itself. The
+    /// streams of Watch are ended by the hub, after what is queued.
     pub(crate) ends_at_shutdown: bool,
     serve: fn(Opened) -> Answering,
 }
@@ -75,22 +29,8 @@ impl Rpc {
 
     /// The service's full name.
     pub(crate) fn service(&self) -> &'static str {
-        self.parts().0
+        self.path[1..].split_once('/').expect("a path has two parts").0
     }
-
-    /// The method's name.
-    pub(crate) fn method(&self) -> &'static str {
-        self.parts().1
-    }
-
-    fn parts(&self) -> (&'static str, &'static str) {
-        self.path[1..].split_once('/').expect("a path has two parts")
-    }
-}
-
-/// Whether a service has RPCs here.
-pub(crate) fn is_served(service: &str) -> bool {
-    RPCS.iter().any(|rpc| rpc.service() == service)
 }
 
 /// Rows: `kind path: permission => handler`; a row ends in `until shutdown` if it does.
@@ -203,7 +143,7 @@ mod tests {
         assert_eq!(served, declared);
     }
 
-    /// What anybody may call once authentication is on is short, and stays so.
+    /// Whoever adds a row here opens an RPC to callers without a name.
     #[test]
     fn few_rpcs_ask_nothing_of_their_callers() {
         let open = RPCS.iter().filter(|rpc| rpc.permission == Permission::None);

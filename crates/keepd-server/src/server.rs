@@ -1,4 +1,4 @@
-//! The server: services on listeners, and their end.
+//! The server: serves the services on listeners and stops them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tonic::body::Body;
 use crate::access::AccessControl;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::context::Context;
-use crate::grpc::Grpc;
-use crate::http_edge::{self, HttpScope};
+use crate::dispatch::Dispatch;
+use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
 use crate::unfinished::Share;
 
 /// Runs services on listeners.
 #[derive(Debug)]
 pub struct Server {
-    context: Arc<Context>,
+    served: Served,
     access: Arc<AccessControl>,
     slots: Arc<ConnectionSlots>,
     tasks: TaskTracker,
@@ -37,24 +37,26 @@ impl Server {
     pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
         let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
         let (slots, cut) = (ConnectionSlots::of_process(), CancellationToken::new());
-        Self { context, access: Arc::new(access), slots, tasks, stop, cut }
+        let served = Served { context, rpc_metrics: Arc::new(Dispatch::metrics()) };
+        Self { served, access: Arc::new(access), slots, tasks, stop, cut }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
     pub fn serve_clients(&self, listener: Listener) {
-        let context = Arc::clone(&self.context);
+        let context = Arc::clone(&self.served.context);
         let bytes = Arc::clone(&context.client_bytes);
         if let Some(tls) = listener.tls() {
             context.certificates.lock().push(tls);
         }
-        let grpc = Grpc::new(Arc::clone(&context), self.stop.subscribe());
+        let served = self.served.clone();
+        let grpc = Dispatch::new(context, &served.rpc_metrics, self.stop.subscribe());
         let (access, is_tls) = (Arc::clone(&self.access), listener.is_tls());
-        self.serve(listener, bytes, ClientEdge { context, grpc, access, is_tls });
+        self.serve(listener, bytes, ClientEdge { served, grpc, access, is_tls });
     }
 
     /// Serves metrics and health, nothing else.
     pub fn serve_metrics(&self, listener: Listener) {
-        let edge = MetricsEdge { context: Arc::clone(&self.context) };
+        let edge = MetricsEdge { served: self.served.clone() };
         self.serve(listener, Arc::default(), edge);
     }
 
@@ -66,7 +68,7 @@ impl Server {
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
         let (tasks, slots) = (self.tasks.clone(), Arc::clone(&self.slots));
         let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
-        let unfinished = Arc::clone(&self.context.unfinished);
+        let unfinished = Arc::clone(&self.served.context.unfinished);
         let accounts = Accounts { bytes, unfinished };
         let serving = listener.serve(Arc::new(edge), slots, tasks, accounts, stop, cut);
         self.tasks.spawn(serving);
@@ -74,7 +76,7 @@ impl Server {
 
     /// Compacts in the background until the server stops.
     pub fn compact_automatically(&self, compaction: AutoCompaction) {
-        let (context, mut stop) = (Arc::clone(&self.context), self.stop.subscribe());
+        let (context, mut stop) = (Arc::clone(&self.served.context), self.stop.subscribe());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = auto_compaction::run(&context, compaction) => {}
@@ -88,9 +90,9 @@ impl Server {
         self.stop.send_replace(true);
         self.tasks.close();
         // Watches never finish by themselves; their clients go on elsewhere.
-        self.context.node.hub().close();
+        self.served.context.node.hub().close();
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
-            tracing::info!("some client connections did not finish in time and are cut");
+            tracing::info!("closing client connections that did not finish in time");
             self.cut.cancel();
         }
     }
@@ -98,8 +100,8 @@ impl Server {
 
 /// A client port.
 struct ClientEdge {
-    context: Arc<Context>,
-    grpc: Grpc,
+    served: Served,
+    grpc: Dispatch,
     access: Arc<AccessControl>,
     is_tls: bool,
 }
@@ -115,15 +117,16 @@ impl Service for ClientEdge {
             return self.grpc.call(request, share);
         }
         Box::pin(async move {
-            let (context, access) = (&self.context, &self.access);
-            http_edge::answer_client(context, access, self.is_tls, &share.peer, &request).await
+            let (served, access, is_tls) = (&self.served, &self.access, self.is_tls);
+            let is_rpc = self.grpc.is_rpc(request.uri().path());
+            http_edge::answer_client(served, access, is_tls, is_rpc, &share.peer, &request).await
         })
     }
 }
 
 /// A metrics port.
 struct MetricsEdge {
-    context: Arc<Context>,
+    served: Served,
 }
 
 impl Service for MetricsEdge {
@@ -132,9 +135,7 @@ impl Service for MetricsEdge {
         request: Request<Incoming>,
         _share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        Box::pin(
-            async move { http_edge::answer(&self.context, HttpScope::Metrics, &request).await },
-        )
+        Box::pin(async move { http_edge::answer(&self.served, HttpScope::Metrics, &request).await })
     }
 }
 
@@ -150,3 +151,6 @@ impl Service for PeerEdge {
         Box::pin(async move { http_edge::not_found() })
     }
 }
+
+#[cfg(test)]
+mod tests;

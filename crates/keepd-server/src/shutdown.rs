@@ -1,137 +1,75 @@
-//! Answers that are ended from outside: by their client's deadline, or by the end of the server.
+//! The end of streamed answers from outside: by their client's deadline, or by the end of the server.
 //!
 //! The stream of lease keep-alives and the watch on the health service stay open for as long as
-//! their client wants; without this they would hold up a stop for as long as it is patient. Watch
-//! streams are ended by their hub. Clients go on elsewhere after UNAVAILABLE.
+//! their client wants; without this they would hold up a stop for as long as it waits. Watch streams
+//! are ended by their hub. Clients go on elsewhere after UNAVAILABLE.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::Response;
-use http_body::Frame;
 use keepd_api::Error as Api;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
-use tonic::body::Body;
 
-use crate::grpc;
+use crate::errors;
 
-/// The same answer, which also ends when `stop` turns true.
-pub(crate) fn end_on_shutdown(
-    response: Response<Body>,
-    mut stop: watch::Receiver<bool>,
-) -> Response<Body> {
-    end(response, async move {
-        // A server that is gone has stopped too.
-        let _ = stop.wait_for(|stop| *stop).await;
-        Api::Stopped.into()
-    })
-}
+/// Completes with the status with which a stream is ended.
+pub(crate) type End = Pin<Box<dyn Future<Output = Status> + Send>>;
 
-/// The same answer, which also ends at its client's deadline.
-pub(crate) fn end_at_deadline(response: Response<Body>, deadline: Instant) -> Response<Body> {
-    end(response, async move {
-        tokio::time::sleep_until(deadline).await;
-        grpc::deadline_exceeded()
-    })
-}
-
-fn end(
-    response: Response<Body>,
-    end: impl Future<Output = Status> + Send + 'static,
-) -> Response<Body> {
-    if http_body::Body::is_end_stream(response.body()) {
-        return response;
+/// Ends a stream at its client's deadline, if it has one, and when `stop` turns true, if it is given.
+pub(crate) fn end(deadline: Option<Instant>, stop: Option<watch::Receiver<bool>>) -> Option<End> {
+    match (deadline, stop) {
+        (None, None) => None,
+        (Some(deadline), None) => Some(Box::pin(at_deadline(deadline))),
+        (None, Some(stop)) => Some(Box::pin(stopped(stop))),
+        (Some(deadline), Some(stop)) => Some(Box::pin(async move {
+            tokio::select! {
+                status = at_deadline(deadline) => status,
+                status = stopped(stop) => status,
+            }
+        })),
     }
-    response.map(|body| Body::new(Until { body: Some(body), end: Box::pin(end) }))
 }
 
-struct Until {
-    /// `None` once it was ended.
-    body: Option<Body>,
-    end: Pin<Box<dyn Future<Output = Status> + Send>>,
+async fn at_deadline(deadline: Instant) -> Status {
+    sleep_until(deadline).await;
+    errors::deadline_exceeded()
 }
 
-impl http_body::Body for Until {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        let Some(body) = this.body.as_mut().filter(|body| !body.is_end_stream()) else {
-            return Poll::Ready(None);
-        };
-        let Poll::Ready(status) = this.end.as_mut().poll(task) else {
-            return Pin::new(body).poll_frame(task);
-        };
-        this.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(grpc::trailers(&status)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
-    }
+async fn stopped(mut stop: watch::Receiver<bool>) -> Status {
+    // A server that is gone has stopped too.
+    let _ = stop.wait_for(|stop| *stop).await;
+    Api::Stopped.into()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use http_body_util::BodyExt;
+    use futures_util::FutureExt as _;
+    use tonic::Code;
 
     use super::*;
 
-    /// A body that has nothing to say yet.
-    struct Silent;
-
-    impl http_body::Body for Silent {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _task: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            Poll::Pending
-        }
-    }
-
-    #[tokio::test]
-    async fn a_silent_answer_ends_with_the_server() {
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_with_the_server_or_at_its_deadline() {
+        assert!(end(None, None).is_none());
         let stop = watch::Sender::new(false);
-        let answer = end_on_shutdown(Response::new(Body::new(Silent)), stop.subscribe());
-        let mut body = answer.into_body();
-        let waited = tokio::time::timeout(Duration::from_millis(20), body.frame()).await;
-        assert!(waited.is_err(), "nothing ends it before");
+        let later = Instant::now() + Duration::from_secs(1);
+        let mut ends = [
+            end(Some(later), None).unwrap(),
+            end(Some(later), Some(stop.subscribe())).unwrap(),
+            end(None, Some(stop.subscribe())).unwrap(),
+        ];
+        assert!(ends.iter_mut().all(|end| end.now_or_never().is_none()), "nothing ends them yet");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let codes = ends.each_mut().map(|end| end.now_or_never().map(|status| status.code()));
+        assert_eq!(codes, [Some(Code::DeadlineExceeded), Some(Code::DeadlineExceeded), None]);
         stop.send_replace(true);
-        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
-        let status = Status::from_header_map(&trailers).unwrap();
-        assert_eq!(status.code(), tonic::Code::Unavailable);
+        let status = ends[2].as_mut().await;
         assert_eq!(status.message(), "etcdserver: server stopped");
-        assert!(body.frame().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_silent_answer_ends_at_its_deadline() {
-        let at = Instant::now() + Duration::from_millis(10);
-        let mut body = end_at_deadline(Response::new(Body::new(Silent)), at).into_body();
-        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
-        let status = Status::from_header_map(&trailers).unwrap();
-        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
-        assert_eq!(status.message(), "context deadline exceeded");
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_ends_by_itself_is_left_alone() {
-        let stop = watch::Sender::new(false);
-        let whole = Body::new(http_body_util::Full::new(Bytes::from_static(b"x")));
-        let body = end_on_shutdown(Response::new(whole), stop.subscribe()).into_body();
-        assert_eq!(body.collect().await.unwrap().to_bytes(), "x");
+        let both = end(Some(Instant::now() + Duration::from_secs(1)), Some(stop.subscribe()));
+        assert_eq!(both.unwrap().await.code(), Code::Unavailable);
     }
 }

@@ -6,49 +6,58 @@
 //! do, are not counted at all.
 //!
 //! A request for which its connection has no room is not read on: HTTP/2's windows fill, and its
-//! client waits. When all connections together are at their bound, those that hold much get no more,
-//! and the one that holds most loses the request that has waited longest for the sake of those who
-//! hold little, so that greedy clients do not lock out the others. What finds no room in time, or has
-//! to go, ends with RESOURCE_EXHAUSTED.
+//! client waits. When all connections together are at their bound, a connection that holds much gets
+//! no more, and for one that holds little others lose requests that wait for their clients: first
+//! where many bytes have been held for long without anything coming. So neither greedy clients nor
+//! thousands of silent ones lock out the others, and a large request that is being sent is not taken
+//! for a silent one. A request that finds no room in time, or has to go, ends with
+//! RESOURCE_EXHAUSTED.
 //!
 //! While a stream is not read, HTTP/2 holds as much as its window allows, and the windows of thousands
 //! of connections are more than there is memory. So the streams that wait unread are counted too, and
 //! requests of a few kilobytes are read on while they wait, so that they come through in any case.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use crate::grpc::call::Peer;
+use crate::peer::Peer;
 use crate::unread::Unread;
 
 /// BOUND: one connection: twenty of the largest requests by default.
 const CONNECTION_BYTES: usize = 32 * 1024 * 1024;
 /// BOUND: all connections.
 const TOTAL_BYTES: usize = 96 * 1024 * 1024;
-/// What an unfinished request takes up beside the bytes of its message, as measured: its stream in
-/// the library, the future that answers it.
+/// Bytes that an unfinished request takes up beside its message, as measured: its stream in the
+/// library and the future that answers it.
 pub(crate) const REQUEST_BYTES: usize = 8 * 1024;
 /// BOUND: streams of all connections that wait unread: 64 MiB in their windows.
 const UNREAD_STREAMS_MAX: usize = 256;
+/// BOUND: those of one connection. The HTTP/2 library ends a connection on which too many small
+/// frames lie unread; this many full windows of them are fewer (`listener::connection`).
+pub(crate) const UNREAD_STREAMS_OF_CONNECTION_MAX: usize = 64;
 /// BOUND: small requests of all connections that are read on while they wait for room: 96 MiB.
 const SMALL_MAX: usize = 4096;
-/// How long a request waits for room.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// What a connection may hold and still have others make room for it when there is none.
+/// The time for which a request waits for room.
+pub(crate) const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes that a connection may hold and still have others make room for it.
 const FAIR_BYTES: usize = 8 * 1024 * 1024;
-/// There is no room as long as there is less than this.
+/// Room among all connections below which requests are evicted, and how much is evicted at once.
 const SCARCE_BYTES: usize = 1024 * 1024;
-/// How long a request waits for room among all connections before it looks again, and how often.
-const GRACE: Duration = Duration::from_millis(100);
-const LOOKS_MAX: u32 = 50;
+/// The pause between two evictions, whoever asks for them.
+const EVICTION_PAUSE: Duration = Duration::from_millis(20);
+/// Silence shorter than this counts as this long, so that a few bytes now and then hide nothing.
+const SILENCE_MIN: Duration = Duration::from_millis(50);
 
-/// What the connections of a member share.
+/// The bounds of all connections of a member.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     room: Semaphore,
@@ -57,6 +66,8 @@ pub(crate) struct Unfinished {
     connection_bytes: usize,
     connections: Mutex<BTreeMap<u64, Weak<Share>>>,
     next_connection: AtomicU64,
+    started: Instant,
+    last_eviction: Mutex<Option<Instant>>,
 }
 
 /// The part of one connection.
@@ -65,8 +76,13 @@ pub(crate) struct Share {
     all: Arc<Unfinished>,
     number: u64,
     room: Semaphore,
+    unread_streams: Semaphore,
     held: AtomicUsize,
-    /// Tells the request that has waited longest to go.
+    /// The time at which bytes were last counted, in milliseconds after the start of the member.
+    active_at: AtomicU64,
+    /// Requests that wait for their client, and can be evicted.
+    evictable: AtomicUsize,
+    /// Tells the request that has waited longest for its client to go.
     evict: Notify,
     /// Its answers that are not read.
     pub(crate) unread: Arc<Unread>,
@@ -85,6 +101,8 @@ impl Unfinished {
             connection_bytes,
             connections: Mutex::default(),
             next_connection: AtomicU64::new(0),
+            started: Instant::now(),
+            last_eviction: Mutex::default(),
         })
     }
 
@@ -94,7 +112,10 @@ impl Unfinished {
             all: Arc::clone(self),
             number: self.next_connection.fetch_add(1, Ordering::Relaxed),
             room: Semaphore::new(self.connection_bytes),
+            unread_streams: Semaphore::new(UNREAD_STREAMS_OF_CONNECTION_MAX),
             held: AtomicUsize::new(0),
+            active_at: AtomicU64::new(self.millis()),
+            evictable: AtomicUsize::new(0),
             evict: Notify::new(),
             unread: Arc::default(),
             peer,
@@ -103,13 +124,36 @@ impl Unfinished {
         share
     }
 
-    /// Lets the connection that holds most, but for the one that needs room, give up a request.
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Evicts requests for a connection that needs room: of the others, where the product of bytes
+    /// held and time of silence is largest.
     fn evict_for(&self, needy: &Share) {
+        {
+            let (mut last, now) = (self.last_eviction.lock(), Instant::now());
+            if last.is_some_and(|last| now < last + EVICTION_PAUSE) {
+                return;
+            }
+            *last = Some(now);
+        }
         let shares: Vec<_> = self.connections.lock().values().filter_map(Weak::upgrade).collect();
-        let others = shares.iter().filter(|share| share.number != needy.number);
-        let largest = others.max_by_key(|share| share.held.load(Ordering::Relaxed));
-        if let Some(largest) = largest {
-            largest.evict.notify_one();
+        let now = self.millis();
+        let mut others: Vec<_> = shares
+            .iter()
+            .filter(|share| share.number != needy.number)
+            .filter(|share| share.evictable.load(Ordering::Relaxed) > 0)
+            .map(|share| (share.weight(now), share))
+            .collect();
+        others.sort_unstable_by_key(|(weight, _)| Reverse(*weight));
+        let mut evicted_bytes = 0;
+        for (_, share) in others {
+            if evicted_bytes >= SCARCE_BYTES {
+                break;
+            }
+            evicted_bytes += share.held.load(Ordering::Relaxed);
+            share.evict.notify_one();
         }
     }
 
@@ -119,8 +163,20 @@ impl Unfinished {
 }
 
 impl Share {
-    /// Waits until this connection has to give up a request, for one that waits to become whole.
+    /// Bytes held, times the milliseconds since something came.
+    fn weight(&self, now: u64) -> u128 {
+        let silence = now.saturating_sub(self.active_at.load(Ordering::Relaxed));
+        let silence = u128::from(silence).max(SILENCE_MIN.as_millis());
+        self.held.load(Ordering::Relaxed) as u128 * silence
+    }
+
+    fn note_activity(&self) {
+        self.active_at.store(self.all.millis(), Ordering::Relaxed);
+    }
+
+    /// Completes when a request of this connection that waits for its client has to go.
     pub(crate) async fn evicted(&self) -> Status {
+        let _evictable = Evictable::new(&self.evictable);
         loop {
             self.evict.notified().await;
             // Told when no request was waiting, it may come too late.
@@ -130,12 +186,13 @@ impl Share {
         }
     }
 
-    /// Lets a stream wait unread for as long as the permit is kept, if it may.
-    pub(crate) fn wait_unread(&self) -> Result<SemaphorePermit<'_>, Status> {
-        self.all.unread_streams.try_acquire().map_err(|_none| full())
+    /// Permits for a stream to wait unread; there are only some for a connection, and for all.
+    pub(crate) fn wait_unread(&self) -> Result<[SemaphorePermit<'_>; 2], Status> {
+        let own = self.unread_streams.try_acquire().map_err(|_none| full())?;
+        Ok([own, self.all.unread_streams.try_acquire().map_err(|_none| full())?])
     }
 
-    /// Lets a small request wait for room while it is read on, for as long as the permit is kept.
+    /// The permit for a small request to wait for room while it is read on.
     pub(crate) fn wait_small(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.all.small.try_acquire().map_err(|_none| full())
     }
@@ -147,7 +204,23 @@ impl Drop for Share {
     }
 }
 
-/// What is told where a request is refused for the sake of all connections.
+/// Counts a request that can be evicted, until dropped.
+struct Evictable<'a>(&'a AtomicUsize);
+
+impl<'a> Evictable<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Evictable<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The refusal of a request for the sake of all connections.
 pub(crate) fn full() -> Status {
     refused("the server holds too many bytes of unfinished requests")
 }
@@ -156,7 +229,7 @@ fn refused(reason: &str) -> Status {
     Status::resource_exhausted(format!("keepd: {reason}; send fewer large requests at once"))
 }
 
-/// What one request holds, until it is dropped.
+/// The bytes that one request holds, until dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     share: Arc<Share>,
@@ -193,32 +266,33 @@ impl Held {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
         let own = match share.room.try_acquire_many(count) {
             Ok(own) => own,
-            Err(_) => match tokio::time::timeout(PATIENCE, share.room.acquire_many(count)).await {
-                Ok(own) => own.expect("nobody closes it"),
-                Err(_elapsed) => {
-                    let reason = "this connection has too many bytes of unfinished requests";
-                    return Err(refused(reason));
+            Err(_) => {
+                match tokio::time::timeout(ROOM_TIMEOUT, share.room.acquire_many(count)).await {
+                    Ok(own) => own.expect("the semaphore is never closed"),
+                    Err(_elapsed) => {
+                        let reason = "this connection has too many bytes of unfinished requests";
+                        return Err(refused(reason));
+                    }
                 }
-            },
-        };
-        let mut among_all = all.room.try_acquire_many(count).ok();
-        for _ in 0..LOOKS_MAX {
-            if among_all.is_some() {
-                break;
             }
-            if share.held.load(Ordering::Relaxed) > FAIR_BYTES {
-                // What others let go of is for those who hold little, and waiting takes up memory too.
-                break;
+        };
+        // One place in the queue is kept to the end: what others let go of gathers there.
+        let mut among_all = pin!(all.room.acquire_many(count));
+        let deadline = Instant::now() + ROOM_TIMEOUT;
+        let among_all = loop {
+            let next = Instant::now() + EVICTION_PAUSE;
+            if let Ok(room) = timeout_at(next, among_all.as_mut()).await {
+                break room.expect("the semaphore is never closed");
+            }
+            // What others let go of is for those who hold little, and waiting takes up memory too.
+            if share.held.load(Ordering::Relaxed) > FAIR_BYTES || Instant::now() >= deadline {
+                return Err(full());
             }
             all.evict_for(share);
-            let room = tokio::time::timeout(GRACE, all.room.acquire_many(count)).await;
-            among_all = room.ok().map(|room| room.expect("nobody closes it"));
-        }
-        let Some(among_all) = among_all else {
-            return Err(full());
         };
         own.forget();
         among_all.forget();
+        share.note_activity();
         share.held.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         Ok(())
@@ -232,6 +306,7 @@ impl Held {
         let (Ok(own), Ok(among_all)) = rooms else { return false };
         own.forget();
         among_all.forget();
+        share.note_activity();
         share.held.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         true
@@ -294,8 +369,48 @@ mod tests {
             drop(large);
             status
         });
+        tokio::task::yield_now().await;
         small.add(1024 * 1024).await.unwrap();
         assert_eq!(evicted.await.unwrap().code(), Code::ResourceExhausted);
+    }
+
+    /// A large request that is being sent is not what thousands of silent ones have to fear.
+    #[tokio::test(start_paused = true)]
+    async fn the_silent_go_before_a_larger_one_that_is_being_sent() {
+        const MIB: usize = 1024 * 1024;
+        let all = Unfinished::new(1024);
+        let mut silent = Vec::new();
+        for _ in 0..23 {
+            let share = all.share(Peer::default());
+            let mut held = Held::new(Arc::clone(&share));
+            held.add(4 * MIB).await.unwrap();
+            silent.push(tokio::spawn(async move {
+                share.evicted().await;
+                drop(held);
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let sent = all.share(Peer::default());
+        let mut large = Held::new(Arc::clone(&sent));
+        large.add(4 * MIB - MIB / 2).await.unwrap();
+        let evicted = tokio::spawn(async move { sent.evicted().await });
+        tokio::task::yield_now().await;
+        let mut needy = Held::new(all.share(Peer::default()));
+        needy.add(2 * MIB).await.unwrap();
+        large.add(4 * MIB).await.unwrap();
+        assert!(!evicted.is_finished());
+        assert!(silent.iter().filter(|silent| silent.is_finished()).count() >= 2);
+    }
+
+    #[tokio::test]
+    async fn streams_of_one_connection_that_wait_unread_are_a_share_of_all() {
+        let all = Unfinished::new(1024);
+        let (greedy, other) = (all.share(Peer::default()), all.share(Peer::default()));
+        let waiting = || greedy.wait_unread();
+        let held: Vec<_> = (0..UNREAD_STREAMS_OF_CONNECTION_MAX).map(|_| waiting()).collect();
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(waiting().unwrap_err().code(), Code::ResourceExhausted);
+        assert!(other.wait_unread().is_ok());
     }
 
     /// A large request among many connections that hold little each has to be the largest some day.
@@ -327,7 +442,7 @@ mod tests {
         }
         let share = all.share(Peer::default());
         let mut late = Held::new(Arc::clone(&share));
-        assert!(tokio::time::timeout(GRACE / 2, late.add(7)).await.is_err());
+        assert!(tokio::time::timeout(EVICTION_PAUSE * 2, late.add(7)).await.is_err());
         assert_eq!(late.add(7).await.unwrap_err().code(), Code::ResourceExhausted);
         drop((late, full));
         assert_eq!(share.room.available_permits(), CONNECTION_BYTES);

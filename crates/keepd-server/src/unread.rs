@@ -1,9 +1,9 @@
-//! Bounds on answers that are made and not read.
+//! Bounds on answers that were made and are not read.
 //!
 //! A client may ask for much and read nothing. Small answers are bounded by the number of streams.
-//! Large ones are counted for each connection until the last byte is sent: while too much lies there
-//! its further reads wait, few lists are made at once, and an answer of which nothing is taken for as
-//! long as a stream may stall is given up, with its memory (rule 9.20).
+//! Large ones are counted for each connection until their last byte is sent: while too much is unread
+//! the connection's further reads wait; few lists are made at once; and an answer of which nothing is
+//! read for as long as a stream may stall is dropped, with its memory (rule 9.20).
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,16 +22,18 @@ use tonic::Status;
 
 use crate::response_stream::STALL_MAX;
 
-/// BOUND: bytes of one connection's large answers; the answer that goes beyond is the last.
+/// The status of an answer that was given up.
+const UNREAD: &str = "keepd: the answer was not read for too long and was given up";
+/// BOUND: bytes of one connection's large answers; the answer that exceeds it is the last.
 const UNREAD_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// BOUND: lists of one connection that are made or not read to their end.
+/// BOUND: lists of one connection that are being made or read.
 const LISTS_MAX: usize = 8;
 
-/// What lies unread for one connection.
+/// The unread answers of one connection.
 #[derive(Debug)]
 pub(crate) struct Unread {
     bytes: AtomicUsize,
-    /// There is room again.
+    /// Notified when there is room again.
     freed: Notify,
     lists: Arc<Semaphore>,
 }
@@ -91,7 +93,7 @@ impl Drop for Counted {
     }
 }
 
-/// The frames that are left; `None` if the client was given up.
+/// The frames that are left; `None` once the answer was given up.
 type Left = Arc<Mutex<Option<VecDeque<Bytes>>>>;
 
 /// A large answer.
@@ -127,7 +129,7 @@ impl Large {
     }
 }
 
-/// Lets go of an answer of which nothing is taken.
+/// Drops an answer of which nothing is read.
 async fn watch(left: Left, stall_max: Duration) {
     let count = |left: &Left| left.lock().as_ref().map_or(0, VecDeque::len);
     let mut before = count(&left);
@@ -135,7 +137,7 @@ async fn watch(left: Left, stall_max: Duration) {
         tokio::time::sleep(stall_max).await;
         let now = count(&left);
         if now == before && now > 0 {
-            tracing::warn!("an answer is given up: its client reads nothing");
+            tracing::warn!("gave up an answer: its client read nothing for too long");
             *left.lock() = None;
             return;
         }
@@ -153,7 +155,7 @@ impl http_body::Body for Large {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let next = match &mut *self.left.lock() {
             Some(frames) => frames.pop_front(),
-            None => return Poll::Ready(Some(Err(Status::aborted("keepd: nothing was read")))),
+            None => return Poll::Ready(Some(Err(Status::aborted(UNREAD)))),
         };
         let frame = match next {
             Some(frame) => Some(Frame::data(frame)),

@@ -1,7 +1,7 @@
 //! The Watch service: one task per stream between the client and the hub.
 //!
-//! The hub says which events a watcher gets; here they are opened, joined with previous records,
-//! encoded and, if wanted, split. Creation, order and progress are the hub's.
+//! The hub decides which events a watcher gets, and on creation, order and progress. Here events are
+//! opened, joined with previous records, encoded and, if the watcher allows it, split.
 
 mod queued;
 
@@ -34,7 +34,7 @@ use crate::grpc::call::Call;
 use crate::response_stream::{self, Detached};
 use crate::{errors, protobuf};
 
-/// Why a watch ends that needs a damaged part of the history. The place is in the log.
+/// The cancel reason of a watch that needs a damaged part of the history. The log names the place.
 const UNREADABLE: &str =
     "keepd: the history from this revision on could not be read; see the server's log";
 
@@ -55,7 +55,7 @@ pub(crate) async fn watch(
     Ok(response_stream::detached(responses))
 }
 
-/// Up to a tenth more, once per stream, so that streams do not tick together.
+/// The progress interval of a stream: up to a tenth longer, so that streams do not tick together.
 fn with_jitter(context: &Context) -> Duration {
     let interval = context.node.options().progress_notify_interval;
     let tenth = u64::try_from(interval.as_millis() / 10).unwrap_or(u64::MAX).max(1);
@@ -88,7 +88,7 @@ async fn pass_on(
 ) -> Result<(), Status> {
     while let Some(request) = requests.next().await? {
         let Some(request) = request.request_union else { continue };
-        // A client that does not read its answers is not asked for more questions.
+        // Requests of a client that does not read its answers are not read.
         places.reserve().await?;
         let passed = match request {
             RequestUnion::CreateRequest(request) => hub.create(stream, spec(request)).await,
@@ -130,10 +130,10 @@ pub(crate) struct Responses {
     stream: StreamId,
     messages: mpsc::Receiver<StreamMessage>,
     queued: Arc<Queued>,
-    /// Fragments of the message at hand.
+    /// Fragments of the current message.
     ready: VecDeque<EncodedMessage>,
     reader: AbortHandle,
-    /// What was wrong with a request that ended the stream.
+    /// The error of the request that ended the stream.
     unreadable: oneshot::Receiver<Status>,
 }
 
@@ -145,7 +145,7 @@ impl Drop for Responses {
 }
 
 impl Responses {
-    /// Why the hub has ended the stream. Clients of etcd take up their watches again elsewhere
+    /// The status of a stream that the hub has ended. Clients of etcd resume their watches elsewhere
     /// after UNAVAILABLE, and after no other code.
     fn ended(&mut self) -> Status {
         if let Ok(unreadable) = self.unreadable.try_recv() {

@@ -1,14 +1,15 @@
 //! gRPC's framing of answers: pieces of encoded bytes go out.
 //!
-//! tonic's own would copy an answer into one buffer before it is sent, which for a list is most of
-//! what remains to be done. Here the pieces go to HTTP/2 as they are. Whoever compresses a request
-//! gets a compressed answer, as from grpc-go.
+//! tonic's own framing copies an answer into one buffer before it is sent, which for a list is most
+//! of the work. Here the pieces go to HTTP/2 as they are. A compressed request gets a compressed
+//! answer, as from grpc-go.
 
 use std::collections::VecDeque;
+use std::future::ready;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression;
@@ -17,6 +18,7 @@ use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -24,12 +26,16 @@ use super::messages::{Encoding, PREFIX_BYTES};
 use crate::blocking;
 use crate::encoded_message::{Answer, EncodedMessage};
 use crate::metrics::CallGuard;
+use crate::shutdown::End;
 use crate::unread::{Large, Unread};
+
+/// Any error, as tonic takes it.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Answers up to this size are sent as one piece, with one frame.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
-/// Refuses what no client of gRPC takes, in grpc-go's words.
+/// Refuses a message that is larger than gRPC allows, in grpc-go's words.
 pub(crate) fn sendable(message: EncodedMessage) -> Result<EncodedMessage, Status> {
     let (bytes, bytes_max) = (message.len(), i32::MAX as usize);
     if bytes > bytes_max {
@@ -40,7 +46,7 @@ pub(crate) fn sendable(message: EncodedMessage) -> Result<EncodedMessage, Status
     Ok(message)
 }
 
-/// Compresses an answer to a compressed request, a large one where that holds nobody up.
+/// Compresses an answer to a compressed request, a large one on a blocking thread.
 pub(crate) async fn compressed(
     message: EncodedMessage,
     encoding: Encoding,
@@ -59,7 +65,7 @@ fn gzip(message: EncodedMessage) -> EncodedMessage {
     EncodedMessage { permit: message.permit, ..bytes.into() }
 }
 
-/// Answers a unary call; what is compressed is so in `encoding`.
+/// Answers a unary call with a message that is in `encoding` already.
 pub(crate) fn answer(
     result: Result<EncodedMessage, Status>,
     encoding: Encoding,
@@ -73,17 +79,20 @@ pub(crate) fn answer(
             if frames.len() > 1 {
                 return respond(Large::new(frames, trailers, unread, permit), encoding);
             }
-            respond(Whole { frames, trailers: Some(trailers) }, encoding)
+            let trailers = ready(Some(Ok(trailers)));
+            let frame = frames.pop_front().unwrap_or_default();
+            respond(Full::new(frame).with_trailers(trailers), encoding)
         }
         Err(status) => status.into_http(),
     }
 }
 
-/// Answers a call with a stream of messages; `guard` ends with it.
+/// Answers a call with a stream of messages, which also ends when `end` does; `guard` ends with it.
 pub(crate) fn answer_stream<S, A>(
     result: Result<S, Status>,
     encoding: Encoding,
     guard: CallGuard,
+    end: Option<End>,
 ) -> Response<Body>
 where
     S: Stream<Item = Result<A, Status>> + Unpin + Send + 'static,
@@ -91,8 +100,8 @@ where
 {
     match result {
         Ok(messages) => {
-            let (guard, frames) = (Some(guard), VecDeque::new());
-            respond(Streamed { messages, encoding, guard, frames }, encoding)
+            let (running, frames) = (Some((messages, guard)), VecDeque::new());
+            respond(Streamed { running, encoding, frames, end }, encoding)
         }
         Err(status) => {
             guard.finish(status.code());
@@ -103,7 +112,7 @@ where
 
 fn respond<B>(body: B, encoding: Encoding) -> Response<Body>
 where
-    B: http_body::Body<Data = Bytes, Error = Status> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
@@ -114,7 +123,7 @@ where
     response
 }
 
-/// Puts a message behind its prefix.
+/// Adds the frames of a message: its prefix, then its pieces.
 fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
     let length = message.len();
     let joined = if length <= JOINED_BYTES_MAX { length } else { 0 };
@@ -131,7 +140,7 @@ fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Byte
 }
 
 /// The end of an answer.
-pub(crate) fn trailers(status: &Status) -> HeaderMap {
+fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     if status.add_header(&mut trailers).is_err() {
         // Only a text that cannot be a header gets here.
@@ -140,38 +149,36 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// The small answer to a unary call.
-struct Whole {
-    frames: VecDeque<Bytes>,
-    trailers: Option<HeaderMap>,
-}
-
-impl http_body::Body for Whole {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _task: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(frame) = self.frames.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
-        }
-        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.trailers.is_none()
-    }
-}
-
 /// The answer to a call for a stream.
 struct Streamed<S> {
-    messages: S,
-    encoding: Encoding,
     /// `None` once the stream has ended.
-    guard: Option<CallGuard>,
+    running: Option<(S, CallGuard)>,
+    encoding: Encoding,
     frames: VecDeque<Bytes>,
+    end: Option<End>,
+}
+
+impl<S, A> Streamed<S>
+where
+    S: Stream<Item = Result<A, Status>> + Unpin,
+    A: Answer,
+{
+    /// The next message, or the status with which the stream ends: its own, or that of `end`.
+    fn poll_message(
+        &mut self,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<EncodedMessage, Status>>> {
+        let Some((messages, _guard)) = &mut self.running else { return Poll::Ready(None) };
+        if let Some(end) = &mut self.end
+            && let Poll::Ready(status) = end.as_mut().poll(task)
+        {
+            return Poll::Ready(Some(Err(status)));
+        }
+        Poll::Ready(Some(match std::task::ready!(Pin::new(messages).poll_next(task)) {
+            Some(message) => message.map(Answer::encoded),
+            None => Err(Status::ok("")),
+        }))
+    }
 }
 
 impl<S, A> http_body::Body for Streamed<S>
@@ -191,30 +198,27 @@ where
             if let Some(frame) = this.frames.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(frame))));
             }
-            if this.guard.is_none() {
-                return Poll::Ready(None);
-            }
-            let status = match ready!(Pin::new(&mut this.messages).poll_next(task)) {
+            match std::task::ready!(this.poll_message(task)) {
                 Some(Ok(message)) => {
                     let message = match this.encoding {
-                        Encoding::Identity => message.encoded(),
-                        Encoding::Gzip => gzip(message.encoded()),
+                        Encoding::Identity => message,
+                        Encoding::Gzip => gzip(message),
                     };
                     frame(message, this.encoding, &mut this.frames);
-                    continue;
                 }
-                Some(Err(status)) => status,
-                None => Status::ok(""),
-            };
-            if let Some(guard) = this.guard.take() {
-                guard.finish(status.code());
+                Some(Err(status)) => {
+                    if let Some((_messages, guard)) = this.running.take() {
+                        guard.finish(status.code());
+                    }
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
+                }
+                None => return Poll::Ready(None),
             }
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.guard.is_none()
+        self.frames.is_empty() && self.running.is_none()
     }
 }
 
@@ -224,14 +228,17 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use futures_util::stream;
-    use http_body_util::BodyExt;
     use tonic::Code;
 
     use super::*;
-    use crate::metrics::RpcMetrics;
+    use crate::metrics::{RpcCounters, RpcMetrics};
 
     fn answered(message: EncodedMessage, encoding: Encoding) -> Response<Body> {
         answer(Ok(message), encoding, &Arc::default())
+    }
+
+    fn counters(path: &'static str) -> Arc<RpcCounters> {
+        Arc::clone(&RpcMetrics::new([(path, "server_stream")].into_iter()).rpcs[0])
     }
 
     /// Data frames, and the status in the trailers.
@@ -284,20 +291,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_counts_when_it_ends() {
-        let metrics = RpcMetrics::default();
-        let counters = metrics.of("/etcdserverpb.KV/RangeStream").unwrap();
+        let counters = counters("/etcdserverpb.KV/RangeStream");
         let handled = |code: Code| counters.handled[code as usize].load(Ordering::Relaxed);
         let messages = || vec![Ok(EncodedMessage::default()), Err(Status::aborted("given up"))];
 
         let call = CallGuard::start(Arc::clone(&counters));
-        let response = answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call);
+        let response = answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call, None);
         assert_eq!(handled(Code::Aborted), 0);
         let (data, code) = read(response).await;
         assert_eq!((data, code), (vec![Bytes::from_static(&[0; 5])], Code::Aborted));
         assert_eq!(handled(Code::Aborted), 1);
 
         let call = CallGuard::start(Arc::clone(&counters));
-        drop(answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call));
+        drop(answer_stream(Ok(stream::iter(messages())), Encoding::Identity, call, None));
         assert_eq!(handled(Code::Cancelled), 1, "its client went away");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_ended_from_outside_says_why_and_counts_as_that() {
+        let counters = counters("/etcdserverpb.Lease/LeaseKeepAlive");
+        let call = CallGuard::start(Arc::clone(&counters));
+        let silent = stream::pending::<Result<EncodedMessage, Status>>();
+        let end: End = Box::pin(async { Status::unavailable("etcdserver: server stopped") });
+        let response = answer_stream(Ok(silent), Encoding::Identity, call, Some(end));
+        assert_eq!(read(response).await, (Vec::new(), Code::Unavailable));
+        let handled = &counters.handled[Code::Unavailable as usize];
+        assert_eq!(handled.load(Ordering::Relaxed), 1);
     }
 }

@@ -1,7 +1,7 @@
-//! The messages of a request, whole, as they come in: gRPC's framing and compression.
+//! Receives the messages of a request: gRPC's framing and compression.
 //!
-//! Memory follows the bytes that came, whatever length was announced, and what is not whole is
-//! counted (`unfinished`).
+//! Memory grows with the bytes that came, whatever length was announced, and a message that is not
+//! whole is counted (`unfinished`).
 
 use std::future::poll_fn;
 use std::io::{self, Read};
@@ -20,21 +20,39 @@ use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use crate::rpc::Kind;
-use crate::unfinished::{Held, PATIENCE, REQUEST_BYTES, Share, full};
+use crate::unfinished::{Held, REQUEST_BYTES, ROOM_TIMEOUT, Share, full};
 
-/// What Go says of bytes in the place of a text.
+/// Go's error for a text field that is no text.
 const NO_TEXT: &str = "string field contains invalid UTF-8";
-/// What Go says of bytes that are no message, whatever else is wrong with them.
+/// Go's error for all other bytes that are no message.
 const NO_MESSAGE: &str = "proto: cannot parse invalid wire-format data";
-/// Before each message: whether it is compressed, and its length.
+/// The length of a message's prefix: whether it is compressed, and its length.
 pub(crate) const PREFIX_BYTES: usize = 5;
 
-/// Messages of which so much came are counted in larger steps.
+/// Messages of which more than this has come are large: they are counted in steps of `AHEAD_BYTES`.
 const LARGE_BYTES: usize = 16 * 1024;
 const AHEAD_BYTES: usize = 64 * 1024;
 
-/// How messages may be compressed.
+/// The number of messages that go each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Unary,
+    ServerStream,
+    Bidi,
+}
+
+impl Kind {
+    /// The name in metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::ServerStream => "server_stream",
+            Self::Bidi => "bidi_stream",
+        }
+    }
+}
+
+/// The compression of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Identity,
@@ -42,7 +60,7 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
-    /// That of a request; answers take the same one, as grpc-go's do.
+    /// The encoding of a request. Answers use the same one, as grpc-go's do.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Status> {
         let Some(encoding) = headers.get("grpc-encoding") else { return Ok(Self::Identity) };
         match encoding.as_bytes() {
@@ -63,14 +81,14 @@ pub(crate) struct Messages<B> {
     kind: Kind,
     encoding: Encoding,
     bytes_max: usize,
-    /// What came and was not taken yet.
+    /// Bytes that came and do not make a whole message yet.
     received: BytesMut,
     held: Held,
-    /// Until when it may wait for room while it is read on.
+    /// The time until which it may wait for room while it is read on.
     wait_until: Option<Instant>,
 }
 
-/// What a body has next.
+/// The next frame of a body.
 type NextFrame<B> = Option<Result<Frame<Bytes>, <B as http_body::Body>::Error>>;
 
 impl<B> Messages<B>
@@ -88,13 +106,12 @@ where
         Self { body, kind, encoding, bytes_max, received, held, wait_until: None }
     }
 
-    /// The message of a call that takes one. What a client sends after it is not looked at, as in
-    /// grpc-go.
+    /// The message of a call that takes one. Anything that follows it is ignored, as in grpc-go.
     pub(crate) async fn one<R: Message + Default>(mut self) -> Result<R, Status> {
         decode(self.required().await?, self.kind)
     }
 
-    /// The next message, not compressed any more; `None` after the last.
+    /// The next message, decompressed; `None` after the last.
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.take()? {
@@ -127,25 +144,24 @@ where
         })
     }
 
-    /// Counts what is there of an unfinished message, and the request itself.
+    /// Counts the bytes of an unfinished message, and the request itself.
     async fn count(&mut self) -> Result<(), Status> {
         let more = self.uncounted();
         if more == 0 {
             return Ok(());
         }
-        // What is large already is counted ahead, so that it waits less often.
+        // A large message is counted ahead, so that it waits less often.
         let ahead = if self.received.len() > LARGE_BYTES { AHEAD_BYTES } else { 0 };
         self.held.add(more + ahead).await
     }
 
-    /// Bytes that are to be counted yet.
+    /// Bytes that are not counted yet.
     fn uncounted(&self) -> usize {
         (REQUEST_BYTES + self.received.len()).saturating_sub(self.held.bytes())
     }
 
-    /// Waits for the next bytes of a request that is small so far, and is read on while there is no
-    /// room to count it: so that small requests come through whatever others hold. `None` once it is
-    /// counted.
+    /// Waits for the next bytes of a request that is small so far, and meanwhile for room to count it,
+    /// so that small requests come through whatever others hold. `None` once it is counted.
     async fn frame_of_small(&mut self) -> Result<Option<NextFrame<B>>, Status> {
         let more = self.uncounted();
         if more == 0 || self.held.try_add(more) {
@@ -153,7 +169,7 @@ where
         }
         let share = Arc::clone(self.held.share());
         let _place = share.wait_small()?;
-        let until = *self.wait_until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let until = *self.wait_until.get_or_insert_with(|| Instant::now() + ROOM_TIMEOUT);
         tokio::select! {
             biased;
             frame = self.body.frame() => Ok(Some(frame)),
@@ -190,14 +206,14 @@ where
                 }
             };
             let Some(frame) = frame else { return Ok(None) };
-            // Trailers of a request mean nothing.
+            // Trailers of a request have no meaning in gRPC.
             if let Ok(data) = frame.map_err(interrupted)?.into_data() {
                 return Ok(Some(data));
             }
         }
     }
 
-    /// A message that is whole.
+    /// Takes a message out of the received bytes, if it is whole.
     fn take(&mut self) -> Result<Option<Bytes>, Status> {
         let &[flag, a, b, c, d, ..] = &self.received[..] else { return Ok(None) };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
@@ -239,7 +255,7 @@ impl<R: Message + Default> Requests<R> {
         Self { messages, request: PhantomData }
     }
 
-    /// The next one; `None` when the client sends no more. After an error nothing can be read.
+    /// The next message; `None` when the client sends no more. After an error nothing can be read.
     pub(crate) async fn next(&mut self) -> Result<Option<R>, Status> {
         let message = self.messages.next().await?;
         message.map(|message| decode(message, Kind::Bidi)).transpose()
@@ -305,7 +321,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::grpc::call::Peer;
+    use crate::peer::Peer;
     use crate::unfinished::Unfinished;
 
     const BYTES_MAX: usize = 1000;

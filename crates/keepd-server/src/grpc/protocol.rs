@@ -1,7 +1,6 @@
-//! gRPC's mapping to HTTP/2: what a request must look like before it is a call. Codes and texts are
-//! grpc-go's.
+//! gRPC's mapping to HTTP/2: turns the fields of a request into a call, or refuses it. Codes and texts
+//! are grpc-go's.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,19 +12,19 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::messages::Encoding;
-use crate::http2;
+use crate::{errors, http2};
 
 const GRPC: &[u8] = b"application/grpc";
-/// Later than any server runs; what is beyond counts as no deadline.
+/// A timeout from which on there is no deadline: no server runs that long.
 const TIMEOUT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// What a request says about its answer.
+/// The terms of a request: how and by when it is to be answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) encoding: Encoding,
-    /// The kind of content to answer with, if it is not plain `application/grpc`.
+    /// The content type of the answer, if it is not `application/grpc`.
     content_type: Option<HeaderValue>,
-    /// When its client gives up.
+    /// The time at which its client gives up.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -35,7 +34,7 @@ pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(GRPC))
 }
 
-/// The path as its client sent it, with what belongs to no path of a method.
+/// The path exactly as the client sent it, query included.
 pub(crate) fn path<B>(request: &Request<B>) -> &str {
     if let Some(path) = request.headers().get(http2::PATH) {
         return std::str::from_utf8(path.as_bytes()).unwrap_or("\u{fffd}");
@@ -43,7 +42,7 @@ pub(crate) fn path<B>(request: &Request<B>) -> &str {
     request.uri().path_and_query().map_or("", |path| path.as_str())
 }
 
-/// What a request asks for, or the answer to one that is no call.
+/// The terms of a request, or the answer to one that is no call.
 pub(crate) fn terms<B>(request: &Request<B>) -> Result<Terms, Box<Response<Body>>> {
     let headers = request.headers();
     let hosts = headers.get_all(HOST).iter().count();
@@ -77,7 +76,7 @@ pub(crate) fn terms<B>(request: &Request<B>) -> Result<Terms, Box<Response<Body>
         return Err(answered(refuse(StatusCode::METHOD_NOT_ALLOWED, &Status::internal(text))));
     }
     if timeout.is_some_and(|timeout| timeout <= Duration::from_nanos(1)) {
-        return Err(answered(deadline_exceeded().into_http()));
+        return Err(answered(errors::deadline_exceeded().into_http()));
     }
     let encoding = Encoding::of(headers).map_err(|status| answered(status.into_http()))?;
     let deadline = timeout.filter(|it| *it < TIMEOUT_MAX).map(|it| Instant::now() + it);
@@ -85,34 +84,16 @@ pub(crate) fn terms<B>(request: &Request<B>) -> Result<Terms, Box<Response<Body>
 }
 
 impl Terms {
-    /// Gives an answer the kind of content that was asked with.
+    /// Gives an answer the content type of its request.
     pub(crate) fn apply(&self, mut response: Response<Body>) -> Response<Body> {
         if let Some(content_type) = &self.content_type {
             response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
         }
         response
     }
-
-    /// Works on a call until its client has given up. The work stays pinned where the caller has it:
-    /// by value it would lie in this future twice, and each call would pay for the copy.
-    pub(crate) async fn in_time<T>(
-        &self,
-        work: Pin<&mut impl Future<Output = Result<T, Status>>>,
-    ) -> Result<T, Status> {
-        let Some(deadline) = self.deadline else { return work.await };
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(deadline_exceeded()),
-        }
-    }
 }
 
-/// What a client that set a deadline is told after it.
-pub(crate) fn deadline_exceeded() -> Status {
-    Status::deadline_exceeded("context deadline exceeded")
-}
-
-/// An answer that is HTTP's and gRPC's refusal at once.
+/// An answer that refuses a request with an HTTP status and a gRPC status.
 fn refuse(code: StatusCode, status: &Status) -> Response<Body> {
     let mut response = status.clone().into_http();
     *response.status_mut() = code;
@@ -134,7 +115,7 @@ fn content_type_of(subtype: &[u8]) -> Option<HeaderValue> {
     }
 }
 
-/// What follows `application/grpc`; `None` if that is not what it is.
+/// The part of a content type after `application/grpc`; `None` if it is another one.
 fn subtype(content_type: &[u8]) -> Option<&[u8]> {
     match content_type.strip_prefix(GRPC)? {
         [] => Some(&[]),
@@ -143,7 +124,7 @@ fn subtype(content_type: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The time of `grpc-timeout`, or why it is none.
+/// The duration of `grpc-timeout`, or the reason for which it is malformed.
 fn timeout(value: &HeaderValue) -> Result<Duration, String> {
     let shown = String::from_utf8_lossy(value.as_bytes());
     let [digits @ .., unit] = value.as_bytes() else {
@@ -173,7 +154,7 @@ fn timeout(value: &HeaderValue) -> Result<Duration, String> {
     Ok(unit.saturating_mul(count))
 }
 
-/// Looks at the fields that carry bytes as Base64.
+/// Checks the fields that carry bytes in Base64.
 fn check_binary(headers: &HeaderMap) -> Result<(), Status> {
     for (name, value) in headers {
         if !name.as_str().ends_with("-bin") {

@@ -1,4 +1,4 @@
-//! Which fields the library would not take, and how they are written so that it does.
+//! Finds fields that the library rejects, and rewrites header blocks so that it accepts them.
 
 use http::Method;
 use http::uri::{Authority, PathAndQuery};
@@ -6,17 +6,17 @@ use http::uri::{Authority, PathAndQuery};
 use super::hpack::{Field, FieldList, write_literal};
 use super::{METHOD, PATH};
 
-/// What is to be done with a field.
+/// The treatment of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// It is passed on.
     Fine,
-    /// It ends a stream in the library, means nothing to gRPC, and is left out; or it is one of our
-    /// own, which no client may send.
+    /// It ends a stream in the library and means nothing to gRPC, so it is left out; or it is one of
+    /// our own, which no client may send.
     Dropped,
     /// It ends its stream.
     Bad,
-    /// One that HTTP/2 itself defines, and whether the library takes its value.
+    /// It is defined by HTTP/2 itself; whether the library accepts its value.
     Pseudo(Pseudo, bool),
 }
 
@@ -29,14 +29,14 @@ pub(super) enum Pseudo {
     Path,
 }
 
-/// What becomes of a header block.
+/// The treatment of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The library takes it.
+    /// The library accepts it.
     Pass,
-    /// It does once it is written anew.
+    /// The library accepts it after a rewrite.
     Mend,
-    /// Its stream is to end with PROTOCOL_ERROR, and nothing else.
+    /// Its stream, and nothing else, has to end with PROTOCOL_ERROR.
     Refuse,
 }
 
@@ -54,7 +54,7 @@ impl Class {
             b"te" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
                 Self::Dropped
             }
-            // Whether it is wrong shows with the data only, which ends the stream then.
+            // The data shows later whether it is wrong, and a wrong one ends the stream.
             b"content-length" => Self::Dropped,
             _ if name == PATH.as_bytes() || name == METHOD.as_bytes() => Self::Dropped,
             _ if is_name(name) => Self::Fine,
@@ -63,7 +63,7 @@ impl Class {
     }
 }
 
-/// Looks at a block; `is_request` tells it from trailers.
+/// Judges a block; it is that of a request or of trailers.
 pub(super) fn judge(list: &FieldList, is_request: bool) -> Verdict {
     if list.is_over {
         return Verdict::Refuse;
@@ -75,7 +75,7 @@ pub(super) fn judge(list: &FieldList, is_request: bool) -> Verdict {
             Class::Dropped => (is_past, mends) = (true, true),
             Class::Bad => return Verdict::Refuse,
             Class::Pseudo(pseudo, is_taken) => {
-                // Twice, or after the rest.
+                // It comes twice, or after ordinary fields.
                 if is_past || std::mem::replace(&mut seen[pseudo as usize], true) {
                     return Verdict::Refuse;
                 }
@@ -125,7 +125,7 @@ pub(super) fn write(list: &FieldList, verdict: Verdict, is_request: bool) -> Vec
     out
 }
 
-/// The value of a field, and whether the library takes it.
+/// The value of a field, and whether the library accepts it.
 fn find(list: &FieldList, wanted: Pseudo) -> (&[u8], bool) {
     let find = |field: &'_ Field| match field.class {
         Class::Pseudo(pseudo, is_taken) => (pseudo == wanted).then_some(is_taken),
@@ -147,7 +147,7 @@ fn is_value(value: &[u8]) -> bool {
 }
 
 fn is_method(method: &[u8]) -> bool {
-    // CONNECT has no path to the library.
+    // The library takes no path with CONNECT.
     method == b"POST" || (method != b"CONNECT" && Method::from_bytes(method).is_ok())
 }
 
@@ -160,7 +160,7 @@ fn is_path(path: &[u8]) -> bool {
     if path.first() == Some(&b'/') && path.iter().all(is_plain) {
         return true;
     }
-    // The library drops a fragment, and ends the connection over what is no text.
+    // The library drops a fragment, and ends the connection for bytes that are no text.
     !path.is_empty()
         && !path.contains(&b'#')
         && std::str::from_utf8(path).is_ok()

@@ -15,9 +15,9 @@ use super::huffman;
 
 /// The size of the table, as fields are counted: the default, which the library announces.
 const TABLE_BYTES_MAX: usize = 4096;
-/// What a field counts beside its name and value.
+/// Bytes that a field counts beside its name and value.
 const FIELD_OVERHEAD: usize = 32;
-/// BOUND: lists from this size on are at most so many times as large as their block. The table holds
+/// BOUND: lists from this size on are at most this many times as large as their block. The table holds
 /// 4 KiB, so that only a list of one field over and over is larger.
 const LARGE_LIST_BYTES: usize = 64 * 1024;
 const LARGE_LIST_RATIO: usize = 8;
@@ -148,7 +148,7 @@ impl Decoder {
     }
 }
 
-/// What is left of a block.
+/// The rest of a block.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

@@ -27,7 +27,7 @@ struct Code {
     /// The first code of each length, and how many there are.
     first: [u32; LENGTH_MAX as usize + 1],
     count: [u32; LENGTH_MAX as usize + 1],
-    /// Where the symbols of each length begin in `symbols`.
+    /// The index in `symbols` of the first symbol of each length.
     start: [usize; LENGTH_MAX as usize + 1],
     symbols: [u8; 256],
     /// Symbol and length by the next eight bits; no length if the code is longer.
@@ -68,7 +68,7 @@ const fn code() -> Code {
     Code { first, count, start, symbols, short }
 }
 
-/// What `coded` stands for; `None` if it is not a code.
+/// Decodes `coded`; `None` if it is not a code.
 pub(super) fn decode(coded: &[u8]) -> Option<Vec<u8>> {
     // BOUND: no code is shorter than five bits.
     let mut out = Vec::with_capacity(coded.len() * 8 / LENGTH_MIN as usize);

@@ -1,18 +1,18 @@
-//! Tests of the filter: what passes, what is written anew, and that the library reads both.
+//! Tests of the filter: bytes that pass, blocks that are rewritten, and the library reading both.
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::grpc::call::Peer;
+use crate::peer::Peer;
 use crate::unfinished::Unfinished;
 
 fn mended<S>(stream: S) -> Mended<S> {
     Mended::new(stream, Unfinished::new(1024).share(Peer::default()))
 }
 
-/// What comes out of a connection that was sent `pieces`.
+/// The output of a connection that was sent `pieces`.
 async fn passed(pieces: impl Iterator<Item = &[u8]>) -> Vec<u8> {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let mut server = mended(server);
@@ -65,7 +65,7 @@ fn connection(blocks: &[&[(&str, &str)]]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_the_library_takes_passes_byte_for_byte_however_it_is_cut() {
+async fn requests_that_the_library_accepts_pass_byte_for_byte_however_they_are_cut() {
     let large = "v".repeat(40_000);
     let bytes = connection(&[&CALL, &[&CALL[..], &[("token", large.as_str())]].concat(), &CALL]);
     for size in [1, 2, 7, 8, 9, 10, 100, 16_393, bytes.len()] {
@@ -84,7 +84,7 @@ async fn what_the_library_takes_passes_byte_for_byte_however_it_is_cut() {
 }
 
 #[tokio::test]
-async fn from_the_first_mended_block_on_all_are_written_anew() {
+async fn from_the_first_rewritten_block_on_all_are_rewritten() {
     let odd = [CALL[0], CALL[1], CALL[2], (":authority", "#initially=[https://host:2379]")];
     let bytes = connection(&[&CALL, &odd, &CALL]);
     let expected = connection(&[&CALL, &CALL[..3], &[CALL[0], CALL[1], CALL[3], CALL[2]]]);
@@ -156,7 +156,7 @@ fn the_order_of_fields_is_judged() {
 }
 
 /// The library's own client, whose blocks use Huffman codes and the table, against its server, with
-/// this in between: what arrives is what was sent, also after blocks are written anew.
+/// the filter in between: all fields arrive, also after blocks are rewritten.
 #[tokio::test]
 async fn the_library_reads_what_another_one_wrote() {
     for begins_odd in [false, true] {

@@ -1,7 +1,9 @@
-//! What a transaction looks at, known from the index before it enters the log.
+//! The price of a transaction: the number of keys that it looks at, taken from the index before the
+//! transaction enters the log.
 //!
-//! The apply thread does one thing after the other, so a transaction of some kilobytes that compares a
-//! large range a thousand times would hold everybody, on every member and again at each replay.
+//! The apply thread applies one command after the other, so a transaction of some kilobytes that
+//! compares a large range a thousand times would hold up everyone, on every member and again at each
+//! replay.
 
 use keepd_api::etcdserverpb::request_op::Request;
 use keepd_api::etcdserverpb::{RequestOp, TxnRequest};
@@ -11,8 +13,8 @@ use tonic::Status;
 
 use super::range;
 
-/// BOUND: keys that one transaction may look at; in a larger store as many as it has, so that each
-/// single operation may cover everything.
+/// BOUND: keys that one transaction may look at. In a larger store it may look at as many as there
+/// are, so that a single operation can always cover the whole store.
 const KEYS_MAX: u64 = 2_000_000;
 
 /// Refuses a transaction that looks at too many keys.
@@ -30,7 +32,7 @@ fn check_against(view: &View, request: &TxnRequest, max: u64) -> Result<(), Stat
     )))
 }
 
-/// The keys that it looks at; it ends when `max` is exceeded.
+/// The number of keys that a transaction looks at; counting ends when `max` is exceeded.
 fn txn(view: &View, request: &TxnRequest, max: u64) -> u64 {
     let mut keys = 0;
     for compare in &request.compare {
@@ -40,7 +42,7 @@ fn txn(view: &View, request: &TxnRequest, max: u64) -> u64 {
             return keys;
         }
     }
-    // One of them is taken.
+    // Only one of the branches is taken.
     keys + ops(view, &request.success, max).max(ops(view, &request.failure, max))
 }
 
@@ -51,7 +53,7 @@ fn ops(view: &View, ops: &[RequestOp], max: u64) -> u64 {
             Some(Request::RequestRange(request)) => {
                 let weight = view.weight(&range::key_range(request), request.revision, max);
                 match range::fetch_limit(request) as u64 {
-                    // What lies behind the limit is counted by whole subtrees.
+                    // Keys beyond the limit are counted by whole subtrees.
                     limit if limit > 0 && request.revision <= 0 => weight.min(limit),
                     _ => weight,
                 }

@@ -1,7 +1,7 @@
 //! Reading a range in etcd's order: fetch, count, filter, sort, cut, strip.
 //!
-//! Three ways, cheapest first: counts and keys come from the index alone; a plain range sends the
-//! stored records as they lie; filters and sorting decode.
+//! There are three ways, the cheapest first: counts and keys come from the index alone; a plain range
+//! sends the stored records unchanged; filters and sorting decode them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,24 +21,24 @@ use crate::encoded_message::EncodedMessage;
 use crate::errors;
 use crate::protobuf;
 
-/// Ranges with at most so many keys are answered where the request runs.
+/// Ranges with at most this many keys are answered where the request runs.
 const SHORT_KEYS_MAX: i64 = 32;
-/// Keys and past states beyond which a walk over the index goes to a thread that may take long.
+/// Keys and past states beyond which a walk over the index runs on a blocking thread.
 const LONG_WALK: u64 = 16 * 1024;
-/// A list is read in up to so many parts, each of at least so many records: while one waits for the
+/// The most parts in which a list is read, and the fewest records of a part: while one waits for the
 /// disk, another decrypts.
 const PARTS_MAX: usize = 4;
 const PART_RECORDS_MIN: usize = 256;
 /// Smaller records are copied into a piece of about this size, larger ones are pieces themselves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
 
-/// Whether answering may take so long that nothing else should wait for it.
+/// Whether answering may take so long that the connection's other requests should not wait for it.
 pub(crate) fn is_large(request: &RangeRequest) -> bool {
     let is_short = 0 < request.limit && request.limit <= SHORT_KEYS_MAX;
     !(request.range_end.is_empty() || is_short || request.count_only)
 }
 
-/// Whether the operations of a transaction itself have such a range; nested ones are not looked for.
+/// Whether an operation of a transaction is a large range; nested transactions are not searched.
 pub(crate) fn has_large(txn: &TxnRequest) -> bool {
     let mut ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
     ops.any(|op| matches!(op, Op::RequestRange(range) if is_large(range)))
@@ -59,8 +59,8 @@ pub(crate) fn key_range(request: &RangeRequest) -> KeyRange {
     KeyRange::from_request(request.key.clone(), request.range_end.clone())
 }
 
-/// How many keys to fetch: all if they will be filtered or sorted, else one more than the limit so
-/// that `more` is known. 0 is all. Who only counts needs none; the least there is is one.
+/// The number of keys to fetch: all (0) if they will be filtered or sorted, else one more than the
+/// limit, so that `more` is known. A count needs no key; the least that can be fetched is one.
 pub(crate) fn fetch_limit(request: &RangeRequest) -> usize {
     if request.count_only {
         return 1;
@@ -107,7 +107,7 @@ pub(crate) async fn answer(
 ) -> Result<EncodedMessage, Status> {
     let at = request.revision.max(0);
     let range = key_range(&request);
-    // A long walk over the index would keep this thread's other tasks waiting.
+    // A long walk over the index would hold up the other tasks of this thread.
     let is_long = view.weight(&range, at, LONG_WALK) > LONG_WALK;
     if request.count_only {
         // Whole subtrees are counted at once where nothing is newer.
@@ -134,7 +134,7 @@ pub(crate) async fn answer(
     let count = refs.count;
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
     let kvs = load_kvs(context, view, revisions).await?;
-    // Sorting is part of it.
+    // Sorting takes long too.
     walk(context, view, is_long, move |_| EncodedMessage::of(&finish(&request, header, kvs, count)))
         .await
 }
@@ -153,7 +153,7 @@ async fn walk<T: Send + 'static>(
     context.admission.large_reads.run(move || read(&view)).await
 }
 
-/// Only the index: the lease shows as zero, as in etcd 3.7.
+/// Answers from the index alone: the lease is zero, as in etcd 3.7.
 fn keys_only(
     view: &View,
     range: &KeyRange,
@@ -173,7 +173,7 @@ fn keys_only(
     Ok(EncodedMessage::of(&finish(request, header, kvs.collect(), states.count)))
 }
 
-/// The stored records as they lie.
+/// Answers with the stored records, unchanged.
 async fn plain(
     context: &Arc<Context>,
     view: &Arc<View>,
@@ -217,7 +217,7 @@ impl Pieces {
         }
     }
 
-    /// Adds a decoded one.
+    /// Adds a decoded record as field 2.
     pub(crate) fn kv(&mut self, kv: &KeyValue) {
         let len = kv.encoded_len();
         protobuf::len_field(2, len, &mut self.open);
@@ -238,7 +238,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// Adds what was made apart.
+    /// Adds pieces that were made by another read.
     fn append(&mut self, mut part: Self) {
         part.close();
         self.close();

@@ -23,7 +23,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 /// Chunks that may wait for a slow client.
 pub(crate) const CHUNKS_AHEAD_MAX: usize = 2;
 
-/// Where the chunks go.
+/// The queue of chunks to the client.
 pub(crate) type Chunks = Sender<EncodedMessage>;
 
 /// A stream under way.
@@ -40,7 +40,7 @@ struct Streaming {
     count: Option<u64>,
 }
 
-/// Sends the answer to `request` in chunks; ends when it is whole, failed or unwanted.
+/// Sends the answer to `request` in chunks, until it is whole, fails, or the client has gone.
 pub(crate) async fn run(
     context: Arc<Context>,
     view: Arc<View>,
@@ -132,7 +132,7 @@ impl Streaming {
         Ok((as_chunk(pieces.finish()), last))
     }
 
-    /// Keeps as many keys as are wanted now and goes on behind them; whether there are more.
+    /// Keeps the keys of this chunk and moves on to those after it; returns whether there are more.
     fn cut<T>(&mut self, keys: &mut Vec<(Bytes, T)>, want: usize) -> bool {
         let more = want > 0 && keys.len() > want;
         if more {
@@ -142,7 +142,7 @@ impl Streaming {
         more
     }
 
-    /// Whether the chunk behind which [`Self::cut`] went on is the last.
+    /// Whether the chunk that [`Self::cut`] made is the last.
     fn is_last(&self, more: bool) -> bool {
         !more || self.left == Some(0)
     }
@@ -161,7 +161,7 @@ impl Streaming {
         if let Some((last, _)) = keys.last()
             && self.range.end != RangeEnd::Point
         {
-            // The first key behind `last` in byte order.
+            // The first key after `last` in byte order.
             let mut start = Vec::with_capacity(last.len() + 1);
             start.extend_from_slice(last);
             start.push(0);

@@ -1,4 +1,4 @@
-//! Requests to commands: seals values, resolves comparisons of values.
+//! Turns requests into commands: seals values and decides comparisons of values.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ const COMPARED_AT_ONCE: usize = 256;
 /// A put with its value sealed.
 pub(crate) fn put(context: &Context, request: PutRequest) -> Result<Put, Status> {
     let value = if request.ignore_value {
-        // The value is taken when the command is applied, where one that cannot be read would end
-        // this member, and again at each start.
+        // The old value is read when the command is applied, where one that cannot be read would stop
+        // this member, and stop it again at each start.
         let view = context.node.view();
         let range = KeyRange::point(request.key.clone());
         if let Some((_, revision)) = view.range(&range, 0, 1).map_err(errors::range)?.keys.first() {
@@ -57,7 +57,7 @@ pub(crate) fn is_of_values(request: &CompareRequest) -> bool {
     request.target == CompareTarget::Value as i32
 }
 
-/// Records that comparisons would read at most, of those that `counts` picks.
+/// The most records that the comparisons picked by `counts` may read.
 fn compared_records(
     view: &View,
     compares: &[CompareRequest],
@@ -74,7 +74,7 @@ fn compared_records(
     Ok(records)
 }
 
-/// Values that a transaction and those in it compare at most.
+/// The most values that a transaction and the nested ones may compare.
 fn compared_values(view: &View, request: &TxnRequest) -> Result<u64, Status> {
     let mut records = compared_records(view, &request.compare, is_of_values)?;
     for op in request.success.iter().chain(&request.failure) {
@@ -140,7 +140,8 @@ fn compare(context: &Context, view: &View, request: &CompareRequest) -> Result<C
     Ok(Compare::Number { range, target, relation: relation(request), operand })
 }
 
-/// Which number is compared with what. A missing or foreign operand counts as zero.
+/// The number that is compared and its operand. An operand that is missing or of another target counts
+/// as zero.
 fn number_target(request: &CompareRequest) -> (Target, i64) {
     let union = request.target_union.as_ref();
     let Ok(target) = CompareTarget::try_from(request.target) else { return (Target::Unknown, 0) };
@@ -167,8 +168,8 @@ fn relation(request: &CompareRequest) -> Relation {
     }
 }
 
-/// Compares values here, where the keys to open them are, and guards the result by the revision
-/// it was found at. No key found is false, whatever the operator.
+/// Compares values here, where they can be opened, and guards the result by the number of keys and the
+/// revision at which it was found. Without any key it is false, whatever the relation.
 fn resolve(
     context: &Context,
     view: &View,
@@ -191,7 +192,7 @@ fn resolve(
     Ok(Compare::Resolved { range, guard, result })
 }
 
-/// Whether every record passes; reads on only while they do.
+/// Whether every record passes; stops at the first that does not.
 fn all_records(
     view: &View,
     refs: &RangeRefs,

@@ -1,7 +1,7 @@
 //! Transactions: read-only ones on a view, all others through the log.
 //!
-//! Values are compared here, against a view, and the outcome is guarded in the log (rule 9.3). A
-//! transaction that finds other values when it is applied than it was made for tries again, in a
+//! Values are compared here, against a view, and the result is guarded in the log (rule 9.3). A
+//! transaction whose compared values have changed when it is applied is tried again, in a
 //! turn: see [`crate::admission`].
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::{range, to_command};
 use crate::context::{Context, to_proto};
 use crate::errors;
 
-/// Misses after which a transaction in its turn has other writes give way.
+/// Misses in its turn after which a transaction makes other writes yield.
 const MISSES_MAX: usize = 3;
 
 /// Runs a validated transaction.
@@ -48,7 +48,7 @@ pub(crate) async fn run(
     {
         return Ok(response);
     }
-    // BOUND: like any request that does not get through in time. It may have been applied.
+    // BOUND: the request timeout, as for any request. After it the transaction may have been applied.
     let deadline = began + context.node.options().request_timeout();
     let in_turn = in_turn(context, &request, compared);
     tokio::time::timeout_at(deadline, in_turn).await.map_err(|_elapsed| Api::TimedOut)?
@@ -65,15 +65,15 @@ fn first_compared_value(request: &TxnRequest) -> Option<&Bytes> {
     })
 }
 
-/// Looks at the compared values and proposes what follows from them; `None` if they have changed
-/// before that was applied.
+/// Compares the values and proposes the command that follows; `None` if they had changed when it was
+/// applied.
 async fn attempt(
     context: &Arc<Context>,
     view: &Arc<View>,
     request: &TxnRequest,
 ) -> Result<Option<TxnResponse>, Status> {
     let txn = to_command::resolved(context, view, request.clone()).await?;
-    let done = context.node.propose(Command::Txn(Box::new(txn))).await.map_err(errors::node)?;
+    let done = context.propose(Command::Txn(Box::new(txn))).await?;
     let mut response = match done.outcome.result {
         Ok(CommandResponse::Txn(outcome)) => {
             Replies { context, view: &done.view }.txn(request, outcome).await?
@@ -86,8 +86,8 @@ async fn attempt(
     Ok(Some(response))
 }
 
-/// Tries until the compared values hold still, or until they say that nothing is to be written:
-/// that needs no place in the log and so cannot be missed.
+/// Tries until the compared values did not change in between, or until the branch to take only reads:
+/// that is answered from a view, so it cannot miss.
 async fn in_turn(
     context: &Arc<Context>,
     request: &TxnRequest,
@@ -97,7 +97,7 @@ async fn in_turn(
     let mut misses = 0;
     loop {
         let view = context.view(false).await?;
-        // An alarm refuses at apply what it would not refuse here.
+        // With an alarm the transaction may be refused when it is applied, so it has to be proposed.
         if context.node.alarms().is_empty() {
             let holds = to_command::all_hold(context, &view, &request.compare).await?;
             if branch(request, holds).iter().all(is_range) {
@@ -218,7 +218,7 @@ fn inner_header(revision: i64) -> ResponseHeader {
     ResponseHeader { revision, ..Default::default() }
 }
 
-/// Turns an outcome into the answer: loads the records it names and opens them.
+/// Makes the answer from an outcome: loads the records that it names and opens them.
 struct Replies<'a> {
     context: &'a Arc<Context>,
     view: &'a Arc<View>,
@@ -269,8 +269,8 @@ impl Replies<'_> {
                 Ok(OpReply::ResponseTxn(nested))
             }
             (response, _) => {
-                tracing::error!(?response, "an operation was answered as another one");
-                Err(Status::internal("keepd: an operation was answered as another one"))
+                tracing::error!(?response, "the state machine answered another operation");
+                Err(Status::internal("keepd: the state machine answered another operation"))
             }
         }
     }

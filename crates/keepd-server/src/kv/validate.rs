@@ -1,4 +1,4 @@
-//! What etcd refuses before a request enters the log, in etcd's order.
+//! Checks requests before they enter the log, in etcd's order and with its errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(crate) fn range(request: &RangeRequest) -> Result<(), Api> {
     if known { Ok(()) } else { Err(Api::InvalidSortOption) }
 }
 
-/// A put needs a key, and either a value or the wish to keep the old one.
+/// A put needs a key, and has no value if it keeps the old one; likewise with leases.
 pub(crate) fn put(request: &PutRequest) -> Result<(), Api> {
     if request.key.is_empty() {
         return Err(Api::EmptyKey);
@@ -93,7 +93,7 @@ impl Writes {
             return;
         }
         let mut first = start.clone();
-        // From behind, whatever begins in or before the new interval and reaches into it.
+        // From the last one back: each that begins in or before the new interval and reaches into it.
         while let Some((other, until)) = self.deletes.range(..=end.clone()).next_back() {
             if *until < start {
                 break;

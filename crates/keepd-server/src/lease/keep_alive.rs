@@ -1,7 +1,7 @@
 //! `LeaseKeepAlive`: one answer for each request, in their order.
 //!
-//! A client may send thousands at once, and read the answers when it likes. So requests are read by a
-//! task of their own as long as there are places for their answers, and wait to be renewed one by one.
+//! A client may send thousands of requests at once, and read the answers later. So a task of its own
+//! reads the requests as long as there are places for their answers; they are renewed one by one.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::grpc::call::Call;
 /// The renewals of one stream.
 struct Renewals {
     context: Arc<Context>,
-    /// Leases to renew, and what was wrong with a request that could not be read.
+    /// Leases to renew, or the error of a request that could not be read.
     asked: mpsc::Receiver<Result<i64, Status>>,
     places: Arc<AnswerPlaces>,
     _reader: AbortOnDropHandle<()>,

@@ -13,7 +13,7 @@ use super::ConnectionOptions;
 /// The length of the kernel's queue of new connections.
 const BACKLOG: i32 = 4096;
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Clone, Debug)]
 pub enum Bind {
     /// TCP, as `host:port`.
@@ -22,7 +22,7 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
-/// Cannot listen.
+/// The error of an address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", describe(bind, source))]
 pub struct BindError {

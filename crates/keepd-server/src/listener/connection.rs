@@ -20,38 +20,52 @@ use tonic::body::Body;
 
 use super::connection_slots::{Endpoint, Slot};
 use super::metered_stream::BoxedStream;
-use super::preface_timeout::PrefaceTimeout;
+use super::preface_timeout::Preface;
 use crate::connection_executor::{ConnectionTask, InlineExecutor};
-use crate::grpc::call::Peer;
 use crate::http2::{self, Mended};
-use crate::unfinished::{Share, Unfinished};
+use crate::peer::Peer;
+use crate::unfinished::{Share, UNREAD_STREAMS_OF_CONNECTION_MAX, Unfinished};
 
-/// How long a client may take for its first TLS message, which needs nothing from the server.
+/// Time limit for the first TLS message, which needs nothing from the server.
 const CLIENT_HELLO_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a client may take to read why its handshake was refused, and how many bytes are read
-/// meanwhile.
+/// Time limit for a client to read why its handshake was refused, and bytes read from it meanwhile.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 const ALERT_BYTES: u64 = 64 * 1024;
-/// How long the rest of a handshake may take.
+/// Time limit for the rest of a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the headers of a plain HTTP request may take.
+/// Time limit for the headers of an HTTP/1.1 request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// BOUND: receive windows of one HTTP/2 stream and connection, what may lie there unread: a request
-/// that waits for room (`unfinished`) fills them, and its client waits too. The library ends a
-/// connection on which small messages lie unread: half the connection's window is spent, 256 bytes
-/// for each. A stream whose reader has fallen behind must not come there, so its window is small
-/// against the connection's.
+/// BOUND: receive window of one HTTP/2 stream, which holds what is not read: a request that waits for
+/// room (`unfinished`) fills it, and its client waits too.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// The receive window of a connection, the largest there is. It bounds nothing: that is done by the
+/// windows of streams and the number of those that may wait unread. But the library ends a connection
+/// when the small frames in all its streams have spent half of this, each 256 bytes less its length,
+/// and offers no other way to say how much that is.
+const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
+/// BOUND: requests that a client has withdrawn before they were accepted. A client whose deadlines pass
+/// while it is busy withdraws hundreds at once, and the library ends its connection beyond this. What a
+/// connection reads before it yields (`http2`) holds fewer.
+const WITHDRAWN_REQUESTS_MAX: usize = 4096;
+/// The smallest message, a progress request of a watch, with its prefix.
+const MESSAGE_BYTES_MIN: usize = 7;
 
-/// How connections are treated.
+// The streams of a connection that may wait unread do not end it, whatever messages fill their windows.
+const _: () = assert!(
+    UNREAD_STREAMS_OF_CONNECTION_MAX
+        * (STREAM_WINDOW_BYTES as usize / MESSAGE_BYTES_MIN)
+        * (256 - MESSAGE_BYTES_MIN)
+        < CONNECTION_WINDOW_BYTES as usize / 2
+);
+
+/// Options of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionOptions {
     /// HTTP/2 streams per connection; a client with more requests waits for earlier ones to end.
     pub concurrent_streams_max: u32,
-    /// How often a silent client is pinged.
+    /// Interval at which a silent client is pinged.
     pub keepalive_interval: Option<Duration>,
-    /// How long it may take to answer.
+    /// Time limit for its answer.
     pub keepalive_timeout: Duration,
     /// SO_REUSEPORT.
     pub reuse_port: bool,
@@ -78,7 +92,7 @@ pub(crate) trait Service: Send + Sync + 'static {
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 }
 
-/// What all connections of a listener share.
+/// The state that all connections of a listener share.
 pub(super) struct Connection {
     pub(super) options: ConnectionOptions,
     pub(super) tls: Option<Arc<ServerTls>>,
@@ -87,7 +101,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Serves one of them to its end.
+    /// Serves one connection to its end.
     pub(super) async fn run(
         &self,
         stream: BoxedStream,
@@ -102,7 +116,7 @@ impl Connection {
             Some(tls) => {
                 match Box::pin(self.handshake(tls, stream, &peer.address, &slot)).await {
                     Some(stream) => {
-                        // Only what the handshake has verified comes here.
+                        // The handshake has verified them.
                         let certificates = stream.get_ref().1.peer_certificates();
                         peer.identity = PeerIdentity::from_chain(certificates);
                         Box::new(stream)
@@ -111,7 +125,7 @@ impl Connection {
                 }
             }
         };
-        self.http(PrefaceTimeout::new(stream, slot), peer, service, stop).await;
+        self.http(stream, Preface::new(slot), peer, service, stop).await;
     }
 
     /// The handshake; `None` if it failed, which is logged.
@@ -167,7 +181,8 @@ impl Connection {
 
     async fn http(
         &self,
-        stream: PrefaceTimeout,
+        stream: BoxedStream,
+        preface: Arc<Preface>,
         peer: Peer,
         service: Arc<impl Service>,
         mut stop: watch::Receiver<bool>,
@@ -181,24 +196,30 @@ impl Connection {
         });
         let requests = InlineExecutor::default();
         let builder = builder(&self.options, requests.clone());
-        let stream = Mended::new(stream, share);
+        let stream = Mended::new(preface.watch(stream), share);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = ConnectionTask::new(connection, requests);
-        let result = tokio::select! {
-            result = &mut connection => result,
-            _ = stop.changed() => {
-                connection.connection().graceful_shutdown();
-                connection.await
+        let served = async {
+            tokio::select! {
+                result = &mut connection => result,
+                _ = stop.changed() => {
+                    connection.connection().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = result {
+        let error = tokio::select! {
+            result = served => result.err(),
+            () = preface.timeout() => Some("no protocol preface came".into()),
+        };
+        if let Some(error) = error {
             tracing::debug!(remote_addr = address, %error, "a connection ended");
         }
     }
 }
 
-/// Closes a connection whose handshake was refused. A socket that is closed with unread bytes in it is
-/// reset, and a reset overtakes the alert that says why: so what the client sent is read first.
+/// Closes a connection whose handshake was refused. A socket closed with unread bytes in it is reset,
+/// and a reset overtakes the alert that says why; so the bytes of the client are read first.
 async fn let_alert_arrive(mut stream: BoxedStream) {
     let read = async {
         stream.shutdown().await?;
@@ -214,6 +235,7 @@ fn builder(options: &ConnectionOptions, requests: InlineExecutor) -> auto::Build
     builder
         .http2()
         .timer(TokioTimer::new())
+        .max_pending_accept_reset_streams(WITHDRAWN_REQUESTS_MAX)
         .max_concurrent_streams(options.concurrent_streams_max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -221,4 +243,55 @@ fn builder(options: &ConnectionOptions, requests: InlineExecutor) -> auto::Build
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Streams with 20 MB worth of small frames, as the library counts them, wait unread; the connection
+    /// serves another call.
+    #[tokio::test]
+    async fn small_frames_in_streams_that_wait_unread_do_not_end_their_connection() {
+        const STREAMS: usize = 40;
+        const FRAMES: usize = 2000;
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+            if request.uri().path() != "/alive" {
+                // Its body is kept, and not read.
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let requests = InlineExecutor::default();
+        let builder = builder(&ConnectionOptions::default(), requests.clone());
+        let share = Unfinished::new(1024).share(Peer::default());
+        let stream = Mended::new(server, share);
+        tokio::spawn(async move {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            ConnectionTask::new(connection, requests).await
+        });
+
+        let (mut client, connection) = h2::client::handshake(client).await.unwrap();
+        tokio::spawn(connection);
+        let mut open = async |path: &str| {
+            let request = Request::post(format!("http://localhost{path}")).body(()).unwrap();
+            std::future::poll_fn(|task| client.poll_ready(task)).await.unwrap();
+            client.send_request(request, false).unwrap()
+        };
+        let mut unread = Vec::new();
+        for _ in 0..STREAMS {
+            unread.push(open("/unread").await);
+        }
+        for _ in 0..FRAMES {
+            for (_, sending) in &mut unread {
+                sending.send_data(Bytes::from_static(&[0; MESSAGE_BYTES_MIN]), false).unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+        let (answer, _sending) = open("/alive").await;
+        assert!(answer.await.unwrap().status().is_success());
+    }
 }

@@ -1,8 +1,8 @@
-//! Which connections a server takes, and which give way.
+//! Slots of connections: bounds their number and closes silent ones.
 //!
-//! All listeners of a server share one [`ConnectionSlots`]. A new connection is always taken; what is
-//! bounded are the connections that have not yet said what they want, and the descriptors of all of
-//! them. At a bound the one that has been silent longest is closed. If none is silent the new one
+//! All listeners of a server share one [`ConnectionSlots`]. A new connection is always accepted.
+//! Bounded are the connections that have not sent a request yet, and the descriptors of all of them.
+//! At a bound the connection that has been silent longest is closed. If none is silent the new one
 //! waits, not served, until another one ends, as with etcd's `LimitListener`.
 //!
 //! The kernel gives out the lowest free descriptor, so the descriptor of a new connection tells how
@@ -30,10 +30,10 @@ const SILENT_MAX: usize = 1024;
 const SILENT_OF_SOURCE_MAX: usize = SILENT_MAX / 4;
 /// Connections within their handshake, or between it and the first request.
 const OPENING_MAX: usize = 8192;
-/// How often the log tells of connections that were closed or kept waiting.
+/// Interval of the log messages about connections that were closed or kept waiting.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What a listener is for, which decides on its share of the descriptors.
+/// The purpose of a listener, which decides on its share of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// Clients: all there are.
@@ -64,7 +64,7 @@ impl Endpoint {
     }
 }
 
-/// Whom connections count against.
+/// The source against which connections are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     /// An IPv4 address, or an IPv6 network: a client has all addresses of its own one.
@@ -82,25 +82,25 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// How far a connection is.
+/// The progress of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Stage {
-    /// Nothing that can be used has come.
+    /// Nothing usable has come.
     Silent,
     /// The handshake goes on, or the first request has not come.
     Opening,
-    /// It has asked something.
+    /// It has sent a request.
     Settled,
 }
 
 /// The slots of a server.
 #[derive(Debug)]
 pub(crate) struct ConnectionSlots {
-    /// A descriptor from which on the reserve begins.
+    /// The first descriptor of the reserve for files.
     descriptors_max: usize,
     state: Mutex<State>,
-    /// Told whenever a connection ends.
+    /// Notified whenever a connection ends.
     ended: Notify,
 }
 
@@ -116,7 +116,7 @@ struct State {
     kept_waiting: Tally,
 }
 
-/// A connection that may have to give way.
+/// A connection that may be closed for others.
 #[derive(Debug)]
 struct Waiting {
     source: Source,
@@ -124,7 +124,7 @@ struct Waiting {
     give_way: CancellationToken,
 }
 
-/// What happened since the log told of it.
+/// The number of events since the last log message about them.
 #[derive(Debug, Default)]
 struct Tally {
     count: u64,
@@ -132,7 +132,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts one more; the number to tell, if it is time.
+    /// Counts one more; returns the number to log, if it is time.
     fn add(&mut self) -> Option<u64> {
         self.count += 1;
         let now = Instant::now();
@@ -186,8 +186,8 @@ impl ConnectionSlots {
                         endpoint = endpoint.name(),
                         count,
                         limit = self.descriptors_max,
-                        "connections wait: as many descriptors are open as the limit of open \
-                         files allows beside the reserve for files"
+                        "new connections wait for others to end: the limit of open files is \
+                         reached, but for the reserve for files; raise it (LimitNOFILE=)"
                     );
                 }
             }
@@ -229,7 +229,7 @@ impl State {
             tracing::warn!(
                 endpoint = waiting.endpoint.name(),
                 count,
-                "connections were closed to let others in: nothing had come from them for longest"
+                "closed the connections that had been silent longest, to let others in"
             );
         }
         true
@@ -278,11 +278,11 @@ impl Slot {
         self.slots.state.lock().remove(self.id);
     }
 
-    /// Done when the connection has to give way to another one.
+    /// Completes when the connection has to be closed for another one.
     pub(super) async fn gives_way(&self) {
         self.give_way.cancelled().await;
         let stage = self.stage.load(Ordering::Acquire);
-        // Something may have come that the connection has not been polled for.
+        // Bytes may have come for which the connection was not polled yet.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         if self.stage.load(Ordering::Acquire) != stage || stage == Stage::Settled as u8 {

@@ -1,96 +1,66 @@
-//! Gives up connections that do not even say which protocol they speak.
+//! Ends a connection whose client does not even say which protocol it speaks.
 
-use std::io;
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::timeout;
+use tokio_util::io::{InspectReader, InspectWriter};
+use tokio_util::sync::CancellationToken;
 
 use super::connection_slots::Slot;
-use super::metered_stream::BoxedStream;
+use super::metered_stream::Stream;
 
-/// How long a new connection may take to say what it speaks, and how many bytes that are at most.
+/// Time limit for receiving the protocol preface, or for an answer to less than that.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// The length of the preface in HTTP/2.
 const PREFACE_BYTES: usize = 24;
 
-/// A connection that ends with an error if its first bytes do not come in time.
-pub(super) struct PrefaceTimeout {
-    stream: BoxedStream,
+/// The preface of one connection.
+pub(super) struct Preface {
     slot: Arc<Slot>,
-    /// Bytes that may be missing still.
-    unread: usize,
-    /// Runs until they have come, or something was answered.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Bytes of it that have not come.
+    missing_bytes: AtomicUsize,
+    /// Cancelled once it has come, or something was answered.
+    settled: CancellationToken,
 }
 
-impl PrefaceTimeout {
-    pub(super) fn new(stream: BoxedStream, slot: Arc<Slot>) -> Self {
-        let silence = Some(Box::pin(tokio::time::sleep(SILENCE_MAX)));
-        Self { stream, slot, unread: PREFACE_BYTES, silence }
+impl Preface {
+    pub(super) fn new(slot: Arc<Slot>) -> Arc<Self> {
+        let (missing_bytes, settled) = (AtomicUsize::new(PREFACE_BYTES), CancellationToken::new());
+        Arc::new(Self { slot, missing_bytes, settled })
     }
 
-    fn speaks(&mut self) {
-        if self.silence.take().is_some() {
+    /// The same stream, watched for its preface.
+    pub(super) fn watch<S: Stream>(self: &Arc<Self>, stream: S) -> impl Stream + use<S> {
+        let (reading, writing) = (Arc::clone(self), Arc::clone(self));
+        let read = move |bytes: &[u8]| reading.received(bytes.len());
+        InspectWriter::new(InspectReader::new(stream, read), move |_: &[u8]| writing.settle())
+    }
+
+    /// Completes when the client has been silent for too long, and never once it has spoken.
+    pub(super) async fn timeout(&self) {
+        if timeout(SILENCE_MAX, self.settled.cancelled()).await.is_ok() {
+            pending::<()>().await;
+        }
+    }
+
+    fn received(&self, bytes: usize) {
+        let missing = self.missing_bytes.load(Ordering::Relaxed);
+        if missing > 0 {
+            let missing = missing.saturating_sub(bytes);
+            self.missing_bytes.store(missing, Ordering::Relaxed);
+            if missing == 0 {
+                self.settle();
+            }
+        }
+    }
+
+    fn settle(&self) {
+        if !self.settled.is_cancelled() {
+            self.settled.cancel();
             self.slot.settled();
         }
-    }
-}
-
-impl AsyncRead for PrefaceTimeout {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(task, buffer);
-        if self.silence.is_none() {
-            return result;
-        }
-        self.unread = self.unread.saturating_sub(buffer.filled().len() - before);
-        if self.unread == 0 {
-            self.speaks();
-        } else if result.is_pending()
-            && let Some(silence) = &mut self.silence
-            && silence.as_mut().poll(task).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        result
-    }
-}
-
-impl AsyncWrite for PrefaceTimeout {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.speaks();
-        Pin::new(&mut self.stream).poll_write(task, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        task: &mut TaskContext<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.speaks();
-        Pin::new(&mut self.stream).poll_write_vectored(task, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(task)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
     }
 }

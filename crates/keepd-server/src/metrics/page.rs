@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepd_node::Histogram;
 
-use super::{CODES, process};
+use super::{CODES, RpcMetrics, process};
 use crate::context::Context;
-use crate::rpc::Rpc;
 
 /// A page under construction.
 struct Page {
@@ -52,13 +51,13 @@ impl Page {
 }
 
 /// Renders the whole page.
-pub(crate) fn render(context: &Context) -> String {
+pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
     let mut page = Page { out: String::with_capacity(64 * 1024) };
-    server(&mut page, context);
+    server(&mut page, context, rpc_metrics);
     store(&mut page, context);
     disk(&mut page, context);
     file_system(&mut page, context);
-    rpc(&mut page, context);
+    rpc(&mut page, context, rpc_metrics);
     tls(&mut page, context);
     encryption(&mut page, context);
     page.gauge(
@@ -70,7 +69,7 @@ pub(crate) fn render(context: &Context) -> String {
     page.out
 }
 
-fn server(page: &mut Page, context: &Context) {
+fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
     let node = &context.node;
     let status = node.status();
     let metrics = node.metrics();
@@ -128,7 +127,6 @@ fn server(page: &mut Page, context: &Context) {
         "1 if nothing is synced, so that a power cut loses acknowledged writes.",
         u8::from(!node.env().disk.is_synced()),
     );
-    let rpc = &context.rpc_metrics;
     page.counter("etcd_server_health_success", "Successful health checks.", &rpc.health_success);
     page.counter("etcd_server_health_failures", "Failed health checks.", &rpc.health_failures);
     page.family("etcd_debugging_server_alarms", "gauge", "Alarms for every member.");
@@ -239,8 +237,7 @@ fn disk(page: &mut Page, context: &Context) {
     );
 }
 
-fn rpc(page: &mut Page, context: &Context) {
-    let rpc = &context.rpc_metrics;
+fn rpc(page: &mut Page, context: &Context, metrics: &RpcMetrics) {
     page.counter(
         "etcd_network_client_grpc_received_bytes_total",
         "The total number of bytes received from grpc clients.",
@@ -251,28 +248,21 @@ fn rpc(page: &mut Page, context: &Context) {
         "The total number of bytes sent to grpc clients.",
         &context.client_bytes.sent,
     );
+    let mut rpcs: Vec<_> = metrics.rpcs.iter().collect();
+    rpcs.sort_by(|a, b| a.path.cmp(b.path));
     let name = "grpc_server_started_total";
     page.family(name, "counter", "Total number of RPCs started on the server.");
-    for counters in rpc.rpcs.values() {
-        page.sample(name, &labels(counters.rpc), counters.started.load(Ordering::Relaxed));
+    for counters in &rpcs {
+        page.sample(name, &counters.labels, counters.started.load(Ordering::Relaxed));
     }
     let name = "grpc_server_handled_total";
     page.family(name, "counter", "Total number of RPCs completed on the server.");
-    for counters in rpc.rpcs.values() {
+    for counters in &rpcs {
         for (code, count) in CODES.iter().zip(&counters.handled) {
-            let labels = format!("grpc_code=\"{code}\",{}", labels(counters.rpc));
+            let labels = format!("grpc_code=\"{code}\",{}", counters.labels);
             page.sample(name, &labels, count.load(Ordering::Relaxed));
         }
     }
-}
-
-fn labels(rpc: &Rpc) -> String {
-    format!(
-        "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
-        rpc.method(),
-        rpc.service(),
-        rpc.kind.name()
-    )
 }
 
 fn tls(page: &mut Page, context: &Context) {

@@ -1,5 +1,5 @@
-//! What waits on one stream for its client: events, bounded in number and bytes, and answers, each of
-//! which has had its place since its request was read (`answer_places`).
+//! The queue of one watch stream: events, bounded in number and bytes, and answers, each of which has
+//! had its place since its request was read (`answer_places`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ pub(super) fn queue(
     (sink, queued, messages)
 }
 
-/// What waits on one stream.
+/// The number and bytes of messages that wait on one stream.
 #[derive(Debug)]
 pub(super) struct Queued {
     /// Messages that are no answers.
@@ -127,7 +127,7 @@ mod tests {
     use keepd_watch::WatchId;
 
     use super::*;
-    use crate::grpc::call::Peer;
+    use crate::peer::Peer;
     use crate::unfinished::Unfinished;
 
     fn connection() -> Arc<Share> {

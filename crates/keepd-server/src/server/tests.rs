@@ -1,0 +1,117 @@
+//! A server on a real socket, with a member on a simulated disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use parking_lot::Mutex;
+use tonic::Status;
+
+use super::*;
+use crate::authorization::{Authorizer, Caller, Permission};
+use crate::listener::{Bind, ConnectionOptions, Endpoint};
+use crate::rpc::RPCS;
+use crate::testing::{self, Member};
+
+fn context(member: &Member, authorizer: impl Authorizer + 'static) -> Arc<Context> {
+    let mut context = Arc::into_inner(testing::context(member)).expect("it is new");
+    context.authorizer = Box::new(authorizer);
+    Arc::new(context)
+}
+
+/// A server of this context and a connection to it.
+async fn serve(context: Arc<Context>) -> (Server, SendRequest<Bytes>) {
+    let server = Server::new(context, AccessControl::default());
+    let (bind, options) = (Bind::Tcp("127.0.0.1:0".to_owned()), ConnectionOptions::default());
+    let listener = Listener::bind(&bind, None, options, Endpoint::Client).await.unwrap();
+    let address = listener.local_address();
+    server.serve_clients(listener);
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(async move { connection.await.unwrap() });
+    (server, client)
+}
+
+async fn end(server: Server, client: SendRequest<Bytes>, member: Member) {
+    drop(client);
+    server.stop(Duration::from_secs(1)).await;
+    member.stop().await;
+}
+
+/// Calls an RPC with an empty message; the fields that tell how it ended.
+async fn call(client: &mut SendRequest<Bytes>, path: &str, token: &str) -> HeaderMap {
+    let request = Request::post(format!("http://localhost{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("token", token)
+        .body(())
+        .unwrap();
+    std::future::poll_fn(|task| client.poll_ready(task)).await.unwrap();
+    let (answer, mut sending) = client.send_request(request, false).unwrap();
+    sending.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let answer = answer.await.unwrap();
+    if answer.headers().contains_key(Status::GRPC_STATUS) {
+        return answer.headers().clone();
+    }
+    let mut body = answer.into_body();
+    while let Some(data) = body.data().await {
+        let len = data.unwrap().len();
+        body.flow_control().release_capacity(len).unwrap();
+    }
+    body.trailers().await.unwrap().unwrap()
+}
+
+/// A question that an authorizer was asked: path, permission, whether the peer's address was known,
+/// token.
+type Question = (&'static str, Permission, bool, String);
+
+/// Refuses everything.
+#[derive(Clone, Debug, Default)]
+struct Nobody(Arc<Mutex<Vec<Question>>>);
+
+impl Authorizer for Nobody {
+    fn authorize(
+        &self,
+        path: &'static str,
+        permission: Permission,
+        caller: Caller<'_>,
+    ) -> Result<(), Status> {
+        let token = caller.token.map(|token| token.to_str().unwrap().to_owned());
+        let has_address = caller.peer.address.starts_with("127.0.0.1:");
+        self.0.lock().push((path, permission, has_address, token.unwrap_or_default()));
+        Err(Status::permission_denied("etcdserver: permission denied"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rpc_asks_the_authorizer_before_its_handler_runs() {
+    let (node, nobody) = (testing::member(None).await, Nobody::default());
+    let revision = node.handle().status().applied_index;
+    let (server, mut client) = serve(context(&node, nobody.clone())).await;
+    for rpc in RPCS {
+        let status = call(&mut client, rpc.path, "t.1").await;
+        assert_eq!(status["grpc-status"], "7", "{}", rpc.path);
+        assert_eq!(status["grpc-message"], "etcdserver:%20permission%20denied");
+    }
+    let asked = std::mem::take(&mut *nobody.0.lock());
+    let rows = RPCS.iter().map(|rpc| (rpc.path, rpc.permission, true, "t.1".to_owned()));
+    assert_eq!(asked, rows.collect::<Vec<_>>());
+    assert_eq!(node.handle().status().applied_index, revision, "nothing was proposed");
+    end(server, client, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_users_everyone_may_call_everything() {
+    let node = testing::member(None).await;
+    let (server, mut client) = serve(context(&node, crate::authorization::Everyone)).await;
+    for (path, code) in [
+        ("/etcdserverpb.Cluster/MemberList", "0"),
+        ("/etcdserverpb.Maintenance/Status", "0"),
+        ("/etcdserverpb.KV/Put", "3"),
+    ] {
+        assert_eq!(call(&mut client, path, "").await["grpc-status"], code, "{path}");
+    }
+    end(server, client, node).await;
+}
