@@ -159,3 +159,6 @@ pub(crate) async fn compact(
     let header = Some(context.header(done.outcome.revision));
     Ok(CompactionResponse { header })
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,4 +158,27 @@ fn check_duplicates(ops: &[RequestOp]) -> Result<Writes, Api> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deleted_intervals_are_joined() {
+        let deletes = |list: &[(&'static str, &'static str)]| {
+            let mut writes = Writes::default();
+            for (start, end) in list {
+                let (key, range_end) = ((*start).into(), (*end).into());
+                let request = DeleteRangeRequest { key, range_end, prev_kv: false };
+                let (start, end) = interval(&request);
+                writes.delete(start, end);
+            }
+            writes
+        };
+        let list = [("a", "c"), ("x", "z"), ("f", ""), ("b", "g"), ("z", "b"), ("m", "\0")];
+        let writes = deletes(&list);
+        assert_eq!(writes.deletes.len(), 2, "{:?}", writes.deletes);
+        let is_deleted = |key: &'static str| writes.is_deleted(&key.into());
+        assert!(["a", "b", "f", "fz", "x", "y"].into_iter().all(is_deleted));
+        assert!(!["A", "g", "m", "n", "z"].into_iter().any(is_deleted));
+        assert!(!deletes(&[("f", "")]).is_deleted(&"f\0".into()));
+    }
+}
