@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `get KEY [..END] [NAME=NUMBER]` | names: `limit`, `revision`, `order`, `target`, ... |
 //! | `put KEY=VALUE [lease=N] [prev] [keep-value] [keep-lease]` | |
-//! | `puts FROM..TO` | so many puts of different keys |
+//! | `puts FROM..TO` | that number of puts of different keys |
 //! | `del KEY [..END] [prev]` | |
 //! | `nothing` | an operation without a request |
 //! | `txn [if CONDITIONS] [then OPS] [else OPS] end` | between conditions and operations: `,` |
