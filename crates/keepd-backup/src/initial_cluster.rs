@@ -12,26 +12,26 @@ use thiserror::Error;
 /// An error in the flags that describe a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClusterError {
-    /// A URL of the cluster is not advertised.
+    /// URLs of the cluster are not advertised.
     #[error(
-        "--initial-cluster has {name}={url} but missing from \
+        "--initial-cluster has {missing} but missing from \
          --initial-advertise-peer-urls={advertised} ({difference})"
     )]
     NotAdvertised {
-        /// The local member.
-        name: String,
-        /// The URL.
-        url: String,
+        /// The local member with these URLs.
+        missing: String,
         /// The advertised URLs.
         advertised: String,
         /// The first difference between the two lists.
         difference: String,
     },
-    /// An advertised URL is not in the cluster.
-    #[error("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={cluster}")]
+    /// Advertised URLs are not in the cluster.
+    #[error(
+        "--initial-advertise-peer-urls has {missing} but missing from --initial-cluster={cluster}"
+    )]
     NotInCluster {
-        /// The URL.
-        url: String,
+        /// The URLs.
+        missing: String,
         /// The local member with what it advertises.
         cluster: String,
     },
@@ -159,22 +159,34 @@ fn parse_cluster(cluster: &str) -> Result<BTreeMap<String, Vec<String>>, Cluster
     Ok(urls_by_name)
 }
 
-fn check_advertised(
+/// Compares the URLs that the cluster has for the local member with those that the member
+/// advertises, both ways, as etcd does. Both lists are sorted.
+///
+/// # Errors
+/// If they differ.
+pub fn check_advertised(
     name: &str,
     in_cluster: &[String],
     advertised: &[String],
 ) -> Result<(), ClusterError> {
-    if let Some(url) = in_cluster.iter().find(|url| !advertised.contains(url)) {
+    let named = |urls: &[String]| {
+        urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",")
+    };
+    let without = |urls: &[String], others: &[String]| -> Vec<String> {
+        urls.iter().filter(|url| !others.contains(url)).cloned().collect()
+    };
+    let missing = without(in_cluster, advertised);
+    if !missing.is_empty() {
         return Err(ClusterError::NotAdvertised {
-            name: name.to_owned(),
-            url: url.clone(),
+            missing: named(&missing),
             advertised: advertised.join(","),
             difference: difference(advertised, in_cluster),
         });
     }
-    if let Some(url) = advertised.iter().find(|url| !in_cluster.contains(url)) {
-        let cluster = advertised.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>();
-        return Err(ClusterError::NotInCluster { url: url.clone(), cluster: cluster.join(",") });
+    let missing = without(advertised, in_cluster);
+    if !missing.is_empty() {
+        let (missing, cluster) = (missing.join(","), named(advertised));
+        return Err(ClusterError::NotInCluster { missing, cluster });
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ mod tests;
 
 pub use error::Error;
 pub use export::Export;
-pub use initial_cluster::{ClusterError, InitialCluster, InitialMember};
+pub use initial_cluster::{ClusterError, InitialCluster, InitialMember, check_advertised};
 pub use pending::{complete_pending, is_pending};
 pub use progress::{Progress, Stage};
 pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore};

@@ -203,7 +203,10 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
     };
     let checked = validate::start(&options, &mut notices).and_then(|()| {
         // Once there is data, etcd too ignores what the flags say of the first start.
-        if has_data(&options) { Ok(()) } else { validate::new_member(&options) }
+        if has_data(&options) {
+            return Ok(());
+        }
+        validate::new_member(&options).map_err(|error| error.to_string())
     });
     if let Err(error) = checked {
         return Err(FlagsExit::bootstrap(error, notices));

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use keepd_backup::{ClusterError, check_advertised};
 use keepd_gotext::{GoDuration, parse_bool, quote};
 use keepd_tls::TlsVersion;
 
 use super::options::{ClusterState, ServerOptions};
 use super::settings::Settings;
 use super::table::{Kind, Support};
-use super::{Level, Notice, urls};
+use super::urls::{self, Url};
+use super::{Level, Notice};
 
 /// The error that is followed by a second warning.
 pub(super) const ADVERTISE_UNSET: &str =
@@ -232,64 +234,18 @@ pub(super) fn start(options: &ServerOptions, notices: &mut Vec<Notice>) -> Resul
 }
 
 /// Checks that apply only while there is no data yet.
-pub(super) fn new_member(options: &ServerOptions) -> Result<(), String> {
+pub(super) fn new_member(options: &ServerOptions) -> Result<(), ClusterError> {
+    let sorted = |urls: &mut dyn Iterator<Item = &str>| -> Vec<String> {
+        let urls: BTreeSet<&str> = urls.collect();
+        urls.into_iter().map(str::to_owned).collect()
+    };
     let own = options.initial_cluster.iter().filter(|(name, _)| *name == options.name);
-    let own: BTreeSet<&str> = own.map(|(_, url)| url.as_str()).collect();
+    let own = sorted(&mut own.map(|(_, url)| url.as_str()));
     if own.is_empty() {
-        return Err(format!(
-            "couldn't find local name {} in the initial cluster configuration",
-            quote(&options.name)
-        ));
+        return Err(ClusterError::NoLocalName(options.name.clone()));
     }
-    let advertised = &options.initial_advertise_peer_urls;
-    let advertised: BTreeSet<&str> = advertised.iter().map(urls::Url::as_str).collect();
-    cluster_mismatch(options, &own, &advertised)
-}
-
-/// Compares the advertised URLs with those of the cluster, both ways, as etcd does.
-fn cluster_mismatch(
-    options: &ServerOptions,
-    own: &BTreeSet<&str>,
-    advertised: &BTreeSet<&str>,
-) -> Result<(), String> {
-    let joined = |urls: &BTreeSet<&str>| urls.iter().copied().collect::<Vec<_>>().join(",");
-    let listed = |urls: &BTreeSet<&str>| {
-        let items: Vec<String> = urls.iter().map(|url| format!("{}={url}", options.name)).collect();
-        items.join(",")
-    };
-    let missing: BTreeSet<&str> = own.difference(advertised).copied().collect();
-    if !missing.is_empty() {
-        return Err(format!(
-            "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({})",
-            listed(&missing),
-            joined(advertised),
-            difference(advertised, own)
-        ));
-    }
-    let extra: BTreeSet<&str> = advertised.difference(own).copied().collect();
-    if extra.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-        joined(&extra),
-        listed(advertised)
-    ))
-}
-
-/// The difference of two sets of URLs, as Go prints it.
-fn difference(left: &BTreeSet<&str>, right: &BTreeSet<&str>) -> String {
-    let quoted = |urls: &BTreeSet<&str>| {
-        let items: Vec<String> = urls.iter().map(quote).collect();
-        format!("[{}]", items.join(" "))
-    };
-    if left.len() != right.len() {
-        return format!("len({}) != len({})", quoted(left), quoted(right));
-    }
-    let unequal = left.iter().zip(right).find(|(left, right)| left != right);
-    unequal.map_or_else(String::new, |(left, right)| {
-        format!("resolved urls: {} != {}", quote(left), quote(right))
-    })
+    let advertised = sorted(&mut options.initial_advertise_peer_urls.iter().map(Url::as_str));
+    check_advertised(&options.name, &own, &advertised)
 }
 
 fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {
@@ -315,7 +271,7 @@ fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), S
             ));
         }
     }
-    if options.listen_metrics_urls.iter().any(urls::Url::is_tls) && !has_certificate {
+    if options.listen_metrics_urls.iter().any(Url::is_tls) && !has_certificate {
         return Err("client TLS key/cert (--cert-file, --key-file) must be provided for metrics \
                     secure url"
             .to_owned());
