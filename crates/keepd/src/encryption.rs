@@ -13,6 +13,8 @@ use keepd_env::Env;
 
 use keepd_cli::output;
 
+use crate::verb;
+
 /// Encryption at rest: keys, configuration files, and how a server stands.
 #[derive(Debug, Parser)]
 #[command(name = "keepd encryption", bin_name = "keepd encryption")]
@@ -62,31 +64,16 @@ enum Format {
     Json,
 }
 
-/// Runs the verb with the arguments after it.
-pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
-    let program = std::iter::once(OsString::from("keepd encryption"));
-    let arguments = match Arguments::try_parse_from(program.chain(arguments.iter().cloned())) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _unprintable = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+/// Runs the verb with its arguments.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    verb::run("keepd encryption", arguments, |arguments: Arguments| {
+        match arguments.verb {
+            Verb::Keygen => output::line(&keepd_crypto::new_secret(&*Env::real().random)),
+            Verb::Verify { file } => verify(&file)?,
+            Verb::Status(arguments) => status::run(&arguments)?,
         }
-    };
-    let done = match arguments.verb {
-        Verb::Keygen => {
-            output::line(&keepd_crypto::new_secret(&*Env::real().random));
-            Ok(())
-        }
-        Verb::Verify { file } => verify(&file),
-        Verb::Status(arguments) => status::run(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            crate::complain(&format!("keepd encryption: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Prints what a configuration seals how; fails with everything that is wrong with it.

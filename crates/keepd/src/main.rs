@@ -16,6 +16,7 @@ mod logging;
 mod pki;
 mod quickstart;
 mod serve;
+mod verb;
 
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
@@ -38,27 +39,11 @@ fn main() -> ExitCode {
         return program(arguments);
     }
     let first = arguments.first().and_then(|first| first.to_str()).unwrap_or_default().to_owned();
-    if let Some(program) = program(&first) {
+    if let Some(program) = program(&first).or_else(|| verb(&first)) {
         arguments.remove(0);
         return program(arguments);
     }
     match first.as_str() {
-        "server" => {
-            arguments.remove(0);
-            server(arguments)
-        }
-        "encryption" => {
-            arguments.remove(0);
-            encryption::main(&arguments)
-        }
-        "quickstart" => {
-            arguments.remove(0);
-            quickstart::main(arguments)
-        }
-        "pki" => {
-            arguments.remove(0);
-            pki::main(arguments)
-        }
         "version" => {
             help::version();
             ExitCode::SUCCESS
@@ -81,6 +66,17 @@ fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
         "etcd" => Some(server),
         "etcdctl" | "keepctl" | "ctl" => Some(etcdctl::main),
         "etcdutl" | "utl" => Some(etcdutl::main),
+        _ => None,
+    }
+}
+
+/// The program that the first argument alone selects.
+fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
+    match name {
+        "server" => Some(server),
+        "encryption" => Some(encryption::main),
+        "quickstart" => Some(quickstart::main),
+        "pki" => Some(pki::main),
         _ => None,
     }
 }

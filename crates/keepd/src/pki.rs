@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use keepd_env::Env;
 use keepd_tls::{Authority, CertificateSummary, Purposes, Subject, TLS_SERVER_DAYS, Usage};
 
+use crate::verb;
+
 /// Make a CA and certificates, or look at one.
 #[derive(Debug, Parser)]
 #[command(name = "keepd pki", bin_name = "keepd pki")]
@@ -68,26 +70,13 @@ enum UsageArgument {
     Server,
 }
 
-/// Runs the verb with the arguments after it.
+/// Runs the verb with its arguments.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
-    let program = std::iter::once(OsString::from("keepd pki"));
-    let arguments = match Arguments::try_parse_from(program.chain(arguments)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _unprintable = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
-    };
-    match run(&Env::real(), arguments.command) {
-        Ok(text) => {
-            keepd_cli::output::print(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            crate::complain(&format!("keepd pki: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    verb::run("keepd pki", arguments, |arguments: Arguments| {
+        let text = run(&Env::real(), arguments.command)?;
+        keepd_cli::output::print(text.as_bytes());
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn run(env: &Env, command: Command) -> anyhow::Result<String> {

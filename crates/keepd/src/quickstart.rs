@@ -26,7 +26,7 @@ use clap::Parser;
 use keepd_env::Env;
 use keepd_tls::{Authority, CertificateSummary, Subject};
 
-use crate::flags;
+use crate::{flags, verb};
 
 /// Certificates that end sooner are replaced.
 const RENEWED_BEFORE_DAYS: i64 = 30;
@@ -98,24 +98,11 @@ impl Place {
     }
 }
 
-/// Runs the verb with the arguments after it.
+/// Runs the verb with its arguments.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
-    let program = std::iter::once(OsString::from("keepd quickstart"));
-    let arguments = match Arguments::try_parse_from(program.chain(arguments)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _unprintable = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
-    };
-    match run(&Env::real(), &arguments) {
-        Ok(Some(parsed)) => crate::serve::run(parsed),
-        Ok(None) => ExitCode::SUCCESS,
-        Err(error) => {
-            crate::complain(&format!("keepd quickstart: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    verb::run("keepd quickstart", arguments, |arguments| {
+        Ok(run(&Env::real(), &arguments)?.map_or(ExitCode::SUCCESS, crate::serve::run))
+    })
 }
 
 /// Prepares the directory and prints the guide; the server's options, unless it is not to start.
