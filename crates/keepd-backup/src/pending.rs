@@ -16,9 +16,9 @@ use std::path::Path;
 
 use keepd_crypto::EncryptionConfig;
 use keepd_env::Env;
-use keepd_machine::layout::Layout;
+use keepd_member::{Layout, remake_dir, sync_with_parent};
 
-use crate::restore::{begin_dir, make_member, sync_with_parent};
+use crate::restore::make_member;
 use crate::snapshot_file::{CheckedSnapshot, SnapshotFile};
 use crate::{Error, Progress, RestoreOptions, Restored};
 
@@ -44,14 +44,14 @@ pub(crate) fn put(
     options: &RestoreOptions,
 ) -> Result<(), Error> {
     let partial = data_dir.join(PARTIAL_NAME);
-    begin_dir(&*env.disk, &partial)?;
+    remake_dir(&*env.disk, &partial)?;
     let copy = env.disk.create(&partial.join(SNAPSHOT_NAME))?;
     file.copy_to(&*copy)?;
     let json = serde_json::to_vec(options).expect("options can be told in JSON");
     env.disk.replace(&partial.join(OPTIONS_NAME), &json)?;
     env.disk.sync_dir(&partial)?;
     env.disk.rename(&partial, &data_dir.join(NAME))?;
-    sync_with_parent(&*env.disk, data_dir)
+    Ok(sync_with_parent(&*env.disk, data_dir)?)
 }
 
 /// Imports what waits in `data_dir`, if anything does; to be called at every start before the

@@ -1,17 +1,15 @@
 //! `snapshot restore`: a data directory from a snapshot file, for a new cluster.
 //!
-//! The order of the checks and their texts are etcd's. The directory is made as `member.partial`
-//! and renamed when everything in it is durable, so a failed or interrupted run leaves nothing that
-//! a server would start from, and can simply be repeated.
+//! The order of the checks and their texts are etcd's. A failed or interrupted run leaves nothing that
+//! a server would start from (`keepd-member`), and can simply be repeated.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::{Disk, Env};
-use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
+use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout, create_log};
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
-use keepd_wal::{LogStart, Wal};
 use serde::{Deserialize, Serialize};
 
 use crate::import::{Import, Imported, flush};
@@ -158,7 +156,7 @@ fn check_empty(disk: &dyn Disk, data_dir: &Path) -> Result<bool, Error> {
     Ok(disk.exists(data_dir)?)
 }
 
-/// Makes the member's directory under its other name and renames it.
+/// Makes the member's directory from a file.
 pub(crate) fn make_member(
     env: &Env,
     snapshot: &CheckedSnapshot,
@@ -168,35 +166,9 @@ pub(crate) fn make_member(
     encryption: Option<&EncryptionConfig>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Error> {
-    let Layout { member, partial } = Layout::new(data_dir);
-    begin_dir(&*env.disk, &partial)?;
-    let filled = fill(env, snapshot, &partial, cluster, options, encryption, progress);
-    let imported = match filled {
-        Ok(imported) => imported,
-        Err(error) => {
-            let _ = env.disk.remove_dir_all(&partial);
-            return Err(error);
-        }
-    };
-    env.disk.sync_dir(&partial)?;
-    env.disk.rename(&partial, &member)?;
-    sync_with_parent(&*env.disk, data_dir)?;
-    Ok(imported)
-}
-
-/// An empty directory, whatever an interrupted run left there.
-pub(crate) fn begin_dir(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    if disk.exists(dir)? {
-        disk.remove_dir_all(dir)?;
-    }
-    Ok(disk.create_dir(dir)?)
-}
-
-/// Makes the names in a directory durable, and its own name.
-pub(crate) fn sync_with_parent(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    disk.sync_dir(dir)?;
-    let parent = dir.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    Ok(disk.sync_dir(&parent)?)
+    keepd_member::create(&*env.disk, data_dir, |partial| {
+        fill(env, snapshot, partial, cluster, options, encryption, progress)
+    })
 }
 
 fn fill(
@@ -226,9 +198,7 @@ fn fill(
     let imported = fill_store(env, &Layout::store(dir), keys.clone(), &import, progress)?;
 
     let identity = Identity { member: cluster.local, cluster: cluster.id };
-    let start = LogStart { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
-    let wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), start)?;
-    wal.close()?;
+    create_log(env, dir, keys, identity)?;
     Ok(imported)
 }
 

@@ -10,7 +10,6 @@
 
 pub mod command;
 pub mod envelope;
-pub mod layout;
 pub mod machine;
 pub mod membership;
 pub mod outcome;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keepd_env::{Clock, Disk, Env, IoError};
-use keepd_machine::layout::Layout;
+use keepd_member::Layout;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::BootError;

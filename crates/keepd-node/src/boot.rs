@@ -1,7 +1,4 @@
-//! Opening a data directory, making it first if there is none.
-//!
-//! A new member's directory is made as `member.partial` and renamed when it is whole, so that a
-//! crash leaves either no member or a complete one.
+//! Opening a data directory, making it first if there is none (`keepd-member`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,14 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig, FileKeys, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
-use keepd_machine::layout::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout};
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{StateMachine, tables};
+use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout, create_log};
 use keepd_mvcc::{Applied, JobRequest, LogSpan, Store};
 use keepd_raft::{Core, InitialState, Settings};
 use keepd_types::version::CLUSTER_VERSION;
 use keepd_types::{ClusterId, MemberId};
-use keepd_wal::{Batch, HardState, LogStart, Wal};
+use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
@@ -72,12 +69,10 @@ impl DataDir {
         }
         let is_new = !disk.exists(&layout.member)?;
         if is_new {
-            if disk.exists(&layout.partial)? {
-                // Nothing was ever acknowledged from a directory that was not finished.
-                disk.remove_dir_all(&layout.partial)?;
-            }
-            bootstrap(env, options, &layout.partial, config.clone()).map_err(explain)?;
-            disk.rename(&layout.partial, &layout.member)?;
+            keepd_member::create(disk, &options.data_dir, |partial| {
+                bootstrap(env, options, partial, config.clone())
+            })
+            .map_err(explain)?;
         }
         // ORDER: the member's name is durable before anything is acknowledged from it. The process
         // that renamed the directory may have died before its sync.
@@ -230,17 +225,13 @@ fn open_store(env: &Env, member_dir: &Path, keys: FileKeys) -> Result<Store, kee
     Store::open_with_log(env.clone(), &dir, keys.clone(), options, &log)
 }
 
-/// Makes the directory of a new cluster of one.
+/// Fills the directory of a new cluster of one.
 fn bootstrap(
     env: &Env,
     options: &Options,
     dir: &Path,
     config: Option<EncryptionConfig>,
 ) -> Result<(), BootError> {
-    let disk = &*env.disk;
-    for dir in [dir, &Layout::store(dir), &Layout::wal(dir)] {
-        disk.create_dir(dir)?;
-    }
     let member = MemberId::from_peer_urls(&options.peer_urls, &options.cluster_token, None);
     let identity = Identity { member, cluster: ClusterId::from_members(&[member]) };
     let encryption = Encryption::create(env, dir, config)?;
@@ -258,13 +249,7 @@ fn bootstrap(
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
     store.run(JobRequest::Flush)?;
     drop(store);
-    let start = LogStart { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
-    let keys = encryption.files();
-    let mut wal = Wal::create(env.clone(), &Layout::wal(dir), keys, &identity.encode(), start)?;
-    let hard_state = HardState { term: BOOTSTRAP_TERM, vote: 0, commit: BOOTSTRAP_INDEX };
-    wal.append(&Batch { entries: &[], hard_state: Some(hard_state) })?;
-    wal.close()?;
-    disk.sync_dir(dir)?;
+    create_log(env, dir, encryption.files(), identity)?;
     Ok(())
 }
 

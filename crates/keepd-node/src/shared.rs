@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
 use keepd_env::{Env, IoError};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
-use keepd_machine::layout::Identity;
+use keepd_member::Identity;
 use keepd_machine::{Command, Envelope, Origin};
 use keepd_mvcc::{HashKv, Views};
 use keepd_types::Term;

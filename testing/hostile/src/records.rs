@@ -8,9 +8,9 @@ use keepd_backup::RestoreOptions;
 use keepd_crypto::{FileKeys, FileKind};
 use keepd_env::Env;
 use keepd_lease::Lease;
-use keepd_machine::layout::Identity;
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables::ActiveKeys;
+use keepd_member::Identity;
 use keepd_types::{ClusterId, KeyId, KeyValue, LeaseId, MemberId, Revision, varint};
 
 use crate::files::{self, Frame};

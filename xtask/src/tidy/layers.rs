@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "keepd-lease",
     "keepd-auth",
     "keepd-bolt",
+    "keepd-member",
     "keepd-machine",
     "keepd-raft",
     "keepd-api",

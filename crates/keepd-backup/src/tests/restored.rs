@@ -1,6 +1,6 @@
 //! State of a restored member.
 
-use keepd_machine::layout::Identity;
+use keepd_member::Identity;
 use keepd_types::ClusterId;
 use keepd_wal::Wal;
 use proptest::prelude::*;

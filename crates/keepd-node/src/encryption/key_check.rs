@@ -10,7 +10,7 @@ use std::path::Path;
 use keepd_crypto::{EncryptionConfig, Keyring, list_in_use};
 use keepd_env::Env;
 use keepd_machine::Envelope;
-use keepd_machine::layout::Layout;
+use keepd_member::Layout;
 use keepd_types::KeyId;
 use keepd_wal::{EntryKind, Wal};
 
