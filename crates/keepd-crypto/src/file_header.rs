@@ -12,7 +12,8 @@ use crate::secret::{Secret, derive_aead};
 /// The length of the header of every file.
 pub const FILE_HEADER_LEN: usize = 96;
 
-const MAGIC: [u8; 8] = *b"keepdfil";
+/// The first bytes of every file.
+pub const FILE_MAGIC: [u8; 8] = *b"keepdfil";
 const FORMAT_VERSION: u16 = 1;
 const SALT_LEN: usize = 32;
 /// Offset of the header's checksum, which covers everything before it.
@@ -42,12 +43,7 @@ impl FileKind {
     /// The number in files.
     #[must_use]
     pub const fn number(self) -> u8 {
-        match self {
-            Self::Wal => 1,
-            Self::Manifest => 2,
-            Self::Segment => 3,
-            Self::Checkpoint => 4,
-        }
+        self as u8
     }
 }
 
@@ -161,7 +157,7 @@ impl Header {
 
     pub(crate) fn encode(&self) -> [u8; FILE_HEADER_LEN] {
         let mut out = Vec::with_capacity(FILE_HEADER_LEN);
-        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&FILE_MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         out.push(self.kind);
         out.push(0);
@@ -183,7 +179,7 @@ impl Header {
             return Err(FileError::Blank);
         }
         let mut rest = header.as_slice();
-        if take(&mut rest) != MAGIC {
+        if take(&mut rest) != FILE_MAGIC {
             return Err(FileError::NotOurs);
         }
         let (covered, crc) = header.split_at(CRC_AT);

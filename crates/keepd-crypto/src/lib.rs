@@ -33,7 +33,7 @@ pub use config::{
     AlreadySealed, ConfigError, ConfigFile, ConfigOptions, EncryptionConfig, FieldError,
 };
 pub use encryption::{Encryption, EncryptionStatus, ReloadError, ReloadReport, list_in_use};
-pub use file_header::{DataKeyId, FILE_HEADER_LEN, FileError, FileKind};
+pub use file_header::{DataKeyId, FILE_HEADER_LEN, FILE_MAGIC, FileError, FileKind};
 pub use file_keys::FileKeys;
 pub use file_sealer::{
     FRAME_HEAD_LEN, FRAME_PLAIN_MAX, FileSealer, Frame, FrameError, FrameTooLong,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepd_crypto::{Encryption, EncryptionConfig, FileKeys, Keyring, WrappedKey};
+use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, FileKeys, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::{StateMachine, tables};
@@ -18,10 +18,6 @@ use keepd_wal::Wal;
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::options::Options;
-
-/// The first bytes of every file of keepd's; `docs/formats/sealed-file.md`.
-const FILE_MAGIC: &[u8; 8] = b"keepdfil";
-const FILE_MAGIC_LEN: u64 = 8;
 
 /// A locked data directory with its encryption, ready for [`crate::Node::start`].
 #[derive(Debug)]
@@ -187,11 +183,11 @@ fn is_etcds(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
         disk.list(&wal_dir)?.into_iter().filter(|name| is_etcds_wal_name(name)).collect();
     for name in &segments {
         let segment = disk.open(&wal_dir.join(name))?;
-        let mut magic = *FILE_MAGIC;
-        if segment.len()? >= FILE_MAGIC_LEN {
+        let mut magic = FILE_MAGIC;
+        if segment.len()? >= FILE_MAGIC.len() as u64 {
             segment.read_exact_at(&mut magic, 0)?;
         }
-        if magic == *FILE_MAGIC {
+        if magic == FILE_MAGIC {
             return Ok(false);
         }
     }
