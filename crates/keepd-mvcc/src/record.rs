@@ -1,4 +1,35 @@
-//! Records, changes and positions: the words of this crate.
+//! Records, changes and positions: the vocabulary of this crate, and the life of a key.
+//!
+//! Every write transaction gets the next main revision, and each of its changes a sub revision. A
+//! change makes one record, which is never altered. A key lives in generations: a put of a key that is
+//! not there begins one (version 1), each further put adds a version, a deletion ends it with a
+//! tombstone. Main revision 1 is the empty store, so the first write is 2.
+//!
+//! ```text
+//!   revision    2.0      3.0      4.0      5.0      6.0      7.0
+//!   write       put a    put b    put a    del a    put b    put a
+//!   key a       v1       .        v2       tomb     .        v1
+//!               |<--- generation 1 --->|            |<- generation 2
+//!   create      2                 2                          7
+//!   previous    -        -        2.0      4.0      3.0      -
+//! ```
+//!
+//! What becomes of the record 2.0, the first value of `a`:
+//!
+//! 1. *Written.* The transaction encodes it as an `mvccpb.KeyValue` and sets the slot of `a` in the key
+//!    index. Nobody sees it before the publish.
+//! 2. *Published.* A new view shows it, from the tail in memory. Watchers get the change.
+//! 3. *Flushed.* It lies in a block of a segment; the tail forgets it. Reads load it from there.
+//! 4. *Superseded* by 4.0. The index moves its state into the undo log of its leaf: a read at
+//!    revision 2 or 3 still finds it, a read at 4 does not.
+//! 5. *Compacted* at 5. Reads before revision 5 are refused, so nobody can ask for it. Once the
+//!    compaction is durable, trimming removes it from the index, and it counts as dead.
+//! 6. *Dropped.* A rewrite of its segment leaves it out. The tombstone 5.0 stays longer, if a start might
+//!    need it ([`crate::jobs::rewrite`]).
+//!
+//! A deletion at the compact revision itself can still be watched, as in etcd; the tombstone of an
+//! earlier one leaves the index with it. A restart in between changes none of this: the index is rebuilt
+//! from a checkpoint and the records after it.
 
 use bytes::Bytes;
 use keepd_types::{Revision, SealMark};

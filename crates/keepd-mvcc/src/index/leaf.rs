@@ -1,9 +1,38 @@
-//! A leaf of the key index: up to [`KEYS_MAX`] neighbouring keys, packed.
+//! A leaf of the key index: up to [`KEYS_MAX`] neighbouring keys, packed, with an undo log.
 //!
-//! The keys' common prefix is stored once; the rest of each key lies behind it in the order of
-//! insertion. Slots are sorted by key and hold the latest state. What a slot held before is in the
-//! [`Past`]: reading at an older revision rewinds its log, then looks into the key's history. So the
-//! state that most reads want is dense, and a copy costs two allocations however long the past is.
+//! Most reads want the latest state of a key, some want an older one, and a view must keep seeing the
+//! leaf as it was. So a leaf holds the latest states densely, sorted by key, and beside them a log of
+//! what they replaced: each entry is the state that a key had before a write. A read at an older
+//! revision takes the latest states and undoes the log, newest entry first, back to its revision.
+//!
+//! ```text
+//!   put a, put b, put a, delete b: revisions 2, 3, 4, 5
+//!
+//!   slots, by key             undo log, oldest first         superseded by
+//!   a: changed 4, version 2   a: changed 2, version 1        4
+//!   b: changed 5, deleted     b: changed 3, version 1        5
+//!
+//!   prefix "/registry/pods/" once; each key's rest lies in `bytes`, in the order of insertion
+//! ```
+//!
+//! Reading at revision 4: slot `a` was changed at 4, which is not after 4, so it holds. Slot `b` was
+//! changed at 5, which is; its newest entry in the log says that it was changed at 3, and that holds.
+//! Reading at revision 3 undoes both entries. Reading at revision 1 undoes both and still finds states
+//! from later on: neither key was there. The log is ordered by what superseded each entry, so a read
+//! stops at the first one that was superseded at or before its revision.
+//!
+//! A write replaces one slot and appends one entry. Before it changes a leaf that a view shares, the
+//! leaf is copied: the slots and the open end of the log, some kilobytes. Older chunks of the log are
+//! shared between copies, and what is too much for the log moves on into a history of each key, shared
+//! as a whole ([`Past`]). So neither a write nor a copy gets slower with the number of old states.
+//!
+//! ```text
+//!   slots --> open end of the log --> chunks (shared) --> history of each key (shared)
+//!   latest    newest past states      older ones          oldest ones
+//! ```
+//!
+//! Compaction at a revision drops an entry that was superseded at or before it: no read that is still
+//! allowed undoes that far. A slot goes if it holds a tombstone from before the revision.
 //!
 //! Invariants: slots are sorted and unique; a slot's id is its position in the order of insertion
 //! and names it in the past for the leaf's lifetime. A tombstone is a state of version 0.

@@ -1,19 +1,41 @@
-//! Reclaiming space: neighbouring segments that are mostly dead give way to one that is not.
+//! Reclaiming space: neighbouring segments that are mostly dead are replaced by one that is not.
 //!
-//! Nothing comes back from the dead (design rule 9.1). A record is dropped only if the index does not
-//! name it: the index is trimmed to durable compactions only, so a later record of its key is there
-//! to stay, or a tombstone is. The store counts its dead records by the same index, as of the moment
-//! the job was taken. A dead tombstone is dropped only if
-//! - every checkpoint that recovery may begin from was compacted behind it, so that none of them
-//!   holds what it deleted, and
-//! - no segment before the run can hold a record of the generation that it ended, so that replaying
-//!   everything does not revive one.
+//! A rewrite copies the records that must stay into a new segment, names it in the manifest in place of
+//! the old ones, and removes those. It must drop nothing that a reader may still ask for, and nothing
+//! comes back from the dead (rule 9.1): a deleted key must not return after any later start.
+//!
+//! ```text
+//!   before    [ seg 1: a2 b3 a4 ] [ seg 2: b5 c6 a7 ] [ seg 3: last, not touched ]
+//!   index     a: 7   c: 6          (b was deleted at 5, history before 7 is compacted)
+//!   after     [ seg 4:          c6 a7 ]               [ seg 3 ]
+//! ```
+//!
+//! A record is *live* if the key index names its revision: as the latest state of its key or as one
+//! that the history still shows. Everything after the compact revision is live. The index is
+//! trimmed only to compactions that are durable, so a start cannot come to an older compact revision at
+//! which a dropped record would be wanted again.
+//!
+//! A dead record that is a put can go: a later record of its key, or a tombstone, is there to stay.
+//! A dead *tombstone* may still be needed by a start, which begins from a checkpoint or from
+//! nothing and replays the segments. It may go only if neither of two things can hold what it deleted:
+//!
+//! 1. A checkpoint. Every checkpoint that recovery may begin from was compacted after the deletion, so
+//!    its index does not have the key any more.
+//! 2. An older segment. No segment before the run holds records of the generation that it ended:
+//!    replaying them would revive the key, with no tombstone to delete it again.
+//!
+//! In the drawing `b5` deletes `b`. If a kept checkpoint stands at revision 4, its index says that `b`
+//! is live; without `b5` a start from it would serve `b3` forever. So `b5` is copied as well, and counts
+//! as *pinned*: dead, but not to be dropped yet. The next checkpoint knows the compaction at 7, the one
+//! at revision 4 is dropped, and the next rewrite leaves `b5` out. `b3` goes in the same run as `b5`, so
+//! the second condition holds; if `b3` lay in an older segment, `b5` would stay until that one is rewritten.
 //!
 //! Deletions in the meta tables follow the same two conditions.
 //!
 //! A block that cannot be read goes with its segment only if nothing in it can have to stay: the index
-//! names no record there, every checkpoint was compacted behind it, and no segment before the run
-//! holds a dead record that a tombstone in it may have ended.
+//! names no record there, every checkpoint was compacted after it, and no segment before the run
+//! holds a dead record that a tombstone in it may have ended. Otherwise the rewrite fails and changes
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
