@@ -1,4 +1,4 @@
-//! Whose records lie in a part of a file that cannot be read.
+//! The keys and revisions of records in a part of a file that cannot be read.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::index::{KeyIndex, State};
 /// The records that the key index names in a part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Affected {
-    /// How many there are.
+    /// The number of them.
     pub records: u64,
     /// The first of their keys.
     pub first: Bytes,

@@ -14,9 +14,9 @@ const PLACES_MAX: usize = 1000;
 pub struct Damage {
     /// The file.
     pub file: PathBuf,
-    /// Where the part begins.
+    /// The offset at which the part begins.
     pub offset: u64,
-    /// What was found.
+    /// The finding.
     pub reason: String,
 }
 
@@ -26,7 +26,7 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// What was met so far, shared by all that read.
+/// The damage that was met so far, shared by all readers.
 #[derive(Clone, Debug, Default)]
 pub struct Damages(Arc<Mutex<Met>>);
 
@@ -62,7 +62,7 @@ impl Damages {
         self.0.lock().places.iter().map(damage_of).collect()
     }
 
-    /// What this call has not given out before, for whoever tells it: each place once.
+    /// Places that this call has not given out before, to be logged: each place once.
     #[must_use]
     pub fn untold(&self) -> Vec<Damage> {
         let mut met = self.0.lock();
@@ -74,7 +74,7 @@ impl Damages {
         untold.map(tell).collect()
     }
 
-    /// How many places there are.
+    /// The number of places.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.lock().places.len()
@@ -91,7 +91,7 @@ impl Damages {
         self.0.lock().files.contains(file)
     }
 
-    /// Where parts of the file are damaged.
+    /// The offsets of the damaged parts of a file.
     pub(crate) fn of(&self, file: &Path) -> Vec<u64> {
         let met = self.0.lock();
         let places = met.places.range((file.to_owned(), 0)..);

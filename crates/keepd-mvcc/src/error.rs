@@ -1,4 +1,4 @@
-//! What can go wrong, one variant per thing the caller can act on.
+//! Errors, one variant per thing the caller can act on.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub enum RangeError {
     /// Below the compact revision.
     #[error("required revision {required} has been compacted, the compact revision is {compacted}")]
     Compacted {
-        /// What was asked for.
+        /// The revision that was asked for.
         required: i64,
         /// The compact revision.
         compacted: i64,
@@ -23,7 +23,7 @@ pub enum RangeError {
     /// Above the current revision.
     #[error("required revision {required} is a future revision, the current one is {current}")]
     Future {
-        /// What was asked for.
+        /// The revision that was asked for.
         required: i64,
         /// The current revision.
         current: i64,
@@ -52,9 +52,9 @@ pub enum Error {
     Corrupt {
         /// The file.
         file: PathBuf,
-        /// Where the damage was met.
+        /// The offset of the damage.
         offset: u64,
-        /// What was found.
+        /// The finding.
         reason: &'static str,
     },
     /// Damage in a part of a file that holds records which are needed.
@@ -62,7 +62,7 @@ pub enum Error {
     Affecting {
         /// The damage.
         source: Box<Self>,
-        /// Whose records.
+        /// The keys and revisions of the records.
         affected: Box<Affected>,
     },
     /// Damage to what was acknowledged, which the Raft log does not hold any more.
@@ -81,7 +81,7 @@ pub enum Error {
         index: u64,
         /// The last revision that is known to have been there.
         last_revision: i64,
-        /// Where the log begins.
+        /// The index after which the log begins.
         log_mark: u64,
     },
     /// A file that the manifest names does not exist.
@@ -96,7 +96,7 @@ pub enum Error {
         /// The revision.
         revision: Revision,
     },
-    /// An imported record does not fit behind what is there.
+    /// An imported record does not fit after those that are there.
     #[error("record {revision} cannot be imported: {reason}")]
     Import {
         /// The record's revision.
@@ -104,23 +104,23 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
-    /// What is to be written does not fit into a frame; nothing was written.
+    /// The data to be written does not fit into a frame; nothing was written.
     #[error("{}: {source}", file.display())]
     TooLong {
         /// The file.
         file: PathBuf,
-        /// How long it is.
+        /// The length and the limit.
         source: FrameTooLong,
     },
     /// A job was told to stop; nothing is changed, and it can be done anew.
     #[error("the job was stopped")]
     Stopped,
-    /// What a rewrite would copy does not fit into the room that it was given; it wrote nothing.
+    /// A rewrite would copy more than the space that it was given; it wrote nothing.
     #[error("a rewrite copies {bytes} bytes at least, and has room for {room}")]
     NoRoom {
-        /// What is to be copied, as far as it was counted.
+        /// Bytes to be copied, as far as they were counted.
         bytes: u64,
-        /// What it may take.
+        /// Bytes that it may take.
         room: u64,
     },
     /// An earlier write to the manifest failed, so what it holds is unknown.
@@ -157,7 +157,7 @@ impl Error {
     }
 }
 
-/// What a frame's error says about the file.
+/// The reason in words for a frame's error.
 pub(crate) const fn frame_reason(error: keepd_crypto::FrameError) -> &'static str {
     use keepd_crypto::FrameError;
     match error {

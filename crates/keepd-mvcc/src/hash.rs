@@ -11,7 +11,7 @@ use crate::record::Record;
 
 /// The Castagnoli polynomial, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// What etcd feeds first: the name of the bucket.
+/// The name of the bucket, which etcd hashes first.
 const BUCKET: &[u8] = b"key";
 
 /// A hash of records in revision order.
@@ -48,7 +48,7 @@ impl RecordsHash {
     }
 }
 
-/// The checksum of two byte strings, one behind the other, from theirs.
+/// The checksum of two byte strings, one after the other, from theirs.
 pub(crate) fn combine(first: u32, second: u32, second_len: u32) -> u32 {
     // Appending n bytes multiplies by x^(8n) modulo the polynomial.
     let mut power = ONE;

@@ -9,7 +9,7 @@ use crate::affected::Affected;
 use crate::error::Error;
 use crate::index::KeyIndex;
 use crate::record::{Entry, Record};
-use crate::walk::Walk;
+use crate::record_iter::RecordIter;
 
 /// Records that compaction leaves, sorted; asked for in ascending order.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl Keep {
             .unwrap_or_else(|| Self::at(index, compacted, compacted, |_| false).unwrap_or_default())
     }
 
-    /// What compaction at `compacted` leaves of the records up to it: also its own tombstones.
+    /// The records that compaction at `compacted` leaves of the records up to it: also its own tombstones.
     pub(crate) fn surviving(index: &KeyIndex, compacted: i64) -> Self {
         Self::at(index, compacted, compacted, |main| main == compacted).unwrap_or_default()
     }
@@ -77,14 +77,14 @@ impl Keep {
 pub(crate) struct Bounds {
     /// Of the records up to this main revision, only those of a [`Keep`].
     pub(crate) compacted: i64,
-    /// Nothing behind this main revision.
+    /// Nothing after this main revision.
     pub(crate) until: i64,
 }
 
 /// A walk that knows which records are kept.
 #[derive(Debug)]
 pub(crate) struct KeptWalk {
-    walk: Walk,
+    walk: RecordIter,
     /// Names every record that is kept.
     index: KeyIndex,
     keep: Keep,
@@ -92,7 +92,7 @@ pub(crate) struct KeptWalk {
 }
 
 impl KeptWalk {
-    pub(crate) const fn new(walk: Walk, index: KeyIndex, keep: Keep, bounds: Bounds) -> Self {
+    pub(crate) const fn new(walk: RecordIter, index: KeyIndex, keep: Keep, bounds: Bounds) -> Self {
         Self { walk, index, keep, bounds }
     }
 

@@ -15,6 +15,7 @@
 mod affected;
 mod damage;
 mod digest;
+mod disk_full;
 mod durable;
 mod error;
 mod hash;
@@ -26,17 +27,17 @@ mod options;
 mod pace;
 mod read;
 mod record;
+mod record_iter;
 mod recovery;
 mod revlog;
-mod room;
 mod store;
 mod tail;
 mod view;
-mod walk;
 
 pub use affected::Affected;
 pub use damage::{Damage, Damages};
 pub use digest::Digest;
+pub use disk_full::DiskFullHook;
 pub use error::{Error, RangeError};
 pub use jobs::reclaim::{Reclaim, Urgency};
 pub use jobs::{Cause, Done, Job, JobKind, JobRequest};
@@ -49,7 +50,6 @@ pub use record::{
 };
 pub use recovery::{LogSpan, inspect};
 pub use revlog::reseal::Resealer;
-pub use room::RoomMaker;
 pub use store::in_place::InPlace;
 pub use store::txn::{PreView, WriteTxn};
 pub use store::{Stats, Store};

@@ -7,7 +7,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A block is full beyond this; larger records have their own.
     pub block_bytes: usize,
-    /// What the cache of opened blocks may hold.
+    /// Bytes of opened blocks that the cache may hold.
     pub cache_bytes: usize,
 }
 

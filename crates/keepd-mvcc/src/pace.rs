@@ -1,4 +1,4 @@
-//! How jobs are slowed down and stopped.
+//! Slowing down and stopping jobs.
 
 use std::ops::ControlFlow;
 

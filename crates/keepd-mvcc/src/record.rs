@@ -34,7 +34,7 @@
 use bytes::Bytes;
 use keepd_types::{Revision, SealMark};
 
-/// How far a store has applied the Raft log.
+/// A place in the Raft log: the last entry that was applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Applied {
     /// The last applied entry.
@@ -55,7 +55,7 @@ pub struct Record {
     pub seal: Option<SealMark>,
 }
 
-/// What happened to a key.
+/// Kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
     /// It was written.
@@ -69,7 +69,7 @@ pub enum ChangeKind {
 pub struct Change {
     /// Its place in the total order.
     pub revision: Revision,
-    /// What happened.
+    /// The kind of change.
     pub kind: ChangeKind,
     /// The key.
     pub key: Bytes,
@@ -97,7 +97,7 @@ pub struct KeyState {
 pub struct RangeRefs {
     /// Keys in ascending order with the revisions of their records, up to the limit.
     pub keys: Vec<(Bytes, Revision)>,
-    /// How many keys the range holds, whatever the limit.
+    /// The number of keys in the range, whatever the limit.
     pub count: u64,
 }
 
@@ -106,7 +106,7 @@ pub struct RangeRefs {
 pub struct RangeStates {
     /// Keys in ascending order, up to the limit.
     pub keys: Vec<(Bytes, KeyState)>,
-    /// How many keys the range holds, whatever the limit.
+    /// The number of keys in the range, whatever the limit.
     pub count: u64,
 }
 
@@ -134,12 +134,12 @@ pub struct HashKv {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) change: Change,
-    /// When the generation began; for a tombstone, the one that it ended.
+    /// The main revision that began the generation; for a tombstone, the generation that it ended.
     pub(crate) create: i64,
 }
 
 impl Entry {
-    /// What it takes in a block, roughly: for thresholds.
+    /// Bytes that it takes in a block, roughly: for thresholds.
     pub(crate) const fn bytes(&self) -> u64 {
         self.change.record.encoded.len() as u64 + 16
     }

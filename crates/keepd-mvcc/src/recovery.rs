@@ -29,17 +29,17 @@ use keepd_types::{KeyValue, Revision};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::index::{KeyIndex, State};
-use crate::jobs::checkpoint::{self, Mark};
+use crate::jobs::checkpoint::{self, CheckpointRef};
 use crate::meta::Meta;
 use crate::record::Entry;
-use crate::revlog::directory::{Directory, Name};
+use crate::record_iter::RecordIter;
+use crate::revlog::directory::{Directory, FileName};
 use crate::revlog::files::Files;
-use crate::revlog::format::{Commit, Origin};
+use crate::revlog::format::{FlushCommit, Origin};
 use crate::revlog::manifest::{Closed, Manifest, SegmentEntry, State as Live};
-use crate::revlog::scan::{Before, End, Grown, scan};
 use crate::revlog::segment::{Segment, Segments};
+use crate::revlog::segment_recovery::{Before, End, Grown, scan};
 use crate::tail::Tail;
-use crate::walk::Walk;
 
 pub use inspect::inspect;
 pub use rewind::LogSpan;
@@ -47,14 +47,14 @@ pub use rewind::LogSpan;
 /// Leaves of the index that are trimmed in one pass.
 const TRIM_LEAVES: usize = 1024;
 
-/// What a directory holds.
+/// The content of a directory.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) files: Arc<Files>,
     pub(crate) segments: Arc<Segments>,
     pub(crate) durable: Durable,
     /// Kept checkpoints, oldest first.
-    pub(crate) checkpoints: Vec<Mark>,
+    pub(crate) checkpoints: Vec<CheckpointRef>,
     /// Records that nothing names, by segment.
     pub(crate) dead: BTreeMap<u64, u64>,
     /// Damage that is done without: the log is applied again from before it.
@@ -72,10 +72,10 @@ pub(crate) fn open(
 ) -> Result<Recovered, Error> {
     let dir = Directory::new(env, path.to_owned(), keys);
     dir.env.disk.create_dir(path)?;
-    let names: Vec<Name> =
-        dir.env.disk.list(path)?.iter().filter_map(|name| Name::parse(name)).collect();
+    let names: Vec<FileName> =
+        dir.env.disk.list(path)?.iter().filter_map(|name| FileName::parse(name)).collect();
     let number = names.iter().filter_map(|name| match name {
-        Name::Manifest(number) => Some(*number),
+        FileName::Manifest(number) => Some(*number),
         _ => None,
     });
     let Some(number) = number.max() else { return create(dir, &names) };
@@ -92,7 +92,7 @@ pub(crate) fn open(
     let mut segments = Arc::new(segments);
     rewound = rewound.or(rewind::behind_torn(&dir, &mut live, &segments, torn.as_ref(), log)?);
     check_orphans(&dir, &names, &live)?;
-    let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
+    let commit = segments.list.last().map_or(FlushCommit::NONE, |last| last.table.commit);
     let (durable, checkpoints) = read_checkpoints(&dir, &mut live, commit)?;
     let mut durable = replay(&segments, durable, commit)?;
     trim(&mut durable);
@@ -109,7 +109,7 @@ pub(crate) fn open(
     }
     let dead = count_dead(&segments, &durable.index);
     live.relied.get_or_insert(commit.applied.index);
-    live.removed.retain(|id| names.contains(&Name::Segment(*id)));
+    live.removed.retain(|id| names.contains(&FileName::Segment(*id)));
     // ORDER: all that the manifest names is durable.
     let create = || Manifest::create(&dir, number + 1, live.clone());
     let mut manifest = without_garbage(&dir, &garbage, create)?;
@@ -122,20 +122,20 @@ pub(crate) fn open(
     Ok(Recovered { files, segments, durable, checkpoints, dead, rewound })
 }
 
-/// What an earlier process left and nobody reads.
+/// Remains of an earlier process that nobody reads.
 #[derive(Debug)]
 struct Garbage {
     /// Files that the manifest does not name.
-    unnamed: Vec<Name>,
+    unnamed: Vec<FileName>,
     torn: Option<Torn>,
 }
 
-fn unnamed(names: &[Name], manifest: u64, live: &Live) -> Vec<Name> {
-    let is_named = |name: &Name| match name {
-        Name::Manifest(number) => *number == manifest,
-        Name::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
-        Name::Checkpoint(id) => live.checkpoints.contains(id),
-        Name::Unfinished => false,
+fn unnamed(names: &[FileName], manifest: u64, live: &Live) -> Vec<FileName> {
+    let is_named = |name: &FileName| match name {
+        FileName::Manifest(number) => *number == manifest,
+        FileName::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
+        FileName::Checkpoint(id) => live.checkpoints.contains(id),
+        FileName::Unfinished => false,
     };
     names.iter().copied().filter(|name| !is_named(name)).collect()
 }
@@ -161,8 +161,8 @@ fn without_garbage<T>(
     }
 }
 
-/// Whether a checkpoint was taken behind the last flush: they are taken of what was synced.
-fn is_synced(segments: &Segments, before: &Doubt, checkpoints: &[Mark]) -> bool {
+/// Whether a checkpoint was taken after the last flush: they are taken of what was synced.
+fn is_synced(segments: &Segments, before: &Doubt, checkpoints: &[CheckpointRef]) -> bool {
     let mut commits = segments.list.iter().rev().map(|segment| segment.table.commit);
     let Some(last) = commits.next() else { return true };
     let before = before.as_ref().map(|before| before.table.commit).or_else(|| commits.next());
@@ -171,10 +171,10 @@ fn is_synced(segments: &Segments, before: &Doubt, checkpoints: &[Mark]) -> bool 
     is_told_apart && checkpoints.iter().any(|mark| mark.commit.is_same_state(&last))
 }
 
-fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
+fn create(dir: Directory, names: &[FileName]) -> Result<Recovered, Error> {
     // The manifest is there before the first segment or checkpoint is.
-    if names.iter().any(|name| !matches!(name, Name::Unfinished)) {
-        return Err(Error::Missing { file: dir.file(Name::Manifest(1)) });
+    if names.iter().any(|name| !matches!(name, FileName::Unfinished)) {
+        return Err(Error::Missing { file: dir.file(FileName::Manifest(1)) });
     }
     if let Some(parent) = dir.path.parent() {
         dir.env.disk.sync_dir(parent)?;
@@ -190,10 +190,10 @@ fn create(dir: Directory, names: &[Name]) -> Result<Recovered, Error> {
     })
 }
 
-fn next_id(names: &[Name]) -> u64 {
+fn next_id(names: &[FileName]) -> u64 {
     let ids = names.iter().map(|name| match name {
-        Name::Segment(id) | Name::Checkpoint(id) => *id,
-        Name::Manifest(_) | Name::Unfinished => 0,
+        FileName::Segment(id) | FileName::Checkpoint(id) => *id,
+        FileName::Manifest(_) | FileName::Unfinished => 0,
     });
     ids.max().unwrap_or(0) + 1
 }
@@ -223,7 +223,7 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
             SegmentEntry::Closed(closed) => Some((open_closed(dir, closed)?, *closed)),
             SegmentEntry::Active(id) => {
                 if position + 1 != count {
-                    let file = dir.file(Name::Segment(*id));
+                    let file = dir.file(FileName::Segment(*id));
                     let reason = "an unfinished segment before the last one";
                     return Err(Error::Corrupt { file, offset: 0, reason });
                 }
@@ -252,7 +252,7 @@ fn open_segments(dir: &Directory, live: &mut Live) -> Result<Found, Error> {
     Ok((segments, doubt, torn))
 }
 
-/// Whether a segment can lie behind another one, also without its last flush, which may move into a
+/// Whether a segment can lie after another one, also without its last flush, which may move into a
 /// segment of its own.
 fn may_follow(before: &Segment, segment: &Segment, doubt: Option<&Doubt>) -> bool {
     let commit = before.table.commit;
@@ -263,7 +263,7 @@ fn may_follow(before: &Segment, segment: &Segment, doubt: Option<&Doubt>) -> boo
 }
 
 fn open_active(dir: &Directory, id: u64) -> Result<(Option<Grown>, Option<Torn>), Error> {
-    let opened = dir.open(FileKind::Segment, id, Name::Segment(id))?;
+    let opened = dir.open(FileKind::Segment, id, FileName::Segment(id))?;
     let (path, len) = (opened.path.clone(), opened.len);
     let head = FILE_HEADER_LEN + opened.sealer.frame_len(Origin::Flush.encode().len());
     let grown = scan(id, opened, len, End::Torn)?;
@@ -272,7 +272,7 @@ fn open_active(dir: &Directory, id: u64) -> Result<(Option<Grown>, Option<Torn>)
 }
 
 fn open_closed(dir: &Directory, closed: &Closed) -> Result<Segment, Error> {
-    let opened = dir.open(FileKind::Segment, closed.id, Name::Segment(closed.id))?;
+    let opened = dir.open(FileKind::Segment, closed.id, FileName::Segment(closed.id))?;
     if opened.len < closed.len {
         let (file, offset) = (opened.path, opened.len);
         return Err(Error::Corrupt { file, offset, reason: "the segment was cut short" });
@@ -287,9 +287,9 @@ fn open_closed(dir: &Directory, closed: &Closed) -> Result<Segment, Error> {
 }
 
 /// Refuses to lose a segment that holds commits and that nothing says was replaced.
-fn check_orphans(dir: &Directory, names: &[Name], live: &Live) -> Result<(), Error> {
+fn check_orphans(dir: &Directory, names: &[FileName], live: &Live) -> Result<(), Error> {
     for name in names {
-        let Name::Segment(id) = *name else { continue };
+        let FileName::Segment(id) = *name else { continue };
         let is_named = live.segments.iter().any(|entry| entry.id() == id);
         if is_named || live.removed.contains(&id) {
             continue;
@@ -307,14 +307,18 @@ fn check_orphans(dir: &Directory, names: &[Name], live: &Live) -> Result<(), Err
 }
 
 /// Removes what the new manifest does not name.
-fn remove_orphans(dir: &Directory, names: &[Name], manifest: &mut Manifest) -> Result<(), Error> {
+fn remove_orphans(
+    dir: &Directory,
+    names: &[FileName],
+    manifest: &mut Manifest,
+) -> Result<(), Error> {
     for name in names {
         let live = manifest.state();
         let is_live = match name {
-            Name::Manifest(number) => *number == manifest.number(),
-            Name::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
-            Name::Checkpoint(id) => live.checkpoints.contains(id),
-            Name::Unfinished => false,
+            FileName::Manifest(number) => *number == manifest.number(),
+            FileName::Segment(id) => live.segments.iter().any(|entry| entry.id() == *id),
+            FileName::Checkpoint(id) => live.checkpoints.contains(id),
+            FileName::Unfinished => false,
         };
         if !is_live {
             dir.remove(*name)?;
@@ -329,13 +333,13 @@ fn remove_orphans(dir: &Directory, names: &[Name], manifest: &mut Manifest) -> R
 fn read_checkpoints(
     dir: &Directory,
     live: &mut Live,
-    last: Commit,
-) -> Result<(Option<Durable>, Vec<Mark>), Error> {
+    last: FlushCommit,
+) -> Result<(Option<Durable>, Vec<CheckpointRef>), Error> {
     let (mut durable, mut marks) = (None, Vec::new());
     for id in live.checkpoints.iter().rev() {
         let read = if durable.is_none() {
             checkpoint::load(dir, *id).map(|loaded| {
-                let mark = Mark { id: *id, commit: loaded.commit };
+                let mark = CheckpointRef { id: *id, commit: loaded.commit };
                 durable = Some(loaded);
                 mark
             })
@@ -344,7 +348,7 @@ fn read_checkpoints(
         };
         match read {
             Ok(mark) if mark.commit.applied.index > last.applied.index => {
-                let file = dir.file(Name::Checkpoint(*id));
+                let file = dir.file(FileName::Checkpoint(*id));
                 let reason = "it is newer than the segments: they lost a commit";
                 return Err(Error::Corrupt { file, offset: 0, reason });
             }
@@ -361,15 +365,15 @@ fn read_checkpoints(
 fn replay(
     segments: &Arc<Segments>,
     checkpoint: Option<Durable>,
-    last: Commit,
+    last: FlushCommit,
 ) -> Result<Durable, Error> {
     let Durable { commit, mut index, meta } = checkpoint.unwrap_or_else(|| Durable {
-        commit: Commit { revision: 0, ..Commit::NONE },
+        commit: FlushCommit { revision: 0, ..FlushCommit::NONE },
         index: KeyIndex::default(),
         meta: Arc::new(Meta::default()),
     });
     let from = Revision::first(commit.revision.saturating_add(1));
-    for entry in Walk::new(segments, &Tail::default(), from) {
+    for entry in RecordIter::new(segments, &Tail::default(), from) {
         let entry = entry?;
         let state = state_of(&entry).ok_or_else(|| {
             let at = segments.position_of(entry.change.revision);

@@ -46,7 +46,7 @@ pub(crate) mod files;
 pub(crate) mod format;
 pub(crate) mod manifest;
 pub(crate) mod reseal;
-pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod segment_recovery;
 pub(crate) mod wire;
 pub(crate) mod writer;

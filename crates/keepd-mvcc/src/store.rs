@@ -8,7 +8,7 @@ mod background;
 mod import;
 pub(crate) mod in_place;
 #[cfg(test)]
-mod model;
+mod model_tests;
 pub(crate) mod reclaim;
 mod rekey;
 pub(crate) mod scrub;
@@ -55,14 +55,14 @@ pub struct Stats {
     pub tail_bytes: u64,
     /// Segment files.
     pub segments: u64,
-    /// What was flushed since the last checkpoint was taken.
+    /// Bytes flushed since the last checkpoint was taken.
     pub since_checkpoint_bytes: u64,
 }
 
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    /// What a publish makes visible, with the changes since the last one.
+    /// The state that the next publish makes visible.
     now: View,
     /// Changes since the last publish.
     pending: Vec<Entry>,
@@ -156,7 +156,7 @@ impl Store {
         self.rewound.as_ref()
     }
 
-    /// How far the Raft log was applied at the last publish.
+    /// The last entry of the Raft log that was applied at the last publish.
     #[must_use]
     pub const fn applied(&self) -> Applied {
         self.now.applied
@@ -193,7 +193,7 @@ impl Store {
         self.now.compact_revision
     }
 
-    /// Where any thread takes views from.
+    /// The newest view, for any thread.
     #[must_use]
     pub fn views(&self) -> Views {
         self.views.clone()
@@ -343,7 +343,7 @@ impl Store {
         self.compactions.is_empty() && self.trim.done >= self.now.compact_revision
     }
 
-    /// What may be trimmed: only what is durable, so that every record that dies lies in a segment
+    /// The revision up to which the index may be trimmed: a durable one, so that every record that dies lies in a segment
     /// and a restart finds the compaction that killed it.
     fn trim_target(&self) -> i64 {
         self.jobs.durable.commit.compact_revision

@@ -10,7 +10,7 @@ use keepd_types::Revision;
 
 use crate::record::Entry;
 
-/// What one publish added; never empty.
+/// Changes that one publish added; never empty.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
@@ -78,7 +78,7 @@ impl Tail {
         self.batches.iter()
     }
 
-    /// The first batch that ends at or behind `revision`.
+    /// The first batch that ends at or after `revision`.
     fn batch_of(&self, revision: Revision) -> usize {
         let (mut low, mut high) = (0, self.batches.len());
         while low < high {

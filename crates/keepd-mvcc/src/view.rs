@@ -22,16 +22,16 @@ use crate::read::{all_live, range_count, range_refs, range_states, resolve};
 use crate::record::{
     Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
+use crate::record_iter::RecordIter;
 use crate::revlog::cache::BlockCache;
-use crate::revlog::format::Commit;
+use crate::revlog::format::FlushCommit;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
-use crate::walk::Walk;
 
 /// A hash tells of its work in pieces of about this size.
 const PACE_BYTES: u64 = 1 << 20;
 
-/// Where the newest view is taken from, by any thread, without a lock.
+/// The newest view, for any thread, without a lock.
 #[derive(Clone, Debug)]
 pub struct Views {
     pub(crate) newest: Arc<ArcSwap<View>>,
@@ -69,7 +69,7 @@ pub struct View {
 impl View {
     /// The store as a restart finds it.
     pub(crate) fn of(durable: &Durable, segments: Arc<Segments>, cache: Arc<BlockCache>) -> Self {
-        let Commit { applied, revision, compact_revision, .. } = durable.commit;
+        let FlushCommit { applied, revision, compact_revision, .. } = durable.commit;
         let mut meta = Arc::clone(&durable.meta);
         // It is the store's alone, and stands still between two flushes.
         Arc::make_mut(&mut meta).remove(digest::OWN_TABLE);
@@ -98,7 +98,7 @@ impl View {
         self.compact_revision
     }
 
-    /// How far the Raft log was applied.
+    /// The last applied entry of the Raft log.
     #[must_use]
     pub const fn applied(&self) -> Applied {
         self.applied
@@ -148,7 +148,7 @@ impl View {
         all_live(&self.index, range, self.revision, passes)
     }
 
-    /// How many keys and past states a read of a range at revision `at` (0: current) looks at,
+    /// The number of keys and past states that a read of a range at revision `at` (0: current) looks at,
     /// without looking at them; it ends when `max` is exceeded.
     #[must_use]
     pub fn weight(&self, range: &KeyRange, at: i64, max: u64) -> u64 {
@@ -321,8 +321,8 @@ impl View {
         KeptWalk::new(self.walk(Revision::default()), index.clone(), keep, bounds)
     }
 
-    pub(crate) fn walk(&self, from: Revision) -> Walk {
-        Walk::new(&self.segments, &self.tail, from)
+    pub(crate) fn walk(&self, from: Revision) -> RecordIter {
+        RecordIter::new(&self.segments, &self.tail, from)
     }
 
     /// Whether compaction left the record. Below the compact revision nobody may ask.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepd_env::{DirLock, Env};
-use keepd_mvcc::{Applied, RoomMaker};
+use keepd_mvcc::{Applied, DiskFullHook};
 
 use crate::ballast::Asks;
 use crate::boot::{DataDir, Opened};
@@ -102,7 +102,7 @@ impl Member {
         let in_place = machine.store().in_place()?;
         let shared = Shared::new(env, options, identity, views, encryption, ballast);
         let for_flushes = Arc::clone(&shared);
-        machine.store().set_room_maker(RoomMaker::new(move |error| {
+        machine.store().set_disk_full_hook(DiskFullHook::new(move |error| {
             // What a flush writes lets the log go.
             for_flushes.wait_for_space(error, Asks::Reclaim)
         }));

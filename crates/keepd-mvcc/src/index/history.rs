@@ -107,7 +107,7 @@ impl History {
         }
     }
 
-    /// What the key was at main revision `at`.
+    /// The state of the key at main revision `at`.
     pub(crate) fn at(&self, at: i64) -> Option<&State> {
         self.last_until((at, u32::MAX))
     }

@@ -51,14 +51,14 @@ pub(crate) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 32 };
 /// Key bytes in a leaf before it splits, whatever the number of keys.
 const KEY_BYTES_MAX: usize = 32 * 1024;
 
-/// What a key was at some moment.
+/// The state of a key at some revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     /// The main revision of the record.
     pub(crate) main: i64,
     /// Its sub revision.
     pub(crate) sub: u32,
-    /// When the generation began; a tombstone keeps the one it ended.
+    /// The main revision that began the generation; a tombstone keeps that of the one it ended.
     pub(crate) create: i64,
     /// Puts in the generation, 0 for a tombstone.
     pub(crate) version: i64,
@@ -95,7 +95,7 @@ struct Slot {
     create: i64,
     version: i64,
     sub: u32,
-    /// Where the rest of the key lies.
+    /// The offset of the rest of the key.
     at: u32,
     len: u32,
     id: u16,
@@ -118,7 +118,7 @@ impl Slot {
 pub(crate) struct PastState {
     /// The position of the key in its leaf.
     pub(crate) position: usize,
-    /// What the key was.
+    /// The state.
     pub(crate) state: State,
     /// The main revision of its successor.
     pub(crate) until: i64,
@@ -219,7 +219,7 @@ impl Leaf {
         [self.prefix(), self.suffix(position)].concat()
     }
 
-    /// Where `key` is, or where it would be.
+    /// The position of `key`, or the one at which it would be inserted.
     pub(crate) fn find(&self, key: &[u8]) -> Result<usize, usize> {
         match key.strip_prefix(self.prefix()) {
             Some(suffix) => self.slots.binary_search_by(|slot| {
@@ -277,7 +277,7 @@ impl Leaf {
         latest == revision || (revision < latest && self.past.names(slot.id, revision))
     }
 
-    /// How many states a read at main revision `at` rewinds; at most `max`.
+    /// The number of states that a read at main revision `at` undoes; at most `max`.
     pub(crate) fn undone_after(&self, at: i64, max: u64) -> u64 {
         self.past.log(at).take(usize::try_from(max).unwrap_or(usize::MAX)).count() as u64
     }
@@ -431,7 +431,7 @@ impl Leaf {
         Self::pack(&keyed, histories, &log)
     }
 
-    /// What compaction at `target` leaves of the leaf, or `None` if it removes nothing.
+    /// The leaf after compaction at `target`, or `None` if it removes nothing.
     ///
     /// The revisions of removed records go to `dead`. Each is taken from `budget`; if nothing is left
     /// of that, the leaf may not be done yet.
@@ -500,7 +500,7 @@ impl Leaf {
     }
 }
 
-/// How many leading bytes two keys share.
+/// The number of leading bytes that two keys share.
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -1,4 +1,4 @@
-//! What the keys of a leaf were before their latest states.
+//! The states of a leaf's keys before their latest ones.
 //!
 //! Recent states of all keys lie in one log, oldest first: dense, and shared between copies of the
 //! leaf except for its open end, so that a copy costs an allocation however long the past is. What
@@ -21,7 +21,7 @@ use crate::index::steps;
 const CHUNK_ENTRIES: usize = if cfg!(test) { 3 } else { 32 };
 /// Shared chunks of the log that make its older part move on.
 const LOG_CHUNKS: usize = if cfg!(test) { 4 } else { 32 };
-/// How many of them move on.
+/// The number of them that move on.
 const SETTLED_CHUNKS: usize = LOG_CHUNKS / 4 * 3;
 
 /// A state that was superseded: flat, so that it takes 32 bytes.
@@ -134,7 +134,7 @@ impl Past {
         self.settled.as_ref().map_or_else(Default::default, |it| it.as_slice())
     }
 
-    /// What a key was at main revision `at`, before everything in the log.
+    /// The state of a key at main revision `at`, before everything in the log.
     pub(crate) fn settled_at(&self, id: u16, at: i64) -> Option<State> {
         self.history(id)?.at(at).copied()
     }

@@ -12,12 +12,12 @@ use crate::index::leaf::{Leaf, State};
 use crate::index::tree::{Inner, Node};
 
 /// A walk over a range at one revision.
-pub(crate) struct Scan<'a, F> {
+pub(crate) struct RangeScan<'a, F> {
     start: &'a [u8],
-    /// The first key behind the range, if it has an end.
+    /// The first key after the range, if it has an end.
     end: Option<&'a [u8]>,
     at: i64,
-    /// How many keys may still be shown.
+    /// The number of keys that may still be shown.
     wanted: usize,
     count: u64,
     /// The visitor has seen enough.
@@ -32,7 +32,7 @@ struct Cut {
     end: bool,
 }
 
-impl<'a, F: FnMut(&[u8], &[u8], State) -> ControlFlow<()>> Scan<'a, F> {
+impl<'a, F: FnMut(&[u8], &[u8], State) -> ControlFlow<()>> RangeScan<'a, F> {
     /// Shows the first `limit` live keys (0: all) of `range` at main revision `at` to `visit`, as
     /// prefix, suffix and state, and returns how many there are; a break ends the walk and the count.
     pub(crate) fn run(root: &Node, range: &'a KeyRange, at: i64, limit: usize, visit: F) -> u64 {
@@ -126,7 +126,7 @@ impl<'a, F: FnMut(&[u8], &[u8], State) -> ControlFlow<()>> Scan<'a, F> {
     }
 }
 
-/// How much a walk over a range looks at, by looking at no key.
+/// The cost of a walk over a range, without looking at a key.
 pub(crate) struct Weight<'a> {
     pub(crate) range: &'a KeyRange,
     pub(crate) at: i64,

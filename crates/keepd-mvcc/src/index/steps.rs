@@ -14,7 +14,7 @@ pub(crate) fn count(steps: usize) {
 #[cfg(not(test))]
 pub(crate) const fn count(_steps: usize) {}
 
-/// How many steps this thread takes for `run`.
+/// The number of steps that this thread takes for `run`.
 #[cfg(test)]
 pub(crate) fn of<T>(run: impl FnOnce() -> T) -> (T, u64) {
     let before = STEPS.with(std::cell::Cell::get);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use keepd_types::{KeyRange, Revision};
 
 use crate::index::leaf::{Leaf, State, common_prefix};
-use crate::index::scan::{Scan, Weight};
+use crate::index::scan::{RangeScan, Weight};
 
 /// Past states that compaction may remove for each leaf that it may visit.
 const PASTS_PER_LEAF: usize = if cfg!(test) { 8 } else { 256 };
@@ -51,9 +51,9 @@ pub(crate) struct Inner {
 /// The separators of a node.
 #[derive(Clone, Debug, Default)]
 struct Bounds {
-    /// Their bytes, one behind the other.
+    /// Their bytes, one after the other.
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// The end of each.
     ends: Vec<u32>,
 }
 
@@ -348,7 +348,7 @@ impl KeyIndex {
         limit: usize,
         mut visit: impl FnMut(&[u8], &[u8], State),
     ) -> u64 {
-        Scan::run(&self.root, range, at, limit, |prefix, suffix, state| {
+        RangeScan::run(&self.root, range, at, limit, |prefix, suffix, state| {
             visit(prefix, suffix, state);
             ControlFlow::Continue(())
         })
@@ -363,14 +363,14 @@ impl KeyIndex {
         mut passes: impl FnMut(&[u8], &[u8], State) -> bool,
     ) -> Option<bool> {
         let mut all = true;
-        let seen = Scan::run(&self.root, range, at, 0, |prefix, suffix, state| {
+        let seen = RangeScan::run(&self.root, range, at, 0, |prefix, suffix, state| {
             all = passes(prefix, suffix, state);
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         (seen > 0).then_some(all)
     }
 
-    /// How much a walk over a range at main revision `at` looks at; at most about `max`.
+    /// The number of keys and states that a walk over a range at main revision `at` looks at; at most about `max`.
     pub(crate) fn weight(&self, range: &KeyRange, at: i64, max: u64) -> u64 {
         Weight { range, at, max }.of(&self.root)
     }

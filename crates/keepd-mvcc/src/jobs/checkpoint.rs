@@ -17,9 +17,9 @@ use crate::index::KeyIndex;
 use crate::index::leaf::{Leaf, PastState, State};
 use crate::meta::{Meta, MetaOp};
 use crate::pace::{self, Pace};
-use crate::revlog::directory::{Directory, Name, Opened, seal_frame};
+use crate::revlog::directory::{Directory, FileName, Opened, seal_frame};
 use crate::revlog::files::Files;
-use crate::revlog::format::Commit;
+use crate::revlog::format::FlushCommit;
 use crate::revlog::manifest::Edit;
 use crate::revlog::wire::Reader;
 
@@ -34,14 +34,14 @@ const CHECKPOINT_VERSION: u8 = 2;
 const FRAME_BYTES: usize = if cfg!(test) { 256 } else { 64 * 1024 };
 /// Frames are handed to the system in writes of about this size.
 const WRITE_BYTES: usize = 1 << 20;
-/// How many are kept.
+/// Checkpoints that are kept.
 pub(crate) const KEPT: usize = 2;
 
 /// A checkpoint that recovery may begin from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct CheckpointRef {
     pub(crate) id: u64,
-    pub(crate) commit: Commit,
+    pub(crate) commit: FlushCommit,
 }
 
 /// Writes a checkpoint.
@@ -56,7 +56,7 @@ pub(crate) struct CheckpointJob {
 /// A checkpoint that is durable.
 #[derive(Debug)]
 pub(crate) struct CheckpointDone {
-    pub(crate) mark: Mark,
+    pub(crate) mark: CheckpointRef,
     pub(crate) dropped: Vec<u64>,
 }
 
@@ -67,20 +67,20 @@ impl CheckpointJob {
         let written = write(dir, id, &self.durable, pace);
         if let Err(error) = written {
             // Nothing names the file; if it cannot go now, the next start removes it.
-            return dir.remove(Name::Checkpoint(id)).and(Err(error));
+            return dir.remove(FileName::Checkpoint(id)).and(Err(error));
         }
         let dropped = self.dropped.iter().copied().map(Edit::DropCheckpoint);
         let edits: Vec<Edit> = [Edit::AddCheckpoint(id)].into_iter().chain(dropped).collect();
         self.files.manifest.lock().edit(dir, &edits)?;
         for id in &self.dropped {
             // The new one counts already; a file that cannot go now goes at the next start.
-            let _is_gone = dir.remove(Name::Checkpoint(*id)).is_ok();
+            let _is_gone = dir.remove(FileName::Checkpoint(*id)).is_ok();
         }
         if !self.dropped.is_empty() {
             // What is gone stays away, also over a power cut: it may have been the last plain file.
             let _stays_away = dir.env.disk.sync_dir(&dir.path).is_ok();
         }
-        let mark = Mark { id, commit: self.durable.commit };
+        let mark = CheckpointRef { id, commit: self.durable.commit };
         Ok(CheckpointDone { mark, dropped: self.dropped })
     }
 }
@@ -153,7 +153,7 @@ impl Writer<'_> {
 }
 
 fn write(dir: &Directory, id: u64, durable: &Durable, pace: &mut Pace<'_>) -> Result<(), Error> {
-    let path = dir.file(Name::Checkpoint(id));
+    let path = dir.file(FileName::Checkpoint(id));
     let sealer = dir.keys.create(FileKind::Checkpoint, id, dir.env.random.as_ref());
     let file = dir.env.disk.create(&path)?;
     let out = sealer.header().to_vec();
@@ -185,9 +185,9 @@ fn write(dir: &Directory, id: u64, durable: &Durable, pace: &mut Pace<'_>) -> Re
 }
 
 /// Reads where a checkpoint stands.
-pub(crate) fn read_mark(dir: &Directory, id: u64) -> Result<Mark, Error> {
-    let opened = dir.open(FileKind::Checkpoint, id, Name::Checkpoint(id))?;
-    let head_len = opened.sealer.frame_len(1 + Commit::LEN);
+pub(crate) fn read_mark(dir: &Directory, id: u64) -> Result<CheckpointRef, Error> {
+    let opened = dir.open(FileKind::Checkpoint, id, FileName::Checkpoint(id))?;
+    let head_len = opened.sealer.frame_len(1 + FlushCommit::LEN);
     let end = FILE_HEADER_LEN + head_len;
     let corrupt = |reason| corrupt(&opened, FILE_HEADER_LEN, reason);
     if opened.len < end as u64 {
@@ -198,12 +198,12 @@ pub(crate) fn read_mark(dir: &Directory, id: u64) -> Result<Mark, Error> {
     let frame = opened.sealer.open_frame(0, &bytes);
     let frame = frame.map_err(|error| corrupt(frame_reason(error)))?;
     let commit = decode_head(&frame.plain).ok_or_else(|| corrupt("a malformed head"))?;
-    Ok(Mark { id, commit })
+    Ok(CheckpointRef { id, commit })
 }
 
 /// Reads a whole checkpoint.
 pub(crate) fn load(dir: &Directory, id: u64) -> Result<Durable, Error> {
-    let opened = dir.open(FileKind::Checkpoint, id, Name::Checkpoint(id))?;
+    let opened = dir.open(FileKind::Checkpoint, id, FileName::Checkpoint(id))?;
     let mut bytes = vec![0; usize::try_from(opened.len).unwrap_or(usize::MAX)];
     opened.file.read_exact_at(&mut bytes, 0)?;
     let (mut at, mut ordinal) = (FILE_HEADER_LEN, 0);
@@ -236,9 +236,9 @@ fn corrupt(opened: &Opened, at: usize, reason: &'static str) -> Error {
     Error::Corrupt { file: opened.path.clone(), offset: at as u64, reason }
 }
 
-fn decode_head(payload: &[u8]) -> Option<Commit> {
+fn decode_head(payload: &[u8]) -> Option<FlushCommit> {
     let (&(1 | CHECKPOINT_VERSION), commit) = payload.split_first()? else { return None };
-    Commit::decode(commit)
+    FlushCommit::decode(commit)
 }
 
 fn encode_leaf(leaf: &Leaf, out: &mut Vec<u8>) {
@@ -360,8 +360,8 @@ mod tests {
             assert_eq!(leaves[0].get_at(b"key", main), Some(state(main)));
         }
         let mut head = vec![1];
-        Commit::NONE.encode(&mut head);
-        assert_eq!(decode_head(&head), Some(Commit::NONE));
+        FlushCommit::NONE.encode(&mut head);
+        assert_eq!(decode_head(&head), Some(FlushCommit::NONE));
         head[0] = 3;
         assert_eq!(decode_head(&head), None);
     }

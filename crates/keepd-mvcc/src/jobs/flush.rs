@@ -48,7 +48,7 @@ pub(crate) struct FlushDone {
     pub(crate) durable: Durable,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
-    /// What the flush added to the files.
+    /// Bytes that the flush added to the files.
     pub(crate) written: u64,
 }
 

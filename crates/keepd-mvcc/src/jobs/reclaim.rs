@@ -21,14 +21,14 @@ impl Reclaim {
     }
 }
 
-/// How eagerly to reclaim space.
+/// Share of dead records from which a segment is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Where at least half of the records are dead.
+    /// At least half of the records are dead.
     Normal,
-    /// Where a quarter is.
+    /// At least a quarter is.
     High,
-    /// Wherever there is anything to gain.
+    /// Any record is dead.
     Full,
 }
 

@@ -26,9 +26,9 @@
 //!
 //! In the drawing `b5` deletes `b`. If a kept checkpoint stands at revision 4, its index says that `b`
 //! is live; without `b5` a start from it would serve `b3` forever. So `b5` is copied as well, and counts
-//! as *pinned*: dead, but not to be dropped yet. The next checkpoint knows the compaction at 7, the one
-//! at revision 4 is dropped, and the next rewrite leaves `b5` out. `b3` goes in the same run as `b5`, so
-//! the second condition holds; if `b3` lay in an older segment, `b5` would stay until that one is rewritten.
+//! as *pinned*: dead, but not to be dropped yet. Once every kept checkpoint knows the compaction at 7,
+//! the next rewrite leaves `b5` out. `b3` is in the same run, so the second condition holds; if it lay in
+//! an older segment, `b5` would stay until that one is rewritten.
 //!
 //! Deletions in the meta tables follow the same two conditions.
 //!
@@ -52,23 +52,23 @@ use crate::options::Options;
 use crate::pace::{self, Pace};
 use crate::record::Entry;
 use crate::revlog::block::Block;
-use crate::revlog::directory::Name;
+use crate::revlog::directory::FileName;
 use crate::revlog::files::Files;
-use crate::revlog::format::{Commit, Origin};
+use crate::revlog::format::{FlushCommit, Origin};
 use crate::revlog::manifest::Edit;
 use crate::revlog::segment::Segment;
 use crate::revlog::writer::SegmentWriter;
 
-/// What is encoded goes to the system in writes of about this size.
+/// Size of the writes, about, in which encoded records go to the system.
 const WRITE_BYTES: u64 = 1 << 20;
-/// What a segment takes beside its records: header, head, commit, and some frames of meta writes.
+/// Bytes of a segment beside its records: header, head, commit, and some frames of meta writes.
 const SEGMENT_OVERHEAD: u64 = 64 * 1024;
-/// Frames and the table add at most one part in so many to the records.
+/// Frames and the table add at most one part in this number to the records.
 const FRAMING_PARTS: u64 = 8;
 
-/// What decides whether a dead tombstone may go.
+/// Facts that decide whether a dead tombstone may go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct DropBounds {
     /// The lowest compact revision of all checkpoints that recovery may begin from.
     pub(crate) compact_revision: i64,
     /// The lowest applied index of them.
@@ -90,16 +90,16 @@ pub(crate) struct RewriteJob {
     pub(crate) index: KeyIndex,
     /// The durable applied index: what is dead then is dropped.
     pub(crate) durable_index: u64,
-    /// The durable compact revision: the index names everything behind it.
+    /// The durable compact revision: the index names everything after it.
     pub(crate) compact_revision: i64,
-    pub(crate) limits: Limits,
-    /// What the copy may take.
+    pub(crate) limits: DropBounds,
+    /// Bytes that the copy may take.
     pub(crate) room: u64,
-    /// What it will take, as far as the counts of the dead tell.
+    /// Bytes that it will take, as far as the counts of dead records tell.
     pub(crate) copied_bytes: u64,
 }
 
-/// What a copy kept.
+/// Counts of a copy.
 #[derive(Clone, Copy, Debug, Default)]
 struct Kept {
     records: u64,
@@ -111,7 +111,7 @@ struct Kept {
 struct Target<'a> {
     job: &'a RewriteJob,
     writer: Option<SegmentWriter>,
-    /// How much of it was handed to the system.
+    /// Bytes of it that were handed to the system.
     written: u64,
 }
 
@@ -150,7 +150,7 @@ pub(crate) struct RewriteDone {
 }
 
 impl RewriteJob {
-    /// How many bytes the job reads.
+    /// Bytes that the job reads.
     pub(crate) fn bytes(&self) -> u64 {
         self.run.iter().map(|segment| segment.len).sum()
     }
@@ -169,7 +169,7 @@ impl RewriteJob {
             && let Some(id) = id
         {
             // Nothing names the file; if it cannot go now, the next start removes it.
-            let _is_gone = dir.remove(Name::Segment(id)).is_ok();
+            let _is_gone = dir.remove(FileName::Segment(id)).is_ok();
         }
         let (Kept { records, pinned }, closed) = copied?;
         let (added, closed) = closed.unzip();
@@ -177,7 +177,7 @@ impl RewriteJob {
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
         self.files.manifest.lock().edit(dir, &[edit, Edit::ReliesOn(self.durable_index)])?;
         // The rewrite counts already; a file that cannot go now goes at the next start.
-        let is_gone = |id: &u64| dir.remove(Name::Segment(*id)).is_ok();
+        let is_gone = |id: &u64| dir.remove(FileName::Segment(*id)).is_ok();
         let gone: Vec<u64> = removed.iter().copied().filter(is_gone).collect();
         if dir.env.disk.sync_dir(&dir.path).is_ok() {
             self.files.manifest.lock().forget(&gone);
@@ -249,7 +249,7 @@ impl RewriteJob {
         Ok(())
     }
 
-    /// Calls `keep` with what must stay of one block; its records come behind `last`.
+    /// Calls `keep` with what must stay of one block; its records come after `last`.
     fn keep_of(
         &self,
         segment: &Segment,
@@ -272,7 +272,7 @@ impl RewriteJob {
         Ok(())
     }
 
-    /// What is known to be damaged is looked at before anything is copied.
+    /// Looks at known damage before anything is copied.
     fn check_known_damage(&self) -> Result<(), Error> {
         for segment in &self.run {
             for damage in self.files.dir.damages.of(&segment.path) {
@@ -298,12 +298,12 @@ impl RewriteJob {
         if let Some(affected) = Affected::find(&self.index, |revision| range.contains(&revision)) {
             return Err(damage.affecting(affected));
         }
-        let Limits { compact_revision, is_first, .. } = self.limits;
+        let DropBounds { compact_revision, is_first, .. } = self.limits;
         if is_first && range.end.main < compact_revision { Ok(()) } else { Err(damage) }
     }
 
-    fn commit(&self) -> Commit {
-        self.run.last().map_or(Commit::NONE, |last| last.table.commit)
+    fn commit(&self) -> FlushCommit {
+        self.run.last().map_or(FlushCommit::NONE, |last| last.table.commit)
     }
 
     fn is_live(&self, entry: &Entry) -> bool {
@@ -313,7 +313,7 @@ impl RewriteJob {
 
     /// Whether a dead record must stay all the same.
     fn is_pinned(&self, entry: &Entry) -> bool {
-        let Limits { compact_revision, before, .. } = self.limits;
+        let DropBounds { compact_revision, before, .. } = self.limits;
         let is_in_checkpoint = entry.change.revision.main >= compact_revision;
         let is_needed_before = before.is_some_and(|before| entry.create <= before);
         entry.change.record.tombstone && (is_in_checkpoint || is_needed_before)

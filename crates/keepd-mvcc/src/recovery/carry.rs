@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::Doubt;
 use crate::error::Error;
-use crate::revlog::directory::{Directory, Name};
-use crate::revlog::format::{Origin, Table};
+use crate::revlog::directory::{Directory, FileName};
+use crate::revlog::format::{BlockIndex, Origin};
 use crate::revlog::manifest::{Closed, SegmentEntry, State as Live};
 use crate::revlog::segment::{Segment, Segments};
 use crate::revlog::writer::SegmentWriter;
@@ -32,7 +32,7 @@ pub(super) fn write_anew(
     let flush = with_table(
         &grown,
         grown.len,
-        Table {
+        BlockIndex {
             blocks: grown.table.blocks[blocks..].to_vec(),
             metas: grown.table.metas[metas..].to_vec(),
             ..grown.table.clone()
@@ -45,7 +45,7 @@ pub(super) fn write_anew(
         Ok(written) => written,
         Err(error) => {
             // Nothing names the file; if it cannot go now, the next start removes it.
-            let _is_gone = dir.remove(Name::Segment(id)).is_ok();
+            let _is_gone = dir.remove(FileName::Segment(id)).is_ok();
             return Err(error);
         }
     };
@@ -66,7 +66,7 @@ pub(super) fn write_anew(
 }
 
 /// A part of a segment that ends with a commit.
-fn with_table(segment: &Segment, len: u64, table: Table) -> Segment {
+fn with_table(segment: &Segment, len: u64, table: BlockIndex) -> Segment {
     Segment {
         id: segment.id,
         path: segment.path.clone(),

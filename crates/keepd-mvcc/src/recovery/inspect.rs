@@ -10,12 +10,12 @@ use super::{check_orphans, open_segments, read_checkpoints, replay, trim};
 use crate::durable::Durable;
 use crate::error::Error;
 use crate::revlog::cache::BlockCache;
-use crate::revlog::directory::{Directory, Name};
-use crate::revlog::format::Commit;
+use crate::revlog::directory::{Directory, FileName};
+use crate::revlog::format::FlushCommit;
 use crate::revlog::manifest::Manifest;
 use crate::view::View;
 
-/// What the inspected store's cache may hold.
+/// Bytes that the inspected store's cache may hold.
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Reads the store in `path` as a start would, and writes nothing; an empty view if there is none.
@@ -24,10 +24,10 @@ const CACHE_BYTES: usize = 8 << 20;
 /// If the disk fails, a file is damaged or missing, or a key is.
 pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Error> {
     let dir = Directory::new(env.clone(), path.to_owned(), keys.clone());
-    let names: Vec<Name> =
-        dir.env.disk.list(path)?.iter().filter_map(|name| Name::parse(name)).collect();
+    let names: Vec<FileName> =
+        dir.env.disk.list(path)?.iter().filter_map(|name| FileName::parse(name)).collect();
     let manifests = names.iter().filter_map(|name| match name {
-        Name::Manifest(number) => Some(*number),
+        FileName::Manifest(number) => Some(*number),
         _ => None,
     });
     let cache = Arc::new(BlockCache::new(CACHE_BYTES));
@@ -38,7 +38,7 @@ pub fn inspect(env: &Env, path: &Path, keys: &FileKeys) -> Result<Arc<View>, Err
     let mut live = Manifest::load(&dir, number)?;
     let segments = Arc::new(open_segments(&dir, &mut live)?.0);
     check_orphans(&dir, &names, &live)?;
-    let commit = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
+    let commit = segments.list.last().map_or(FlushCommit::NONE, |last| last.table.commit);
     let (checkpoint, _) = read_checkpoints(&dir, &mut live, commit)?;
     let mut durable = replay(&segments, checkpoint, commit)?;
     trim(&mut durable);

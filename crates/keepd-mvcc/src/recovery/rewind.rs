@@ -1,4 +1,4 @@
-//! Going back in front of damage, where the Raft log holds everything behind it.
+//! Going back to before the damage, where the Raft log holds everything after it.
 //!
 //! The log is what the store follows: a store that ends at an earlier commit is the state of then, and
 //! applying the log again makes of it what it was. Two things forbid it. The log may have been released
@@ -11,22 +11,22 @@ use keepd_crypto::FileKind;
 use super::{Live, Torn, open_segments};
 use crate::error::Error;
 use crate::jobs::checkpoint;
-use crate::revlog::directory::{Directory, Name};
-use crate::revlog::format::Commit;
+use crate::revlog::directory::{Directory, FileName};
+use crate::revlog::format::FlushCommit;
 use crate::revlog::manifest::SegmentEntry;
-use crate::revlog::scan::{self, End};
 use crate::revlog::segment::Segments;
+use crate::revlog::segment_recovery::{self, End};
 
 /// The part of the Raft log that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSpan {
-    /// It begins behind this index.
+    /// It begins after this index.
     pub mark: u64,
     /// Its last index.
     pub last: u64,
 }
 
-/// Takes everything behind the damage out of the live files; returns the damage.
+/// Takes everything after the damage out of the live files; returns the damage.
 pub(super) fn before_damage(
     dir: &Directory,
     live: &mut Live,
@@ -41,14 +41,14 @@ pub(super) fn before_damage(
     let at = counts.partition_point(opens);
     let Some(damaged) = live.segments.get(at).copied() else { return Err(damage) };
     // What is whole of the damaged segment itself.
-    let opened = dir.open(FileKind::Segment, damaged.id(), Name::Segment(damaged.id())).ok();
+    let opened = dir.open(FileKind::Segment, damaged.id(), FileName::Segment(damaged.id())).ok();
     let len_max = match damaged {
         SegmentEntry::Active(_) => u64::MAX,
         SegmentEntry::Closed(closed) => closed.len,
     };
     let whole = opened.and_then(|opened| {
         let len = opened.len.min(len_max);
-        scan::scan(damaged.id(), opened, len, End::Damaged).ok().flatten()
+        segment_recovery::scan(damaged.id(), opened, len, End::Damaged).ok().flatten()
     });
     let mut rest = live.clone();
     rest.segments.truncate(at);
@@ -59,7 +59,7 @@ pub(super) fn before_damage(
     }
     let mut last = last_known(dir, live);
     let (segments, ..) = open_segments(dir, &mut rest.clone())?;
-    let kept = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
+    let kept = segments.list.last().map_or(FlushCommit::NONE, |last| last.table.commit);
     if last.applied.index < kept.applied.index {
         last = kept;
     }
@@ -78,7 +78,7 @@ pub(super) fn behind_torn(
     torn: Option<&Torn>,
     log: &dyn Fn() -> Option<LogSpan>,
 ) -> Result<Option<Error>, Error> {
-    let kept = segments.list.last().map_or(Commit::NONE, |last| last.table.commit);
+    let kept = segments.list.last().map_or(FlushCommit::NONE, |last| last.table.commit);
     let last = last_of(marks(dir, live));
     let is_relied_on = live.relied.is_some_and(|relied| relied > kept.applied.index);
     let is_lost = last.applied.index > kept.applied.index || is_relied_on;
@@ -103,8 +103,8 @@ pub(super) fn behind_torn(
 /// The damage, if the log can make good for it.
 fn allow(
     relied: Option<u64>,
-    kept: &Commit,
-    last: &Commit,
+    kept: &FlushCommit,
+    last: &FlushCommit,
     damage: Error,
     log: &dyn Fn() -> Option<LogSpan>,
 ) -> Result<Error, Error> {
@@ -114,7 +114,7 @@ fn allow(
     if is_held && is_whole { Ok(damage) } else { Err(lost(damage, kept, last, log)) }
 }
 
-fn lost(damage: Error, kept: &Commit, last: &Commit, log: LogSpan) -> Error {
+fn lost(damage: Error, kept: &FlushCommit, last: &FlushCommit, log: LogSpan) -> Error {
     Error::Lost {
         damage: Box::new(damage),
         revision: kept.revision,
@@ -125,25 +125,25 @@ fn lost(damage: Error, kept: &Commit, last: &Commit, log: LogSpan) -> Error {
 }
 
 /// The last commit that any file tells of.
-fn last_known(dir: &Directory, live: &Live) -> Commit {
+fn last_known(dir: &Directory, live: &Live) -> FlushCommit {
     let in_segments = live.segments.iter().filter_map(|entry| {
-        let opened = dir.open(FileKind::Segment, entry.id(), Name::Segment(entry.id())).ok()?;
-        scan::last_commit(&opened)
+        let opened = dir.open(FileKind::Segment, entry.id(), FileName::Segment(entry.id())).ok()?;
+        segment_recovery::last_commit(&opened)
     });
     last_of(in_segments.chain(marks(dir, live)))
 }
 
-/// Where the checkpoints stand.
-fn marks(dir: &Directory, live: &Live) -> impl Iterator<Item = Commit> {
+/// The commits of the checkpoints.
+fn marks(dir: &Directory, live: &Live) -> impl Iterator<Item = FlushCommit> {
     let marks = live.checkpoints.iter().filter_map(|id| checkpoint::read_mark(dir, *id).ok());
     marks.map(|mark| mark.commit)
 }
 
-fn last_of(commits: impl Iterator<Item = Commit>) -> Commit {
-    commits.max_by_key(|commit| commit.applied.index).unwrap_or(Commit::NONE)
+fn last_of(commits: impl Iterator<Item = FlushCommit>) -> FlushCommit {
+    commits.max_by_key(|commit| commit.applied.index).unwrap_or(FlushCommit::NONE)
 }
 
-fn forget_newer_checkpoints(dir: &Directory, live: &mut Live, kept: &Commit) {
+fn forget_newer_checkpoints(dir: &Directory, live: &mut Live, kept: &FlushCommit) {
     let is_older = |id: &u64| {
         let mark = checkpoint::read_mark(dir, *id);
         mark.is_ok_and(|mark| mark.commit.applied.index <= kept.applied.index)

@@ -42,7 +42,7 @@ impl BlockBuilder {
         self.first
     }
 
-    /// Adds a record behind the others.
+    /// Adds a record after the others.
     pub(crate) fn push(&mut self, entry: &Entry) {
         let change = &entry.change;
         let Revision { main, sub } = change.revision;
@@ -128,7 +128,7 @@ impl Block {
         (self.revision(position)? == revision).then_some(position)
     }
 
-    /// The position of the first record at or behind this revision; the count if there is none.
+    /// The position of the first record at or after this revision; the count if there is none.
     pub(crate) fn position_from(&self, revision: Revision) -> Option<usize> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -207,7 +207,7 @@ impl Block {
     }
 }
 
-/// What stands before a record's bytes.
+/// The fields before a record's bytes.
 struct Head {
     flags: u8,
     main: i64,

@@ -9,8 +9,8 @@ use keepd_crypto::{
 use keepd_env::{DiskFile, Env, IoError};
 
 use crate::damage::Damages;
+use crate::disk_full::{DiskFullHook, retry_when_full};
 use crate::error::Error;
-use crate::room::{RoomMaker, with_room};
 
 /// The longest payload of a frame.
 ///
@@ -36,7 +36,7 @@ pub(crate) fn seal_frame(
 
 /// The kinds of files in the directory, by the first part of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum FileName {
     Manifest(u64),
     Segment(u64),
     Checkpoint(u64),
@@ -44,7 +44,7 @@ pub(crate) enum Name {
     Unfinished,
 }
 
-impl Name {
+impl FileName {
     /// Reads a file name; `None` if the file is not one of ours.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         if name.starts_with("MANIFEST-") && name.ends_with(".tmp") {
@@ -78,9 +78,9 @@ pub(crate) struct Directory {
     pub(crate) env: Env,
     pub(crate) path: PathBuf,
     pub(crate) keys: FileKeys,
-    /// Who is asked when the disk is full; nobody while the store is opened.
-    pub(crate) room_maker: OnceLock<RoomMaker>,
-    /// What was met in its files.
+    /// Called when the disk is full; not set while the store is opened.
+    pub(crate) disk_full_hook: OnceLock<DiskFullHook>,
+    /// Damage that was met in its files.
     pub(crate) damages: Damages,
 }
 
@@ -91,30 +91,30 @@ pub(crate) struct Opened {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) sealer: FileSealer,
     pub(crate) len: u64,
-    /// Where damage in it is noted.
+    /// The register of damage.
     pub(crate) damages: Damages,
 }
 
 impl Directory {
     pub(crate) fn new(env: Env, path: PathBuf, keys: FileKeys) -> Self {
-        Self { env, path, keys, room_maker: OnceLock::new(), damages: Damages::default() }
+        Self { env, path, keys, disk_full_hook: OnceLock::new(), damages: Damages::default() }
     }
 
     /// Makes a call that must succeed once there is space.
-    pub(crate) fn with_room<T>(
+    pub(crate) fn retry_when_full<T>(
         &self,
         call: impl FnMut() -> Result<T, IoError>,
     ) -> Result<T, IoError> {
-        with_room(self.room_maker.get(), call)
+        retry_when_full(self.disk_full_hook.get(), call)
     }
 
     /// The path of a file.
-    pub(crate) fn file(&self, name: Name) -> PathBuf {
+    pub(crate) fn file(&self, name: FileName) -> PathBuf {
         name.path(&self.path)
     }
 
     /// Opens a file and reads its header.
-    pub(crate) fn open(&self, kind: FileKind, id: u64, name: Name) -> Result<Opened, Error> {
+    pub(crate) fn open(&self, kind: FileKind, id: u64, name: FileName) -> Result<Opened, Error> {
         let path = self.file(name);
         let file = self.env.disk.open(&path).map_err(|error| {
             if error.is_not_found() { Error::Missing { file: path.clone() } } else { error.into() }
@@ -136,7 +136,7 @@ impl Directory {
     }
 
     /// Removes a file that nothing names any more.
-    pub(crate) fn remove(&self, name: Name) -> Result<(), Error> {
+    pub(crate) fn remove(&self, name: FileName) -> Result<(), Error> {
         match self.env.disk.remove(&self.file(name)) {
             Err(error) if error.is_not_found() => Ok(()),
             other => Ok(other?),
@@ -144,7 +144,7 @@ impl Directory {
     }
 }
 
-/// What is damaged in a header; `None` if it is whole and only not ours to open.
+/// The damage in a header; `None` if it is whole and only not ours to open.
 const fn header_reason(error: &FileError) -> Option<&'static str> {
     match error {
         FileError::Short { .. } => Some("the file ends inside its header"),

@@ -1,4 +1,4 @@
-//! What all jobs share: the directory, its manifest, and the ids of its files.
+//! State that all jobs share: the directory, its manifest, and the ids of its files.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::revlog::reseal::Resealer;
 pub(crate) struct Files {
     pub(crate) dir: Directory,
     pub(crate) manifest: Mutex<Manifest>,
-    /// What rewrites give records to that they keep.
+    /// The function that rewrites give every kept record to.
     pub(crate) resealer: OnceLock<Resealer>,
     next_id: AtomicU64,
-    /// Segments with lower ids are to be rewritten, whatever they lie under.
+    /// Segments with lower ids are to be rewritten, whatever their data keys.
     rewrite_below: AtomicU64,
 }
 

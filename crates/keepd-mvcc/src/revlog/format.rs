@@ -13,7 +13,7 @@ const PARTED: u8 = 2;
 
 /// Frame kinds of a segment.
 pub(crate) mod frame_kind {
-    /// What the segment is; the first frame.
+    /// Kind of segment; the first frame.
     pub(crate) const HEAD: u8 = 1;
     /// Records.
     pub(crate) const BLOCK: u8 = 2;
@@ -21,13 +21,13 @@ pub(crate) mod frame_kind {
     pub(crate) const META: u8 = 3;
     /// The end of a flush.
     pub(crate) const COMMIT: u8 = 4;
-    /// Where everything lies; the last frame of a full segment.
+    /// Places of all frames; the last frame of a full segment.
     pub(crate) const TABLE: u8 = 5;
     /// A part of a table that is too long for one frame.
     pub(crate) const TABLE_PART: u8 = 6;
 }
 
-/// What wrote a segment.
+/// Origin of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Flushes: its commits are the truth.
@@ -50,9 +50,9 @@ impl Origin {
     }
 }
 
-/// What a flush made durable.
+/// The end of a flush: the state that it made durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Commit {
+pub(crate) struct FlushCommit {
     pub(crate) applied: Applied,
     pub(crate) revision: i64,
     pub(crate) compact_revision: i64,
@@ -64,7 +64,7 @@ pub(crate) struct Commit {
     pub(crate) hash: u32,
 }
 
-impl Commit {
+impl FlushCommit {
     /// No flush yet.
     pub(crate) const NONE: Self = Self {
         applied: Applied { index: 0, term: 0 },
@@ -119,7 +119,7 @@ impl Commit {
     }
 }
 
-/// Where a frame lies.
+/// The place of a frame in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameRef {
     pub(crate) offset: u64,
@@ -127,7 +127,7 @@ pub(crate) struct FrameRef {
     pub(crate) ordinal: u32,
 }
 
-/// Where a block lies.
+/// The place of a block in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockRef {
     /// The revision of its first record.
@@ -137,20 +137,20 @@ pub(crate) struct BlockRef {
 
 /// Everything about a segment except its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct BlockIndex {
     pub(crate) origin: Origin,
-    pub(crate) commit: Commit,
+    pub(crate) commit: FlushCommit,
     pub(crate) blocks: Vec<BlockRef>,
     pub(crate) metas: Vec<FrameRef>,
     /// The last record; meaningless without blocks.
     pub(crate) last: Revision,
 }
 
-impl Table {
+impl BlockIndex {
     pub(crate) const fn new(origin: Origin) -> Self {
         Self {
             origin,
-            commit: Commit::NONE,
+            commit: FlushCommit::NONE,
             blocks: Vec::new(),
             metas: Vec::new(),
             last: Revision { main: 0, sub: 0 },
@@ -178,7 +178,7 @@ impl Table {
         out
     }
 
-    /// Where the parts of a table lie; `None` if it has none.
+    /// The places of the parts of a table; `None` if it has none.
     pub(crate) fn decode_parts(payload: &[u8]) -> Option<Vec<FrameRef>> {
         let (&PARTED, parts) = payload.split_first()? else { return None };
         let mut from = Reader(parts);
@@ -192,7 +192,7 @@ impl Table {
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let mut from = Reader(payload);
         let origin = Origin::decode(from.bytes(2)?)?;
-        let commit = Commit::read(&mut from)?;
+        let commit = FlushCommit::read(&mut from)?;
         let last = from.revision()?;
         let mut table = Self { commit, last, ..Self::new(origin) };
         for _ in 0..from.u32()? {
@@ -236,7 +236,7 @@ impl FrameRef {
         Some(Self { offset: from.u64()?, len: from.u32()?, ordinal: from.u32()? })
     }
 
-    /// The first byte behind the frame.
+    /// The offset of the first byte after the frame.
     pub(crate) fn end(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.len))
     }
@@ -256,8 +256,8 @@ mod tests {
     #[test]
     fn a_commit_has_the_length_it_is_searched_by() {
         let mut out = Vec::new();
-        Commit::default().encode(&mut out);
-        assert_eq!(out.len(), Commit::LEN);
+        FlushCommit::default().encode(&mut out);
+        assert_eq!(out.len(), FlushCommit::LEN);
     }
 
     proptest! {
@@ -265,12 +265,12 @@ mod tests {
         fn tables_round_trip(
             blocks: Vec<(i64, i64, u64, u32, u32)>, metas: Vec<(u64, u32, u32)>, index: u64, revision: i64,
         ) {
-            let commit = Commit {
+            let commit = FlushCommit {
                 applied: Applied { index, term: 3 }, revision, compact_revision: -1, records: 9,
                 first_ordinal: 4, hash: 77,
             };
             let frame = |(offset, len, ordinal)| FrameRef { offset, len, ordinal };
-            let table = Table {
+            let table = BlockIndex {
                 origin: Origin::Rewrite, commit,
                 blocks: blocks.into_iter().map(|(main, sub, a, b, c)| BlockRef {
                     first: Revision { main, sub }, frame: frame((a, b, c)),
@@ -280,25 +280,25 @@ mod tests {
             };
             let mut out = Vec::new();
             table.encode(&mut out);
-            prop_assert_eq!(Table::decode(&out), Some(table));
-            prop_assert_eq!(Table::decode(&out[..out.len() - 1]), None);
-            prop_assert_eq!(Table::decode_parts(&out), None);
+            prop_assert_eq!(BlockIndex::decode(&out), Some(table));
+            prop_assert_eq!(BlockIndex::decode(&out[..out.len() - 1]), None);
+            prop_assert_eq!(BlockIndex::decode_parts(&out), None);
         }
 
         #[test]
         fn parts_round_trip(parts: Vec<(u64, u32, u32)>) {
             let frame = |(offset, len, ordinal)| FrameRef { offset, len, ordinal };
             let parts: Vec<FrameRef> = parts.into_iter().map(frame).collect();
-            let out = Table::encode_parts(&parts);
-            prop_assert_eq!(Table::decode(&out), None);
-            prop_assert_eq!(Table::decode_parts(&out), Some(parts));
+            let out = BlockIndex::encode_parts(&parts);
+            prop_assert_eq!(BlockIndex::decode(&out), None);
+            prop_assert_eq!(BlockIndex::decode_parts(&out), Some(parts));
         }
 
         #[test]
         fn hostile_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = Table::decode(&bytes);
-            let _ = Table::decode_parts(&bytes);
-            let _ = Commit::decode(&bytes);
+            let _ = BlockIndex::decode(&bytes);
+            let _ = BlockIndex::decode_parts(&bytes);
+            let _ = FlushCommit::decode(&bytes);
             let _ = Origin::decode(&bytes);
         }
     }

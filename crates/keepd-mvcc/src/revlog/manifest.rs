@@ -13,7 +13,7 @@ use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError}
 use keepd_env::DiskFile;
 
 use crate::error::{Error, frame_reason};
-use crate::revlog::directory::{Directory, Name, Opened, seal_frame};
+use crate::revlog::directory::{Directory, FileName, Opened, seal_frame};
 use crate::revlog::format::FrameRef;
 use crate::revlog::wire::Reader;
 
@@ -247,17 +247,18 @@ impl Manifest {
     /// Begins manifest `number` with `state` and makes it the only one.
     pub(crate) fn create(dir: &Directory, number: u64, state: State) -> Result<Self, Error> {
         let disk = &dir.env.disk;
-        let (path, unfinished) = (dir.file(Name::Manifest(number)), dir.file(Name::Unfinished));
-        dir.remove(Name::Unfinished)?;
+        let (path, unfinished) =
+            (dir.file(FileName::Manifest(number)), dir.file(FileName::Unfinished));
+        dir.remove(FileName::Unfinished)?;
         let sealer = dir.keys.create(FileKind::Manifest, number, dir.env.random.as_ref());
         let mut bytes = sealer.header().to_vec();
         // BOUND: some bytes for each segment of 64 MiB.
         seal_frame(&path, &sealer, 0, FRAME_STATE, &encode_edits(&state.edits()), &mut bytes)?;
-        let file: Arc<dyn DiskFile> = dir.with_room(|| disk.create(&unfinished))?.into();
-        dir.with_room(|| file.write_all_at(&bytes, 0))?;
+        let file: Arc<dyn DiskFile> = dir.retry_when_full(|| disk.create(&unfinished))?.into();
+        dir.retry_when_full(|| file.write_all_at(&bytes, 0))?;
         file.sync()?;
-        dir.with_room(|| disk.rename(&unfinished, &path))?;
-        dir.with_room(|| disk.sync_dir(&dir.path))?;
+        dir.retry_when_full(|| disk.rename(&unfinished, &path))?;
+        dir.retry_when_full(|| disk.sync_dir(&dir.path))?;
         let len = bytes.len() as u64;
         Ok(Self { number, path, file, sealer, len, next_ordinal: 1, state, is_poisoned: false })
     }
@@ -282,14 +283,14 @@ impl Manifest {
         seal_frame(&self.path, &self.sealer, ordinal, FRAME_EDIT, &payload, &mut bytes)?;
         // A failure leaves the file in an unknown state until it is replaced.
         self.is_poisoned = true;
-        dir.with_room(|| self.file.write_all_at(&bytes, self.len))?;
+        dir.retry_when_full(|| self.file.write_all_at(&bytes, self.len))?;
         self.file.sync()?;
         self.is_poisoned = false;
         self.len += bytes.len() as u64;
         self.next_ordinal += 1;
         self.state = state;
         if self.len > BYTES_MAX || self.data_key() != dir.keys.active() {
-            let old = Name::Manifest(self.number);
+            let old = FileName::Manifest(self.number);
             self.is_poisoned = true;
             *self = Self::create(dir, self.number + 1, self.state.clone())?;
             // The new one counts already; the old one goes at the next start if it cannot now.
@@ -298,12 +299,12 @@ impl Manifest {
         Ok(())
     }
 
-    /// What the file lies under.
+    /// The data key that encrypts the file.
     pub(crate) const fn data_key(&self) -> DataKeyId {
         self.sealer.data_key()
     }
 
-    /// Where it lies.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -327,7 +328,7 @@ impl Manifest {
 
     /// Reads manifest `number`.
     pub(crate) fn load(dir: &Directory, number: u64) -> Result<State, Error> {
-        let opened = dir.open(FileKind::Manifest, number, Name::Manifest(number))?;
+        let opened = dir.open(FileKind::Manifest, number, FileName::Manifest(number))?;
         let Opened { path, file, sealer, len, .. } = opened;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;

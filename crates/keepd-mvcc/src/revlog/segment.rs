@@ -20,7 +20,7 @@ use crate::record::{Entry, Record};
 use crate::revlog::block::Block;
 use crate::revlog::cache::BlockCache;
 use crate::revlog::directory::Opened;
-use crate::revlog::format::{BlockRef, FrameRef, Origin, Table, frame_kind};
+use crate::revlog::format::{BlockIndex, BlockRef, FrameRef, Origin, frame_kind};
 
 /// The most that one read of neighbouring blocks fetches.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -38,12 +38,12 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) sealer: Arc<FileSealer>,
-    pub(crate) table: Table,
-    /// The first record; behind the last commit's revision if there is none.
+    pub(crate) table: BlockIndex,
+    /// The first record; after the last commit's revision if there is none.
     pub(crate) first: Revision,
     /// The bytes that belong to it.
     pub(crate) len: u64,
-    /// Where damage in it is noted.
+    /// The register of damage.
     pub(crate) damages: Damages,
 }
 
@@ -56,20 +56,20 @@ impl Segment {
             path,
             file,
             sealer: Arc::new(sealer),
-            table: Table::new(Origin::Flush),
+            table: BlockIndex::new(Origin::Flush),
             first: Revision::default(),
             len,
             damages,
         };
         let mut payload = segment.open_frame(table, frame_kind::TABLE, &segment.read(table)?)?;
-        if let Some(parts) = Table::decode_parts(&payload) {
+        if let Some(parts) = BlockIndex::decode_parts(&payload) {
             payload.clear();
             for part in &parts {
                 let bytes = segment.read(part)?;
                 payload.extend(segment.open_frame(part, frame_kind::TABLE_PART, &bytes)?);
             }
         }
-        let decoded = Table::decode(&payload).filter(|it| it.is_sound(len));
+        let decoded = BlockIndex::decode(&payload).filter(|it| it.is_sound(len));
         let malformed = || segment.corrupt(table.offset, "a malformed table");
         segment.table = decoded.ok_or_else(malformed)?;
         segment.first = segment.table.first();
@@ -173,7 +173,7 @@ impl Segment {
         run.iter().map(parse).collect()
     }
 
-    /// How many blocks from `first` on to read at once.
+    /// The number of blocks from `first` on to read at once.
     pub(crate) fn run_from(&self, first: usize) -> usize {
         let blocks = &self.table.blocks[first..];
         let limit = blocks[0].frame.offset.saturating_add(READ_BYTES_MAX);
@@ -252,7 +252,7 @@ impl Segments {
         self.list.partition_point(|segment| segment.first <= revision).checked_sub(1)
     }
 
-    /// What the blocks take that begin behind main revision `main`.
+    /// Bytes of the blocks that begin after main revision `main`.
     pub(crate) fn bytes_behind(&self, main: i64) -> u64 {
         let blocks = self.list.iter().flat_map(|segment| &segment.table.blocks);
         blocks.filter(|it| it.first.main > main).map(|it| u64::from(it.frame.len)).sum()

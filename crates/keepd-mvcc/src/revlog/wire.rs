@@ -2,7 +2,7 @@
 
 use keepd_types::{Revision, varint};
 
-/// What is left of the input.
+/// The rest of the input.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 

@@ -11,17 +11,19 @@ use keepd_crypto::{DataKeyId, FileKind, FileSealer};
 use keepd_env::DiskFile;
 
 use crate::damage::Damages;
+use crate::disk_full::{DiskFullHook, retry_when_full};
 use crate::error::Error;
 use crate::meta::MetaOp;
 use crate::record::Entry;
 use crate::revlog::block::BlockBuilder;
-use crate::revlog::directory::{Directory, Name, seal_frame};
+use crate::revlog::directory::{Directory, FileName, seal_frame};
 use crate::revlog::files::Files;
-use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
+use crate::revlog::format::{
+    BlockIndex, BlockRef, FlushCommit, FrameRef, Origin, frame_kind, u32_of,
+};
 use crate::revlog::manifest::Closed;
 use crate::revlog::reseal::Resealer;
 use crate::revlog::segment::Segment;
-use crate::room::{RoomMaker, with_room};
 
 /// Meta writes go into frames of about this size.
 const META_BYTES: usize = if cfg!(test) { 512 } else { 64 * 1024 };
@@ -36,19 +38,19 @@ pub(crate) struct SegmentWriter {
     file: Arc<dyn DiskFile>,
     sealer: Arc<FileSealer>,
     damages: Damages,
-    /// What records go through first.
+    /// The function that records go through first.
     resealer: Option<Resealer>,
-    /// Who is asked when the disk is full; nobody for a rewrite, which can be begun anew.
-    room_maker: Option<RoomMaker>,
+    /// Called when the disk is full; `None` for a rewrite, which can be begun anew.
+    disk_full_hook: Option<DiskFullHook>,
     block_bytes: usize,
-    table: Table,
+    table: BlockIndex,
     block: BlockBuilder,
     /// Frames that are not written yet.
     out: Vec<u8>,
     /// The length of the file without `out`.
     written: u64,
     next_ordinal: u32,
-    /// The first frame behind the last commit.
+    /// The first frame after the last commit.
     first_ordinal: u32,
     records: u64,
     hash: u32,
@@ -69,10 +71,10 @@ impl SegmentWriter {
         resealer: Option<Resealer>,
         block_bytes: usize,
     ) -> Result<Self, Error> {
-        let path = dir.file(Name::Segment(id));
+        let path = dir.file(FileName::Segment(id));
         let sealer = dir.keys.create(FileKind::Segment, id, dir.env.random.as_ref());
-        let room_maker = dir.room_maker.get().filter(|_| origin == Origin::Flush).cloned();
-        let file = with_room(room_maker.as_ref(), || dir.env.disk.create(&path))?;
+        let disk_full_hook = dir.disk_full_hook.get().filter(|_| origin == Origin::Flush).cloned();
+        let file = retry_when_full(disk_full_hook.as_ref(), || dir.env.disk.create(&path))?;
         let file: Arc<dyn DiskFile> = file.into();
         let mut writer = Self {
             id,
@@ -82,9 +84,9 @@ impl SegmentWriter {
             sealer: Arc::new(sealer),
             damages: dir.damages.clone(),
             resealer,
-            room_maker,
+            disk_full_hook,
             block_bytes,
-            table: Table::new(origin),
+            table: BlockIndex::new(origin),
             block: BlockBuilder::default(),
             written: 0,
             next_ordinal: 0,
@@ -94,20 +96,20 @@ impl SegmentWriter {
         };
         writer.frame(frame_kind::HEAD, &origin.encode())?;
         writer.first_ordinal = writer.next_ordinal;
-        let room_maker = writer.room_maker.clone();
+        let disk_full_hook = writer.disk_full_hook.clone();
         let made = writer.sync().and_then(|()| {
-            with_room(room_maker.as_ref(), || dir.env.disk.sync_dir(&dir.path))?;
+            retry_when_full(disk_full_hook.as_ref(), || dir.env.disk.sync_dir(&dir.path))?;
             Ok(())
         });
         if let Err(error) = made {
             // Nothing names the file; if it cannot go now, the next start removes it.
-            let _is_gone = dir.remove(Name::Segment(id)).is_ok();
+            let _is_gone = dir.remove(FileName::Segment(id)).is_ok();
             return Err(error);
         }
         Ok(writer)
     }
 
-    /// What the file lies under.
+    /// The data key that encrypts the file.
     pub(crate) fn data_key(&self) -> DataKeyId {
         self.sealer.data_key()
     }
@@ -184,7 +186,7 @@ impl SegmentWriter {
     /// Hands frames over to the system, without a sync: for long writes.
     pub(crate) fn write(&mut self) -> Result<(), Error> {
         let write = || self.file.write_all_at(&self.out, self.written);
-        with_room(self.room_maker.as_ref(), write)?;
+        retry_when_full(self.disk_full_hook.as_ref(), write)?;
         self.written += self.out.len() as u64;
         self.out.clear();
         Ok(())
@@ -196,15 +198,15 @@ impl SegmentWriter {
     }
 
     /// Ends a flush. The commit's own fields are filled in here.
-    pub(crate) fn commit(&mut self, commit: Commit) -> Result<(), Error> {
+    pub(crate) fn commit(&mut self, commit: FlushCommit) -> Result<(), Error> {
         self.cut()?;
-        let commit = Commit {
+        let commit = FlushCommit {
             records: self.records,
             first_ordinal: u64::from(self.first_ordinal),
             hash: self.hash,
             ..commit
         };
-        let mut payload = Vec::with_capacity(Commit::LEN);
+        let mut payload = Vec::with_capacity(FlushCommit::LEN);
         commit.encode(&mut payload);
         self.frame(frame_kind::COMMIT, &payload)?;
         self.first_ordinal = self.next_ordinal;
@@ -228,7 +230,7 @@ impl SegmentWriter {
                 parts.push(self.frame(frame_kind::TABLE_PART, part)?);
             }
             // BOUND: 16 bytes for each part, so for some hundred MiB of the segment.
-            payload = Table::encode_parts(&parts);
+            payload = BlockIndex::encode_parts(&parts);
         }
         let table = self.frame(frame_kind::TABLE, &payload)?;
         self.sync()?;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
 use keepd_types::Revision;
 
+use crate::disk_full::DiskFullHook;
 use crate::durable::Durable;
 use crate::error::Error;
-use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob, KEPT, Mark};
+use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob, CheckpointRef, KEPT};
 use crate::jobs::flush::{Active, FlushDone, FlushJob};
 use crate::jobs::{Cause, Done, End, Job, JobKind, JobRequest, Work};
 use crate::options::Options;
@@ -18,13 +19,12 @@ use crate::pace::full_speed;
 use crate::record::Applied;
 use crate::recovery::Recovered;
 use crate::revlog::files::Files;
-use crate::revlog::format::Commit;
+use crate::revlog::format::FlushCommit;
 use crate::revlog::segment::Segments;
-use crate::room::RoomMaker;
 use crate::store::reclaim::Refusals;
 use crate::store::{Stats, Store};
 
-/// What the store keeps for its jobs.
+/// State that the store keeps for its jobs.
 #[derive(Debug)]
 pub(super) struct Jobs {
     /// Jobs that are out, with the data key that was active when they were taken. BOUND: one of each
@@ -36,16 +36,16 @@ pub(super) struct Jobs {
     pub(super) scrub_from: Option<Revision>,
     pub(super) files: Arc<Files>,
     pub(super) options: Options,
-    /// What is durable: where checkpoints are taken of.
+    /// The state as of the last finished flush; checkpoints are taken of it.
     pub(super) durable: Durable,
     active: Active,
     /// Kept checkpoints, oldest first.
-    pub(super) checkpoints: Vec<Mark>,
-    /// What those lie under whose headers were read.
+    pub(super) checkpoints: Vec<CheckpointRef>,
+    /// Data key of each kept checkpoint, by its id; known once its file header was read.
     pub(super) checkpoint_keys: BTreeMap<u64, DataKeyId>,
     /// The checkpoint that was handed out last, until it is taken in: it may become one that
     /// recovery begins from at any moment.
-    checkpoint_out: Option<Commit>,
+    checkpoint_out: Option<FlushCommit>,
     pub(super) refusals: Refusals,
     /// The next flush begins a new segment.
     pub(super) closes: bool,
@@ -76,19 +76,19 @@ impl Jobs {
         }
     }
 
-    /// What recovery may begin from, besides from nothing.
-    pub(super) fn recovery_points(&self) -> Vec<Commit> {
+    /// The commits that recovery may begin from, besides from nothing.
+    pub(super) fn recovery_points(&self) -> Vec<FlushCommit> {
         self.checkpoints.iter().map(|mark| mark.commit).chain(self.checkpoint_out).collect()
     }
 }
 
 impl Store {
-    /// Who is asked from now on when a flush finds the disk full; the first one set stays.
-    pub fn set_room_maker(&self, maker: RoomMaker) {
-        let _is_first = self.jobs.files.dir.room_maker.set(maker).is_ok();
+    /// Sets the hook that is called when a flush finds the disk full; the first one set stays.
+    pub fn set_disk_full_hook(&self, maker: DiskFullHook) {
+        let _is_first = self.jobs.files.dir.disk_full_hook.set(maker).is_ok();
     }
 
-    /// What a restart would find: the Raft log may be truncated up to here.
+    /// The entry that a restart would go on after: the Raft log may be truncated up to here.
     #[must_use]
     pub const fn durable(&self) -> Applied {
         self.jobs.durable.commit.applied
@@ -186,11 +186,11 @@ impl Store {
     /// Freezes what was published since the last flush; `None` if that is nothing, if changes are
     /// not published yet, or after a flush that failed.
     fn flush(&mut self) -> Option<FlushJob> {
-        let commit = Commit {
+        let commit = FlushCommit {
             applied: self.now.applied,
             revision: self.now.revision,
             compact_revision: self.now.compact_revision,
-            ..Commit::default()
+            ..FlushCommit::default()
         };
         let durable = &self.jobs.durable.commit;
         let is_durable = commit.applied == durable.applied
@@ -260,7 +260,7 @@ impl Store {
         let surplus = (self.jobs.checkpoints.len() + 1).saturating_sub(kept);
         let active = self.jobs.files.dir.keys.active();
         let keys = &self.jobs.checkpoint_keys;
-        let is_stale = |mark: &Mark| keys.get(&mark.id).is_some_and(|key| *key != active);
+        let is_stale = |mark: &CheckpointRef| keys.get(&mark.id).is_some_and(|key| *key != active);
         let marks = self.jobs.checkpoints.iter().enumerate();
         let dropped = marks.filter(|(at, mark)| *at < surplus || is_stale(mark));
         let dropped = dropped.map(|(_, mark)| mark.id).collect();
@@ -283,7 +283,7 @@ impl Store {
         self.jobs.refusals = Refusals::default();
     }
 
-    /// What the live records take, on disk or on the way there, with what the store itself needs: so
+    /// Bytes that the live records take, on disk or on the way there, with what the store itself needs: so
     /// it is not zero while there is a file, and never more than [`Self::disk_bytes`].
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
@@ -300,7 +300,7 @@ impl Store {
         live.sum::<u64>() + self.tail_bytes
     }
 
-    /// What all records take, dead ones included.
+    /// Bytes that all records take, dead ones included.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         self.now.segments.list.iter().map(|segment| segment.len).sum::<u64>() + self.tail_bytes

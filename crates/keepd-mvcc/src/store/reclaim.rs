@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use crate::jobs::checkpoint::CheckpointJob;
 use crate::jobs::reclaim::{Reclaim, Urgency};
-use crate::jobs::rewrite::{Limits, RewriteDone, RewriteJob};
+use crate::jobs::rewrite::{DropBounds, RewriteDone, RewriteJob};
 use crate::revlog::segment::{Segment, Segments};
 use crate::store::Store;
 
-/// Segments shorter than this share of a full one are merged: every start leaves one behind.
+/// Segments shorter than this share of a full one are merged: every start leaves one.
 const SMALL_SHARE: u64 = 4;
 /// That many small neighbours are worth a merge without a dead record among them.
 const SMALL_RUN: usize = 4;
@@ -28,7 +28,7 @@ struct Attempt {
     gone: u64,
 }
 
-/// What was known when a rewrite of a damaged segment was tried.
+/// Facts at the time when a rewrite of a damaged segment was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Evidence {
     /// Dead records in it.
@@ -66,7 +66,7 @@ struct Run {
     /// Dead records that may go.
     gone: u64,
     bytes: u64,
-    /// What is dead, in bytes.
+    /// Bytes that rewriting this run would free.
     gain: u64,
     live_bytes: u64,
     is_worth_it: bool,
@@ -136,7 +136,7 @@ impl Store {
         let before = before.map(|segment| segment.table.commit.revision);
         let marks = self.jobs.recovery_points();
         self.note_attempt(run);
-        let limits = Limits {
+        let limits = DropBounds {
             is_first: self.dead_before(run.start) == 0,
             compact_revision: marks.iter().map(|it| it.compact_revision).min().unwrap_or(i64::MAX),
             applied_index: marks.iter().map(|it| it.applied.index).min().unwrap_or(u64::MAX),
@@ -300,7 +300,7 @@ impl Store {
     }
 }
 
-/// How much of a segment is dead.
+/// The dead and the live part of a segment.
 struct Share {
     records: u64,
     /// Dead and not pinned.

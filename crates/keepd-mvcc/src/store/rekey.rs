@@ -12,13 +12,13 @@ use std::sync::Arc;
 use keepd_crypto::{DataKeyId, FileKind};
 
 use crate::jobs::rewrite::RewriteJob;
-use crate::revlog::directory::Name;
+use crate::revlog::directory::FileName;
 use crate::revlog::reseal::Resealer;
 use crate::revlog::segment::Segment;
 use crate::store::Store;
 
 impl Store {
-    /// What rewrites give the records to that they keep, from now on; the first one set stays.
+    /// Sets the function that rewrites give every kept record to; the first one set stays.
     pub fn set_resealer(&self, resealer: Resealer) {
         // A second one would have to be told which records the first one has seen.
         let _is_first = self.jobs.files.resealer.set(resealer).is_ok();
@@ -32,7 +32,7 @@ impl Store {
         Some(self.rewrite_of_one(at))
     }
 
-    /// Has every segment that there is rewritten, whatever it lies under: some of them hold values
+    /// Has every segment that there is rewritten, whatever its data key: some of them hold values
     /// that are not stored as they would be today. The last one follows with the next flush.
     pub fn rekey_all(&self) {
         self.jobs.files.rewrite_all();
@@ -64,7 +64,7 @@ impl Store {
         self.is_stale(segment) && (!self.is_damaged(segment) || self.is_worth_trying(at))
     }
 
-    /// Whether a kept checkpoint lies under another data key than the active one, as of the last
+    /// Whether a kept checkpoint is encrypted with another data key than the active one, as of the last
     /// [`Self::data_keys`]; the next checkpoint takes its place.
     #[must_use]
     pub fn has_stale_checkpoint(&self) -> bool {
@@ -72,7 +72,7 @@ impl Store {
         self.jobs.checkpoint_keys.values().any(|key| *key != active)
     }
 
-    /// How many files lie under each data key; [`DataKeyId::PLAIN`] counts the plain ones. Files of
+    /// The number of files encrypted with each data key; [`DataKeyId::PLAIN`] counts the plain ones. Files of
     /// jobs that are out are missing. `None` if the manifest is just being written.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Store {
         Ok(Some(counts))
     }
 
-    /// What the kept checkpoints lie under, oldest first. Each header is read once.
+    /// The data keys of the kept checkpoints, oldest first. Each header is read once.
     fn checkpoint_keys(&mut self) -> Result<Vec<DataKeyId>, crate::Error> {
         let jobs = &mut self.jobs;
         let mut known = BTreeMap::new();
@@ -97,7 +97,7 @@ impl Store {
             let key = match jobs.checkpoint_keys.get(&mark.id) {
                 Some(key) => *key,
                 None => {
-                    let name = Name::Checkpoint(mark.id);
+                    let name = FileName::Checkpoint(mark.id);
                     let opened = jobs.files.dir.open(FileKind::Checkpoint, mark.id, name)?;
                     opened.sealer.data_key()
                 }

@@ -1,4 +1,4 @@
-//! What must hold whenever the store is changed: checked on entry of everything that changes it, in
+//! Invariants of the store: checked on entry of everything that changes it, in
 //! releases too, and in a few steps each.
 //!
 //! It is about what this process did, never about what a file says: damage is an error.

@@ -15,7 +15,7 @@ use crate::store::Store;
 /// Encoded records are cut from pieces of this size, so that a record costs no allocation.
 const ARENA_BYTES: usize = 64 * 1024;
 
-/// Where encoded records are cut from.
+/// A buffer that encoded records are cut from.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     piece: BytesMut,
@@ -43,7 +43,7 @@ impl Arena {
 pub struct WriteTxn<'a> {
     store: &'a mut Store,
     main: i64,
-    /// Where the transaction's changes begin among those that wait for the publish.
+    /// The position of the transaction's first change among those that wait for the publish.
     first: usize,
 }
 

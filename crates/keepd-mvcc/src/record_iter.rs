@@ -16,7 +16,7 @@ use crate::tail::{Tail, TailIter};
 
 /// Records in revision order.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub(crate) struct RecordIter {
     segments: Arc<Segments>,
     /// The segment being read.
     segment: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Walk {
     failed: bool,
 }
 
-impl Walk {
+impl RecordIter {
     /// A walk from `from` on.
     pub(crate) fn new(segments: &Arc<Segments>, tail: &Tail, from: Revision) -> Self {
         let segment = segments.position_of(from).unwrap_or(0);
@@ -62,7 +62,7 @@ impl Walk {
         Some(segment.revisions_of(self.failed_block()))
     }
 
-    /// Goes on behind the block at which the walk failed.
+    /// Goes on after the block at which the walk failed.
     pub(crate) fn pass_over(&mut self) {
         if self.run.pop().is_none() {
             self.next_block += 1;
@@ -110,7 +110,7 @@ impl Walk {
     }
 }
 
-impl Iterator for Walk {
+impl Iterator for RecordIter {
     type Item = Result<Entry, Error>;
 
     /// After a failure the walk ends, unless it is told to [`Self::pass_over`].

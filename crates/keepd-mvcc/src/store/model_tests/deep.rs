@@ -12,7 +12,7 @@ use super::run::{DIR, Op, World, env, ops};
 use crate::index::{KeyIndex, State, steps};
 use crate::{Applied, JobRequest, Options, Reclaim, Store, Urgency};
 
-/// How many versions the hot key has where cost is compared.
+/// The number of versions of the hot key where cost is compared.
 const SHALLOW: i64 = 1000;
 const DEEP: i64 = 200_000;
 /// Steps that an operation on the index may take, however long the history is; the constants of unit

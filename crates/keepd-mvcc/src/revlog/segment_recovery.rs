@@ -12,14 +12,16 @@ use keepd_crypto::{FILE_HEADER_LEN, FileSealer, FrameError};
 use crate::error::{Error, frame_reason};
 use crate::revlog::block::Block;
 use crate::revlog::directory::Opened;
-use crate::revlog::format::{BlockRef, Commit, FrameRef, Origin, Table, frame_kind, u32_of};
+use crate::revlog::format::{
+    BlockIndex, BlockRef, FlushCommit, FrameRef, Origin, frame_kind, u32_of,
+};
 use crate::revlog::manifest::{Closed, is_torn};
 use crate::revlog::segment::Segment;
 
-/// How a file may end.
+/// Ways in which a file may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Anywhere behind a commit.
+    /// Anywhere after a commit.
     Torn,
     /// Exactly with a commit.
     Exact,
@@ -35,16 +37,16 @@ struct Scan<'a> {
     next_ordinal: u32,
     hash: u32,
     records: u64,
-    /// What the last commit covers.
-    table: Table,
-    /// What was read behind it.
-    fresh: Table,
-    /// Where the last commit ends.
+    /// The frames that the last commit covers.
+    table: BlockIndex,
+    /// The frames that were read after it.
+    fresh: BlockIndex,
+    /// The offset at which the last commit ends.
     end: usize,
     /// The parts of the table that were read.
     parts: (Vec<FrameRef>, Vec<u8>),
     /// What the commit before that covers, and where it ends.
-    before: (Table, usize),
+    before: (BlockIndex, usize),
 }
 
 /// A segment that grew until a process ended, up to its last commit.
@@ -52,14 +54,14 @@ struct Scan<'a> {
 pub(crate) struct Grown {
     pub(crate) segment: Segment,
     pub(crate) closed: Closed,
-    /// What it was without its last flush; `None` if that was its first.
+    /// The segment without its last flush; `None` if that was its first.
     pub(crate) before: Option<Before>,
 }
 
 /// A segment as it was before its last flush.
 #[derive(Clone, Debug)]
 pub(crate) struct Before {
-    pub(crate) table: Table,
+    pub(crate) table: BlockIndex,
     pub(crate) len: u64,
 }
 
@@ -74,18 +76,18 @@ pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option
         next_ordinal: 0,
         hash: 0,
         records: 0,
-        table: Table::new(Origin::Flush),
-        fresh: Table::new(Origin::Flush),
+        table: BlockIndex::new(Origin::Flush),
+        fresh: BlockIndex::new(Origin::Flush),
         end: FILE_HEADER_LEN,
         parts: Default::default(),
-        before: (Table::new(Origin::Flush), FILE_HEADER_LEN),
+        before: (BlockIndex::new(Origin::Flush), FILE_HEADER_LEN),
     };
     let closing = match scan.run(end) {
         Err(_damage) if end == End::Damaged => None,
         closing => closing?,
     };
     let (table, end_at, (before, len_before)) = (scan.table, scan.end as u64, scan.before);
-    if table.commit == Commit::NONE {
+    if table.commit == FlushCommit::NONE {
         return Ok(None);
     }
     let len = closing.map_or(end_at, |frame| frame.end());
@@ -101,25 +103,25 @@ pub(crate) fn scan(id: u64, opened: Opened, len: u64, end: End) -> Result<Option
         damages: opened.damages,
     };
     let before = Before { table: before, len: len_before as u64 };
-    let before = Some(before).filter(|before| before.table.commit != Commit::NONE);
+    let before = Some(before).filter(|before| before.table.commit != FlushCommit::NONE);
     Ok(Some(Grown { segment, closed, before }))
 }
 
 /// The last commit whose frame is whole, wherever it lies.
-pub(crate) fn last_commit(opened: &Opened) -> Option<Commit> {
+pub(crate) fn last_commit(opened: &Opened) -> Option<FlushCommit> {
     let mut bytes = vec![0; usize::try_from(opened.len).ok()?];
     opened.file.read_exact_at(&mut bytes, 0).ok()?;
     commits(&opened.sealer, bytes.get(FILE_HEADER_LEN..)?).max_by_key(|it| it.applied.index)
 }
 
 /// Every commit in `bytes` whose frame is whole.
-fn commits(sealer: &FileSealer, bytes: &[u8]) -> impl Iterator<Item = Commit> {
-    let heads = bytes.windows(sealer.frame_len(Commit::LEN));
+fn commits(sealer: &FileSealer, bytes: &[u8]) -> impl Iterator<Item = FlushCommit> {
+    let heads = bytes.windows(sealer.frame_len(FlushCommit::LEN));
     heads.filter(|bytes| bytes[4] == frame_kind::COMMIT).filter_map(|bytes| {
         // The head ends with the low half of the ordinal, which is all of it here.
         let ordinal = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         let frame = sealer.open_frame(u64::from(ordinal), bytes).ok()?;
-        Commit::decode(&frame.plain)
+        FlushCommit::decode(&frame.plain)
     })
 }
 
@@ -171,7 +173,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Whether a commit of a later flush lies behind the broken frame.
+    /// Whether a commit of a later flush lies after the broken frame.
     fn is_built_upon(&self) -> bool {
         let mut behind = commits(&self.opened.sealer, &self.bytes[self.at..]);
         behind.any(|commit| commit.first_ordinal > u64::from(self.next_ordinal))
@@ -199,9 +201,9 @@ impl Scan<'_> {
             }
             frame_kind::TABLE => {
                 let (frames, parts) = &self.parts;
-                let is_parted = Table::decode_parts(&plain).is_some_and(|it| it == *frames);
+                let is_parted = BlockIndex::decode_parts(&plain).is_some_and(|it| it == *frames);
                 let payload = if is_parted { parts } else { &plain };
-                if Table::decode(payload).as_ref() != Some(&self.table) {
+                if BlockIndex::decode(payload).as_ref() != Some(&self.table) {
                     return Err(self.corrupt("a table that does not fit its segment"));
                 }
                 return Ok(Some(at));
@@ -230,7 +232,7 @@ impl Scan<'_> {
     }
 
     fn commit(&mut self, plain: &[u8]) -> Result<(), Error> {
-        let commit = Commit::decode(plain);
+        let commit = FlushCommit::decode(plain);
         let commit = commit.filter(|it| it.hash == self.hash && it.records == self.records);
         let commit = commit.ok_or_else(|| self.corrupt("a commit that does not fit its frames"))?;
         let is_behind_records =

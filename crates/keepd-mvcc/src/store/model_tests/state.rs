@@ -10,7 +10,7 @@ use crate::{
     Applied, Change, ChangeKind, Error, HashKv, KeyState, RangeError, Record, Store, View,
 };
 
-/// What etcd's backend would hold.
+/// The content of etcd's backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) records: BTreeMap<Revision, (KeyValue, Record)>,

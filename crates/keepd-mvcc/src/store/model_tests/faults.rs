@@ -13,7 +13,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::run::{DIR, Op, World, crash_mode, env, key, ops, options};
-use crate::{Error, JobRequest, LogSpan, Reclaim, RoomMaker, Store, Urgency};
+use crate::{DiskFullHook, Error, JobRequest, LogSpan, Reclaim, Store, Urgency};
 
 /// A fixed script of `len` steps, the same in every run.
 pub(super) fn script(len: usize) -> Vec<Op> {
@@ -232,7 +232,7 @@ fn a_disk_that_is_full_for_a_while_stops_no_flush() {
             let mut world = World::new(after % 2 == 0);
             let asked = Arc::new(AtomicU32::new(0));
             let (count, disk) = (Arc::clone(&asked), world.disk.clone());
-            world.store.set_room_maker(RoomMaker::new(move |error| {
+            world.store.set_disk_full_hook(DiskFullHook::new(move |error| {
                 assert!(error.is_out_of_space(), "{error}");
                 // The first attempt to make room is in vain.
                 if count.fetch_add(1, Ordering::Relaxed) > 0 {
