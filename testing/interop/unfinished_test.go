@@ -287,9 +287,13 @@ func TestDeadlinesUnderLoad(t *testing.T) {
 					return
 				}
 				late.Add(1)
-				// The client adds what it was waiting for.
+				// The client adds what it was waiting for. etcd's own clock may be first: then it resets the
+				// stream, or answers that the request timed out.
 				told := status.Convert(err)
-				if told.Code() != codes.DeadlineExceeded || !strings.HasPrefix(told.Message(), "context deadline exceeded") {
+				isLate := told.Code() == codes.DeadlineExceeded && strings.HasPrefix(told.Message(), "context deadline exceeded")
+				isEtcds := !a.Flavor.IsKeepd() && (told.Code() == codes.DeadlineExceeded ||
+					(told.Code() == codes.Unavailable && told.Message() == "etcdserver: request timed out"))
+				if !isLate && !isEtcds {
 					t.Errorf("%s: %v", key, err)
 				}
 			})
