@@ -19,7 +19,7 @@ pub(crate) struct Keep {
 }
 
 impl Keep {
-    /// What is live at main revision `at` and was written up to `compacted`. If nothing is live
+    /// The records live at main revision `at` and written up to `compacted`. If nothing is live
     /// then, etcd applies no filter to what compaction at `compacted` left.
     pub(crate) fn live(index: &KeyIndex, at: i64, compacted: i64) -> Self {
         Self::at(index, at, compacted, |_| false)
@@ -119,7 +119,7 @@ impl KeptWalk {
         }
     }
 
-    /// What is wanted of the block that could not be read.
+    /// The wanted part of the block that could not be read.
     fn affected(&self) -> Option<Affected> {
         let unreadable = self.walk.unreadable()?;
         let Bounds { compacted, until } = self.bounds;

@@ -14,7 +14,7 @@
 //!   previous    -        -        2.0      4.0      3.0      -
 //! ```
 //!
-//! What becomes of the record 2.0, the first value of `a`:
+//! The way of the record 2.0, the first value of `a`:
 //!
 //! 1. *Written.* The transaction encodes it as an `mvccpb.KeyValue` and sets the slot of `a` in the key
 //!    index. Nobody sees it before the publish.

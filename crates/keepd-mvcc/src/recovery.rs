@@ -1,7 +1,7 @@
 //! Opening a directory: what was durable, and nothing else.
 //!
 //! Manifest, segments up to the last commit, the newest checkpoint that can be read, the records
-//! behind it. What is broken at the very end of the active segment was being written when the power
+//! after it. What is broken at the very end of the active segment was being written when the power
 //! went and is dropped; anything else that does not fit is reported with its file and place, and
 //! nothing is cut or removed then. Afterwards a new manifest is begun, and the next flush begins a
 //! new segment: no file is written under a sealer that was opened.
@@ -9,7 +9,7 @@
 //! A part that is damaged is done without if the Raft log holds all that was written since: see
 //! [`rewind`].
 //!
-//! What can be read need not be durable: the process may have died between a write and its sync, or
+//! Data that can be read need not be durable: the process may have died between a write and its sync, or
 //! of a sync that failed, after which no further one proves anything. What the manifest names was
 //! synced before it was named, and a flush before the next one began. Only the last flush of the
 //! active segment is in doubt, unless a checkpoint was taken of it: see [`carry`].
@@ -424,7 +424,7 @@ pub(crate) fn count_dead(segments: &Segments, index: &KeyIndex) -> BTreeMap<u64,
         segments.list.iter().map(|segment| (segment.id, segment.table.commit.records)).collect();
     let mut name = |revision| {
         let segment = segments.position_of(revision).and_then(|at| segments.list.get(at));
-        // What is behind the last segment is in the tail.
+        // What is after the last segment is in the tail.
         let segment = segment.filter(|segment| revision <= segment.table.last);
         if let Some(count) = segment.and_then(|segment| dead.get_mut(&segment.id)) {
             *count = count.saturating_sub(1);

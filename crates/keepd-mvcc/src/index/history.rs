@@ -146,7 +146,7 @@ impl History {
     ) {
         let Some(last) = self.at(target) else { return };
         // The last state that compaction finds is what the key was then; it stays unless it was
-        // nothing, or something in the same revision came behind it.
+        // nothing, or something in the same revision came after it.
         let is_newest = self.newest().is_some_and(|newest| mark_of(newest) == mark_of(last));
         let is_gone = last.is_expired(target) || (is_newest && until <= target);
         let bound = if is_gone { (last.main, last.sub + 1) } else { mark_of(last) };

@@ -338,7 +338,7 @@ const fn u16_max() -> usize {
 mod tests {
     use super::*;
 
-    /// The first format has the whole past of a leaf behind its keys, however long.
+    /// The first format has the whole past of a leaf after its keys, however long.
     #[test]
     fn a_leaf_of_the_first_format_is_read() {
         let state = |main: i64| State { main, sub: 0, create: 1, version: main };

@@ -294,7 +294,7 @@ impl RewriteJob {
             return Err(damage);
         }
         let range = segment.revisions_of(position);
-        // INVARIANT: the index names all that is live, and everything behind the compact revision.
+        // INVARIANT: the index names all that is live, and everything after the compact revision.
         if let Some(affected) = Affected::find(&self.index, |revision| range.contains(&revision)) {
             return Err(damage.affecting(affected));
         }

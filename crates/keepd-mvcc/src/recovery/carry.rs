@@ -1,6 +1,6 @@
 //! The last flush of a segment that grew until its process ended, written anew.
 //!
-//! It was read, but nothing says that it was synced. The log may have been released behind it, so it
+//! It was read, but nothing says that it was synced. The log may have been released after it, so it
 //! cannot be dropped; and a sync of the file that it lies in proves nothing after one that failed. So
 //! its records go into a segment of their own, synced before the manifest names it, and the old
 //! segment ends in front of them. It costs one flush for each start after a kill, none after an

@@ -94,7 +94,7 @@ pub(super) fn behind_torn(
         return Ok(Some(damage));
     }
     match log() {
-        // It was released behind a flush that was durable.
+        // It was released after a flush that was durable.
         Some(log) if log.mark > kept.applied.index => Err(lost(damage, &kept, &last, log)),
         _ => Ok(None),
     }

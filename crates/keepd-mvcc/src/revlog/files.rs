@@ -38,7 +38,7 @@ impl Files {
         self.rewrite_below.store(self.next_id.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Whether a segment should give way to another one: it lies under another key than the active
+    /// Whether a segment should be rewritten: it is encrypted with another key than the active
     /// one, or a rewrite of all was asked for since it was begun.
     pub(crate) fn is_stale(&self, segment: u64, data_key: DataKeyId) -> bool {
         data_key != self.dir.keys.active() || segment < self.rewrite_below.load(Ordering::Relaxed)

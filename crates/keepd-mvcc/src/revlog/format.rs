@@ -217,7 +217,7 @@ impl BlockIndex {
             && self.commit.records <= len
     }
 
-    /// The revision by which the segment is found: its first record's, or the place of one behind
+    /// The revision by which the segment is found: its first record's, or the place of one after
     /// everything before, so that the list stays in order.
     pub(crate) fn first(&self) -> Revision {
         let behind = Revision { main: self.commit.revision, sub: i64::MAX };

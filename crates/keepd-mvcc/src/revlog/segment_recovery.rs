@@ -1,7 +1,7 @@
 //! Reading a segment's frames one by one: what a crash left of the active segment, and segments that
 //! never got a table.
 //!
-//! What counts ends with the last commit. A frame that is broken behind it was being written when
+//! The segment ends with its last commit. A frame that is broken after it was being written when
 //! the power went and is dropped, unless a later flush built on it: then it had been synced, and the
 //! file is damaged.
 
@@ -45,7 +45,7 @@ struct Scan<'a> {
     end: usize,
     /// The parts of the table that were read.
     parts: (Vec<FrameRef>, Vec<u8>),
-    /// What the commit before that covers, and where it ends.
+    /// The frames that the commit before that covers, and the offset at which it ends.
     before: (BlockIndex, usize),
 }
 

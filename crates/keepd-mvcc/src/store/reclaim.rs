@@ -17,11 +17,11 @@ use crate::store::Store;
 const SMALL_SHARE: u64 = 4;
 /// That many small neighbours are worth a merge without a dead record among them.
 const SMALL_RUN: usize = 4;
-/// A run of several segments reads no more than so many full ones: what lives is estimated by the
+/// A run of several segments reads no more than this number of full ones: what lives is estimated by the
 /// number of records, so this also bounds the copy if the large ones are those that live.
 const RUN_SEGMENTS_MAX: u64 = 16;
 
-/// A rewrite, by its first segment, and how many dead records it was to leave behind.
+/// A rewrite, by its first segment, and the number of dead records that it was to leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Attempt {
     first: u64,
@@ -212,8 +212,8 @@ impl Store {
             && self.jobs.refusals.damaged.get(&segment.id) != Some(&self.evidence(position))
     }
 
-    /// What decides whether a damaged segment can do without what cannot be read. What does not
-    /// change it changes no outcome.
+    /// The facts that decide whether a damaged segment can do without what cannot be read: while they
+    /// are the same, so is the outcome.
     fn evidence(&self, position: usize) -> Evidence {
         let marks = self.jobs.recovery_points();
         let dead = self.dead.get(&self.now.segments.list[position].id).copied().unwrap_or(0);
