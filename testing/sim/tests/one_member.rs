@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::sim::CrashMode;
@@ -75,7 +75,6 @@ impl Sink for Collected {
 
 #[test]
 fn a_whole_member_serves_in_one_thread_and_in_its_own_time() {
-    let began = Instant::now();
     let mut member = SimMember::new(7);
     member.start_and_lead();
     let (handle, delivered) = (member.handle(), Arc::new(Mutex::new(Vec::new())));
@@ -107,7 +106,6 @@ fn a_whole_member_serves_in_one_thread_and_in_its_own_time() {
     member.stop();
     member.start_and_lead();
     assert_eq!(get(&member.handle(), "kept").as_deref(), Some("2"), "after a restart");
-    assert!(began.elapsed() < Duration::from_secs(60), "an hour passes in moments");
 }
 
 fn events_of(message: &StreamMessage) -> usize {
@@ -124,6 +122,13 @@ struct Known {
     uncertain: Option<(String, Option<String>)>,
 }
 
+impl Known {
+    fn acknowledge(&mut self, key: String, value: Option<String>) {
+        self.values.insert(key, value);
+        self.uncertain = None;
+    }
+}
+
 /// Writes keys of its own until it has written enough or the member ends.
 async fn client(handle: Handle, id: u64, round: u64, known: &RefCell<Known>) {
     for write in 0..WRITES {
@@ -137,11 +142,8 @@ async fn client(handle: Handle, id: u64, round: u64, known: &RefCell<Known>) {
         match handle.propose(command).await {
             Ok(done) => {
                 done.outcome.result.expect("nothing is wrong with the command");
-                let mut known = known.borrow_mut();
-                known.values.insert(key, value);
-                known.uncertain = None;
+                known.borrow_mut().acknowledge(key, value);
                 let revision = done.outcome.revision;
-                drop(known);
                 if write % 6 == 5 {
                     // Others may have compacted further.
                     let _ = handle.propose(Command::Compact { revision: revision - 2 }).await;
