@@ -23,11 +23,12 @@ use crate::{Error, Lease};
 /// longest time that 64 bits of nanoseconds can say.
 pub const FOREVER_SECONDS: i64 = i64::MAX / 1_000_000_000;
 
+/// The shortest TTL in seconds. A constant: every member must grant the same.
+const TTL_MIN: i64 = 1;
+
 /// Settings of a lessor.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Shortest TTL in seconds; shorter grants are raised to it. The same on every member.
-    pub min_ttl: i64,
     /// Time after which an expired lease that still exists is reported again.
     pub revoke_retry: Duration,
 }
@@ -57,17 +58,6 @@ struct Held {
     keys: BTreeSet<Bytes>,
 }
 
-/// The TTL that a grant of `ttl` gets.
-///
-/// # Errors
-/// [`Error::TtlTooLarge`] above [`LEASE_TTL_MAX`].
-pub const fn effective_ttl(ttl: i64, min_ttl: i64) -> Result<i64, Error> {
-    if ttl > LEASE_TTL_MAX {
-        return Err(Error::TtlTooLarge(ttl));
-    }
-    Ok(if ttl < min_ttl { min_ttl } else { ttl })
-}
-
 impl Lessor {
     /// No leases, not primary.
     #[must_use]
@@ -85,7 +75,11 @@ impl Lessor {
         if id.is_none() {
             return Err(Error::NotFound(id));
         }
-        let ttl = effective_ttl(ttl, self.options.min_ttl)?;
+        if ttl > LEASE_TTL_MAX {
+            return Err(Error::TtlTooLarge(ttl));
+        }
+        // The proposer has raised it to the shortest that it allows.
+        let ttl = ttl.max(TTL_MIN);
         if self.leases.contains_key(&id) {
             return Err(Error::Exists(id));
         }
@@ -222,13 +216,6 @@ impl Lessor {
     pub fn demote(&mut self) {
         self.deadlines = None;
     }
-
-    /// Whether this member keeps the deadlines.
-    #[must_use]
-    pub const fn is_primary(&self) -> bool {
-        self.deadlines.is_some()
-    }
-
     /// Begins the lives of the leases granted since the last call.
     ///
     /// The node calls it after each applied batch. A time taken before the grant would end a lease

@@ -14,4 +14,4 @@ mod lessor;
 
 pub use error::Error;
 pub use lease::{DecodeError, Lease};
-pub use lessor::{FOREVER_SECONDS, Lessor, Options, Renewed, effective_ttl};
+pub use lessor::{FOREVER_SECONDS, Lessor, Options, Renewed};

@@ -104,7 +104,7 @@ impl Runner {
 #[test]
 fn the_golden_scripts_hold() {
     golden::check("tests/golden", || {
-        let options = Options { min_ttl: 2, revoke_retry: Duration::from_secs(3) };
+        let options = Options { revoke_retry: Duration::from_secs(3) };
         let mut runner = Runner { lessor: Lessor::new(options), now: Duration::from_secs(100) };
         move |command: &Command| runner.run(command)
     });

@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn options() -> Options {
-    Options { min_ttl: 2, revoke_retry: Duration::from_secs(3) }
+    Options { revoke_retry: Duration::from_secs(3) }
 }
 
 fn key(number: u8) -> Bytes {

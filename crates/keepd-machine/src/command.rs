@@ -8,6 +8,7 @@
 mod encoding;
 
 use bytes::Bytes;
+use keepd_mvcc::KeyState;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
 
 use crate::tables::ActiveKeys;
@@ -204,6 +205,20 @@ pub enum Target {
     Lease,
     /// An unknown target: etcd takes both sides as equal.
     Unknown,
+}
+
+impl Target {
+    /// The number of a record in the index. An unknown target equals the operand, and so does the
+    /// lease, which the index does not know.
+    #[must_use]
+    pub const fn of(self, state: &KeyState, operand: i64) -> i64 {
+        match self {
+            Self::Version => state.version,
+            Self::Create => state.create_revision,
+            Self::Mod => state.mod_revision.main,
+            Self::Lease | Self::Unknown => operand,
+        }
+    }
 }
 
 /// The state of a range when a proposer compared its values: number of keys and store revision.

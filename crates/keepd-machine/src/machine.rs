@@ -62,7 +62,6 @@ impl StateMachine {
     pub fn new(store: Store, options: Options) -> Result<Self, Halt> {
         let mut lessor = Lessor::new(keepd_lease::Options {
             // Proposers raise short leases; members may differ in how far.
-            min_ttl: 1,
             revoke_retry: options.revoke_retry,
         });
         for value in store.meta(tables::LEASES).values() {

@@ -142,17 +142,13 @@ impl Execution<'_, '_> {
     fn compare(&self, range: &KeyRange, target: Target, relation: Relation, operand: i64) -> bool {
         let mut key = Vec::new();
         let all = self.txn.all(range, |prefix, suffix, state| {
-            let number = match target {
-                Target::Unknown => operand,
-                Target::Version => state.version,
-                Target::Create => state.create_revision,
-                Target::Mod => state.mod_revision.main,
-                Target::Lease => {
-                    key.clear();
-                    key.extend_from_slice(prefix);
-                    key.extend_from_slice(suffix);
-                    self.lessor.lease_of(&key).0
-                }
+            let number = if target == Target::Lease {
+                key.clear();
+                key.extend_from_slice(prefix);
+                key.extend_from_slice(suffix);
+                self.lessor.lease_of(&key).0
+            } else {
+                target.of(state, operand)
             };
             relation.holds(&number, &operand)
         });
@@ -245,7 +241,7 @@ impl Execution<'_, '_> {
     fn range(&self, range: &Range, begin: i64) -> Result<OpResponse, Failure> {
         let limit = usize::try_from(range.fetch_limit).unwrap_or(usize::MAX);
         let (keys, count) = if range.revision > 0 {
-            let refs = self.txn.pre_view().range(&range.range, range.revision, limit);
+            let refs = self.txn.range_before(&range.range, range.revision, limit);
             let refs = refs.map_err(Halt::from)?;
             (refs.keys, refs.count)
         } else {

@@ -51,6 +51,6 @@ pub use record::{
 pub use recovery::{LogSpan, inspect};
 pub use revlog::reseal::Resealer;
 pub use store::in_place::InPlace;
-pub use store::txn::{PreView, WriteTxn};
+pub use store::txn::WriteTxn;
 pub use store::{Stats, Store};
 pub use view::{View, Views};

@@ -44,8 +44,6 @@ pub struct Completion {
     pub outcome: Outcome,
     /// A view that holds every record the outcome names.
     pub view: Arc<View>,
-    /// Raft's term when it was applied.
-    pub term: u64,
 }
 
 /// The answer to a keep-alive.

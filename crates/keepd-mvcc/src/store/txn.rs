@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision, StoredValue, varint};
 
 use crate::error::{Error, RangeError};
-use crate::index::{KeyBuffer, KeyIndex, State};
-use crate::read::{all_live, range_count, range_refs, range_states, resolve};
-use crate::record::{Change, ChangeKind, Entry, KeyState, RangeRefs, RangeStates, Record};
+use crate::index::{KeyBuffer, State};
+use crate::read::{all_live, range_refs, resolve};
+use crate::record::{Change, ChangeKind, Entry, KeyState, RangeRefs, Record};
 use crate::store::Store;
 
 /// Encoded records are cut from pieces of this size, so that a record costs no allocation.
@@ -95,14 +95,19 @@ impl<'a> WriteTxn<'a> {
         all_live(&self.store.now.index, range, i64::MAX, passes)
     }
 
-    /// The state before the transaction, at its revision or older ones.
-    #[must_use]
-    pub const fn pre_view(&self) -> PreView<'_> {
-        PreView {
-            index: &self.store.now.index,
-            revision: self.main - 1,
-            compact_revision: self.store.now.compact_revision,
-        }
+    /// The first `limit` keys (0: all) of a range before the transaction, at revision `at` (0: the
+    /// newest one).
+    ///
+    /// # Errors
+    /// If the revision is compacted or in the future.
+    pub fn range_before(
+        &self,
+        range: &KeyRange,
+        at: i64,
+        limit: usize,
+    ) -> Result<RangeRefs, RangeError> {
+        let now = &self.store.now;
+        Ok(range_refs(&now.index, range, resolve(at, self.main - 1, now.compact_revision)?, limit))
     }
 
     /// A record, own writes included.
@@ -197,47 +202,4 @@ impl Drop for WriteTxn<'_> {
 
 fn live_revision(state: Option<State>) -> Option<Revision> {
     state.filter(|state| !state.is_tombstone()).map(|state| state.revision())
-}
-
-/// The state that a write transaction found.
-#[derive(Clone, Copy, Debug)]
-pub struct PreView<'a> {
-    index: &'a KeyIndex,
-    revision: i64,
-    compact_revision: i64,
-}
-
-impl PreView<'_> {
-    /// The first `limit` keys (0: all) of a range at revision `at` (0: current).
-    ///
-    /// # Errors
-    /// If the revision is compacted or in the future.
-    pub fn range(&self, range: &KeyRange, at: i64, limit: usize) -> Result<RangeRefs, RangeError> {
-        Ok(range_refs(self.index, range, self.resolve(at)?, limit))
-    }
-
-    /// The number of keys of a range at revision `at` (0: current).
-    ///
-    /// # Errors
-    /// If the revision is compacted or in the future.
-    pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, RangeError> {
-        Ok(range_count(self.index, range, self.resolve(at)?))
-    }
-
-    /// The states of the first `limit` keys (0: all) of a range at revision `at` (0: current).
-    ///
-    /// # Errors
-    /// If the revision is compacted or in the future.
-    pub fn states(
-        &self,
-        range: &KeyRange,
-        at: i64,
-        limit: usize,
-    ) -> Result<RangeStates, RangeError> {
-        Ok(range_states(self.index, range, self.resolve(at)?, limit))
-    }
-
-    fn resolve(&self, at: i64) -> Result<i64, RangeError> {
-        resolve(at, self.revision, self.compact_revision)
-    }
 }

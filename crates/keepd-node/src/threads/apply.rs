@@ -162,12 +162,11 @@ impl ApplyThread {
                 shared.mailboxes.hub.wake();
             }
         }
-        let term = shared.progress.term.load(Ordering::Acquire);
         let mut outcomes = self.outcomes.drain(..);
         for Waiting { index, waiter, .. } in shared.progress.unapplied.take(applied.index) {
             // Outcomes of those who have given up are passed over.
             if let Some((_, outcome)) = outcomes.find(|(of, _)| *of == index) {
-                let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view), term }));
+                let _ = waiter.send(Ok(Completion { outcome, view: Arc::clone(&view) }));
             }
         }
         drop(outcomes);

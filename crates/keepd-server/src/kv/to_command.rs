@@ -235,7 +235,7 @@ fn holds(context: &Context, view: &View, request: &CompareRequest) -> Result<boo
     };
     if target != Target::Lease {
         let absent = KeyState { create_revision: 0, mod_revision: Revision::default(), version: 0 };
-        let holds = |state: &KeyState| relation.holds(&of_state(state, target, operand), &operand);
+        let holds = |state: &KeyState| relation.holds(&target.of(state, operand), &operand);
         return Ok(view.all(&range, |_, _, state| holds(state)).unwrap_or_else(|| holds(&absent)));
     }
     let refs = view.range(&range, 0, 0).map_err(errors::range)?;
@@ -247,13 +247,4 @@ fn holds(context: &Context, view: &View, request: &CompareRequest) -> Result<boo
         let kv = KeyValue::decode(&record.encoded).map_err(errors::record)?;
         Ok(relation.holds(&kv.lease.0, &operand))
     })
-}
-
-const fn of_state(state: &KeyState, target: Target, operand: i64) -> i64 {
-    match target {
-        Target::Version => state.version,
-        Target::Create => state.create_revision,
-        Target::Mod => state.mod_revision.main,
-        Target::Lease | Target::Unknown => operand,
-    }
 }

@@ -263,7 +263,7 @@ impl Model {
         let txn = store.begin();
         let state = txn.get(key).map(|state| state.mod_revision);
         assert_eq!(state, self.now().get(key).map(|(revision, _)| *revision));
-        let found = txn.pre_view().range(&KeyRange::all(), 0, 0).unwrap();
+        let found = txn.range_before(&KeyRange::all(), 0, 0).unwrap();
         assert_eq!(found.count, self.at(old).len() as u64);
         for (_, revision) in found.keys.iter().take(2) {
             assert_eq!(txn.load(*revision).unwrap(), self.records[revision].1);
