@@ -53,7 +53,7 @@ pub enum JobRequest {
     /// A rewrite that gives space back; there is none if none is worth it and fits.
     Rewrite(Reclaim),
     /// A rewrite of a complete segment that is encrypted with another data key than the active one.
-    Rekey,
+    Reencrypt,
     /// The hash of the oldest published compaction whose hash was not taken yet. It pins the index
     /// and the files of its time, and so their space, until it has run.
     CompactionHash,
@@ -68,7 +68,7 @@ impl JobRequest {
         match self {
             Self::Flush => JobKind::Flush,
             Self::Checkpoint | Self::ReclaimingCheckpoint { .. } => JobKind::Checkpoint,
-            Self::Rewrite(_) | Self::Rekey => JobKind::Rewrite,
+            Self::Rewrite(_) | Self::Reencrypt => JobKind::Rewrite,
             Self::CompactionHash => JobKind::CompactionHash,
             Self::Scrub => JobKind::Scrub,
         }

@@ -49,7 +49,7 @@ pub use record::{
     Applied, Change, ChangeKind, ChangesPage, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 pub use recovery::{LogSpan, inspect};
-pub use revlog::reseal::Resealer;
+pub use revlog::reencryptor::Reencryptor;
 pub use store::in_place::InPlace;
 pub use store::txn::WriteTxn;
 pub use store::{Stats, Store};

@@ -45,7 +45,7 @@ pub(crate) mod directory;
 pub(crate) mod files;
 pub(crate) mod format;
 pub(crate) mod manifest;
-pub(crate) mod reseal;
+pub(crate) mod reencryptor;
 pub(crate) mod segment;
 pub(crate) mod segment_recovery;
 pub(crate) mod wire;

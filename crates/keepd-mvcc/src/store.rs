@@ -10,7 +10,7 @@ pub(crate) mod in_place;
 #[cfg(test)]
 mod model_tests;
 pub(crate) mod reclaim;
-mod rekey;
+mod reencrypt;
 pub(crate) mod scrub;
 mod sound;
 pub(crate) mod txn;

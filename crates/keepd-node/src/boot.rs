@@ -142,7 +142,7 @@ impl DataDir {
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
-        store.set_resealer(crate::encryption::reencrypt::resealer(env, &self.encryption));
+        store.set_reencryptor(crate::encryption::reencrypt::reencryptor(env, &self.encryption));
         if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
             self.encryption.activate(active.keys);
         }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::revlog::directory::Directory;
 use crate::revlog::manifest::Manifest;
-use crate::revlog::reseal::Resealer;
+use crate::revlog::reencryptor::Reencryptor;
 
 /// The directory with what changes in it.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct Files {
     pub(crate) dir: Directory,
     pub(crate) manifest: Mutex<Manifest>,
     /// The function that rewrites give every kept record to.
-    pub(crate) resealer: OnceLock<Resealer>,
+    pub(crate) reencryptor: OnceLock<Reencryptor>,
     next_id: AtomicU64,
     /// Segments with lower ids are to be rewritten, whatever their data keys.
     rewrite_below: AtomicU64,
@@ -27,7 +27,7 @@ impl Files {
         Self {
             dir,
             manifest: Mutex::new(manifest),
-            resealer: OnceLock::new(),
+            reencryptor: OnceLock::new(),
             next_id: AtomicU64::new(next_id),
             rewrite_below: AtomicU64::new(0),
         }

@@ -22,7 +22,7 @@ use crate::revlog::format::{
     BlockIndex, BlockRef, FlushCommit, FrameRef, Origin, frame_kind, u32_of,
 };
 use crate::revlog::manifest::Closed;
-use crate::revlog::reseal::Resealer;
+use crate::revlog::reencryptor::Reencryptor;
 use crate::revlog::segment::Segment;
 
 /// Meta writes go into frames of about this size.
@@ -39,7 +39,7 @@ pub(crate) struct SegmentWriter {
     sealer: Arc<FileSealer>,
     damages: Damages,
     /// The function that records go through first.
-    resealer: Option<Resealer>,
+    reencryptor: Option<Reencryptor>,
     /// Called when the disk is full; `None` for a rewrite, which can be begun anew.
     disk_full_hook: Option<DiskFullHook>,
     block_bytes: usize,
@@ -59,8 +59,8 @@ pub(crate) struct SegmentWriter {
 impl SegmentWriter {
     /// Creates the file, durably, with its head. The manifest does not name it yet.
     pub(crate) fn create(files: &Files, origin: Origin, block_bytes: usize) -> Result<Self, Error> {
-        let resealer = files.resealer.get().filter(|_| origin == Origin::Rewrite).cloned();
-        Self::create_in(&files.dir, files.new_id(), origin, resealer, block_bytes)
+        let reencryptor = files.reencryptor.get().filter(|_| origin == Origin::Rewrite).cloned();
+        Self::create_in(&files.dir, files.new_id(), origin, reencryptor, block_bytes)
     }
 
     /// [`Self::create`] with an id that no file of the directory has.
@@ -68,7 +68,7 @@ impl SegmentWriter {
         dir: &Directory,
         id: u64,
         origin: Origin,
-        resealer: Option<Resealer>,
+        reencryptor: Option<Reencryptor>,
         block_bytes: usize,
     ) -> Result<Self, Error> {
         let path = dir.file(FileName::Segment(id));
@@ -83,7 +83,7 @@ impl SegmentWriter {
             out: sealer.header().to_vec(),
             sealer: Arc::new(sealer),
             damages: dir.damages.clone(),
-            resealer,
+            reencryptor,
             disk_full_hook,
             block_bytes,
             table: BlockIndex::new(origin),
@@ -138,13 +138,14 @@ impl SegmentWriter {
 
     /// Adds a record; they come in revision order.
     pub(crate) fn push(&mut self, entry: &Entry) -> Result<(), Error> {
-        let resealed = self.resealer.as_ref().and_then(|it| it.reseal(&entry.change.record));
-        let resealed = resealed.map(|record| {
+        let reencrypted =
+            self.reencryptor.as_ref().and_then(|it| it.reencrypt(&entry.change.record));
+        let reencrypted = reencrypted.map(|record| {
             let mut entry = entry.clone();
             entry.change.record = record;
             entry
         });
-        let entry = resealed.as_ref().unwrap_or(entry);
+        let entry = reencrypted.as_ref().unwrap_or(entry);
         let bytes = usize::try_from(entry.bytes()).unwrap_or(usize::MAX);
         if !self.block.is_empty() && self.block.len().saturating_add(bytes) > self.block_bytes {
             self.cut()?;

@@ -107,7 +107,7 @@ impl Store {
                 Work::Checkpoint(Box::new(self.reclaiming_checkpoint(kept)?))
             }
             JobRequest::Rewrite(reclaim) => Work::Rewrite(Box::new(self.reclaim(&reclaim)?)),
-            JobRequest::Rekey => Work::Rewrite(Box::new(self.rekey()?)),
+            JobRequest::Reencrypt => Work::Rewrite(Box::new(self.reencrypt()?)),
             JobRequest::CompactionHash => Work::CompactionHash(Box::new(self.compaction_hash()?)),
             JobRequest::Scrub => Work::Scrub(self.scrub()?),
         };

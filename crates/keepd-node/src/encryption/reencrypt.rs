@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, Encryption, KeyringError};
 use keepd_env::Env;
-use keepd_mvcc::{JobKind, JobRequest, Record, Resealer, Store};
+use keepd_mvcc::{JobKind, JobRequest, Record, Reencryptor, Store};
 use keepd_types::{KeyValue, StoredValue};
 
 use crate::encryption::state::FileCounts;
@@ -80,7 +80,7 @@ impl Reencryption {
         self.is_all_plain = sealed == 0;
         if sealed > 0 {
             tracing::info!(sealed, "some values are still sealed; storing them plain");
-            store.rekey_all();
+            store.reencrypt_all();
         }
     }
 
@@ -106,7 +106,7 @@ impl Reencryption {
         let is_complete = files.known() == [active];
         self.publish(&counts, active, is_complete, store.held_back());
         self.is_all_plain &= active == DataKeyId::PLAIN;
-        if is_complete && !store.is_rekeying() {
+        if is_complete && !store.is_reencrypting() {
             self.is_all_plain = false;
             return NextStep::Nothing;
         }
@@ -121,10 +121,10 @@ impl Reencryption {
         if store.is_out(JobKind::Rewrite) {
             return NextStep::Nothing;
         }
-        if let Some(job) = store.take(JobRequest::Rekey) {
+        if let Some(job) = store.take(JobRequest::Reencrypt) {
             return NextStep::Run(Box::new(Job::Store(job)));
         }
-        if store.is_rekeying() {
+        if store.is_reencrypting() {
             // Only the last segment is left, which the next flush replaces.
             let is_due = now >= self.proposal_due;
             if is_due {
@@ -211,11 +211,11 @@ impl Reencryption {
 }
 
 /// Stores values as the current configuration wants them.
-pub(crate) fn resealer(env: &Env, encryption: &Arc<Encryption>) -> Resealer {
+pub(crate) fn reencryptor(env: &Env, encryption: &Arc<Encryption>) -> Reencryptor {
     let (random, encryption) = (Arc::clone(&env.random), Arc::clone(encryption));
-    Resealer::new(move |record| {
-        let resealed = reseal(record, &encryption, &*random);
-        resealed.unwrap_or_else(|reason| {
+    Reencryptor::new(move |record| {
+        let reencrypted = reencrypt_record(record, &encryption, &*random);
+        reencrypted.unwrap_or_else(|reason| {
             // It stays as it is: the record is whole, and its key may come back.
             tracing::warn!(reason, "a value cannot be stored under another key");
             None
@@ -223,7 +223,7 @@ pub(crate) fn resealer(env: &Env, encryption: &Arc<Encryption>) -> Resealer {
     })
 }
 
-fn reseal(
+fn reencrypt_record(
     record: &Record,
     encryption: &Encryption,
     random: &dyn keepd_env::Random,

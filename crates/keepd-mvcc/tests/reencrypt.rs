@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use keepd_crypto::{DataKeyId, Encryption, EncryptionConfig};
 use keepd_env::{Env, SimDisk};
-use keepd_mvcc::{Applied, JobRequest, Options, Record, Resealer, Store, inspect};
+use keepd_mvcc::{Applied, JobRequest, Options, Record, Reencryptor, Store, inspect};
 use keepd_types::{KeyRange, KeyValue, LeaseId, PlainDigest, SealMark, StoredValue};
 
 const DIR: &str = "/data";
@@ -78,7 +78,7 @@ impl World {
     /// Does what a member does between batches until nothing is left; returns the counts.
     fn convert(&mut self) -> BTreeMap<DataKeyId, u64> {
         self.flush();
-        while self.store.run(JobRequest::Rekey).unwrap() {}
+        while self.store.run(JobRequest::Reencrypt).unwrap() {}
         self.store.data_keys().unwrap().unwrap();
         self.checkpoint();
         self.store.data_keys().unwrap().unwrap()
@@ -157,11 +157,11 @@ fn files_follow_the_data_key_on_to_another_and_off_again() {
 }
 
 #[test]
-fn a_rewrite_hands_each_record_to_the_resealer_and_changes_no_hash() {
+fn a_rewrite_hands_each_record_to_the_reencryptor_and_changes_no_hash() {
     let mut world = World::new();
     (0..30).for_each(|number| world.put(number));
     let before = world.store.views().load().hash_kv(0).unwrap();
-    world.store.set_resealer(Resealer::new(|record: &Record| {
+    world.store.set_reencryptor(Reencryptor::new(|record: &Record| {
         if record.tombstone || record.seal.is_some() {
             return None;
         }

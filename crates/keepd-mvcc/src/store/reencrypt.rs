@@ -2,8 +2,8 @@
 //! changed.
 //!
 //! The last segment follows with the next flush, the manifest with its next edit, checkpoints with
-//! the next one that is taken, complete segments by rewrites ([`JobRequest::Rekey`](crate::JobRequest::Rekey)). A rewrite hands
-//! each record that it keeps to the [`Resealer`], so values follow their keys on the same way.
+//! the next one that is taken, complete segments by rewrites ([`JobRequest::Reencrypt`](crate::JobRequest::Reencrypt)). A rewrite hands
+//! each record that it keeps to the [`Reencryptor`], so values follow their keys on the same way.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,36 +13,36 @@ use keepd_crypto::{DataKeyId, FileKind};
 
 use crate::jobs::rewrite::RewriteJob;
 use crate::revlog::directory::FileName;
-use crate::revlog::reseal::Resealer;
+use crate::revlog::reencryptor::Reencryptor;
 use crate::revlog::segment::Segment;
 use crate::store::Store;
 
 impl Store {
     /// Sets the function that rewrites give every kept record to; the first one set stays.
-    pub fn set_resealer(&self, resealer: Resealer) {
+    pub fn set_reencryptor(&self, reencryptor: Reencryptor) {
         // A second one would have to be told which records the first one has seen.
-        let _is_first = self.jobs.files.resealer.set(resealer).is_ok();
+        let _is_first = self.jobs.files.reencryptor.set(reencryptor).is_ok();
     }
 
     /// A rewrite of the first complete segment that is encrypted with another data key than the
     /// active one. The last segment is not complete: it waits for a flush.
-    pub(super) fn rekey(&mut self) -> Option<RewriteJob> {
+    pub(super) fn reencrypt(&mut self) -> Option<RewriteJob> {
         let (_, complete) = self.now.segments.list.split_last()?;
-        let at = (0..complete.len()).position(|at| self.is_to_rekey(at))?;
+        let at = (0..complete.len()).position(|at| self.is_to_reencrypt(at))?;
         Some(self.rewrite_of_one(at))
     }
 
     /// Has every segment that there is rewritten, whatever its data key: some of them hold values
     /// that are not stored as they would be today. The last one follows with the next flush.
-    pub fn rekey_all(&self) {
+    pub fn reencrypt_all(&self) {
         self.jobs.files.rewrite_all();
     }
 
     /// Whether a segment waits for a rewrite or for the next flush, to be encrypted with the active
     /// data key.
     #[must_use]
-    pub fn is_rekeying(&self) -> bool {
-        (0..self.now.segments.list.len()).any(|at| self.is_to_rekey(at))
+    pub fn is_reencrypting(&self) -> bool {
+        (0..self.now.segments.list.len()).any(|at| self.is_to_reencrypt(at))
     }
 
     /// The damaged segments that stay under another data key than the active one: a rewrite would need
@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// A damaged segment is rewritten only if what cannot be read may be dead.
-    fn is_to_rekey(&self, at: usize) -> bool {
+    fn is_to_reencrypt(&self, at: usize) -> bool {
         let segment = &self.now.segments.list[at];
         self.is_stale(segment) && (!self.is_damaged(segment) || self.is_worth_trying(at))
     }
