@@ -131,8 +131,13 @@ impl DataDir {
             start_term: recovered.start.term,
             entries: recovered.entries,
             applied_index: store.applied().index,
-            voters: members.voters,
-            learners: members.learners,
+            conf_state: keepd_raft::ConfState {
+                voters: members.voters,
+                learners: members.learners,
+                voters_outgoing: members.voters_outgoing,
+                learners_next: members.learners_next,
+                auto_leave: members.auto_leave,
+            },
         };
         let settings = Settings {
             id: identity.member.0,

@@ -5,8 +5,13 @@
 //! 2. append [`Actions::entries`] and [`Actions::hard_state`] to the WAL, sync if
 //!    [`Actions::must_sync`], then call [`Core::persisted`] and only now send
 //!    [`Actions::messages_after_sync`];
-//! 3. apply [`Actions::committed`] in order, then call [`Core::applied`].
+//! 3. apply [`Actions::committed`] in order, then call [`Core::applied`]. A change of the
+//!    configuration is a barrier: when everything before it is applied the state machine accepts or
+//!    rejects it, [`Core::apply_conf_change`] says the configuration that counts from there on, and
+//!    the state machine stores that with the entry's index before it applies what follows.
 
+mod convert;
+mod membership;
 mod read_context;
 
 use std::collections::VecDeque;
@@ -14,12 +19,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_env::Random;
-use keepd_types::{Entry, EntryKind, HardState};
-use raft::eraftpb::{self, ConfState, EntryType, Message, MessageType};
+use keepd_types::{Entry, HardState};
+use raft::eraftpb::{self, Message, MessageType};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
 
+use self::convert::{from_raft, to_raft};
+use self::membership::PendingChange;
+pub use self::membership::Verdict;
 use self::read_context::ReadContexts;
+use crate::conf_change::{ConfState, MalformedConfChange};
 use crate::log_store::{InitialState, LogStore};
 
 /// Bytes of uncommitted entries beyond which proposals are refused.
@@ -95,6 +104,23 @@ pub enum Error {
     /// This member is a learner, or no member at all: it cannot lead.
     #[error("this member does not vote")]
     NotVoter,
+    /// The configuration in the store is none that Raft can count votes with.
+    #[error("the configuration in the store is unsound: {0:?}; restore a backup")]
+    ConfState(ConfState),
+    /// An entry of the log that should change the configuration cannot be read.
+    #[error("entry {index} of the write-ahead log: {source}")]
+    ConfChangeEntry {
+        /// The entry's index.
+        index: u64,
+        /// The fault.
+        source: MalformedConfChange,
+    },
+    /// The last change of the configuration is not applied yet.
+    #[error("a change of the configuration is under way")]
+    ConfChangePending,
+    /// A change does not fit the configuration.
+    #[error("the configuration cannot be changed so: {0}")]
+    ConfChangeRefused(&'static str),
     /// A message of a kind that no member sends, or without what its kind has.
     #[error("unexpected {0:?} from a member")]
     UnexpectedMessage(MessageType),
@@ -118,7 +144,8 @@ pub struct Actions {
     pub messages: Vec<Message>,
     /// Messages to send to peers after the sync.
     pub messages_after_sync: Vec<Message>,
-    /// Committed entries to apply, in order.
+    /// Committed entries to apply, in order. Each change of the configuration among them needs
+    /// [`Core::apply_conf_change`].
     pub committed: Vec<Entry>,
     /// Reads that may go ahead once the index is applied: (context, index).
     pub reads: Vec<(u64, u64)>,
@@ -162,6 +189,13 @@ pub struct Core {
     batches: (u64, u64),
     /// Index of the last committed entry that was handed out.
     committed: u64,
+    /// Changes of the configuration that were handed out and are not applied.
+    pending_changes: VecDeque<PendingChange>,
+    /// The leader's word that this member shall take over, which came before everything committed
+    /// was applied.
+    held_handover: Option<Message>,
+    /// The configuration as of the last change that was applied.
+    conf_state: ConfState,
     last_term: u64,
     last_role: StateRole,
 }
@@ -201,20 +235,22 @@ impl Core {
                 start: restored.start_index,
             });
         }
+        if !restored.conf_state.is_sound() {
+            return Err(Error::ConfState(restored.conf_state));
+        }
+        for entry in &restored.entries {
+            convert::check(entry)
+                .map_err(|source| Error::ConfChangeEntry { index: entry.index, source })?;
+        }
         let hard_state = eraftpb::HardState {
             term: restored.hard_state.term,
             vote: restored.hard_state.vote,
             commit,
             ..Default::default()
         };
-        let conf_state = ConfState {
-            voters: restored.voters,
-            learners: restored.learners,
-            ..Default::default()
-        };
         let before = (restored.start_index, restored.start_term);
         let entries = restored.entries.into_iter().map(to_raft).collect();
-        let store = LogStore::new(hard_state, conf_state, before, entries);
+        let store = LogStore::new(hard_state, restored.conf_state.to_raft(), before, entries);
         let config = raft::Config {
             id: settings.id,
             election_tick: settings.election_ticks,
@@ -240,9 +276,21 @@ impl Core {
             random,
             settings,
             held_reads: VecDeque::new(),
+            pending_changes: VecDeque::new(),
+            held_handover: None,
+            conf_state: restored.conf_state,
         };
         core.draw_election_timeout();
         Ok(core)
+    }
+
+    /// Campaigns at a start if nobody else votes: then there is nobody to ask or to disturb. Any
+    /// other member waits for its election timeout.
+    ///
+    /// # Errors
+    /// As [`Self::campaign`].
+    pub fn campaign_if_alone(&mut self) -> Result<(), Error> {
+        if self.conf_state.is_alone(self.settings.id) { self.campaign() } else { Ok(()) }
     }
 
     /// Campaigns without waiting for the election timeout; a lone voter wins at once.
@@ -316,12 +364,14 @@ impl Core {
     /// raft crate refuses it: it comes from no member, or is meant for this core alone.
     pub fn step(&mut self, message: Message) -> Result<(), Error> {
         match message.get_msg_type() {
-            // A proposal is made by the member that leads, never passed on; transfers and snapshots
-            // are not built.
+            // A proposal is made by the member that leads, never passed on; snapshots are not built.
             kind @ (MessageType::MsgPropose
             | MessageType::MsgTransferLeader
-            | MessageType::MsgTimeoutNow
             | MessageType::MsgSnapshot) => return Err(Error::UnexpectedMessage(kind)),
+            // Only the leader names its heir.
+            kind @ MessageType::MsgTimeoutNow if message.from != self.raw.raft.leader_id => {
+                return Err(Error::UnexpectedMessage(kind));
+            }
             kind @ MessageType::MsgReadIndex if message.entries.len() != 1 => {
                 return Err(Error::UnexpectedMessage(kind));
             }
@@ -331,10 +381,20 @@ impl Core {
                 }
                 return Ok(());
             }
+            // raft would not stand for election before a committed change of the configuration is
+            // applied, and would forget that it was asked to.
+            MessageType::MsgTimeoutNow if self.has_unapplied() => {
+                self.held_handover = Some(message);
+            }
             _ => self.raw.step(message)?,
         }
         self.after_event();
         Ok(())
+    }
+
+    fn has_unapplied(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.applied < log.committed
     }
 
     /// Confirms that the batch of this number and all before it are in the WAL, synced if they had
@@ -354,12 +414,22 @@ impl Core {
     /// Confirms that everything up to `index` is applied.
     ///
     /// # Panics
-    /// If it was not handed out as committed, or the index falls.
+    /// If it was not handed out as committed, the index falls, or it would pass over a change of
+    /// the configuration.
     pub fn applied(&mut self, index: u64) {
         assert!(index <= self.committed, "only what was handed out is applied");
+        let is_next = |change: &PendingChange| change.index <= index;
+        assert!(!self.pending_changes.front().is_some_and(is_next), "a change is a barrier");
         assert!(index >= self.raw.raft.raft_log.applied, "the applied index never falls");
         self.raw.advance_apply_to(index);
         self.raw.mut_store().release(index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
+        if !self.has_unapplied()
+            && let Some(message) = self.held_handover.take()
+            && message.term == self.raw.raft.term
+        {
+            self.raw.raft.step(message).expect("a handover is taken or ignored");
+        }
+        self.after_event();
     }
 
     /// Hands out the next work; `None` if there is none.
@@ -395,6 +465,7 @@ impl Core {
         for entry in &actions.committed {
             assert_eq!(entry.index, self.committed + 1, "each committed entry is handed out once");
             self.committed = entry.index;
+            self.pending_changes.extend(PendingChange::of(entry));
         }
         Some(actions)
     }
@@ -413,7 +484,7 @@ impl Core {
             term: raft.term,
             commit: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
-            is_alone: raft.promotable() && raft.prs().is_singleton(),
+            is_alone: self.conf_state.is_alone(self.settings.id),
         }
     }
 
@@ -458,30 +529,6 @@ impl Core {
         let extra = usize::try_from(extra).expect("below a usize");
         self.raw.raft.set_randomized_election_timeout(ticks + extra);
     }
-}
-
-fn from_raft(entry: eraftpb::Entry) -> Entry {
-    let kind = match entry.get_entry_type() {
-        EntryType::EntryNormal => EntryKind::Normal,
-        EntryType::EntryConfChange => EntryKind::ConfChange,
-        EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
-    };
-    Entry { index: entry.index, term: entry.term, kind, data: entry.data }
-}
-
-fn to_raft(entry: Entry) -> eraftpb::Entry {
-    let mut out = eraftpb::Entry {
-        index: entry.index,
-        term: entry.term,
-        data: entry.data,
-        ..Default::default()
-    };
-    out.set_entry_type(match entry.kind {
-        EntryKind::Normal => EntryType::EntryNormal,
-        EntryKind::ConfChange => EntryType::EntryConfChange,
-        EntryKind::ConfChangeV2 => EntryType::EntryConfChangeV2,
-    });
-    out
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //! [`Actions`]: what to append, what to send, what to apply, which reads may go ahead. It owns no
 //! thread, file, socket or clock, so that one thread can simulate a cluster.
 
+mod conf_change;
 mod core;
 mod log_store;
 
 pub use keepd_types::{Entry, EntryKind, HardState};
 
-pub use crate::core::{Actions, Core, Error, Role, Settings, Status};
+pub use crate::conf_change::{ConfChange, ConfState, MalformedConfChange, Step, Transition};
+pub use crate::core::{Actions, Core, Error, Role, Settings, Status, Verdict};
 pub use crate::log_store::InitialState;

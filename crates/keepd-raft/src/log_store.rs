@@ -21,10 +21,8 @@ pub struct InitialState {
     pub entries: Vec<keepd_types::Entry>,
     /// The last entry that the store has applied and made durable.
     pub applied_index: u64,
-    /// Voting members.
-    pub voters: Vec<u64>,
-    /// Non-voting members.
-    pub learners: Vec<u64>,
+    /// The configuration as of `applied_index`; it may be in the middle of a joint change.
+    pub conf_state: crate::conf_change::ConfState,
 }
 
 /// The in-memory log.

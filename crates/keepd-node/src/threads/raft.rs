@@ -71,9 +71,9 @@ pub(crate) struct RaftThread {
 }
 
 impl RaftThread {
-    /// A member that stands for election at once.
+    /// A member that stands for election at once if nobody else votes.
     pub(crate) fn new(shared: Arc<Shared>, mut core: Core) -> Self {
-        if let Err(error) = core.campaign() {
+        if let Err(error) = core.campaign_if_alone() {
             shared.halt(error);
         }
         let next_tick = shared.env.clock.monotonic();

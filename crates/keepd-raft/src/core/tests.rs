@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use keepd_env::SeededRandom;
+use keepd_types::EntryKind;
 
 use super::*;
 
@@ -16,7 +17,7 @@ fn fresh() -> InitialState {
         start_index: 1,
         start_term: 1,
         applied_index: 1,
-        voters: vec![7],
+        conf_state: ConfState { voters: vec![7], ..ConfState::default() },
         ..InitialState::default()
     }
 }
@@ -122,7 +123,10 @@ fn trace(seeds: [u64; 3]) -> Vec<String> {
     let mut cores: BTreeMap<u64, Core> = (7_u64..)
         .zip(seeds)
         .map(|(id, seed)| {
-            let restored = InitialState { voters: vec![7, 8, 9], ..fresh() };
+            let restored = InitialState {
+                conf_state: ConfState { voters: vec![7, 8, 9], ..ConfState::default() },
+                ..fresh()
+            };
             let random = Arc::new(SeededRandom::new(seed));
             (id, Core::new(Settings { id, ..settings() }, restored, random).unwrap())
         })

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_env::SeededRandom;
-use keepd_raft::{Actions, Core, Entry, HardState, InitialState, Settings, Status};
+use keepd_raft::{
+    Actions, ConfChange, ConfState, Core, Entry, EntryKind, HardState, InitialState, Settings,
+    Status, Step, Transition, Verdict,
+};
 use raft::eraftpb::{self, Message, MessageType};
 use testkit::golden::Command;
 
@@ -25,8 +28,7 @@ struct Member {
     /// `None` after a crash.
     core: Option<Core>,
     settings: Settings,
-    voters: Vec<u64>,
-    learners: Vec<u64>,
+    conf_state: ConfState,
     log: Log,
     /// Batches in the log that are not confirmed yet.
     unsynced: Vec<Actions>,
@@ -63,8 +65,7 @@ impl Member {
             hard_state: self.log.hard_state,
             entries: self.log.entries.clone(),
             applied_index: self.applied,
-            voters: self.voters.clone(),
-            learners: self.learners.clone(),
+            conf_state: self.conf_state.clone(),
             ..InitialState::default()
         };
         let random = SeededRandom::new(self.settings.id * 100 + self.starts);
@@ -90,13 +91,19 @@ impl Cluster {
         let voters: Vec<u64> = (1..=voters).collect();
         let first = voters.len() as u64 + 1;
         let learners: Vec<u64> = (first..first + learners).collect();
-        for id in voters.iter().chain(&learners).copied() {
+        let ids = [&voters[..], &learners[..]].concat();
+        let conf_state = ConfState { voters, learners, ..ConfState::default() };
+        self.add_members(&ids, &conf_state, pre_vote);
+    }
+
+    /// Starts members with an empty log and the given configuration.
+    pub(crate) fn add_members(&mut self, ids: &[u64], conf_state: &ConfState, pre_vote: bool) {
+        for id in ids.iter().copied() {
             let settings = Settings { id, heartbeat_ticks: 1, election_ticks: 10, pre_vote };
             let mut member = Member {
                 core: None,
                 settings,
-                voters: voters.clone(),
-                learners: learners.clone(),
+                conf_state: conf_state.clone(),
                 log: Log::default(),
                 unsynced: Vec::new(),
                 applied: 0,
@@ -112,6 +119,10 @@ impl Cluster {
         if let Err(error) = self.member(id).core().campaign() {
             self.say(format!("error: {error}"));
         }
+    }
+
+    pub(crate) fn boot(&mut self, id: u64) {
+        self.member(id).core().campaign_if_alone().expect("a lone voter may stand");
     }
 
     pub(crate) fn tick(&mut self, id: u64) {
@@ -142,13 +153,54 @@ impl Cluster {
             let committed = std::mem::take(&mut actions.committed);
             let member = self.member(id);
             member.unsynced.push(actions);
-            if let Some(last) = committed.last() {
-                member.applied = last.index;
-                member.core().applied(last.index);
+            for entry in committed {
+                self.apply(id, &entry);
             }
             if syncs {
                 self.sync(id);
             }
+        }
+    }
+
+    /// Applies an entry; a change whose context is `reject` is rejected.
+    fn apply(&mut self, id: u64, entry: &Entry) {
+        let member = self.member(id);
+        member.applied = entry.index;
+        if entry.kind == EntryKind::Normal {
+            member.core().applied(entry.index);
+            return;
+        }
+        let change = ConfChange::decode(&entry.data).expect("the core has read it");
+        let is_accepted = change.context != "reject";
+        let verdict = if is_accepted { Verdict::Accepted } else { Verdict::Rejected };
+        let conf_state = member.core().apply_conf_change(entry.index, verdict);
+        member.conf_state = conf_state.clone();
+        self.say_indented([transcript::conf_state(&conf_state)]);
+        self.say_state(id);
+    }
+
+    pub(crate) fn change(&mut self, id: u64, command: &Command) {
+        let member = |word: &str| word[1..].parse().expect("a member");
+        let steps = command.words.iter().skip(1).filter(|word| *word != "quiet");
+        let steps = steps.map(|word| match &word[..1] {
+            "v" => Step::AddVoter(member(word)),
+            "l" => Step::AddLearner(member(word)),
+            "p" => Step::Promote(member(word)),
+            "r" => Step::Remove(member(word)),
+            "u" => Step::Update(member(word)),
+            other => panic!("no step {other}: {}", command.line),
+        });
+        let transition = match command.named("transition") {
+            None => Transition::Auto,
+            Some("joint") => Transition::Joint,
+            Some("until-left") => Transition::JointUntilLeft,
+            Some(other) => panic!("no transition {other}: {}", command.line),
+        };
+        let context = Bytes::from(command.named("context").unwrap_or_default().to_owned());
+        let change = ConfChange { transition, steps: steps.collect(), context };
+        match self.member(id).core().propose_conf_change(&change) {
+            Ok((index, term)) => self.say(format!("proposed at {term}/{index}")),
+            Err(error) => self.say(format!("error: {error}")),
         }
     }
 

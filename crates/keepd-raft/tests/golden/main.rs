@@ -4,6 +4,9 @@
 //! | command | effect |
 //! |---|---|
 //! | `add-nodes 3 [learners=1] [prevote=false]` | starts members 1, 2, ... with an empty log |
+//! | `join 4 [voters=1,2,3] [learners=4] [outgoing=1,2] [auto-leave=true]` | starts a member with an empty log and this configuration |
+//! | `change 1 v4 l5 p5 r2 u3 [transition=joint] [context=x]` | proposes a change: add voter, add learner, promote, remove, update; without steps it leaves a joint configuration; context `reject`: the state machines reject it |
+//! | `boot 1` | stands for election if alone, as at a start |
 //! | `campaign 1` | the election timeout of member 1 runs out |
 //! | `tick 1 [10]` | the clock of member 1 ticks; nothing is handled |
 //! | `propose 1 foo bar [times=1]` | proposes one batch of commands |
@@ -29,6 +32,7 @@ mod transcript;
 use std::path::Path;
 
 use bytes::Bytes;
+use keepd_raft::ConfState;
 use testkit::golden::{self, Command};
 
 use self::cluster::Cluster;
@@ -52,6 +56,22 @@ fn run(cluster: &mut Cluster, command: &Command) -> String {
             let pre_vote = command.named("prevote").is_none_or(|word| word == "true");
             cluster.add_nodes(id(0), learners, pre_vote);
         }
+        "join" => {
+            let list = |name| -> Vec<u64> {
+                let words = command.named(name).unwrap_or_default().split(',');
+                words.filter(|word| !word.is_empty()).map(|word| word.parse().unwrap()).collect()
+            };
+            let conf_state = ConfState {
+                voters: list("voters"),
+                learners: list("learners"),
+                voters_outgoing: list("outgoing"),
+                auto_leave: command.named("auto-leave") == Some("true"),
+                ..ConfState::default()
+            };
+            cluster.add_members(&[id(0)], &conf_state, true);
+        }
+        "change" => cluster.change(id(0), command),
+        "boot" => cluster.boot(id(0)),
         "campaign" => cluster.campaign(id(0)),
         "tick" => {
             let times = if command.words.len() > 1 { command.number(1) } else { 1 };

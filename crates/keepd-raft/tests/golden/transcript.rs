@@ -1,6 +1,8 @@
 //! One line for each message, entry and state, as etcd/raft prints them.
 
-use keepd_raft::{Actions, Entry, EntryKind, HardState, Role, Status};
+use keepd_raft::{
+    Actions, ConfChange, ConfState, Entry, EntryKind, HardState, Role, Status, Step, Transition,
+};
 use raft::eraftpb::{self, EntryType, Message};
 
 /// Lines for the work that a core hands to its driver.
@@ -39,6 +41,51 @@ pub(crate) fn status(id: u64, status: Status) -> String {
     format!("{id}: {role} Lead:{leader} Term:{term} Commit:{commit} Last:{last_index}{alone}")
 }
 
+pub(crate) fn conf_state(state: &ConfState) -> String {
+    let mut line = format!("Voters:{:?}", state.voters);
+    for (name, list) in [
+        ("Outgoing", &state.voters_outgoing),
+        ("Learners", &state.learners),
+        ("LearnersNext", &state.learners_next),
+    ] {
+        if !list.is_empty() {
+            line.push_str(&format!(" {name}:{list:?}"));
+        }
+    }
+    if state.auto_leave {
+        line.push_str(" AutoLeave");
+    }
+    line
+}
+
+/// The steps of a change, as scripts write them, and its context.
+fn change(data: &[u8]) -> String {
+    let Ok(change) = ConfChange::decode(&data.to_vec().into()) else { return "malformed".into() };
+    let mut words: Vec<String> = change
+        .steps
+        .iter()
+        .map(|step| match step {
+            Step::AddVoter(id) => format!("v{id}"),
+            Step::AddLearner(id) => format!("l{id}"),
+            Step::Promote(id) => format!("p{id}"),
+            Step::Remove(id) => format!("r{id}"),
+            Step::Update(id) => format!("u{id}"),
+        })
+        .collect();
+    if words.is_empty() {
+        words.push("leave".to_owned());
+    }
+    match change.transition {
+        Transition::Auto => {}
+        Transition::Joint => words.push("transition=joint".to_owned()),
+        Transition::JointUntilLeft => words.push("transition=until-left".to_owned()),
+    }
+    if !change.context.is_empty() {
+        words.push(format!("context={}", String::from_utf8_lossy(&change.context)));
+    }
+    words.join(" ")
+}
+
 /// Term, index, data; of a new leader's first entry nothing but those.
 pub(crate) fn entry(entry: &Entry) -> String {
     let kind = match entry.kind {
@@ -46,6 +93,9 @@ pub(crate) fn entry(entry: &Entry) -> String {
         EntryKind::ConfChange => "EntryConfChange",
         EntryKind::ConfChangeV2 => "EntryConfChangeV2",
     };
+    if entry.kind != EntryKind::Normal {
+        return format!("{}/{} {kind} {}", entry.term, entry.index, change(&entry.data));
+    }
     describe(entry.term, entry.index, kind, &entry.data)
 }
 
@@ -55,6 +105,9 @@ fn sent_entry(entry: &eraftpb::Entry) -> String {
         EntryType::EntryConfChange => "EntryConfChange",
         EntryType::EntryConfChangeV2 => "EntryConfChangeV2",
     };
+    if entry.get_entry_type() != EntryType::EntryNormal {
+        return format!("{}/{} {kind} {}", entry.term, entry.index, change(&entry.context));
+    }
     describe(entry.term, entry.index, kind, &entry.data)
 }
 

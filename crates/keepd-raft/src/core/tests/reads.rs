@@ -67,7 +67,10 @@ impl Cluster {
 }
 
 fn member(id: u64, seed: u64, restored: InitialState) -> Core {
-    let restored = InitialState { voters: vec![7, 8, 9], ..restored };
+    let restored = InitialState {
+        conf_state: ConfState { voters: vec![7, 8, 9], ..ConfState::default() },
+        ..restored
+    };
     let random = Arc::new(SeededRandom::new(seed));
     Core::new(Settings { id, ..settings() }, restored, random).unwrap()
 }
