@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, FileKeys, Keyring, WrappedKey};
@@ -18,6 +19,9 @@ use keepd_wal::Wal;
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::options::Options;
+
+/// The time after which a read index without an answer is asked for again, as in etcd.
+const READ_RETRY: Duration = Duration::from_millis(500);
 
 /// A locked data directory with its encryption, ready for [`crate::Node::start`].
 #[derive(Debug)]
@@ -144,6 +148,7 @@ impl DataDir {
             heartbeat_ticks: 1,
             election_ticks: election_ticks(options),
             pre_vote: options.pre_vote,
+            read_retry_ticks: ticks(options, READ_RETRY),
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
@@ -255,6 +260,11 @@ fn bootstrap(
 }
 
 fn election_ticks(options: &Options) -> usize {
+    ticks(options, options.election_timeout).max(2)
+}
+
+/// The ticks of a time, one at least.
+fn ticks(options: &Options, time: Duration) -> usize {
     let heartbeat = options.heartbeat_interval.as_millis().max(1);
-    usize::try_from(options.election_timeout.as_millis() / heartbeat).unwrap_or(usize::MAX).max(2)
+    usize::try_from(time.as_millis() / heartbeat).unwrap_or(usize::MAX).max(1)
 }

@@ -9,10 +9,25 @@
 //!    configuration is a barrier: when everything before it is applied the state machine accepts or
 //!    rejects it, [`Core::apply_conf_change`] says the configuration that counts from there on, and
 //!    the state machine stores that with the entry's index before it applies what follows.
+//!
+//! Between members:
+//! 4. a [`crate::Body::Snapshot`] to send means: send the state of the store as of that index or
+//!    later, put what it is of into the message, and send that last; then [`Core::report_snapshot`].
+//!    A receiver takes the state to its disk whole before it steps the message;
+//! 5. [`Actions::snapshot`] comes before the batch's entries: drop what is committed and not applied,
+//!    switch the store, reset the WAL to that index; then [`Core::persisted`], then
+//!    [`Core::applied`] of that index;
+//! 6. the transport answers for the sender of a message, keeps the order of each peer's, and says
+//!    with [`Core::report_unreachable`] that some were lost. After [`Error::LogForgotten`] and
+//!    [`Error::Diverged`] the member stops;
+//! 7. a read that is answered also answers the earlier ones; the driver ends those that wait too
+//!    long.
 
 mod convert;
 mod membership;
-mod read_context;
+mod peers;
+mod progress;
+mod reads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,16 +35,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_env::Random;
 use keepd_types::{Entry, HardState};
-use raft::eraftpb::{self, Message, MessageType};
+use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
 
 use self::convert::{from_raft, to_raft};
 use self::membership::PendingChange;
 pub use self::membership::Verdict;
-use self::read_context::ReadContexts;
+use self::peers::{message_from_raft, meta_from_raft};
+pub use self::progress::{Progress, Replication, SnapshotEnd};
+use self::reads::Reads;
 use crate::conf_change::{ConfState, MalformedConfChange};
 use crate::log_store::{InitialState, LogStore};
+use crate::message::{MalformedMessage, Message, SnapshotMeta};
 
 /// Bytes of uncommitted entries beyond which proposals are refused.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -43,7 +61,7 @@ const INFLIGHT_MESSAGES_MAX: usize = 256;
 const CATCH_UP_ENTRIES: usize = 5000;
 /// Bytes of applied entries kept in memory for followers that lag.
 const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
-/// Read contexts that may wait for a leader's first commit.
+/// Reads of a member that may wait for an answer, and rounds that may wait for their confirmation.
 const HELD_READS_MAX: usize = 1024;
 
 /// A member's part in its term.
@@ -68,6 +86,8 @@ pub struct Settings {
     pub election_ticks: usize,
     /// Ask before disturbing a working leader.
     pub pre_vote: bool,
+    /// Ticks after which a read without an answer is asked again.
+    pub read_retry_ticks: usize,
 }
 
 /// Refusals of the core.
@@ -121,9 +141,63 @@ pub enum Error {
     /// A change does not fit the configuration.
     #[error("the configuration cannot be changed so: {0}")]
     ConfChangeRefused(&'static str),
-    /// A message of a kind that no member sends, or without what its kind has.
-    #[error("unexpected {0:?} from a member")]
-    UnexpectedMessage(MessageType),
+    /// A message that no member sends.
+    #[error(transparent)]
+    Malformed(#[from] MalformedMessage),
+    /// A message for another member.
+    #[error("a message for member {to:x} came here")]
+    Misdirected {
+        /// The member that it is for.
+        to: u64,
+    },
+    /// A message from one that is not in the configuration.
+    #[error("member {id:x} is not in the configuration")]
+    NotMember {
+        /// The sender.
+        id: u64,
+    },
+    /// A message that only the leader sends.
+    #[error("member {from:x} does not lead")]
+    NotLeader {
+        /// The sender.
+        from: u64,
+    },
+    /// A follower confirms entries that its leader does not have.
+    #[error("member {from:x} confirms index {index}, which the leader does not have")]
+    LogBeyondLeader {
+        /// The sender.
+        from: u64,
+        /// The index.
+        index: u64,
+    },
+    /// The leader knows that this member had more in its log.
+    #[error(
+        "the log ends at index {last}, but this member has confirmed index {needed}: its disk lost \
+         what it had synced, or an older copy was put back; remove the member and add it again"
+    )]
+    LogForgotten {
+        /// The last index.
+        last: u64,
+        /// The index that it confirmed.
+        needed: u64,
+    },
+    /// The leader's log contradicts what this member knows to be committed.
+    #[error(
+        "the leader's log differs at or below index {committed}, which is committed here: this \
+         member or the leader lost its log; remove the wrong one and add it again"
+    )]
+    Diverged {
+        /// The commit index of this member.
+        committed: u64,
+    },
+    /// The term on disk is older than the log.
+    #[error("the log has entries of term {log_term}, but the hard state is of term {term}")]
+    TermTooLow {
+        /// The hard state's term.
+        term: u64,
+        /// The term of the last entry.
+        log_term: u64,
+    },
     /// The raft crate refused; a broken invariant of the driver.
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
@@ -140,6 +214,9 @@ pub struct Actions {
     pub hard_state: Option<HardState>,
     /// Whether the WAL must be synced before [`Core::persisted`].
     pub must_sync: bool,
+    /// A state that replaces log and store: it comes before the entries, and earlier committed
+    /// entries count no more.
+    pub snapshot: Option<Box<SnapshotMeta>>,
     /// Messages to send to peers at once.
     pub messages: Vec<Message>,
     /// Messages to send to peers after the sync.
@@ -164,16 +241,10 @@ pub struct Status {
     pub commit: u64,
     /// The last index of the log.
     pub last_index: u64,
+    /// The member that leadership is being handed to, 0 if none is.
+    pub transferee: u64,
     /// Whether this member is the only voter, also after a membership change that is under way.
     pub is_alone: bool,
-}
-
-/// A read that waits for the leader's first commit.
-enum HeldRead {
-    /// Of this member, by its number.
-    Own(u64),
-    /// Of a follower, as it asked.
-    Forwarded(Message),
 }
 
 /// A member's Raft state machine.
@@ -181,12 +252,14 @@ pub struct Core {
     raw: RawNode<LogStore>,
     random: Arc<dyn Random>,
     settings: Settings,
-    /// Reads of this member and of others that came before the leader has committed in its term;
-    /// raft would drop them silently (rule 9.14).
-    held_reads: VecDeque<HeldRead>,
-    read_contexts: ReadContexts,
+    reads: Reads,
     /// Numbers of the last batch that was handed out and of the last one that is confirmed.
     batches: (u64, u64),
+    /// Numbers of the batches with entries or a snapshot that are not confirmed.
+    unsynced: VecDeque<u64>,
+    /// Index of the snapshot that was handed out and is not applied. Until then this member does
+    /// not stand for election.
+    installing: Option<u64>,
     /// Index of the last committed entry that was handed out.
     committed: u64,
     /// Changes of the configuration that were handed out and are not applied.
@@ -198,6 +271,7 @@ pub struct Core {
     conf_state: ConfState,
     last_term: u64,
     last_role: StateRole,
+    last_leader: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -235,6 +309,10 @@ impl Core {
                 start: restored.start_index,
             });
         }
+        let log_term = restored.entries.last().map_or(restored.start_term, |entry| entry.term);
+        if restored.hard_state.term < log_term {
+            return Err(Error::TermTooLow { term: restored.hard_state.term, log_term });
+        }
         if !restored.conf_state.is_sound() {
             return Err(Error::ConfState(restored.conf_state));
         }
@@ -271,11 +349,13 @@ impl Core {
             committed: restored.applied_index,
             last_term: raw.raft.term,
             last_role: raw.raft.state,
+            last_leader: raw.raft.leader_id,
+            unsynced: VecDeque::new(),
+            installing: None,
             raw,
-            read_contexts: ReadContexts::new(settings.id, random.next_u64()),
+            reads: Reads::new(random.next_u64()),
             random,
             settings,
-            held_reads: VecDeque::new(),
             pending_changes: VecDeque::new(),
             held_handover: None,
             conf_state: restored.conf_state,
@@ -301,6 +381,9 @@ impl Core {
         if !self.raw.raft.promotable() {
             return Err(Error::NotVoter);
         }
+        if self.must_not_stand() {
+            return Ok(());
+        }
         self.raw.campaign()?;
         self.after_event();
         Ok(())
@@ -308,7 +391,10 @@ impl Core {
 
     /// Advances the clock by one tick.
     pub fn tick(&mut self) {
-        self.raw.tick();
+        if !self.must_not_stand() {
+            self.raw.tick();
+        }
+        self.tick_reads();
         self.after_event();
     }
 
@@ -329,7 +415,7 @@ impl Core {
             .into_iter()
             .map(|data| eraftpb::Entry { data, ..Default::default() })
             .collect();
-        let mut message = Message { from: self.settings.id, ..Default::default() };
+        let mut message = eraftpb::Message { from: self.settings.id, ..Default::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(entries.into());
         match self.raw.raft.step(message) {
@@ -339,62 +425,12 @@ impl Core {
         }
     }
 
-    /// Asks for a read index; the context comes back in [`Actions::reads`].
-    ///
-    /// # Errors
-    /// If no leader is known, or too many reads wait for one to commit.
-    pub fn read_index(&mut self) -> Result<u64, Error> {
-        if self.raw.raft.leader_id == raft::INVALID_ID || self.held_reads.len() >= HELD_READS_MAX {
-            return Err(Error::NoLeader);
-        }
-        let read = self.read_contexts.next();
-        assert!(self.held_reads.len() < HELD_READS_MAX, "held reads are bounded");
-        if self.holds_reads() {
-            self.held_reads.push_back(HeldRead::Own(read));
-        } else {
-            self.raw.read_index(self.read_contexts.encode(read));
-        }
-        Ok(read)
-    }
-
-    /// Takes a message from a peer.
-    ///
-    /// # Errors
-    /// [`Error::UnexpectedMessage`] if no member sends such a one; nothing has changed then. If the
-    /// raft crate refuses it: it comes from no member, or is meant for this core alone.
-    pub fn step(&mut self, message: Message) -> Result<(), Error> {
-        match message.get_msg_type() {
-            // A proposal is made by the member that leads, never passed on; snapshots are not built.
-            kind @ (MessageType::MsgPropose
-            | MessageType::MsgTransferLeader
-            | MessageType::MsgSnapshot) => return Err(Error::UnexpectedMessage(kind)),
-            // Only the leader names its heir.
-            kind @ MessageType::MsgTimeoutNow if message.from != self.raw.raft.leader_id => {
-                return Err(Error::UnexpectedMessage(kind));
-            }
-            kind @ MessageType::MsgReadIndex if message.entries.len() != 1 => {
-                return Err(Error::UnexpectedMessage(kind));
-            }
-            MessageType::MsgReadIndex if self.holds_reads() => {
-                if self.held_reads.len() < HELD_READS_MAX {
-                    self.held_reads.push_back(HeldRead::Forwarded(message));
-                }
-                return Ok(());
-            }
-            // raft would not stand for election before a committed change of the configuration is
-            // applied, and would forget that it was asked to.
-            MessageType::MsgTimeoutNow if self.has_unapplied() => {
-                self.held_handover = Some(message);
-            }
-            _ => self.raw.step(message)?,
-        }
-        self.after_event();
-        Ok(())
-    }
-
-    fn has_unapplied(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        log.applied < log.committed
+    /// Whether standing for election has to wait: raft needs the log that a snapshot replaced, or
+    /// would lead at once with a log that is not synced.
+    fn must_not_stand(&self) -> bool {
+        let is_alone = self.conf_state.is_alone(self.settings.id);
+        let would_lead = is_alone && self.has_unsynced();
+        !self.is_leader() && (self.installing.is_some() || would_lead)
     }
 
     /// Confirms that the batch of this number and all before it are in the WAL, synced if they had
@@ -407,7 +443,9 @@ impl Core {
         assert!(number <= *handed_out, "only a batch that was handed out is confirmed");
         assert!(number > *confirmed, "a batch is confirmed once, and in order");
         *confirmed = number;
+        while self.unsynced.pop_front_if(|unsynced| *unsynced <= number).is_some() {}
         self.raw.on_persist_ready(number);
+        self.take_held_handover();
         self.after_event();
     }
 
@@ -421,30 +459,31 @@ impl Core {
         let is_next = |change: &PendingChange| change.index <= index;
         assert!(!self.pending_changes.front().is_some_and(is_next), "a change is a barrier");
         assert!(index >= self.raw.raft.raft_log.applied, "the applied index never falls");
+        self.installing = self.installing.filter(|snapshot| *snapshot > index);
         self.raw.advance_apply_to(index);
+        self.raw.mut_store().note_applied(index, &self.conf_state);
         self.raw.mut_store().release(index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
-        if !self.has_unapplied()
-            && let Some(message) = self.held_handover.take()
-            && message.term == self.raw.raft.term
-        {
-            self.raw.raft.step(message).expect("a handover is taken or ignored");
-        }
+        self.take_held_handover();
         self.after_event();
     }
 
     /// Hands out the next work; `None` if there is none.
     pub fn actions(&mut self) -> Option<Actions> {
-        if !self.raw.has_ready() {
+        self.begin_round();
+        if !self.raw.has_ready() && !self.reads.has_work() {
             return None;
         }
         let mut ready = self.raw.ready();
+        let snapshot = self.begin_install(ready.snapshot());
         let raft_entries = ready.take_entries();
         self.raw.mut_store().append(&raft_entries);
-        let reads = ready.take_read_states().into_iter().filter_map(|state| {
-            // An answer to an earlier start of this member releases nothing.
-            Some((self.read_contexts.decode(&state.request_ctx)?, state.index))
-        });
-        let reads = reads.collect();
+        for state in ready.take_read_states() {
+            self.end_round(&state.request_ctx, state.index);
+        }
+        let from_raft_all =
+            |messages: Vec<_>| messages.into_iter().map(message_from_raft).collect::<Vec<_>>();
+        let mut messages = from_raft_all(ready.take_messages());
+        messages.append(&mut self.reads.outbox);
         let actions = Actions {
             number: ready.number(),
             entries: raft_entries.into_iter().map(from_raft).collect(),
@@ -454,20 +493,39 @@ impl Core {
                 commit: state.commit,
             }),
             must_sync: ready.must_sync(),
-            messages: ready.take_messages(),
-            messages_after_sync: ready.take_persisted_messages(),
+            snapshot: snapshot.map(Box::new),
+            messages,
+            messages_after_sync: from_raft_all(ready.take_persisted_messages()),
             committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
-            reads,
+            reads: self.reads.take_released(),
         };
         self.raw.advance_append_async(ready);
         assert!(actions.number > self.batches.0, "each batch has a number of its own");
         self.batches.0 = actions.number;
+        if !actions.entries.is_empty() || actions.snapshot.is_some() {
+            self.unsynced.push_back(actions.number);
+        }
         for entry in &actions.committed {
             assert_eq!(entry.index, self.committed + 1, "each committed entry is handed out once");
             self.committed = entry.index;
             self.pending_changes.extend(PendingChange::of(entry));
         }
         Some(actions)
+    }
+
+    /// Puts the log to where a snapshot stands, if there is one to install.
+    fn begin_install(&mut self, snapshot: &eraftpb::Snapshot) -> Option<SnapshotMeta> {
+        if snapshot.is_empty() {
+            return None;
+        }
+        let meta = meta_from_raft(snapshot.get_metadata());
+        assert!(meta.last.index >= self.committed, "a snapshot takes nothing back");
+        self.raw.mut_store().reset(meta.last);
+        self.committed = meta.last.index;
+        self.pending_changes.clear();
+        self.conf_state = meta.conf_state.clone();
+        self.installing = Some(meta.last.index);
+        Some(meta)
     }
 
     /// Role, term and indexes as they are now.
@@ -484,6 +542,7 @@ impl Core {
             term: raft.term,
             commit: raft.raft_log.committed,
             last_index: raft.raft_log.last_index(),
+            transferee: raft.lead_transferee.unwrap_or(raft::INVALID_ID),
             is_alone: self.conf_state.is_alone(self.settings.id),
         }
     }
@@ -492,32 +551,20 @@ impl Core {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Whether this member leads and has not committed in its term: its commit index may be behind
-    /// what an earlier leader has acknowledged.
-    fn holds_reads(&self) -> bool {
-        self.is_leader() && !self.raw.raft.commit_to_current_term()
-    }
-
     fn after_event(&mut self) {
-        let (term, role) = (self.raw.raft.term, self.raw.raft.state);
+        let raft = &self.raw.raft;
+        let (term, role, leader) = (raft.term, raft.state, raft.leader_id);
         assert!(term >= self.last_term, "a member's term never falls");
         let log = &self.raw.raft.raft_log;
         assert!(log.committed <= log.last_index(), "what is committed is in the log");
+        let is_new_term = term != self.last_term;
         if (term, role) != (self.last_term, self.last_role) {
             (self.last_term, self.last_role) = (term, role);
             self.draw_election_timeout();
         }
-        if !self.held_reads.is_empty() && !self.holds_reads() {
-            for read in std::mem::take(&mut self.held_reads) {
-                match read {
-                    HeldRead::Own(read) => self.raw.read_index(self.read_contexts.encode(read)),
-                    HeldRead::Forwarded(message) if self.is_leader() => {
-                        self.raw.raft.step(message).expect("a leader takes reads");
-                    }
-                    // Whoever asked learns of the new leader too, and asks again.
-                    HeldRead::Forwarded(_) => {}
-                }
-            }
+        if is_new_term || self.last_leader != leader {
+            self.last_leader = leader;
+            self.follow_reads();
         }
     }
 

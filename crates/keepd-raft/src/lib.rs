@@ -7,9 +7,15 @@
 mod conf_change;
 mod core;
 mod log_store;
+mod message;
 
 pub use keepd_types::{Entry, EntryKind, HardState};
 
 pub use crate::conf_change::{ConfChange, ConfState, MalformedConfChange, Step, Transition};
-pub use crate::core::{Actions, Core, Error, Role, Settings, Status, Verdict};
+pub use crate::core::{
+    Actions, Core, Error, Progress, Replication, Role, Settings, SnapshotEnd, Status, Verdict,
+};
 pub use crate::log_store::InitialState;
+pub use crate::message::{
+    Body, LogPosition, MalformedMessage, Message, ReadRequest, Round, SnapshotMeta,
+};

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::message::LogPosition;
+
 /// State of a member as its disk has it at boot.
 #[derive(Clone, Debug, Default)]
 pub struct InitialState {
@@ -29,7 +31,10 @@ pub struct InitialState {
 #[derive(Debug)]
 pub(crate) struct LogStore {
     hard_state: HardState,
+    /// The configuration as of `applied`.
     conf_state: ConfState,
+    /// Index and term of the last applied entry: a snapshot would be of it.
+    applied: (u64, u64),
     /// Index and term just before the first entry held.
     before: (u64, u64),
     entries: VecDeque<Entry>,
@@ -45,7 +50,8 @@ impl LogStore {
         entries: Vec<Entry>,
     ) -> Self {
         let bytes = entries.iter().map(|entry| entry.data.len()).sum();
-        Self { hard_state, conf_state, before, entries: entries.into(), bytes }
+        let applied = (0, 0);
+        Self { hard_state, conf_state, applied, before, entries: entries.into(), bytes }
     }
 
     /// Appends entries; an index that is present already truncates the log there first.
@@ -61,6 +67,21 @@ impl LogStore {
             self.bytes += entry.data.len();
             self.entries.push_back(entry.clone());
         }
+    }
+
+    /// Notes the state that a snapshot would be of.
+    pub(crate) fn note_applied(&mut self, index: u64, conf_state: &crate::conf_change::ConfState) {
+        if let Ok(term) = self.term(index) {
+            self.applied = (index, term);
+            self.conf_state = conf_state.to_raft();
+        }
+    }
+
+    /// Replaces the log by a snapshot.
+    pub(crate) fn reset(&mut self, last: LogPosition) {
+        self.before = (last.index, last.term);
+        self.entries.clear();
+        self.bytes = 0;
     }
 
     /// Forgets applied entries, keeping a window for followers that lag.
@@ -134,9 +155,17 @@ impl Storage for LogStore {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Raft snapshots serve members that lag; a lone member has none.
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // Metadata only: the transport sends the state itself.
+        let (index, term) = self.applied;
+        if index < request_index.max(1) {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot::default();
+        let meta = snapshot.mut_metadata();
+        (meta.index, meta.term) = (index, term);
+        meta.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
     }
 }
 

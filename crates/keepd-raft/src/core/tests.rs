@@ -8,7 +8,7 @@ use keepd_types::EntryKind;
 use super::*;
 
 fn settings() -> Settings {
-    Settings { id: 7, heartbeat_ticks: 1, election_ticks: 10, pre_vote: true }
+    Settings { id: 7, heartbeat_ticks: 1, election_ticks: 10, pre_vote: true, read_retry_ticks: 5 }
 }
 
 fn fresh() -> InitialState {
@@ -178,6 +178,7 @@ fn the_same_seeds_give_the_same_actions() {
     assert_ne!(trace([8, 10, 12]), first);
 }
 
+mod hostile;
 mod reads;
 
 /// Rule 9.2.

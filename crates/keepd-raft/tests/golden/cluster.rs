@@ -6,10 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_env::SeededRandom;
 use keepd_raft::{
-    Actions, ConfChange, ConfState, Core, Entry, EntryKind, HardState, InitialState, Settings,
-    Status, Step, Transition, Verdict,
+    Actions, Body, ConfChange, ConfState, Core, Entry, EntryKind, HardState, InitialState,
+    LogPosition, Message, ReadRequest, Settings, SnapshotEnd, Status, Step, Transition, Verdict,
 };
-use raft::eraftpb::{self, Message, MessageType};
 use testkit::golden::Command;
 
 use crate::transcript;
@@ -40,6 +39,7 @@ struct Member {
 /// The synced part of a member's log.
 #[derive(Default)]
 struct Log {
+    start: LogPosition,
     hard_state: HardState,
     entries: Vec<Entry>,
 }
@@ -63,10 +63,11 @@ impl Member {
         self.starts += 1;
         let restored = InitialState {
             hard_state: self.log.hard_state,
+            start_index: self.log.start.index,
+            start_term: self.log.start.term,
             entries: self.log.entries.clone(),
             applied_index: self.applied,
             conf_state: self.conf_state.clone(),
-            ..InitialState::default()
         };
         let random = SeededRandom::new(self.settings.id * 100 + self.starts);
         self.core = Some(Core::new(self.settings, restored, Arc::new(random)).unwrap());
@@ -99,7 +100,13 @@ impl Cluster {
     /// Starts members with an empty log and the given configuration.
     pub(crate) fn add_members(&mut self, ids: &[u64], conf_state: &ConfState, pre_vote: bool) {
         for id in ids.iter().copied() {
-            let settings = Settings { id, heartbeat_ticks: 1, election_ticks: 10, pre_vote };
+            let settings = Settings {
+                id,
+                heartbeat_ticks: 1,
+                election_ticks: 10,
+                pre_vote,
+                read_retry_ticks: 5,
+            };
             let mut member = Member {
                 core: None,
                 settings,
@@ -210,8 +217,18 @@ impl Cluster {
         let member = self.member(id);
         let mut messages = Vec::new();
         for mut actions in std::mem::take(&mut member.unsynced) {
+            if let Some(snapshot) = &actions.snapshot {
+                member.log.start = snapshot.last;
+                member.log.entries.clear();
+                member.conf_state = snapshot.conf_state.clone();
+            }
+            let installed = actions.snapshot.take().map(|snapshot| snapshot.last.index);
             member.log.append(actions.entries, actions.hard_state);
             member.core().persisted(actions.number);
+            if let Some(index) = installed {
+                member.applied = index;
+                member.core().applied(index);
+            }
             messages.append(&mut actions.messages_after_sync);
         }
         self.send(messages);
@@ -280,6 +297,34 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn transfer(&mut self, id: u64, to: u64) {
+        if let Err(error) = self.member(id).core().transfer_leader(to) {
+            self.say(format!("error: {error}"));
+        }
+    }
+
+    pub(crate) fn report_snapshot(&mut self, id: u64, of: u64, end: SnapshotEnd) {
+        self.member(id).core().report_snapshot(of, end);
+    }
+
+    /// Cuts the start of a member's log off, as far as it is applied.
+    pub(crate) fn truncate(&mut self, id: u64) {
+        let member = self.member(id);
+        let applied = member.applied;
+        let cut: Vec<Entry> =
+            member.log.entries.extract_if(.., |entry| entry.index <= applied).collect();
+        if let Some(last) = cut.last() {
+            member.log.start = LogPosition { term: last.term, index: last.index };
+        }
+        self.crash(id);
+        self.restart(id);
+    }
+
+    pub(crate) fn show_progress(&mut self, id: u64) {
+        let progress = self.member(id).core().progress();
+        self.lines.extend(progress.into_iter().map(transcript::progress));
+    }
+
     /// Ends a member at once: what was not synced is gone, and what is on its way to it too.
     pub(crate) fn crash(&mut self, id: u64) {
         let member = self.member(id);
@@ -294,33 +339,30 @@ impl Cluster {
 
     pub(crate) fn inject(&mut self, command: &Command) {
         let named = |name| u64::try_from(command.named_number(name, 0)).expect("a number");
-        let kind = match command.word(0) {
-            "MsgHup" => MessageType::MsgHup,
-            "MsgPropose" => MessageType::MsgPropose,
-            "MsgAppend" => MessageType::MsgAppend,
-            "MsgAppendResponse" => MessageType::MsgAppendResponse,
-            "MsgRequestVote" => MessageType::MsgRequestVote,
-            "MsgSnapshot" => MessageType::MsgSnapshot,
-            "MsgHeartbeatResponse" => MessageType::MsgHeartbeatResponse,
-            "MsgTransferLeader" => MessageType::MsgTransferLeader,
-            "MsgTimeoutNow" => MessageType::MsgTimeoutNow,
-            "MsgReadIndex" => MessageType::MsgReadIndex,
-            "MsgReadIndexResp" => MessageType::MsgReadIndexResp,
+        let at = LogPosition { term: named("logterm"), index: named("index") };
+        let request = ReadRequest { boot: named("boot"), number: named("number") };
+        let body = match command.word(0) {
+            "MsgAppend" => {
+                Body::Append { previous: at, commit: named("commit"), entries: Vec::new() }
+            }
+            "MsgAppendResponse" => Body::Appended { index: at.index, commit: 0 },
+            "MsgHeartbeat" => Body::Heartbeat { commit: named("commit"), round: None },
+            "MsgRequestVote" => Body::Vote {
+                is_pre: false,
+                is_handover: false,
+                last: at,
+                commit: LogPosition::default(),
+            },
+            "MsgRequestVoteResponse" => {
+                let commit = LogPosition::default();
+                Body::VoteResponse { is_pre: false, is_granted: true, commit }
+            }
+            "MsgTimeoutNow" => Body::TimeoutNow,
+            "MsgReadIndex" => Body::ReadIndex(request),
+            "MsgReadIndexResp" => Body::ReadIndexResponse { request, index: at.index },
             other => panic!("no message {other}: {}", command.line),
         };
-        let mut message = Message {
-            from: named("from"),
-            to: named("to"),
-            term: named("term"),
-            log_term: named("logterm"),
-            index: named("index"),
-            ..Message::default()
-        };
-        message.set_msg_type(kind);
-        if let Some(data) = command.named("data") {
-            let data = Bytes::from(data.to_owned());
-            message.set_entries(vec![eraftpb::Entry { data, ..Default::default() }].into());
-        }
+        let message = Message { from: named("from"), to: named("to"), term: named("term"), body };
         self.say(transcript::message(&message));
         self.step(named("to"), message);
     }

@@ -19,7 +19,11 @@
 //! | `heal` | ends the partition |
 //! | `stabilize [1 2]` | handles and delivers until nothing is left to do |
 //! | `crash 1`, `restart 1` | loses what was not synced; starts from the log |
-//! | `inject MsgPropose from=2 to=1 [term=1] [data=x] [index=1] [logterm=1]` | a message nobody sent |
+//! | `transfer 1 2` | member 1 hands leadership to 2 |
+//! | `report-snapshot 1 2 finished` | sending a snapshot from 1 to 2 ended; or `failed` |
+//! | `truncate 1` | cuts what is applied off the start of the log, and starts the member again |
+//! | `progress 1` | the members' progress, as member 1 knows it |
+//! | `inject MsgAppend from=2 to=1 [term=1] [index=1] [logterm=1] [commit=1]` | a message nobody sent |
 //! | `log 1`, `status [1]` | shows the log on disk; the members' states |
 //!
 //! A last word `quiet` hides what a command prints.
@@ -32,7 +36,7 @@ mod transcript;
 use std::path::Path;
 
 use bytes::Bytes;
-use keepd_raft::ConfState;
+use keepd_raft::{ConfState, Message, SnapshotEnd};
 use testkit::golden::{self, Command};
 
 use self::cluster::Cluster;
@@ -92,6 +96,17 @@ fn run(cluster: &mut Cluster, command: &Command) -> String {
         "partition" => cluster.partition(ids(command)),
         "heal" => cluster.partition(Vec::new()),
         "stabilize" => cluster.stabilize(&ids(command)),
+        "transfer" => cluster.transfer(id(0), id(1)),
+        "report-snapshot" => {
+            let end = match command.word(2) {
+                "finished" => SnapshotEnd::Finished,
+                "failed" => SnapshotEnd::Failed,
+                other => panic!("no end {other}: {}", command.line),
+            };
+            cluster.report_snapshot(id(0), id(1), end);
+        }
+        "truncate" => cluster.truncate(id(0)),
+        "progress" => cluster.show_progress(id(0)),
         "crash" => cluster.crash(id(0)),
         "restart" => cluster.restart(id(0)),
         "inject" => cluster.inject(command),
@@ -108,11 +123,11 @@ fn ids(command: &Command) -> Vec<u64> {
 }
 
 /// Which of the messages on their way a command means.
-fn filter(command: &Command) -> impl Fn(&raft::eraftpb::Message) -> bool + use<> {
+fn filter(command: &Command) -> impl Fn(&Message) -> bool + use<> {
     let from: Option<u64> = command.named("from").map(|word| word.parse().expect("an id"));
     let kind = command.named("type").map(str::to_owned);
     move |message| {
         from.is_none_or(|from| message.from == from)
-            && kind.as_ref().is_none_or(|kind| *kind == format!("{:?}", message.get_msg_type()))
+            && kind.as_ref().is_none_or(|kind| kind == message.body.name())
     }
 }

@@ -1,15 +1,19 @@
 //! One line for each message, entry and state, as etcd/raft prints them.
 
 use keepd_raft::{
-    Actions, ConfChange, ConfState, Entry, EntryKind, HardState, Role, Status, Step, Transition,
+    Actions, Body, ConfChange, ConfState, Entry, EntryKind, HardState, LogPosition, Message,
+    Progress, Role, Round, Status, Step, Transition,
 };
-use raft::eraftpb::{self, EntryType, Message};
 
 /// Lines for the work that a core hands to its driver.
 pub(crate) fn ready(actions: &Actions) -> Vec<String> {
     let mut lines = vec![format!("Ready MustSync={}:", actions.must_sync)];
     if let Some(state) = actions.hard_state {
         lines.push(hard_state(state));
+    }
+    if let Some(meta) = &actions.snapshot {
+        let LogPosition { term, index } = meta.last;
+        lines.push(format!("Snapshot {term}/{index} [{}]", conf_state(&meta.conf_state)));
     }
     let mut list = |title: &str, items: Vec<String>| {
         if !items.is_empty() {
@@ -31,14 +35,17 @@ pub(crate) fn hard_state(state: HardState) -> String {
 }
 
 pub(crate) fn status(id: u64, status: Status) -> String {
-    let Status { role, leader, term, commit, last_index, is_alone } = status;
+    let Status { role, leader, term, commit, last_index, is_alone, transferee } = status;
     let role = match role {
         Role::Follower => "Follower",
         Role::Candidate => "Candidate",
         Role::Leader => "Leader",
     };
     let alone = if is_alone { " alone" } else { "" };
-    format!("{id}: {role} Lead:{leader} Term:{term} Commit:{commit} Last:{last_index}{alone}")
+    let transfer = if transferee == 0 { String::new() } else { format!(" Transfer:{transferee}") };
+    format!(
+        "{id}: {role} Lead:{leader} Term:{term} Commit:{commit} Last:{last_index}{alone}{transfer}"
+    )
 }
 
 pub(crate) fn conf_state(state: &ConfState) -> String {
@@ -99,52 +106,73 @@ pub(crate) fn entry(entry: &Entry) -> String {
     describe(entry.term, entry.index, kind, &entry.data)
 }
 
-fn sent_entry(entry: &eraftpb::Entry) -> String {
-    let kind = match entry.get_entry_type() {
-        EntryType::EntryNormal => "EntryNormal",
-        EntryType::EntryConfChange => "EntryConfChange",
-        EntryType::EntryConfChangeV2 => "EntryConfChangeV2",
-    };
-    if entry.get_entry_type() != EntryType::EntryNormal {
-        return format!("{}/{} {kind} {}", entry.term, entry.index, change(&entry.context));
-    }
-    describe(entry.term, entry.index, kind, &entry.data)
-}
-
 fn describe(term: u64, index: u64, kind: &str, data: &[u8]) -> String {
-    let data = String::from_utf8_lossy(read_context(data).as_deref().unwrap_or(data)).into_owned();
+    let data = String::from_utf8_lossy(data);
     if data.is_empty() {
         return format!("{term}/{index} {kind}");
     }
     format!("{term}/{index} {kind} {data}")
 }
 
-pub(crate) fn message(message: &Message) -> String {
-    let Message { from, to, term, log_term, index, commit, .. } = *message;
-    let mut line = format!("{from}->{to} {:?} Term:{term}", message.get_msg_type());
-    if (log_term, index) != (0, 0) {
-        line.push_str(&format!(" Log:{log_term}/{index}"));
+pub(crate) fn progress(progress: Progress) -> String {
+    let Progress { id, matched, next, replication, pending_snapshot, is_active, is_learner } =
+        progress;
+    let mut line = format!("{id}: {replication:?} Match:{matched} Next:{next}");
+    if pending_snapshot != 0 {
+        line.push_str(&format!(" Snapshot:{pending_snapshot}"));
     }
-    if commit != 0 {
-        line.push_str(&format!(" Commit:{commit}"));
-    }
-    if message.reject {
-        line.push_str(&format!(" Rejected (Hint: {})", message.reject_hint));
-    }
-    if let Some(context) = read_context(&message.context) {
-        line.push_str(&format!(" Context:[{}]", String::from_utf8_lossy(&context)));
-    }
-    if !message.entries.is_empty() {
-        let entries: Vec<String> = message.entries.iter().map(sent_entry).collect();
-        line.push_str(&format!(" Entries:[{}]", entries.join(", ")));
+    for (word, holds) in [(" inactive", !is_active), (" learner", is_learner)] {
+        if holds {
+            line.push_str(word);
+        }
     }
     line
 }
 
-/// Names the read of a context: the member that asks and its number, without the boot id.
-fn read_context(bytes: &[u8]) -> Option<Vec<u8>> {
-    let (member, rest) = bytes.split_first_chunk::<8>()?;
-    let (_boot, number) = rest.split_first_chunk::<8>()?;
-    let number = u64::from_be_bytes(number.try_into().ok()?);
-    Some(format!("read {number} of {}", u64::from_be_bytes(*member)).into_bytes())
+pub(crate) fn message(message: &Message) -> String {
+    let Message { from, to, term, body } = message;
+    let line = format!("{from}->{to} {} Term:{term}", body.name());
+    let log = |at: LogPosition| match at {
+        LogPosition { term: 0, index: 0 } => String::new(),
+        LogPosition { term, index } => format!(" Log:{term}/{index}"),
+    };
+    let commit_index = |commit: u64| match commit {
+        0 => String::new(),
+        commit => format!(" Commit:{commit}"),
+    };
+    let rest = match body {
+        Body::Append { previous, commit, entries } => {
+            let mut rest = log(*previous) + &commit_index(*commit);
+            if !entries.is_empty() {
+                let entries: Vec<String> = entries.iter().map(entry).collect();
+                rest.push_str(&format!(" Entries:[{}]", entries.join(", ")));
+            }
+            rest
+        }
+        Body::Appended { index, commit } => {
+            log(LogPosition { term: 0, index: *index }) + &commit_index(*commit)
+        }
+        Body::AppendRejected { index, commit, hint } => {
+            log(LogPosition { term: hint.term, index: *index })
+                + &commit_index(*commit)
+                + &format!(" Rejected (Hint: {})", hint.index)
+        }
+        Body::Heartbeat { commit, round } | Body::HeartbeatResponse { commit, round } => {
+            let round = round.map(|Round { term, number }| format!(" Round:{term}/{number}"));
+            commit_index(*commit) + &round.unwrap_or_default()
+        }
+        Body::Vote { is_handover, last, commit, .. } => {
+            let handover = if *is_handover { " Handover" } else { "" };
+            log(*last) + &commit_index(commit.index) + handover
+        }
+        Body::VoteResponse { is_granted: true, .. } => String::new(),
+        Body::VoteResponse { commit, .. } => commit_index(commit.index) + " Rejected (Hint: 0)",
+        Body::Snapshot(meta) => log(meta.last) + &format!(" [{}]", conf_state(&meta.conf_state)),
+        Body::TimeoutNow => String::new(),
+        Body::ReadIndex(request) => format!(" Read:{}", request.number),
+        Body::ReadIndexResponse { request, index } => {
+            log(LogPosition { term: 0, index: *index }) + &format!(" Read:{}", request.number)
+        }
+    };
+    line + &rest
 }

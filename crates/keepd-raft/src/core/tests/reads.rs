@@ -1,14 +1,13 @@
-//! Read contexts among three members: each member releases its own reads only.
-
-use raft::eraftpb::{Message, MessageType};
+//! Read indexes among three members: each member releases its own reads only, and loses none.
 
 use super::*;
+use crate::message::{Body, ReadRequest};
 
 /// Three members whose messages are delivered by hand.
 struct Cluster {
     cores: BTreeMap<u64, Core>,
     on_their_way: VecDeque<Message>,
-    /// Released reads: (member, context, index).
+    /// Released reads: (member, number, index).
     reads: Vec<(u64, u64, u64)>,
 }
 
@@ -38,7 +37,7 @@ impl Cluster {
                 }
                 self.on_their_way.extend(actions.messages);
                 self.on_their_way.extend(actions.messages_after_sync);
-                self.reads.extend(actions.reads.iter().map(|(context, at)| (*id, *context, *at)));
+                self.reads.extend(actions.reads.iter().map(|(number, at)| (*id, *number, *at)));
             }
         }
     }
@@ -67,10 +66,8 @@ impl Cluster {
 }
 
 fn member(id: u64, seed: u64, restored: InitialState) -> Core {
-    let restored = InitialState {
-        conf_state: ConfState { voters: vec![7, 8, 9], ..ConfState::default() },
-        ..restored
-    };
+    let conf_state = ConfState { voters: vec![7, 8, 9], ..ConfState::default() };
+    let restored = InitialState { conf_state, ..restored };
     let random = Arc::new(SeededRandom::new(seed));
     Core::new(Settings { id, ..settings() }, restored, random).unwrap()
 }
@@ -89,7 +86,7 @@ fn two_followers_that_ask_at_once_are_both_answered() {
 fn an_answer_to_the_member_before_its_restart_releases_nothing() {
     let mut cluster = Cluster::new();
     cluster.core(8).read_index().unwrap();
-    let late = cluster.deliver(|m| m.get_msg_type() == MessageType::MsgReadIndexResp);
+    let late = cluster.deliver(|m| matches!(m.body, Body::ReadIndexResponse { .. }));
     assert_eq!(late.len(), 1);
 
     // Member 8 starts again with the same log, while the others acknowledge one more entry.
@@ -106,28 +103,79 @@ fn an_answer_to_the_member_before_its_restart_releases_nothing() {
     let (acknowledged, _) = cluster.core(7).propose(vec!["a".into()]).unwrap();
     cluster.settle();
 
-    let context = cluster.core(8).read_index().unwrap();
+    let number = cluster.core(8).read_index().unwrap();
     for message in late {
         cluster.core(8).step(message).unwrap();
     }
     cluster.act();
     assert_eq!(cluster.reads, [], "the late answer is older than what was acknowledged");
     cluster.settle();
-    assert_eq!(cluster.reads, [(8, context, acknowledged)]);
+    assert_eq!(cluster.reads, [(8, number, acknowledged)]);
 }
 
-/// Peers are not trusted to send contexts of ours.
+/// Peers are not trusted to send names of ours.
 #[test]
-fn an_answer_with_an_unknown_context_releases_nothing() {
+fn an_answer_that_nobody_waits_for_releases_nothing() {
     let mut cluster = Cluster::new();
-    for data in [&b""[..], b"12345678", &[0; 24], &[0; 25]] {
-        let mut answer = Message { from: 7, to: 8, ..Message::default() };
-        answer.set_msg_type(MessageType::MsgReadIndexResp);
-        answer.term = cluster.core(8).status().term;
-        let entry = eraftpb::Entry { data: data.to_vec().into(), ..eraftpb::Entry::default() };
-        answer.set_entries(vec![entry].into());
-        cluster.core(8).step(answer).unwrap();
+    let number = cluster.core(8).read_index().unwrap();
+    let asked = cluster.core(8).actions().unwrap().messages.remove(0);
+    let Body::ReadIndex(ReadRequest { boot, .. }) = asked.body else { panic!("{asked:?}") };
+    let (term, index) = (cluster.core(8).status().term, 1);
+    for request in [
+        ReadRequest { boot: boot + 1, number },
+        ReadRequest { boot, number: number + 1 },
+        ReadRequest { boot, number: 0 },
+    ] {
+        let body = Body::ReadIndexResponse { request, index };
+        cluster.core(8).step(Message { from: 7, to: 8, term, body }).unwrap();
+    }
+    cluster.act();
+    assert_eq!(cluster.reads, []);
+}
+
+#[test]
+fn a_read_whose_question_or_answer_is_lost_is_asked_again() {
+    let mut cluster = Cluster::new();
+    let number = cluster.core(8).read_index().unwrap();
+    let lost = cluster.deliver(|m| matches!(m.body, Body::ReadIndex(_)));
+    assert_eq!((lost.len(), &cluster.reads[..]), (1, &[][..]));
+    for _ in 0..settings().read_retry_ticks {
+        cluster.core(8).tick();
     }
     cluster.settle();
-    assert_eq!(cluster.reads, []);
+    let commit = cluster.core(7).status().commit;
+    assert_eq!(cluster.reads, [(8, number, commit)]);
+}
+
+#[test]
+fn a_read_survives_a_change_of_the_leader() {
+    let mut cluster = Cluster::new();
+    let number = cluster.core(8).read_index().unwrap();
+    let of_the_leader = cluster.core(7).read_index().unwrap();
+    cluster.deliver(|m| m.from == 7 || m.to == 7);
+    for id in [8, 9] {
+        for _ in 0..settings().election_ticks {
+            cluster.core(id).tick();
+        }
+    }
+    cluster.core(9).campaign().unwrap();
+    cluster.deliver(|m| m.from == 7 || m.to == 7);
+    let commit = cluster.core(9).status().commit;
+    assert_eq!(cluster.reads, [(8, number, commit)], "the new leader answers");
+    cluster.core(9).tick();
+    cluster.settle();
+    assert_eq!(cluster.reads, [(8, number, commit), (7, of_the_leader, commit)]);
+}
+
+#[test]
+fn no_two_rounds_have_the_same_name() {
+    let mut cluster = Cluster::new();
+    let mut rounds = Vec::new();
+    for _ in 0..3 {
+        cluster.core(7).read_index().unwrap();
+        let held = cluster.deliver(|m| matches!(m.body, Body::Heartbeat { round: Some(_), .. }));
+        rounds.extend(held.into_iter().filter(|m| m.to == 8).map(|m| m.body));
+    }
+    assert_eq!(rounds.len(), 3);
+    assert!(rounds[0] != rounds[1] && rounds[1] != rounds[2]);
 }
