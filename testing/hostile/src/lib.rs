@@ -8,7 +8,8 @@
 //! `fuzz/` runs the targets under libFuzzer by hand, `tests/corpus.rs` replays their corpora in
 //! every run of the tests. A target also says here what its first inputs are.
 //!
-//! Deliberately missing: the network's decoders, which `testing/interop` attacks from outside.
+//! Deliberately missing: the decoders of clients' requests, which `testing/interop` attacks from
+//! outside.
 
 mod bolt;
 mod command;
@@ -16,6 +17,7 @@ mod config;
 mod files;
 mod frames;
 mod keyring;
+mod messages;
 mod records;
 mod store;
 mod varints;
@@ -27,6 +29,7 @@ pub use self::command::command;
 pub use self::config::config;
 pub use self::frames::frames;
 pub use self::keyring::keyring;
+pub use self::messages::messages;
 pub use self::records::records;
 pub use self::store::store;
 pub use self::wal::wal;
@@ -42,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", config),
     ("frames", frames),
     ("keyring", keyring),
+    ("messages", messages),
     ("records", records),
     ("store", store),
     ("wal", wal),
@@ -60,6 +64,7 @@ pub fn first_inputs(target: &str) -> Vec<Vec<u8>> {
         "config" => config::first_inputs(),
         "frames" => frames::first_inputs(),
         "keyring" => keyring::first_inputs(),
+        "messages" => messages::first_inputs(),
         "records" => records::first_inputs(),
         "store" => store::first_inputs(),
         "wal" => wal::first_inputs(),

@@ -86,7 +86,7 @@ macro_rules! replays {
     };
 }
 
-replays! { bolt command config frames keyring records store wal words }
+replays! { bolt command config frames keyring messages records store wal words }
 
 /// Writes what a corpus is begun with: `cargo test -p hostile -- --ignored first_inputs_are_written`.
 #[test]

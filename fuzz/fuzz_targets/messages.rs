@@ -1,0 +1,5 @@
+//! `hostile::messages` under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hostile::messages(bytes));
