@@ -43,17 +43,16 @@ pub(crate) async fn range(
     }
     let context = Arc::clone(context);
     let answer = async move { range::answer(&context, &view, header, request).await };
-    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await? })
+    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await.map_err(errors::task)?? })
 }
 
 /// Works on a large answer in a task of its own, so that the other calls of the connection go on. It
-/// ends with its call.
-async fn in_own_task(
+/// ends with its call. Not `async`: the work would be part of the future of every small call too.
+fn in_own_task(
     deadline: Option<Instant>,
     work: impl Future<Output = Result<EncodedMessage, Status>> + Send + 'static,
-) -> Result<EncodedMessage, Status> {
-    let task = tokio::spawn(async move { in_time(deadline, pin!(work)).await });
-    AbortOnDropHandle::new(task).await.map_err(errors::task)?
+) -> AbortOnDropHandle<Result<EncodedMessage, Status>> {
+    AbortOnDropHandle::new(tokio::spawn(async move { in_time(deadline, pin!(work)).await }))
 }
 
 pub(crate) async fn range_stream(
@@ -142,7 +141,7 @@ pub(crate) async fn txn(
     }
     let context = Arc::clone(context);
     let answer = async move { Ok(EncodedMessage::of(&txn::run(&context, request).await?)) };
-    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await? })
+    Ok(EncodedMessage { permit, ..in_own_task(deadline, answer).await.map_err(errors::task)?? })
 }
 
 pub(crate) async fn compact(
