@@ -2,43 +2,24 @@
 //! everything else is served; into files that are gone nothing is acknowledged.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_crypto::EncryptionConfig;
-use keepd_env::{Disk, Env, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{Disk, SimDisk};
 use keepd_machine::Command;
 use keepd_machine::command::Put;
-use keepd_node::{DataDir, Error, Handle, Node, Options};
+use keepd_node::{Error, Handle, Node};
 use keepd_types::{KeyRange, StoredValue};
 use keepd_watch::{CloseReason, Sink, StreamMessage, WatchSpec};
+use sim::fixture;
 
-const CONFIG: &[u8] = b"
-apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-- resources: ['*.*']
-  providers:
-  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
-";
 /// BOUND: how long a test waits for what happens in the background.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(disk: &SimDisk, config: Option<EncryptionConfig>) -> Node {
-    let mut options = Options::new(PathBuf::from("/data"));
-    options.flush_interval = Duration::from_millis(2);
-    options.ballast_bytes = 64 * 1024;
-    let env = Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(1)),
-    };
-    let data_dir = DataDir::prepare(&env, &options, config).expect("the directory opens");
-    let node = Node::start(env, options, data_dir).expect("the member starts");
-    node.ready().await.expect("the member leads");
-    node
+    fixture::started(disk, 1, fixture::options(), config).await
 }
 
 async fn put(handle: &Handle, key: String) -> Result<(), Error> {
@@ -209,7 +190,7 @@ async fn damage_in_the_growing_segment_is_made_good_from_the_log() {
 async fn a_damaged_file_holds_a_change_of_keys_back_until_nothing_in_it_is_needed() {
     let (disk, old, _) = damaged().await;
     let providers = "  - identity: {}\n";
-    let config = [CONFIG, providers.as_bytes()].concat();
+    let config = [fixture::ENCRYPTION, providers.as_bytes()].concat();
     let node = start(&disk, EncryptionConfig::parse("test", &config).ok()).await;
     let handle = node.handle();
     let is_held = || handle.file_counts().held_back == [old.clone()];
@@ -266,7 +247,7 @@ async fn a_member_stops_when_its_files_are_taken_away() {
         path
     };
     remove_under_load(None, |disk| remove(disk, newest(disk))).await;
-    let config = EncryptionConfig::parse("test", CONFIG).expect("the configuration is right");
+    let config = fixture::encryption();
     let keyring = PathBuf::from("/data/member/KEYRING");
     remove_under_load(Some(config), |disk| remove(disk, keyring.clone())).await;
     remove_under_load(None, |disk| {

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_crypto::{ConfigOptions, EncryptionConfig};
-use keepd_env::{Disk, Env, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{Disk, Env, SimDisk};
 use keepd_machine::Command;
 use keepd_machine::command::Put;
 use keepd_node::{BootError, DataDir, Node, Options};
 use keepd_types::{KeyRange, StoredValue};
+use sim::fixture;
 
 const SEALING: &str = "";
 const MIGRATING: &str = ", {identity: {}}";
@@ -39,16 +40,7 @@ fn vouched() -> EncryptionConfig {
 }
 
 fn start(disk: &SimDisk, config: Option<EncryptionConfig>) -> Result<Node, BootError> {
-    let env = Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(disk.mutations())),
-    };
-    let mut options = Options::new(PathBuf::from("/data"));
-    options.flush_interval = Duration::from_millis(2);
-    options.ballast_bytes = 64 * 1024;
-    let data_dir = DataDir::prepare(&env, &options, config)?;
-    Node::start(env, options, data_dir)
+    fixture::start(disk, disk.mutations(), fixture::options(), config)
 }
 
 /// A member with one value, in an orderly state.

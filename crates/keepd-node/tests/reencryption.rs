@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::EncryptionConfig;
 use keepd_env::sim::CrashMode;
-use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{Env, SimDisk};
 use keepd_machine::Command;
 use keepd_machine::command::Put;
 use keepd_node::{BootError, DataDir, Error, Node, Options};
 use keepd_types::{KeyRange, KeyValue, StoredValue};
+use sim::fixture;
 use tokio::task::JoinSet;
 
 const KEYS: u32 = 30;
@@ -49,16 +50,7 @@ fn config(stage: Stage) -> Option<EncryptionConfig> {
 }
 
 fn start(disk: &SimDisk, seed: u64, stage: Stage) -> Result<Node, BootError> {
-    let env = Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(seed)),
-    };
-    let mut options = Options::new(PathBuf::from("/data"));
-    options.flush_interval = Duration::from_millis(2);
-    options.ballast_bytes = 64 * 1024;
-    let data_dir = DataDir::prepare(&env, &options, config(stage))?;
-    Node::start(env, options, data_dir)
+    fixture::start(disk, seed, fixture::options(), config(stage))
 }
 
 async fn put(node: &Node, number: u32) -> Result<(), Error> {

@@ -9,44 +9,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_crypto::{EncryptionConfig, ValueSealer};
+use keepd_crypto::ValueSealer;
 use keepd_env::sim::{CrashMode, FaultPlan};
-use keepd_env::{Disk, Env, IoOp, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{Disk, IoOp, SeededRandom, SimDisk};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm, DeleteRange, Put};
 use keepd_machine::{ApplyError, Command, Envelope, Origin};
 use keepd_node::{BootError, DataDir, Error, Handle, Node, Options};
 use keepd_types::{KeyRange, MemberId, StoredValue};
+use sim::fixture::{self, encryption, options};
 
-const CONFIG: &[u8] = b"
-apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-- resources: ['*.*']
-  providers:
-  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
-";
-
-fn config() -> EncryptionConfig {
-    EncryptionConfig::parse("test", CONFIG).expect("the configuration is right")
-}
-
-fn options() -> Options {
-    let mut options = Options::new(PathBuf::from("/data"));
-    options.flush_interval = Duration::from_millis(2);
-    options.ballast_bytes = 64 * 1024;
-    options
-}
-
-async fn start(disk: &SimDisk, seed: u64, options: Options) -> Node {
-    let env = Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(seed)),
-    };
-    let data_dir = DataDir::prepare(&env, &options, Some(config())).expect("the directory opens");
-    let node = Node::start(env, options, data_dir).expect("the member starts");
-    node.ready().await.expect("the member leads");
-    node
+async fn started(disk: &SimDisk, seed: u64, options: Options) -> Node {
+    fixture::started(disk, seed, options, Some(encryption())).await
 }
 
 fn key(number: usize) -> Bytes {
@@ -96,12 +69,8 @@ fn a_directory_of_etcds_is_refused_and_left_as_it_was() {
         }
         let before = files(&disk);
         assert_eq!(before.len(), names.len());
-        let env = Env {
-            disk: Arc::new(disk.clone()),
-            clock: Arc::new(SystemClock::new()),
-            random: Arc::new(SeededRandom::new(1)),
-        };
-        for config in [None, Some(config())] {
+        let env = fixture::env(&disk, 1);
+        for config in [None, Some(encryption())] {
             let error = DataDir::prepare(&env, &options(), config).expect_err("it is etcd's");
             assert!(matches!(error, BootError::EtcdDirectory { .. }), "{error}");
             assert!(error.to_string().starts_with("/data: this is etcd's data directory"));
@@ -113,11 +82,7 @@ fn a_directory_of_etcds_is_refused_and_left_as_it_was() {
 /// Folders that an image or a package made are no member; anything in them is.
 #[test]
 fn empty_folders_are_a_new_member() {
-    let env = |disk: &SimDisk| Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(1)),
-    };
+    let env = |disk: &SimDisk| fixture::env(disk, 1);
     for names in [&["member"][..], &["member/wal"], &["member/wal", "member/snap"]] {
         let disk = SimDisk::new();
         for name in names {
@@ -146,7 +111,7 @@ async fn no_start_writes_into_a_file_of_an_earlier_one() {
     let mut kinds = BTreeSet::new();
     for round in 0..12_u64 {
         let before = files(&disk);
-        let node = start(&disk, 2 * round, options()).await;
+        let node = started(&disk, 2 * round, options()).await;
         let handle = node.handle();
         if round % 4 == 3 {
             let after = 5 + round;
@@ -190,8 +155,8 @@ async fn no_start_writes_into_a_file_of_an_earlier_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_value_is_measured_by_its_plaintext() {
     let disk = SimDisk::new();
-    let node = start(&disk, 1, options()).await;
-    let sealer = ValueSealer::new(&config());
+    let node = started(&disk, 1, options()).await;
+    let sealer = ValueSealer::new(&encryption());
     let random = SeededRandom::new(2);
     let sized = |seal: bool, len: usize| {
         let (key, plain) = (key(0), Bytes::from(vec![7; len]));
@@ -231,7 +196,7 @@ async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
     const VALUE: usize = 8 * 1024;
     let disk = SimDisk::new();
     let options = Options { quota_bytes: Some(400_000), ..options() };
-    let node = start(&disk, 1, options.clone()).await;
+    let node = started(&disk, 1, options.clone()).await;
     let handle = node.handle();
     let cost = i64::try_from(VALUE).expect("small");
     let mut count = 0;
@@ -267,7 +232,7 @@ async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
     node.stop();
 
     // It is in the log: a restart that replays it comes to the same.
-    let node = start(&disk, 2, options).await;
+    let node = started(&disk, 2, options).await;
     assert!(node.handle().alarms().is_empty());
     node.stop();
 }
@@ -276,20 +241,20 @@ async fn nospace_ends_by_a_command_when_there_is_clearly_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lone_member_accepts_a_directory_that_was_rolled_back() {
     let disk = SimDisk::new();
-    let node = start(&disk, 1, options()).await;
+    let node = started(&disk, 1, options()).await;
     put(&node.handle(), 1, vec![1]).await.expect("puts");
     let revision = node.handle().view().revision();
     let identity = node.handle().identity();
     node.stop();
     let old = disk.kill();
 
-    let node = start(&disk, 2, options()).await;
+    let node = started(&disk, 2, options()).await;
     put(&node.handle(), 2, vec![2]).await.expect("puts");
     let (later, term) = (node.handle().view().revision(), node.handle().term());
     node.stop();
     assert_eq!(later, revision + 1);
 
-    let node = start(&old, 3, options()).await;
+    let node = started(&old, 3, options()).await;
     assert_eq!(node.handle().identity(), identity);
     assert_eq!(node.handle().view().revision(), revision);
     assert_eq!(node.handle().term(), term, "the same term, elected anew");
@@ -307,7 +272,7 @@ async fn the_hash_of_a_physical_compaction_is_known_when_it_is_answered() {
     /// As many as are remembered.
     const REMEMBERED: usize = 10;
     let disk = SimDisk::new();
-    let node = start(&disk, 1, options()).await;
+    let node = started(&disk, 1, options()).await;
     let compacted = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use keepd_crypto::EncryptionConfig;
-use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
-use keepd_node::{DataDir, Handle, Node, Options};
+use keepd_env::SimDisk;
+use keepd_node::{Handle, Node, Options};
+use sim::fixture;
 
 use crate::context::{Context, Limits};
 
@@ -24,17 +25,10 @@ impl Member {
 
 /// Starts a member that seals as `config` says.
 pub(crate) async fn member(config: Option<&[u8]>) -> Member {
-    let env = Env {
-        disk: Arc::new(SimDisk::new()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(1)),
-    };
     let mut options = Options::new("/data".into());
     options.ballast_bytes = 64 * 1024;
     let config = config.map(|it| EncryptionConfig::parse("test", it).expect("it is right"));
-    let data_dir = DataDir::prepare(&env, &options, config).expect("the directory is new");
-    let node = Node::start(env, options, data_dir).expect("the member starts");
-    node.ready().await.expect("the member leads");
+    let node = fixture::started(&SimDisk::new(), 1, options, config).await;
     node.handle().activate_encryption().await.expect("the keys are active");
     Member(node)
 }

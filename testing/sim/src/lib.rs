@@ -12,6 +12,8 @@
 
 #![expect(clippy::panic, reason = "a failed run names its seed and step")]
 
+pub mod fixture;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,23 +22,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use keepd_crypto::EncryptionConfig;
 use keepd_env::sim::CrashMode;
 use keepd_env::{Clock, Env, ManualClock, Random, SeededRandom, SimDisk};
 use keepd_node::{BootError, DataDir, Handle, Member, Options, PartName};
 
 /// The longest that a run of clients may take of the member's time.
 const RUN_TIME_MAX: Duration = Duration::from_secs(600);
-
-/// A configuration that encrypts every value.
-const ENCRYPTION: &[u8] = b"
-apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-- resources: ['*.*']
-  providers:
-  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
-";
 
 /// A client: a future that ends when it has nothing more to do.
 pub type Client<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -101,9 +92,7 @@ impl SimMember {
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(SeededRandom::new(self.seed ^ self.starts << 32)),
         };
-        let config =
-            EncryptionConfig::parse("test", ENCRYPTION).expect("the configuration is right");
-        let data_dir = DataDir::prepare(&env, &self.options, Some(config))?;
+        let data_dir = DataDir::prepare(&env, &self.options, Some(fixture::encryption()))?;
         self.member = Some(Member::open(env, self.options.clone(), data_dir)?);
         self.turns = (0..PartName::ALL.len()).map(|part| (part, Duration::ZERO)).collect();
         Ok(())

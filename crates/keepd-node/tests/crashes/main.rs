@@ -9,54 +9,26 @@ mod given_back;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_crypto::EncryptionConfig;
 use keepd_env::sim::{CrashMode, FaultPlan};
-use keepd_env::{Env, IoOp, SeededRandom, SimDisk, SystemClock};
+use keepd_env::{IoOp, SimDisk};
 use keepd_machine::command::{DeleteRange, Put};
 use keepd_machine::{ApplyError, Command};
-use keepd_node::{BootError, DataDir, Error, Handle, Node, Options};
+use keepd_node::{BootError, Error, Handle, Node, Options};
 use keepd_types::{KeyRange, KeyValue, StoredValue};
-
-const CONFIG: &[u8] = b"
-apiVersion: apiserver.config.k8s.io/v1
-kind: EncryptionConfiguration
-resources:
-- resources: ['*.*']
-  providers:
-  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
-";
+use sim::fixture::{self, options};
 
 const BALLAST: &str = "/data/member/BALLAST";
-
-fn options() -> Options {
-    let mut options = Options::new(PathBuf::from("/data"));
-    options.flush_interval = Duration::from_millis(2);
-    options.ballast_bytes = 64 * 1024;
-    options
-}
-
-fn env(disk: &SimDisk, seed: u64) -> Env {
-    Env {
-        disk: Arc::new(disk.clone()),
-        clock: Arc::new(SystemClock::new()),
-        random: Arc::new(SeededRandom::new(seed)),
-    }
-}
 
 fn start(disk: &SimDisk, seed: u64) -> Result<Node, BootError> {
     start_with(disk, seed, options())
 }
 
 fn start_with(disk: &SimDisk, seed: u64, options: Options) -> Result<Node, BootError> {
-    let config = EncryptionConfig::parse("test", CONFIG).expect("the configuration is right");
-    let env = env(disk, seed);
-    let data_dir = DataDir::prepare(&env, &options, Some(config))?;
-    Node::start(env, options, data_dir)
+    fixture::start(disk, seed, options, Some(fixture::encryption()))
 }
 
 /// What a client knows: acknowledged values, and those that may or may not be there.

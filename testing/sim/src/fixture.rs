@@ -1,0 +1,77 @@
+//! The member that tests start on a simulated disk: with its threads, on the machine's clock.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keepd_crypto::EncryptionConfig;
+use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
+use keepd_node::{BootError, DataDir, Node, Options};
+
+/// A configuration that encrypts every value.
+pub const ENCRYPTION: &[u8] = b"
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: ['*.*']
+  providers:
+  - secretbox: {keys: [{name: k, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
+";
+
+/// The configuration that encrypts every value.
+///
+/// # Panics
+/// Never: it is right.
+#[must_use]
+pub fn encryption() -> EncryptionConfig {
+    EncryptionConfig::parse("test", ENCRYPTION).expect("the configuration is right")
+}
+
+/// Settings that let flushes happen within a test, and a ballast for a small disk.
+#[must_use]
+pub fn options() -> Options {
+    let mut options = Options::new(PathBuf::from("/data"));
+    options.flush_interval = Duration::from_millis(2);
+    options.ballast_bytes = 64 * 1024;
+    options
+}
+
+/// The disk, the machine's clock and the randomness of a seed.
+#[must_use]
+pub fn env(disk: &SimDisk, seed: u64) -> Env {
+    Env {
+        disk: Arc::new(disk.clone()),
+        clock: Arc::new(SystemClock::new()),
+        random: Arc::new(SeededRandom::new(seed)),
+    }
+}
+
+/// Starts a member with its threads.
+///
+/// # Errors
+/// If it refuses its data directory.
+pub fn start(
+    disk: &SimDisk,
+    seed: u64,
+    options: Options,
+    config: Option<EncryptionConfig>,
+) -> Result<Node, BootError> {
+    let env = env(disk, seed);
+    let data_dir = DataDir::prepare(&env, &options, config)?;
+    Node::start(env, options, data_dir)
+}
+
+/// Starts a member and waits until it leads.
+///
+/// # Panics
+/// If it does not start.
+pub async fn started(
+    disk: &SimDisk,
+    seed: u64,
+    options: Options,
+    config: Option<EncryptionConfig>,
+) -> Node {
+    let node = start(disk, seed, options, config).expect("the member starts");
+    node.ready().await.expect("the member leads");
+    node
+}
