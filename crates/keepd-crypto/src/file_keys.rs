@@ -105,7 +105,7 @@ impl FileKeys {
         FileSealer::new(header.encode(), kind.number(), file_id, set.active, key)
     }
 
-    /// Opens an existing file from its first [`FILE_HEADER_LEN`] bytes (more may be passed).
+    /// Opens an existing file from its first [`crate::FILE_HEADER_LEN`] bytes (more may be passed).
     ///
     /// # Errors
     /// If they are damaged, belong to another file or name a key that is not held.
