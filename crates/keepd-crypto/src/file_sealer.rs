@@ -69,6 +69,15 @@ pub enum FrameError {
     },
 }
 
+impl FrameError {
+    /// Whether a frame may look like this because it was being written when the power went.
+    #[must_use]
+    pub const fn is_torn(self) -> bool {
+        // A checksum that matches means that the frame is whole.
+        !matches!(self, Self::BadSeal | Self::WrongOrdinal { .. })
+    }
+}
+
 /// A payload that is longer than [`FRAME_PLAIN_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{len} bytes do not fit into a frame, the limit is {FRAME_PLAIN_MAX}")]

@@ -103,7 +103,7 @@ impl FrameReader {
     /// or an error if the frame had been acknowledged.
     fn judge(&self, error: FrameError) -> Result<Option<TornTail>> {
         // A whole frame with the wrong number or seal was moved or tampered with, not torn.
-        if matches!(error, FrameError::WrongOrdinal { .. } | FrameError::BadSeal) {
+        if !error.is_torn() {
             return Err(self.corrupt(error));
         }
         let rest = self.rest();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer, FrameError};
+use keepd_crypto::{DataKeyId, FILE_HEADER_LEN, FileKind, FileSealer};
 use keepd_env::DiskFile;
 
 use crate::error::{Error, frame_reason};
@@ -339,7 +339,7 @@ impl Manifest {
         while at < bytes.len() {
             let frame = match sealer.open_frame(ordinal, &bytes[at..]) {
                 Ok(frame) => frame,
-                Err(error) if ordinal > 0 && is_torn(error) => {
+                Err(error) if ordinal > 0 && error.is_torn() => {
                     if is_frame_behind(&sealer, &bytes, at + 1, ordinal + 1) {
                         return Err(corrupt(at, frame_reason(error)));
                     }
@@ -361,12 +361,6 @@ impl Manifest {
         }
         Ok(state)
     }
-}
-
-/// Whether a frame may look like this because it was being written when the power went.
-pub(crate) const fn is_torn(error: FrameError) -> bool {
-    // A checksum that matches means that the frame is whole.
-    !matches!(error, FrameError::BadSeal | FrameError::WrongOrdinal { .. })
 }
 
 /// Whether a whole frame with ordinal `next` lies somewhere from `from` on.

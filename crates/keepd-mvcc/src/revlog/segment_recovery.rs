@@ -15,7 +15,7 @@ use crate::revlog::directory::Opened;
 use crate::revlog::format::{
     BlockIndex, BlockRef, FlushCommit, FrameRef, Origin, frame_kind, u32_of,
 };
-use crate::revlog::manifest::{Closed, is_torn};
+use crate::revlog::manifest::Closed;
 use crate::revlog::segment::Segment;
 
 /// Ways in which a file may end.
@@ -166,7 +166,7 @@ impl Scan<'_> {
     /// Decides whether a broken frame was being written when the power went.
     fn check_torn(&self, end: End, error: FrameError) -> Result<(), Error> {
         // The head was synced before the manifest named the file.
-        let may_be_torn = end == End::Torn && self.next_ordinal > 0 && is_torn(error);
+        let may_be_torn = end == End::Torn && self.next_ordinal > 0 && error.is_torn();
         if !may_be_torn || self.is_built_upon() {
             return Err(self.corrupt(frame_reason(error)));
         }
