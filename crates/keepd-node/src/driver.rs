@@ -27,13 +27,56 @@ use crate::shared::Shared;
 /// BOUND: batches that a thread takes for another one before it goes back to its own work.
 const BATCHES_MAX: usize = 8;
 
+/// The parts of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartName {
+    /// Proposals, elections, replication.
+    Raft,
+    /// The log.
+    Wal,
+    /// The state machine.
+    Apply,
+    /// Watches.
+    Hub,
+    /// Flushes of the store.
+    Flush,
+    /// Rewrites of the store's segments.
+    Rewrite,
+    /// Everything else that takes long.
+    Background,
+}
+
+impl PartName {
+    /// All parts, in the order in which they come to a stop.
+    pub const ALL: [Self; 7] = [
+        Self::Raft,
+        Self::Wal,
+        Self::Apply,
+        Self::Hub,
+        Self::Flush,
+        Self::Rewrite,
+        Self::Background,
+    ];
+
+    /// The name of the part's thread.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Wal => "wal",
+            Self::Apply => "apply",
+            Self::Hub => "watch-hub",
+            Self::Flush => "flush",
+            Self::Rewrite => "rewrite",
+            Self::Background => "background",
+        }
+    }
+}
+
 /// A part of the member.
 pub(crate) trait Part: Send {
     /// The events that it reacts to.
     type Event: Send;
-
-    /// The name of the part, for messages.
-    const NAME: &'static str;
 
     /// Reacts to a batch of events, all of which it takes.
     fn react(&mut self, batch: &mut Vec<Self::Event>, now: Duration);
@@ -68,6 +111,9 @@ pub(crate) enum Next {
 
 /// A part of any kind, as whoever steps it sees it.
 pub(crate) trait Stepped: Send + Sync {
+    /// Its name.
+    fn name(&self) -> PartName;
+
     /// Has the part react to everything that is queued and take its turn; when it wants the next one,
     /// `None` once it has ended.
     fn step(&self) -> Option<Duration>;
@@ -81,6 +127,7 @@ pub(crate) trait Stepped: Send + Sync {
 
 /// A part that any thread may step while no other does.
 pub(crate) struct Driver<P: Part> {
+    name: PartName,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox<P::Event>>,
     slot: Mutex<Slot<P>>,
@@ -95,19 +142,20 @@ struct Slot<P: Part> {
 
 impl<P: Part> fmt::Debug for Driver<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(P::NAME).finish_non_exhaustive()
+        f.debug_struct(self.name.as_str()).finish_non_exhaustive()
     }
 }
 
 impl<P: Part> Driver<P> {
     pub(crate) fn new(
+        name: PartName,
         shared: &Arc<Shared>,
         mailbox: &Arc<Mailbox<P::Event>>,
         part: P,
     ) -> Arc<Self> {
         let slot = Slot { part: Some(part), batch: Vec::new() };
         let (shared, mailbox) = (Arc::clone(shared), Arc::clone(mailbox));
-        Arc::new(Self { shared, mailbox, slot: Mutex::new(slot) })
+        Arc::new(Self { name, shared, mailbox, slot: Mutex::new(slot) })
     }
 
     /// Has the part react on the calling thread until its mailbox is empty, unless another thread
@@ -119,7 +167,7 @@ impl<P: Part> Driver<P> {
 
     /// As [`Self::react`]; the caller takes care of those whom the part gave something to.
     pub(crate) fn react_quietly(&self) {
-        let _guard = HaltOnPanic(&self.shared, P::NAME);
+        let _guard = HaltOnPanic(&self.shared, self.name);
         for _ in 0..BATCHES_MAX {
             if self.mailbox.is_empty() {
                 return;
@@ -134,7 +182,12 @@ impl<P: Part> Driver<P> {
 }
 
 impl<P: Part> Stepped for Driver<P> {
+    fn name(&self) -> PartName {
+        self.name
+    }
+
     fn step(&self) -> Option<Duration> {
+        let _guard = HaltOnPanic(&self.shared, self.name);
         let next = self.slot.lock().step(&self.shared, &self.mailbox);
         P::hand_over(&self.shared);
         next
@@ -188,25 +241,22 @@ impl<P: Part> Slot<P> {
     }
 }
 
-/// Halts the member if a part panics on a client's task, whose thread outlives the panic: a broken
-/// invariant in one part must not leave the others serving.
-struct HaltOnPanic<'a>(&'a Shared, &'static str);
+/// Halts the member if a part panics, on its own thread or on another: a broken invariant in one part
+/// must not leave the others serving.
+struct HaltOnPanic<'a>(&'a Shared, PartName);
 
 impl Drop for HaltOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.halt(format_args!("the {} thread panicked", self.1));
+            self.0.halt(format_args!("the {} thread panicked", self.1.as_str()));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
-
     use super::*;
-    use crate::boot::DataDir;
-    use crate::options::Options;
+    use crate::testing;
 
     /// Remembers what it was given.
     struct Recorder {
@@ -216,9 +266,8 @@ mod tests {
 
     impl Part for Recorder {
         type Event = u64;
-        const NAME: &'static str = "recorder";
-
         fn react(&mut self, batch: &mut Vec<u64>, _now: Duration) {
+            assert!(!batch.contains(&FAULT), "a broken invariant");
             self.seen.lock().append(batch);
         }
 
@@ -235,24 +284,16 @@ mod tests {
     }
 
     const LONG: u64 = u64::MAX;
+    /// Makes the part panic.
+    const FAULT: u64 = u64::MAX - 1;
 
     type Recorded = (Arc<Driver<Recorder>>, Arc<Mailbox<u64>>, Arc<Mutex<Vec<u64>>>);
 
     fn recorder(is_closed: fn(&[u64]) -> bool) -> Recorded {
-        let env = Env {
-            disk: Arc::new(SimDisk::new()),
-            clock: Arc::new(SystemClock::new()),
-            random: Arc::new(SeededRandom::new(1)),
-        };
-        let options = Options::new("/data".into());
-        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
-        let opened = data_dir.open(&env, &options).unwrap();
-        let views = opened.machine.store().views();
-        let (identity, encryption) = (opened.identity, opened.encryption);
-        let shared = Shared::new(env, options, identity, views, encryption, opened.ballast);
+        let shared = testing::member().shared;
         let (mailbox, seen) = (Arc::new(Mailbox::new(usize::MAX)), Arc::default());
         let part = Recorder { seen: Arc::clone(&seen), is_closed };
-        (Driver::new(&shared, &mailbox, part), mailbox, seen)
+        (Driver::new(PartName::Apply, &shared, &mailbox, part), mailbox, seen)
     }
 
     #[test]
@@ -303,5 +344,20 @@ mod tests {
         mailbox.push_quietly(2);
         driver.react();
         assert!(!mailbox.is_empty());
+    }
+
+    #[test]
+    fn a_part_that_panics_halts_the_member_whoever_steps_it() {
+        let steps: [fn(&Driver<Recorder>); 2] = [Driver::react, |driver| {
+            driver.step();
+        }];
+        for step in steps {
+            let (driver, mailbox, _) = recorder(|_| false);
+            mailbox.push_quietly(FAULT);
+            let stepped = std::thread::scope(|scope| scope.spawn(|| step(&driver)).join());
+            assert!(stepped.is_err());
+            let halted = driver.shared.halted().borrow().clone();
+            assert_eq!(halted.expect("it has a reason").0, "the apply thread panicked");
+        }
     }
 }

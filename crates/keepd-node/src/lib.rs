@@ -30,14 +30,17 @@ mod metrics;
 mod node;
 mod options;
 mod shared;
+#[cfg(test)]
+mod testing;
 mod threads;
 
 pub use boot::DataDir;
+pub use driver::PartName;
 pub use encryption::{FileCounts, Reloads, ValueCounts};
 pub use error::{BootError, Error};
 pub use handle::{Handle, Space, Status};
 pub use hub_handle::HubHandle;
-pub use member::{Member, PartName};
+pub use member::Member;
 pub use messages::{Completion, LeaseTimeToLive, Renewal};
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;

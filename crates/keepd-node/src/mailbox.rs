@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// The reason why an item was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,46 +41,50 @@ impl<T> Mailbox<T> {
     /// Queues an item that a client asked for; refused when the queue is full. An empty queue takes
     /// an item of any weight: larger ones could otherwise never pass.
     pub(crate) fn try_push(&self, item: T, weight: usize) -> Result<(), Refused> {
-        self.try_push_quietly(item, weight)?;
-        self.wake();
-        Ok(())
+        self.insert(item, weight, self.weight_max).map(|state| self.wake_from(state))
     }
 
     /// As [`Self::try_push`], without waking the consumer's thread.
     pub(crate) fn try_push_quietly(&self, item: T, weight: usize) -> Result<(), Refused> {
-        let mut state = self.state.lock();
-        if state.is_closed {
-            return Err(Refused::Closed);
-        }
-        if state.weight > 0 && state.weight.saturating_add(weight) > self.weight_max {
-            return Err(Refused::Full);
-        }
-        state.weight += weight;
-        state.items.push(item);
-        Ok(())
+        self.insert(item, weight, self.weight_max).map(drop)
     }
 
     /// Queues an item of the member's own, bounded by what is in flight elsewhere: a committed
     /// entry or an acknowledgement must never be refused. `false` if the consumer has ended.
     pub(crate) fn push(&self, item: T) -> bool {
-        let is_taken = self.push_quietly(item);
-        self.wake();
-        is_taken
+        self.insert(item, 0, usize::MAX).map(|state| self.wake_from(state)).is_ok()
     }
 
     /// As [`Self::push`], without waking the consumer's thread: somebody is about to step it, or
     /// its next turn is soon enough.
     pub(crate) fn push_quietly(&self, item: T) -> bool {
-        let mut state = self.state.lock();
-        if !state.is_closed {
-            state.items.push(item);
-        }
-        !state.is_closed
+        self.insert(item, 0, usize::MAX).is_ok()
     }
 
     /// Wakes the consumer's thread if it sleeps while something is queued.
     pub(crate) fn wake(&self) {
+        self.wake_from(self.state.lock());
+    }
+
+    fn insert(
+        &self,
+        item: T,
+        weight: usize,
+        weight_max: usize,
+    ) -> Result<MutexGuard<'_, State<T>>, Refused> {
         let mut state = self.state.lock();
+        if state.is_closed {
+            return Err(Refused::Closed);
+        }
+        if state.weight > 0 && state.weight.saturating_add(weight) > weight_max {
+            return Err(Refused::Full);
+        }
+        state.weight += weight;
+        state.items.push(item);
+        Ok(state)
+    }
+
+    fn wake_from(&self, mut state: MutexGuard<'_, State<T>>) {
         if !state.items.is_empty() && std::mem::take(&mut state.is_sleeping) {
             drop(state);
             self.filled.notify_one();

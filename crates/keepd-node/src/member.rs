@@ -12,7 +12,7 @@ use keepd_mvcc::{Applied, DiskFullHook};
 
 use crate::ballast::Asks;
 use crate::boot::{DataDir, Opened};
-use crate::driver::{Driver, Stepped};
+use crate::driver::{Driver, PartName, Stepped};
 use crate::error::BootError;
 use crate::handle::Handle;
 use crate::job_scheduler::JobScheduler;
@@ -28,57 +28,11 @@ use crate::threads::wal::WalThread;
 /// Between two looks at a part that is to end.
 const STOP_PAUSE: Duration = Duration::from_millis(1);
 
-/// The parts of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PartName {
-    /// Proposals, elections, replication.
-    Raft,
-    /// The log.
-    Wal,
-    /// The state machine.
-    Apply,
-    /// Watches.
-    Hub,
-    /// Flushes of the store.
-    Flush,
-    /// Rewrites of the store's segments.
-    Rewrite,
-    /// Everything else that takes long.
-    Background,
-}
-
-impl PartName {
-    /// All parts, in the order in which they come to a stop.
-    pub const ALL: [Self; 7] = [
-        Self::Raft,
-        Self::Wal,
-        Self::Apply,
-        Self::Hub,
-        Self::Flush,
-        Self::Rewrite,
-        Self::Background,
-    ];
-
-    /// The name of the part's thread.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Raft => "raft",
-            Self::Wal => "wal",
-            Self::Apply => "apply",
-            Self::Hub => "watch-hub",
-            Self::Flush => "flush",
-            Self::Rewrite => "rewrite",
-            Self::Background => "background",
-        }
-    }
-}
-
 /// A member whose parts run when they are stepped.
 pub struct Member {
     pub(crate) shared: Arc<Shared>,
     raft: Arc<Driver<RaftThread>>,
-    parts: Vec<(PartName, Arc<dyn Stepped>)>,
+    parts: Vec<Arc<dyn Stepped>>,
     background: Background,
     /// Held as long as the member is there.
     _lock: Box<dyn DirLock>,
@@ -109,23 +63,28 @@ impl Member {
         let background = Background::new();
         let jobs = JobScheduler::new(Arc::clone(&shared), background.clone());
         let of = || Arc::clone(&shared);
-        let raft = Driver::new(&shared, &shared.mailboxes.raft, RaftThread::new(of(), core));
+        let raft = Driver::new(
+            PartName::Raft,
+            &shared,
+            &shared.mailboxes.raft,
+            RaftThread::new(of(), core),
+        );
         let apply = ApplyThread::new(of(), machine, jobs);
-        let apply = Driver::new(&shared, &shared.mailboxes.apply, apply);
+        let apply = Driver::new(PartName::Apply, &shared, &shared.mailboxes.apply, apply);
         let wal = WalThread::new(of(), Arc::clone(&raft), Arc::clone(&apply), wal);
-        let wal = Driver::new(&shared, &shared.mailboxes.wal, wal);
-        let hub = Driver::new(&shared, &shared.mailboxes.hub, HubThread::new(of()));
-        let worker = |mailbox, in_place| -> Arc<dyn Stepped> {
-            Driver::new(&shared, mailbox, Worker::new(of(), mailbox, in_place))
+        let wal = Driver::new(PartName::Wal, &shared, &shared.mailboxes.wal, wal);
+        let hub = Driver::new(PartName::Hub, &shared, &shared.mailboxes.hub, HubThread::new(of()));
+        let worker = |name, mailbox, in_place| -> Arc<dyn Stepped> {
+            Driver::new(name, &shared, mailbox, Worker::new(of(), mailbox, in_place))
         };
-        let parts: Vec<(PartName, Arc<dyn Stepped>)> = vec![
-            (PartName::Raft, Arc::<Driver<RaftThread>>::clone(&raft)),
-            (PartName::Wal, wal),
-            (PartName::Apply, apply),
-            (PartName::Hub, hub),
-            (PartName::Flush, worker(&background.flushes, Some(in_place))),
-            (PartName::Rewrite, worker(&background.rewrites, None)),
-            (PartName::Background, worker(&background.rest, None)),
+        let parts: Vec<Arc<dyn Stepped>> = vec![
+            Arc::<Driver<RaftThread>>::clone(&raft),
+            wal,
+            apply,
+            hub,
+            worker(PartName::Flush, &background.flushes, Some(in_place)),
+            worker(PartName::Rewrite, &background.rewrites, None),
+            worker(PartName::Background, &background.rest, None),
         ];
         Ok(Self { raft, parts, background, _lock: lock, shared })
     }
@@ -150,8 +109,8 @@ impl Member {
     }
 
     pub(crate) fn part(&self, name: PartName) -> Arc<dyn Stepped> {
-        let part = self.parts.iter().find(|(part, _)| *part == name);
-        Arc::clone(&part.expect("every part is there").1)
+        let part = self.parts.iter().find(|part| part.name() == name);
+        Arc::clone(part.expect("every part is there"))
     }
 
     /// Stops in order: what was acknowledged is durable anyway; this makes the next start short. What

@@ -1,6 +1,5 @@
 //! Starting and stopping a member with a thread for each of its parts.
 
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,9 +8,10 @@ use keepd_machine::membership::{self, Member as Record};
 use keepd_machine::{Command, tables};
 
 use crate::boot::DataDir;
+use crate::driver::PartName;
 use crate::error::{BootError, Error};
 use crate::handle::Handle;
-use crate::member::{Member, PartName};
+use crate::member::Member;
 use crate::options::Options;
 
 /// Interval at which a starting member looks whether it leads.
@@ -40,16 +40,10 @@ impl Node {
     }
 
     fn spawn(&mut self, name: PartName) -> Result<(), BootError> {
-        let (shared, part) = (Arc::clone(&self.member.shared), self.member.part(name));
-        let guarded = move || {
-            // A broken invariant in one thread must not leave the others serving.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| part.run())).is_err() {
-                shared.halt(format_args!("the {} thread panicked", name.as_str()));
-            }
-        };
-        let name_of = name.as_str();
-        let thread = std::thread::Builder::new().name(name_of.to_owned()).spawn(guarded);
-        let thread = thread.map_err(|source| BootError::Thread { name: name_of, source })?;
+        let part = self.member.part(name);
+        let thread = std::thread::Builder::new().name(name.as_str().to_owned());
+        let thread = thread.spawn(move || part.run());
+        let thread = thread.map_err(|source| BootError::Thread { name: name.as_str(), source })?;
         self.threads.push((name, thread));
         Ok(())
     }

@@ -176,12 +176,12 @@ impl SimMember {
                 return false;
             }
             let polled = usize::try_from(self.draw(clients.len() as u64)).expect("few clients");
-            let _entered = self.runtime.enter();
+            let entered = self.runtime.enter();
             let mut context = Context::from_waker(Waker::noop());
             if clients[polled].as_mut().poll(&mut context) == Poll::Ready(()) {
                 drop(clients.swap_remove(polled));
             }
-            drop(_entered);
+            drop(entered);
             self.step();
             assert!(self.now() < limit, "{}: clients do not come to an end", self.context());
         }

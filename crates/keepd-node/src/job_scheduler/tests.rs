@@ -1,13 +1,11 @@
 //! Physical compactions, with the background jobs run by hand, in any order.
 
-use keepd_env::{Env, SimDisk};
 use keepd_machine::Envelope;
 use keepd_machine::command::Put;
 use keepd_types::StoredValue;
 
 use super::*;
-use crate::boot::{DataDir, Opened};
-use crate::options::Options;
+use crate::testing::{self, Unassembled};
 
 /// A machine and its jobs without any thread.
 struct Bench {
@@ -20,14 +18,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let env = Env { disk: Arc::new(SimDisk::new()), ..Env::simulated(1).0 };
-        let options = Options::new("/data".into());
-        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
-        let opened = data_dir.open(&env, &options).unwrap();
-        let Opened { machine, identity, encryption, ballast, .. } = opened;
-        let views = machine.store().views();
+        let Unassembled { shared, machine, .. } = testing::member();
         let index = machine.store().applied().index;
-        let shared = Shared::new(env, options, identity, views, encryption, ballast);
         let background = Background::new();
         let jobs = JobScheduler::new(Arc::clone(&shared), background.clone());
         Self { machine, shared, background, jobs, index }

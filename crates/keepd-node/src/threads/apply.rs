@@ -276,7 +276,6 @@ impl ApplyThread {
 
 impl Part for ApplyThread {
     type Event = ApplyEvent;
-    const NAME: &'static str = "apply";
 
     fn react(&mut self, batch: &mut Vec<ApplyEvent>, _now: Duration) {
         if let Err(halt) = self.handle(batch) {

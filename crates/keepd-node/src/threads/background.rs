@@ -121,7 +121,6 @@ impl Worker {
 
 impl Part for Worker {
     type Event = Job;
-    const NAME: &'static str = "background";
 
     fn react(&mut self, batch: &mut Vec<Job>, _now: Duration) {
         for job in batch.drain(..) {

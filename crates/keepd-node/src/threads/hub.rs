@@ -97,7 +97,6 @@ impl HubThread {
 
 impl Part for HubThread {
     type Event = HubEvent;
-    const NAME: &'static str = "watch-hub";
 
     fn react(&mut self, batch: &mut Vec<HubEvent>, now: Duration) {
         for event in batch.drain(..) {

@@ -298,11 +298,9 @@ impl RaftThread {
                 self.core.persisted(actions.number);
             }
         }
-        if let Some(last) = committed.last() {
-            // ORDER: before it can be applied; nobody shall see more applied than committed.
-            self.shared.progress.commit_index.store(last.index, Ordering::Release);
-        }
         if let Some(last) = committed.last().map(|entry| entry.index) {
+            // ORDER: before it can be applied; nobody shall see more applied than committed.
+            self.shared.progress.commit_index.store(last, Ordering::Release);
             let mut waiting = Vec::new();
             let committed =
                 committed.into_iter().map(|entry| self.match_proposal(entry, &mut waiting));
@@ -389,7 +387,6 @@ impl RaftThread {
 
 impl Part for RaftThread {
     type Event = RaftEvent;
-    const NAME: &'static str = "raft";
 
     fn react(&mut self, batch: &mut Vec<RaftEvent>, _now: Duration) {
         self.handle(batch);
@@ -424,29 +421,17 @@ impl Part for RaftThread {
 
 #[cfg(test)]
 mod tests {
-    use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
     use keepd_machine::command::Put;
     use keepd_machine::{Command, Envelope};
     use keepd_types::StoredValue;
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::boot::{DataDir, Opened};
     use crate::messages::Completion;
-    use crate::options::Options;
+    use crate::testing::{self, Unassembled};
 
     fn raft_thread() -> RaftThread {
-        let env = Env {
-            disk: Arc::new(SimDisk::new()),
-            clock: Arc::new(SystemClock::new()),
-            random: Arc::new(SeededRandom::new(1)),
-        };
-        let options = Options::new("/data".into());
-        let data_dir = DataDir::prepare(&env, &options, None).unwrap();
-        let opened = data_dir.open(&env, &options).unwrap();
-        let views = opened.machine.store().views();
-        let Opened { identity, encryption, ballast, core, .. } = opened;
-        let shared = Shared::new(env, options, identity, views, encryption, ballast);
+        let Unassembled { shared, core, .. } = testing::member();
         RaftThread::new(shared, core)
     }
 

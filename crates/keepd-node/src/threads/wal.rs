@@ -272,7 +272,6 @@ impl WalThread {
 
 impl Part for WalThread {
     type Event = WalEvent;
-    const NAME: &'static str = "wal";
 
     fn react(&mut self, batch: &mut Vec<WalEvent>, now: Duration) {
         self.take_in(batch);
