@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use keepd_gotext::parse_uint;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
@@ -146,11 +147,9 @@ fn timeout(value: &HeaderValue) -> Result<Duration, String> {
         b'n' => Duration::from_nanos(1),
         _ => return Err(format!("transport: timeout unit is not recognized: {shown:?}")),
     };
-    let count = std::str::from_utf8(digits).ok().filter(|it| !it.starts_with('+'));
-    let Some(count) = count.and_then(|it| it.parse::<u32>().ok()) else {
-        let digits = String::from_utf8_lossy(digits);
-        return Err(format!("strconv.ParseUint: parsing {digits:?}: invalid syntax"));
-    };
+    let digits = String::from_utf8_lossy(digits);
+    let count = parse_uint(&digits, 10, u32::MAX.into()).map_err(|error| error.to_string())?;
+    let count = u32::try_from(count).expect("it was read as one");
     Ok(unit.saturating_mul(count))
 }
 
