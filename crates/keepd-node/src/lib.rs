@@ -33,6 +33,7 @@ mod shared;
 #[cfg(test)]
 mod testing;
 mod threads;
+mod transport;
 
 pub use boot::DataDir;
 pub use driver::PartName;
@@ -46,3 +47,7 @@ pub use metrics::{Histogram, Metrics};
 pub use node::Node;
 pub use options::{BALLAST_BYTES, FLUSH_INTERVAL, Options};
 pub use shared::HaltReason;
+pub use transport::{
+    Hello, Lane, NotReceived, PEER_MESSAGE_BYTES_MAX, PeerAddress, Receiver, Refusal,
+    STATE_CHUNK_BYTES_MAX, StateSink, StateSource, Transport,
+};

@@ -26,6 +26,7 @@ const ORDER: &[&str] = &[
     "keepd-backup",
     "keepd-cli",
     "keepd-node",
+    "keepd-peer",
     "keepd-server",
     "keepd",
 ];
