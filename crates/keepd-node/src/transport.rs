@@ -32,7 +32,7 @@ pub struct PeerAddress {
     pub urls: Vec<String>,
 }
 
-/// What members tell one another before anything else.
+/// The first words of a connection, from both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The sender's cluster.
@@ -126,7 +126,7 @@ pub enum NotReceived {
 
 /// The member, as the network sees it.
 pub trait Receiver: Send + Sync + fmt::Debug {
-    /// What this member says first.
+    /// This member's first words.
     fn hello(&self) -> Hello;
 
     /// Judges what another one said first, whoever dialed.
