@@ -21,8 +21,11 @@
 //!    with [`Core::report_unreachable`] that some were lost. After [`Error::LogForgotten`] and
 //!    [`Error::Diverged`] the member stops;
 //! 7. a read that is answered also answers the earlier ones; the driver ends those that wait too
-//!    long.
+//!    long;
+//! 8. each of [`Actions::fetches`] is read from the WAL, without delaying its syncs, and answered with
+//!    [`Core::fetched`]. [`Core::log_starts_at`] follows each truncation of the WAL.
 
+mod catch_up;
 mod convert;
 mod membership;
 mod peers;
@@ -39,14 +42,16 @@ use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, StateRole};
 use thiserror::Error;
 
-use self::convert::{from_raft, to_raft};
+use self::catch_up::CatchUp;
+use self::convert::from_raft;
+pub(crate) use self::convert::to_raft;
 use self::membership::PendingChange;
 pub use self::membership::Verdict;
 use self::peers::{message_from_raft, meta_from_raft};
 pub use self::progress::{Progress, Replication, SnapshotEnd};
 use self::reads::Reads;
 use crate::conf_change::{ConfState, MalformedConfChange};
-use crate::log_store::{InitialState, LogStore};
+use crate::log_store::{Fetch, InitialState, LogStore};
 use crate::message::{MalformedMessage, Message, SnapshotMeta};
 
 /// Bytes of uncommitted entries beyond which proposals are refused.
@@ -226,6 +231,8 @@ pub struct Actions {
     pub committed: Vec<Entry>,
     /// Reads that may go ahead once the index is applied: (context, index).
     pub reads: Vec<(u64, u64)>,
+    /// Entries to read from the WAL for followers that lag.
+    pub fetches: Vec<Fetch>,
 }
 
 /// The core's state, for operators.
@@ -253,6 +260,7 @@ pub struct Core {
     random: Arc<dyn Random>,
     settings: Settings,
     reads: Reads,
+    catch_up: CatchUp,
     /// Numbers of the last batch that was handed out and of the last one that is confirmed.
     batches: (u64, u64),
     /// Numbers of the batches with entries or a snapshot that are not confirmed.
@@ -293,33 +301,7 @@ impl Core {
         restored: InitialState,
         random: Arc<dyn Random>,
     ) -> Result<Self, Error> {
-        for (entry, index) in restored.entries.iter().zip(restored.start_index + 1..) {
-            assert_eq!(entry.index, index, "the log has no gap");
-        }
-        let log_last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
-        // A commit-only hard state need not have been synced: what the store applied was committed.
-        let commit =
-            restored.hard_state.commit.max(restored.applied_index).max(restored.start_index);
-        if log_last < commit {
-            return Err(Error::LogTooShort { log_last, needed: commit });
-        }
-        if restored.applied_index < restored.start_index {
-            return Err(Error::StoreTooOld {
-                applied: restored.applied_index,
-                start: restored.start_index,
-            });
-        }
-        let log_term = restored.entries.last().map_or(restored.start_term, |entry| entry.term);
-        if restored.hard_state.term < log_term {
-            return Err(Error::TermTooLow { term: restored.hard_state.term, log_term });
-        }
-        if !restored.conf_state.is_sound() {
-            return Err(Error::ConfState(restored.conf_state));
-        }
-        for entry in &restored.entries {
-            convert::check(entry)
-                .map_err(|source| Error::ConfChangeEntry { index: entry.index, source })?;
-        }
+        let commit = check_restored(&restored)?;
         let hard_state = eraftpb::HardState {
             term: restored.hard_state.term,
             vote: restored.hard_state.vote,
@@ -354,12 +336,16 @@ impl Core {
             installing: None,
             raw,
             reads: Reads::new(random.next_u64()),
+            catch_up: CatchUp::default(),
             random,
             settings,
             pending_changes: VecDeque::new(),
             held_handover: None,
             conf_state: restored.conf_state,
         };
+        let store = core.raw.mut_store();
+        store.release(restored.applied_index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
+        store.shrink();
         core.draw_election_timeout();
         Ok(core)
     }
@@ -395,6 +381,7 @@ impl Core {
             self.raw.tick();
         }
         self.tick_reads();
+        self.catch_up.tick();
         self.after_event();
     }
 
@@ -470,7 +457,8 @@ impl Core {
     /// Hands out the next work; `None` if there is none.
     pub fn actions(&mut self) -> Option<Actions> {
         self.begin_round();
-        if !self.raw.has_ready() && !self.reads.has_work() {
+        let fetches = self.take_fetches();
+        if !self.raw.has_ready() && !self.reads.has_work() && fetches.is_empty() {
             return None;
         }
         let mut ready = self.raw.ready();
@@ -498,6 +486,7 @@ impl Core {
             messages_after_sync: from_raft_all(ready.take_persisted_messages()),
             committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
             reads: self.reads.take_released(),
+            fetches,
         };
         self.raw.advance_append_async(ready);
         assert!(actions.number > self.batches.0, "each batch has a number of its own");
@@ -576,6 +565,37 @@ impl Core {
         let extra = usize::try_from(extra).expect("below a usize");
         self.raw.raft.set_randomized_election_timeout(ticks + extra);
     }
+}
+
+/// Checks that log, store and configuration fit together; the commit index.
+fn check_restored(restored: &InitialState) -> Result<u64, Error> {
+    for (entry, index) in restored.entries.iter().zip(restored.start_index + 1..) {
+        assert_eq!(entry.index, index, "the log has no gap");
+    }
+    let log_last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
+    // A commit-only hard state need not have been synced: what the store applied was committed.
+    let commit = restored.hard_state.commit.max(restored.applied_index).max(restored.start_index);
+    if log_last < commit {
+        return Err(Error::LogTooShort { log_last, needed: commit });
+    }
+    if restored.applied_index < restored.start_index {
+        return Err(Error::StoreTooOld {
+            applied: restored.applied_index,
+            start: restored.start_index,
+        });
+    }
+    let log_term = restored.entries.last().map_or(restored.start_term, |entry| entry.term);
+    if restored.hard_state.term < log_term {
+        return Err(Error::TermTooLow { term: restored.hard_state.term, log_term });
+    }
+    if !restored.conf_state.is_sound() {
+        return Err(Error::ConfState(restored.conf_state.clone()));
+    }
+    for entry in &restored.entries {
+        convert::check(entry)
+            .map_err(|source| Error::ConfChangeEntry { index: entry.index, source })?;
+    }
+    Ok(commit)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub use crate::conf_change::{ConfChange, ConfState, MalformedConfChange, Step, T
 pub use crate::core::{
     Actions, Core, Error, Progress, Replication, Role, Settings, SnapshotEnd, Status, Verdict,
 };
-pub use crate::log_store::InitialState;
+pub use crate::log_store::{Fetch, Fetched, InitialState};
 pub use crate::message::{
     Body, LogPosition, MalformedMessage, Message, ReadRequest, Round, SnapshotMeta,
 };

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod raft_log;
 pub mod revision;
 pub mod sealed;
+pub mod term_runs;
 pub mod varint;
 pub mod version;
 
@@ -19,3 +20,4 @@ pub use key_value::{DecodeError, KeyValue};
 pub use raft_log::{Entry, EntryKind, HardState};
 pub use revision::Revision;
 pub use sealed::{PlainDigest, SealMark, StoredValue};
+pub use term_runs::TermRuns;

@@ -2,7 +2,7 @@
 //!
 //! The writer keeps it to check what callers append and to write each segment's header frame.
 
-use keepd_types::{Entry, HardState};
+use keepd_types::{Entry, HardState, TermRuns};
 
 use crate::types::LogStart;
 
@@ -15,14 +15,8 @@ pub(crate) struct LogShape {
     pub(crate) hard_state: HardState,
     /// The index that follows the last one.
     pub(crate) next_index: u64,
-    /// The index at which each term begins, ascending; the first run begins after the start.
-    runs: Vec<TermRun>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TermRun {
-    first_index: u64,
-    term: u64,
+    /// The terms of the entries after the start.
+    terms: TermRuns,
 }
 
 impl LogShape {
@@ -33,7 +27,7 @@ impl LogShape {
             start,
             hard_state: HardState { commit, ..hard_state },
             next_index: start.index + 1,
-            runs: Vec::new(),
+            terms: TermRuns::default(),
         }
     }
 
@@ -45,7 +39,7 @@ impl LogShape {
         if index < self.start.index || index >= self.next_index {
             return None;
         }
-        self.runs.iter().rev().find(|run| run.first_index <= index).map(|run| run.term)
+        self.terms.term(index)
     }
 
     /// Checks that a batch follows from the log.
@@ -75,15 +69,12 @@ impl LogShape {
     /// Adds entries that [`LogShape::check`] accepted.
     pub(crate) fn extend(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
-        self.runs.truncate(self.runs.partition_point(|run| run.first_index < first.index));
+        self.terms.cut(first.index);
         for entry in entries {
-            let last = self.runs.last();
-            assert!(last.is_none_or(|run| run.first_index < entry.index), "runs are ascending");
-            if last.is_none_or(|run| run.term != entry.term) {
-                self.runs.push(TermRun { first_index: entry.index, term: entry.term });
-            }
+            self.terms.push(entry.index, entry.term);
             self.next_index = entry.index + 1;
         }
+        assert!(self.next_index > self.start.index, "entries are behind the log's start");
     }
 
     /// The hard state after a batch that ends before `next_index`. Never beyond the entries: a
@@ -99,11 +90,9 @@ impl LogShape {
     pub(crate) fn release(&mut self, start: LogStart) {
         assert!(start.index > self.start.index, "the start moves forward");
         if self.term(start.index) == Some(start.term) {
-            let first = start.index + 1;
-            let after = self.runs.partition_point(|run| run.first_index <= first);
-            self.runs.drain(..after.saturating_sub(1));
+            self.terms.release(start.index + 1);
         } else {
-            self.runs.clear();
+            self.terms.clear();
             self.next_index = start.index + 1;
         }
         self.start = start;

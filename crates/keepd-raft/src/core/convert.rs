@@ -28,7 +28,7 @@ pub(super) fn from_raft(entry: eraftpb::Entry) -> Entry {
     Entry { index: entry.index, term: entry.term, kind, data }
 }
 
-pub(super) fn to_raft(entry: Entry) -> eraftpb::Entry {
+pub(crate) fn to_raft(entry: Entry) -> eraftpb::Entry {
     let Entry { index, term, kind, data } = entry;
     let mut out = eraftpb::Entry { index, term, ..Default::default() };
     match kind {

@@ -78,6 +78,10 @@ impl Core {
                 if *index <= matched {
                     return Ok(Fate::Ignore);
                 }
+                // raft would look for this entry by going through the log.
+                if hint.term > 0 && log.term(hint.index).is_ok_and(|term| term > hint.term) {
+                    hint.index = log.store().last_at_most(hint.index, hint.term);
+                }
                 // raft would send again from below what the follower has confirmed (raft-rs #557).
                 if hint.index < matched {
                     *hint = LogPosition { term: 0, index: matched };

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_env::SeededRandom;
 use keepd_raft::{
-    Actions, Body, ConfChange, ConfState, Core, Entry, EntryKind, HardState, InitialState,
-    LogPosition, Message, ReadRequest, Settings, SnapshotEnd, Status, Step, Transition, Verdict,
+    Actions, Body, ConfChange, ConfState, Core, Entry, EntryKind, Fetch, Fetched, HardState,
+    InitialState, LogPosition, Message, ReadRequest, Settings, SnapshotEnd, Status, Step,
+    Transition, Verdict,
 };
 use testkit::golden::Command;
 
@@ -31,6 +32,8 @@ struct Member {
     log: Log,
     /// Batches in the log that are not confirmed yet.
     unsynced: Vec<Actions>,
+    /// Reads of the log that are not answered yet.
+    fetches: Vec<Fetch>,
     applied: u64,
     starts: u64,
     last_status: Option<Status>,
@@ -113,6 +116,7 @@ impl Cluster {
                 conf_state: conf_state.clone(),
                 log: Log::default(),
                 unsynced: Vec::new(),
+                fetches: Vec::new(),
                 applied: 0,
                 starts: 0,
                 last_status: None,
@@ -159,6 +163,7 @@ impl Cluster {
             self.send(std::mem::take(&mut actions.messages));
             let committed = std::mem::take(&mut actions.committed);
             let member = self.member(id);
+            member.fetches.append(&mut actions.fetches);
             member.unsynced.push(actions);
             for entry in committed {
                 self.apply(id, &entry);
@@ -286,6 +291,7 @@ impl Cluster {
             for id in &ids {
                 if self.member(*id).core.is_some() {
                     self.process_ready(*id, true);
+                    self.fetch(*id, false);
                 }
             }
             for id in &ids {
@@ -320,6 +326,37 @@ impl Cluster {
         self.restart(id);
     }
 
+    /// Truncates a member's log while it runs.
+    pub(crate) fn release(&mut self, id: u64, index: u64) {
+        let member = self.member(id);
+        let cut: Vec<Entry> =
+            member.log.entries.extract_if(.., |entry| entry.index <= index).collect();
+        let last = cut.last().expect("something is cut off");
+        member.log.start = LogPosition { term: last.term, index: last.index };
+        member.core().log_starts_at(index);
+    }
+
+    /// Answers what a member wants to read of its log; `fails`: as one that cannot be read.
+    pub(crate) fn fetch(&mut self, id: u64, fails: bool) {
+        for fetch in std::mem::take(&mut self.member(id).fetches) {
+            let log = &self.member(id).log;
+            let wanted = |entry: &&Entry| (fetch.low..fetch.high).contains(&entry.index);
+            let found = if fails {
+                Fetched::Failed
+            } else if fetch.low <= log.start.index {
+                Fetched::Compacted
+            } else {
+                Fetched::Entries(log.entries.iter().filter(wanted).cloned().collect())
+            };
+            let said = match &found {
+                Fetched::Entries(entries) => format!("{} entries", entries.len()),
+                other => format!("{other:?}"),
+            };
+            self.say(format!("> {id} has read {}..{}: {said}", fetch.low, fetch.high));
+            self.member(id).core().fetched(&fetch, found);
+        }
+    }
+
     pub(crate) fn show_progress(&mut self, id: u64) {
         let progress = self.member(id).core().progress();
         self.lines.extend(progress.into_iter().map(transcript::progress));
@@ -330,6 +367,7 @@ impl Cluster {
         let member = self.member(id);
         member.core = None;
         member.unsynced.clear();
+        member.fetches.clear();
         self.network.retain(|message| message.to != id);
     }
 

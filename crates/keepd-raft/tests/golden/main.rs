@@ -22,6 +22,8 @@
 //! | `transfer 1 2` | member 1 hands leadership to 2 |
 //! | `report-snapshot 1 2 finished` | sending a snapshot from 1 to 2 ended; or `failed` |
 //! | `truncate 1` | cuts what is applied off the start of the log, and starts the member again |
+//! | `release 1 4000` | truncates the log of member 1 while it runs |
+//! | `fetch 1 [fails]` | what member 1 wants to read of its log is read; or cannot be |
 //! | `progress 1` | the members' progress, as member 1 knows it |
 //! | `inject MsgAppend from=2 to=1 [term=1] [index=1] [logterm=1] [commit=1]` | a message nobody sent |
 //! | `log 1`, `status [1]` | shows the log on disk; the members' states |
@@ -106,6 +108,8 @@ fn run(cluster: &mut Cluster, command: &Command) -> String {
             cluster.report_snapshot(id(0), id(1), end);
         }
         "truncate" => cluster.truncate(id(0)),
+        "release" => cluster.release(id(0), id(1)),
+        "fetch" => cluster.fetch(id(0), command.has("fails")),
         "progress" => cluster.show_progress(id(0)),
         "crash" => cluster.crash(id(0)),
         "restart" => cluster.restart(id(0)),

@@ -5,6 +5,9 @@ use keepd_raft::{
     Progress, Role, Round, Status, Step, Transition,
 };
 
+/// Entries that a message is shown with; of more the first and the last.
+const SHOWN_MAX: usize = 32;
+
 /// Lines for the work that a core hands to its driver.
 pub(crate) fn ready(actions: &Actions) -> Vec<String> {
     let mut lines = vec![format!("Ready MustSync={}:", actions.must_sync)];
@@ -27,6 +30,8 @@ pub(crate) fn ready(actions: &Actions) -> Vec<String> {
     list("CommittedEntries", actions.committed.iter().map(entry).collect());
     let reads = actions.reads.iter();
     list("Reads", reads.map(|(read, index)| format!("read {read} at index {index}")).collect());
+    let fetches = actions.fetches.iter();
+    list("Fetches", fetches.map(|fetch| format!("{}..{}", fetch.low, fetch.high)).collect());
     lines
 }
 
@@ -143,9 +148,20 @@ pub(crate) fn message(message: &Message) -> String {
     let rest = match body {
         Body::Append { previous, commit, entries } => {
             let mut rest = log(*previous) + &commit_index(*commit);
-            if !entries.is_empty() {
-                let entries: Vec<String> = entries.iter().map(entry).collect();
-                rest.push_str(&format!(" Entries:[{}]", entries.join(", ")));
+            match entries.as_slice() {
+                [] => {}
+                [first, .., last] if entries.len() > SHOWN_MAX => {
+                    let ends = [first, last].map(|entry| format!("{}/{}", entry.term, entry.index));
+                    rest.push_str(&format!(
+                        " Entries:[{} in {}]",
+                        ends.join(" .. "),
+                        entries.len()
+                    ));
+                }
+                entries => {
+                    let entries: Vec<String> = entries.iter().map(entry).collect();
+                    rest.push_str(&format!(" Entries:[{}]", entries.join(", ")));
+                }
             }
             rest
         }
