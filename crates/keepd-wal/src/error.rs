@@ -108,6 +108,12 @@ pub enum Error {
         /// The segment that needs it.
         next: PathBuf,
     },
+    /// An entry of the log is in none of its files.
+    #[error("entry {index} is in no file of the log; {ADVICE}")]
+    MissingEntry {
+        /// The entry's index.
+        index: u64,
+    },
     /// Two files claim the same number.
     #[error("{} holds segment {sequence:016x} twice; {ADVICE}", dir.display())]
     DuplicateSegment {

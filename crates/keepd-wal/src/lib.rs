@@ -10,13 +10,16 @@
 //! - Every opening for writing begins a new file with a fresh key; no file is extended twice.
 //! - After a failed sync every call fails: what the disk holds is no longer known.
 //!
-//! Not here: reading single entries back (the node keeps those it needs in memory), deciding when
-//! to sync or to release, locking the directory.
+//! - [`WalReader`] finds every entry that a sync confirmed and no release let go, while the log is
+//!   written.
+//!
+//! Not here: deciding when to sync or to release, locking the directory.
 #![deny(clippy::indexing_slicing)]
 
 mod dump;
 mod error;
 mod log;
+mod reader;
 mod record;
 mod recovery;
 mod segment;
@@ -28,6 +31,7 @@ pub use keepd_types::{Entry, EntryKind, HardState};
 
 pub use dump::{Dump, DumpedFrame};
 pub use error::{Error, RecordError, Result};
+pub use reader::{Page, WalReader};
 pub use record::{BatchRecord, PreviousSegment, Record, SegmentHeader, StartRecord, Watermark};
 pub use types::{Batch, LogStart, Options, Recovered, SegmentPosition, SegmentSummary, TornTail};
 pub use wal::Wal;

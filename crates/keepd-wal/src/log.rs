@@ -31,6 +31,11 @@ impl LogShape {
         }
     }
 
+    /// The terms of the entries after the start.
+    pub(crate) const fn terms(&self) -> &TermRuns {
+        &self.terms
+    }
+
     /// The term of an entry that the log holds, or of the start.
     pub(crate) fn term(&self, index: u64) -> Option<u64> {
         if index == self.start.index {

@@ -20,7 +20,7 @@ use keepd_types::{Entry, HardState};
 
 use crate::error::{Error, RecordError, Result};
 use crate::record::{BatchRecord, PreviousSegment, Record, StartRecord};
-use crate::segment::SegmentName;
+use crate::segment::{SegmentName, Span};
 use crate::segment_reader::{PlacedRecord, SegmentRecords, read_segment};
 use crate::types::{LogStart, Recovered, SegmentPosition, SegmentSummary};
 
@@ -34,6 +34,8 @@ pub(crate) struct RecoveredLog {
     pub(crate) carried: Vec<Record>,
     /// The segments that a new one continues, oldest first.
     pub(crate) segments: Vec<SegmentSummary>,
+    /// Their frames, for those who read them later.
+    pub(crate) spans: Vec<Span>,
     /// The segment that the new one continues, for its header.
     pub(crate) previous: Option<PreviousSegment>,
     /// The highest number that a segment has.
@@ -77,9 +79,12 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let previous = link_to(last);
     let is_empty = last.records.is_empty();
     let mut segments: Vec<SegmentSummary> = chain.iter().map(|s| s.summary.clone()).collect();
+    let span = |s: &SegmentRecords| Span { name: s.name.clone(), end: s.end };
+    let mut spans: Vec<Span> = chain.iter().map(span).collect();
     if is_empty {
         // It says nothing that its successor's header does not, so restarts do not pile up files.
         segments.pop();
+        spans.pop();
     }
     let mut leftovers: Vec<PathBuf> = names
         .into_values()
@@ -115,6 +120,7 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
         base,
         carried,
         segments,
+        spans,
         previous,
         last_sequence,
         leftovers,

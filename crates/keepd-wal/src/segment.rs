@@ -49,6 +49,13 @@ impl SegmentName {
     }
 }
 
+/// A segment and the end of its durable frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) name: SegmentName,
+    pub(crate) end: SegmentPosition,
+}
+
 /// The segment that is being written.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -172,6 +179,12 @@ impl SegmentWriter {
             header: self.sealer.header(),
             end: self.end,
         }
+    }
+
+    /// The frames of a segment that is synced.
+    pub(crate) fn span(&self) -> Span {
+        assert!(!self.is_dirty(), "readers see what is durable");
+        Span { name: self.name.clone(), end: self.end }
     }
 
     pub(crate) fn summary(&self) -> SegmentSummary {

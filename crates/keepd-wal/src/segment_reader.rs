@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use keepd_crypto::{
-    FILE_HEADER_LEN, FRAME_HEAD_LEN, FileError, FileKeys, FileKind, FileSealer, FrameError,
+    FILE_HEADER_LEN, FRAME_HEAD_LEN, FileError, FileKeys, FileKind, FileSealer, Frame, FrameError,
 };
 use keepd_env::Env;
 
@@ -52,13 +52,7 @@ impl FrameReader {
         let bytes = env.disk.read(&path)?;
         match keys.open(FileKind::Wal, name.sequence, &bytes) {
             Ok(sealer) => Ok(Self { path, bytes, sealer, end: SegmentPosition::start() }),
-            Err(
-                source @ (FileError::UnknownDataKey { .. }
-                | FileError::PlainRefused
-                | FileError::PlainUntrusted
-                | FileError::UnsupportedVersion { .. }),
-            ) => Err(Error::Unreadable { path, source }),
-            Err(source) => Err(Error::Header { path, source }),
+            Err(source) => Err(header_error(path, source)),
         }
     }
 
@@ -71,10 +65,7 @@ impl FrameReader {
             Err(error) => return Ok(Step::Broken(error)),
         };
         let end = self.end.advance(1, rest.get(..opened.len).unwrap_or(rest));
-        let mut record = Record::decode(opened.kind, &Bytes::from(opened.plain));
-        if record.as_ref().is_ok_and(|record| (frame == 0) != matches!(record, Record::Head(_))) {
-            record = Err(RecordError::MisplacedHead);
-        }
+        let record = decode_frame(frame, opened);
         let record = record.map_err(|source| self.misread(offset, frame, source))?;
         self.end = end;
         Ok(Step::Frame(PlacedRecord { offset, frame, chain, record }))
@@ -152,6 +143,24 @@ impl FrameReader {
 
     fn frames_possible(&self) -> u64 {
         u64::try_from(self.rest().len() / FRAME_HEAD_LEN).unwrap_or(u64::MAX)
+    }
+}
+
+/// The record of a frame: a segment's header in its first one, and nowhere else.
+pub(crate) fn decode_frame(ordinal: u64, frame: Frame) -> Result<Record, RecordError> {
+    let record = Record::decode(frame.kind, &Bytes::from(frame.plain))?;
+    let is_head = matches!(record, Record::Head(_));
+    if (ordinal == 0) == is_head { Ok(record) } else { Err(RecordError::MisplacedHead) }
+}
+
+/// The error of a segment whose header does not open.
+pub(crate) fn header_error(path: PathBuf, source: FileError) -> Error {
+    match source {
+        FileError::UnknownDataKey { .. }
+        | FileError::PlainRefused
+        | FileError::PlainUntrusted
+        | FileError::UnsupportedVersion { .. } => Error::Unreadable { path, source },
+        _ => Error::Header { path, source },
     }
 }
 

@@ -6,14 +6,17 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_crypto::{FRAME_PLAIN_MAX, FileKeys};
 use keepd_env::{DiskDir, Env};
 use keepd_types::{Entry, HardState};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::log::LogShape;
+use crate::reader::{Durable, WalReader};
 use crate::record::{
     self, BATCH_OVERHEAD, ENTRY_OVERHEAD, KIND_BATCH, KIND_CLOSED, KIND_START, PreviousSegment,
     SegmentHeader, StartRecord,
@@ -42,6 +45,8 @@ pub struct Wal {
     /// The full segments that the log still needs, oldest first.
     closed: VecDeque<SegmentSummary>,
     active: SegmentWriter,
+    /// The part that readers may read.
+    durable: Arc<Mutex<Durable>>,
     /// A sync failed: nothing works any more.
     is_poisoned: bool,
     /// A frame's payload; kept for its capacity.
@@ -105,6 +110,7 @@ impl Wal {
             head: head(&shape, &metadata, None),
             carried: &[],
         })?;
+        let durable = Durable::new(&shape, vec![active.span()]);
         Ok(Self {
             env,
             dir: dir.to_owned(),
@@ -115,6 +121,7 @@ impl Wal {
             shape,
             closed: VecDeque::new(),
             active,
+            durable: Arc::new(Mutex::new(durable)),
             is_poisoned: false,
             payload: Vec::new(),
             frames: Vec::new(),
@@ -147,6 +154,7 @@ impl Wal {
             base,
             carried,
             segments,
+            mut spans,
             previous,
             last_sequence,
             leftovers,
@@ -180,6 +188,8 @@ impl Wal {
         if !leftovers.is_empty() {
             folder.sync()?;
         }
+        spans.push(active.span());
+        let durable = Durable::new(&shape, spans);
         let wal = Self {
             env,
             dir: dir.to_owned(),
@@ -190,6 +200,7 @@ impl Wal {
             shape,
             closed: segments.into(),
             active,
+            durable: Arc::new(Mutex::new(durable)),
             is_poisoned: false,
             payload: Vec::new(),
             frames: Vec::new(),
@@ -250,6 +261,7 @@ impl Wal {
         if self.active.is_dirty() {
             let result = self.active.sync();
             self.poisoning(result)?;
+            self.durable.lock().update(&self.shape, self.active.span());
         }
         assert!(!self.active.is_dirty(), "a sync leaves nothing to do");
         Ok(())
@@ -364,6 +376,13 @@ impl Wal {
         self.shape.hard_state
     }
 
+    /// A reader of the log, for another thread.
+    #[must_use]
+    pub fn reader(&self) -> WalReader {
+        let durable = Arc::clone(&self.durable);
+        WalReader::new(self.env.clone(), self.dir.clone(), self.keys.clone(), durable)
+    }
+
     /// The files of the log, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentSummary> {
@@ -418,6 +437,7 @@ impl Wal {
         assert_eq!(active.name.first_index, self.shape.next_index, "a segment continues the log");
         self.closed.push_back(self.active.summary());
         self.active = active;
+        self.durable.lock().update(&self.shape, self.active.span());
         assert_eq!(self.active.end().frames, 1, "a segment that carries nothing has its header");
         Ok(())
     }
@@ -480,6 +500,10 @@ impl Wal {
             return Ok(());
         }
         assert!(released <= self.closed.len(), "the active segment stays");
+        let kept =
+            self.closed.get(released).map_or(self.active.name.sequence, |kept| kept.sequence);
+        // ORDER: a reader that finds a file gone sees where the log starts now.
+        self.durable.lock().forget_before(kept);
         for _ in 0..released {
             let Some(segment) = self.closed.front() else { break };
             remove_if_present(&self.env, &segment.path)?;

@@ -11,4 +11,5 @@ mod corruption;
 mod crash;
 mod faults;
 mod model;
+mod reader;
 mod world;
