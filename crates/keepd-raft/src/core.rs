@@ -17,9 +17,10 @@
 //! 5. [`Actions::snapshot`] comes before the batch's entries: drop what is committed and not applied,
 //!    switch the store, reset the WAL to that index; then [`Core::persisted`], then
 //!    [`Core::applied`] of that index;
-//! 6. the transport answers for the sender of a message, keeps the order of each peer's, and says
-//!    with [`Core::report_unreachable`] that some were lost. After [`Error::LogForgotten`] and
-//!    [`Error::Diverged`] the member stops;
+//! 6. the transport answers for the sender of a message, takes none of a member that is known to be
+//!    removed, keeps the order of each peer's, and says with [`Core::report_unreachable`] that some
+//!    were lost. After [`Error::LogForgotten`] and [`Error::Diverged`] the member stops. While disk
+//!    or state machine hang: [`Core::set_stalled`], and a leader's [`Core::step_down`];
 //! 7. a read that is answered also answers the earlier ones; the driver ends those that wait too
 //!    long;
 //! 8. each of [`Actions::fetches`] is read from the WAL, without delaying its syncs, and answered with
@@ -31,6 +32,7 @@ mod membership;
 mod peers;
 mod progress;
 mod reads;
+mod restored;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -270,6 +272,8 @@ pub struct Core {
     installing: Option<u64>,
     /// Index of the last committed entry that was handed out.
     committed: u64,
+    /// The driver says that disk or state machine hangs.
+    is_stalled: bool,
     /// Changes of the configuration that were handed out and are not applied.
     pending_changes: VecDeque<PendingChange>,
     /// The leader's word that this member shall take over, which came before everything committed
@@ -301,7 +305,7 @@ impl Core {
         restored: InitialState,
         random: Arc<dyn Random>,
     ) -> Result<Self, Error> {
-        let commit = check_restored(&restored)?;
+        let commit = restored::check(&restored)?;
         let hard_state = eraftpb::HardState {
             term: restored.hard_state.term,
             vote: restored.hard_state.vote,
@@ -334,6 +338,7 @@ impl Core {
             last_leader: raw.raft.leader_id,
             unsynced: VecDeque::new(),
             installing: None,
+            is_stalled: false,
             raw,
             reads: Reads::new(random.next_u64()),
             catch_up: CatchUp::default(),
@@ -377,7 +382,11 @@ impl Core {
 
     /// Advances the clock by one tick.
     pub fn tick(&mut self) {
-        if !self.must_not_stand() {
+        if self.must_not_stand() {
+            // It does not wait for its leader for ever: others get its vote.
+            let elapsed = &mut self.raw.raft.election_elapsed;
+            *elapsed = elapsed.saturating_add(1);
+        } else {
             self.raw.tick();
         }
         self.tick_reads();
@@ -413,11 +422,11 @@ impl Core {
     }
 
     /// Whether standing for election has to wait: raft needs the log that a snapshot replaced, or
-    /// would lead at once with a log that is not synced.
+    /// would lead at once with a log that is not synced, or others can and this member stalls.
     fn must_not_stand(&self) -> bool {
         let is_alone = self.conf_state.is_alone(self.settings.id);
-        let would_lead = is_alone && self.has_unsynced();
-        !self.is_leader() && (self.installing.is_some() || would_lead)
+        let would_fail = if is_alone { self.has_unsynced() } else { self.is_stalled };
+        !self.is_leader() && (self.installing.is_some() || would_fail)
     }
 
     /// Confirms that the batch of this number and all before it are in the WAL, synced if they had
@@ -471,6 +480,8 @@ impl Core {
         let from_raft_all =
             |messages: Vec<_>| messages.into_iter().map(message_from_raft).collect::<Vec<_>>();
         let mut messages = from_raft_all(ready.take_messages());
+        let mut messages_after_sync = from_raft_all(ready.take_persisted_messages());
+        messages.extend(messages_after_sync.extract_if(.., |message| message.promises_nothing()));
         messages.append(&mut self.reads.outbox);
         let actions = Actions {
             number: ready.number(),
@@ -483,7 +494,7 @@ impl Core {
             must_sync: ready.must_sync(),
             snapshot: snapshot.map(Box::new),
             messages,
-            messages_after_sync: from_raft_all(ready.take_persisted_messages()),
+            messages_after_sync,
             committed: ready.take_committed_entries().into_iter().map(from_raft).collect(),
             reads: self.reads.take_released(),
             fetches,
@@ -565,37 +576,6 @@ impl Core {
         let extra = usize::try_from(extra).expect("below a usize");
         self.raw.raft.set_randomized_election_timeout(ticks + extra);
     }
-}
-
-/// Checks that log, store and configuration fit together; the commit index.
-fn check_restored(restored: &InitialState) -> Result<u64, Error> {
-    for (entry, index) in restored.entries.iter().zip(restored.start_index + 1..) {
-        assert_eq!(entry.index, index, "the log has no gap");
-    }
-    let log_last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
-    // A commit-only hard state need not have been synced: what the store applied was committed.
-    let commit = restored.hard_state.commit.max(restored.applied_index).max(restored.start_index);
-    if log_last < commit {
-        return Err(Error::LogTooShort { log_last, needed: commit });
-    }
-    if restored.applied_index < restored.start_index {
-        return Err(Error::StoreTooOld {
-            applied: restored.applied_index,
-            start: restored.start_index,
-        });
-    }
-    let log_term = restored.entries.last().map_or(restored.start_term, |entry| entry.term);
-    if restored.hard_state.term < log_term {
-        return Err(Error::TermTooLow { term: restored.hard_state.term, log_term });
-    }
-    if !restored.conf_state.is_sound() {
-        return Err(Error::ConfState(restored.conf_state.clone()));
-    }
-    for entry in &restored.entries {
-        convert::check(entry)
-            .map_err(|source| Error::ConfChangeEntry { index: entry.index, source })?;
-    }
-    Ok(commit)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Changes of the configuration: proposed one at a time, applied as a barrier (rule 9.16).
 
 use keepd_types::{Entry, EntryKind};
-use raft::{INVALID_ID, StateRole};
+use raft::StateRole;
 
 use super::{Core, Error};
 use crate::conf_change::{ConfChange, ConfState};
@@ -77,8 +77,8 @@ impl Core {
     /// Applies the change of the configuration at `index`, as the state machine decided, and
     /// everything before it. Returns the configuration that counts from there on.
     ///
-    /// A leader that does not vote any more steps down; it asks a voter that has the whole log to
-    /// take over.
+    /// A leader that does not vote any more steps down; it asks a voter that has everything committed
+    /// to take over.
     ///
     /// # Panics
     /// If no change was handed out at this index, or an earlier one is not applied.
@@ -112,18 +112,11 @@ impl Core {
     /// Ends leading or standing for election of a member that does not vote any more: raft expects
     /// its own progress in the configuration then.
     fn step_down_without_vote(&mut self) {
-        let raft = &mut self.raw.raft;
-        if self.conf_state.is_voter(self.settings.id) || raft.state == StateRole::Follower {
+        let is_follower = self.raw.raft.state == StateRole::Follower;
+        if self.conf_state.is_voter(self.settings.id) || is_follower {
             return;
         }
-        if raft.state == StateRole::Leader {
-            let last = raft.raft_log.last_index();
-            let has_all = |id: &&u64| raft.prs().get(**id).is_some_and(|pr| pr.matched == last);
-            if let Some(heir) = self.conf_state.voters.iter().find(has_all).copied() {
-                raft.send_timeout_now(heir);
-            }
-        }
-        raft.become_follower(raft.term, INVALID_ID);
+        self.hand_over();
     }
 
     /// The configuration as of the last change that was applied.

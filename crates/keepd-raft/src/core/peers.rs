@@ -32,8 +32,12 @@ impl Core {
         if message.to != self.settings.id {
             return Err(Error::Misdirected { to: message.to });
         }
+        self.check_membership(&message)?;
         match &message.body {
-            Body::ReadIndex(request) => return self.take_read_request(message.from, *request),
+            Body::ReadIndex(request) => {
+                self.take_read_request(message.from, *request);
+                return Ok(());
+            }
             Body::ReadIndexResponse { request, index } => {
                 self.reads.take_answer(*request, *index);
                 return Ok(());
@@ -43,14 +47,32 @@ impl Core {
         if let Fate::Ignore = self.examine(&mut message)? {
             return Ok(());
         }
-        let from = message.from;
-        match self.raw.step(message_to_raft(message)) {
-            Ok(()) => {}
-            Err(raft::Error::StepPeerNotFound) => return Err(Error::NotMember { id: from }),
-            Err(error) => return Err(error.into()),
-        }
+        self.raw.step(message_to_raft(message))?;
         self.after_event();
         Ok(())
+    }
+
+    /// Only members answer and ask for reads. The others' requests are taken: this member's
+    /// configuration may be older than theirs, most of all while it joins. A leader or a candidate
+    /// has its own configuration and the votes of that; a member that was removed does not disturb
+    /// those who hear their leader, and the driver, who knows who was removed, does not hear it.
+    fn check_membership(&self, message: &Message) -> Result<(), Error> {
+        let id = message.from;
+        let is_open = match &message.body {
+            Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::Snapshot(_)
+            | Body::Vote { .. }
+            | Body::TimeoutNow => true,
+            Body::ReadIndexResponse { .. } => id == self.raw.raft.leader_id,
+            Body::Appended { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatResponse { .. }
+            | Body::VoteResponse { .. }
+            | Body::ReadIndex(_) => false,
+        };
+        let is_member = || self.raw.raft.prs().get(id).is_some();
+        if is_open || is_member() { Ok(()) } else { Err(Error::NotMember { id }) }
     }
 
     fn examine(&mut self, message: &mut Message) -> Result<Fate, Error> {
@@ -103,6 +125,9 @@ impl Core {
         if message.from != self.raw.raft.leader_id {
             return Err(Error::NotLeader { from: message.from });
         }
+        if self.is_stalled {
+            return Ok(Fate::Ignore);
+        }
         if self.has_unapplied() || self.has_unsynced() {
             self.held_handover = Some(message.clone());
             return Ok(Fate::Ignore);
@@ -133,6 +158,22 @@ impl Core {
         !self.unsynced.is_empty()
             || !log.unstable_entries().is_empty()
             || log.unstable_snapshot().is_some()
+    }
+}
+
+impl Message {
+    /// Whether a follower may send it before its log is synced: with a slow disk it must lose
+    /// neither its leader nor its leader the quorum.
+    ///
+    /// A vote and a confirmation of entries are promises, which a crash must not take back. The
+    /// answer to a heartbeat says only that this member knew of no higher term when it handled that.
+    /// This stays true if it crashes and forgets the term: the leader was elected with votes that are
+    /// on disks, so nobody else is elected in that term or a lower one, whatever this member votes
+    /// for then. And if it had voted in a higher term it would not have answered: it does not forget
+    /// a vote that has left, and one that has not left elects nobody. So the answer may also confirm
+    /// a round of reads. Its commit index is the leader's. The word to take over is a request.
+    pub(super) const fn promises_nothing(&self) -> bool {
+        matches!(self.body, Body::HeartbeatResponse { .. } | Body::TimeoutNow)
     }
 }
 

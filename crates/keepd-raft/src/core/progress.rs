@@ -1,6 +1,6 @@
 //! Progress of the members, as the leader knows it, and handing over leadership.
 
-use raft::{ProgressState, SnapshotStatus};
+use raft::{INVALID_ID, ProgressState, SnapshotStatus, StateRole};
 
 use super::{Core, Error};
 
@@ -85,6 +85,54 @@ impl Core {
         self.raw.transfer_leader(to);
         self.after_event();
         Ok(())
+    }
+
+    /// Stops leading, because the disk or the state machine of this member hangs; returns the voter
+    /// that it asks to take over. What was proposed may still be committed.
+    ///
+    /// A lone voter goes on: nobody else could lead.
+    pub fn step_down(&mut self) -> Option<u64> {
+        if !self.is_leader() || self.conf_state.is_alone(self.settings.id) {
+            return None;
+        }
+        let heir = self.hand_over();
+        self.after_event();
+        heir
+    }
+
+    /// Becomes a follower of its own term, which has no leader then. A leader asks a voter to take
+    /// over: one that was heard lately, with as much of the log as any, and with everything committed.
+    pub(super) fn hand_over(&mut self) -> Option<u64> {
+        let raft = &self.raw.raft;
+        let voters = self.conf_state.voters.iter().filter(|id| **id != self.settings.id);
+        let known = voters.filter_map(|id| raft.prs().get(*id).map(|progress| (*id, progress)));
+        let fit = known.filter(|(_, progress)| progress.matched >= raft.raft_log.committed);
+        let best = fit.max_by_key(|(id, progress)| {
+            (progress.recent_active, progress.matched, std::cmp::Reverse(*id))
+        });
+        let heir = best.map(|(id, _)| id).filter(|_| self.is_leader());
+        let raft = &mut self.raw.raft;
+        if let Some(heir) = heir {
+            raft.send_timeout_now(heir);
+        }
+        raft.become_follower(raft.term, INVALID_ID);
+        heir
+    }
+
+    /// Says whether the disk or the state machine of this member hangs. While it does, the member
+    /// does not stand for election; it follows and votes, as slow as its disk. A lone voter stands
+    /// all the same. A leader goes on until [`Self::step_down`].
+    pub fn set_stalled(&mut self, is_stalled: bool) {
+        self.is_stalled = is_stalled;
+        if !is_stalled || !self.must_not_stand() {
+            return;
+        }
+        self.held_handover = None;
+        if self.raw.raft.state != StateRole::Follower {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, INVALID_ID);
+        }
+        self.after_event();
     }
 
     /// Notes that messages to a member were lost.

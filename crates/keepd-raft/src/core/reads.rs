@@ -133,18 +133,10 @@ impl Core {
         self.ask();
     }
 
-    pub(super) fn take_read_request(
-        &mut self,
-        from: u64,
-        request: ReadRequest,
-    ) -> Result<(), Error> {
-        if self.raw.raft.prs().get(from).is_none() {
-            return Err(Error::NotMember { id: from });
-        }
+    pub(super) fn take_read_request(&mut self, from: u64, request: ReadRequest) {
         if self.is_leader() && self.reads.asking.len() < HELD_READS_MAX {
             self.reads.asking.push(Asker::Peer(from, request));
         }
-        Ok(())
     }
 
     /// Begins a round for what was asked. Before the leader has committed in its term, raft would

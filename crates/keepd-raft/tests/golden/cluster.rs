@@ -7,8 +7,8 @@ use bytes::Bytes;
 use keepd_env::SeededRandom;
 use keepd_raft::{
     Actions, Body, ConfChange, ConfState, Core, Entry, EntryKind, Fetch, Fetched, HardState,
-    InitialState, LogPosition, Message, ReadRequest, Settings, SnapshotEnd, Status, Step,
-    Transition, Verdict,
+    InitialState, LogPosition, Message, ReadRequest, Settings, SnapshotEnd, SnapshotMeta, Status,
+    Step, Transition, Verdict,
 };
 use testkit::golden::Command;
 
@@ -309,6 +309,19 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn step_down(&mut self, id: u64) {
+        let line = match self.member(id).core().step_down() {
+            Some(heir) => format!("{id} asks {heir} to take over"),
+            None => format!("{id} asks nobody"),
+        };
+        self.say(line);
+        self.say_state(id);
+    }
+
+    pub(crate) fn stall(&mut self, id: u64, is_stalled: bool) {
+        self.member(id).core().set_stalled(is_stalled);
+    }
+
     pub(crate) fn report_snapshot(&mut self, id: u64, of: u64, end: SnapshotEnd) {
         self.member(id).core().report_snapshot(of, end);
     }
@@ -384,16 +397,25 @@ impl Cluster {
                 Body::Append { previous: at, commit: named("commit"), entries: Vec::new() }
             }
             "MsgAppendResponse" => Body::Appended { index: at.index, commit: 0 },
+            "MsgAppendRejected" => Body::AppendRejected { index: at.index, commit: 0, hint: at },
             "MsgHeartbeat" => Body::Heartbeat { commit: named("commit"), round: None },
-            "MsgRequestVote" => Body::Vote {
-                is_pre: false,
+            "MsgHeartbeatResponse" => {
+                Body::HeartbeatResponse { commit: named("commit"), round: None }
+            }
+            "MsgSnapshot" => {
+                let conf_state = ConfState { voters: vec![named("from")], ..ConfState::default() };
+                Body::Snapshot(SnapshotMeta { last: at, conf_state })
+            }
+            kind @ ("MsgRequestVote" | "MsgRequestPreVote") => Body::Vote {
+                is_pre: kind == "MsgRequestPreVote",
                 is_handover: false,
                 last: at,
                 commit: LogPosition::default(),
             },
-            "MsgRequestVoteResponse" => {
-                let commit = LogPosition::default();
-                Body::VoteResponse { is_pre: false, is_granted: true, commit }
+            kind @ ("MsgRequestVoteResponse" | "MsgRequestPreVoteResponse") => {
+                let (commit, is_pre) =
+                    (LogPosition::default(), kind == "MsgRequestPreVoteResponse");
+                Body::VoteResponse { is_pre, is_granted: true, commit }
             }
             "MsgTimeoutNow" => Body::TimeoutNow,
             "MsgReadIndex" => Body::ReadIndex(request),

@@ -20,6 +20,8 @@
 //! | `stabilize [1 2]` | handles and delivers until nothing is left to do |
 //! | `crash 1`, `restart 1` | loses what was not synced; starts from the log |
 //! | `transfer 1 2` | member 1 hands leadership to 2 |
+//! | `step-down 1` | member 1 stops leading |
+//! | `stall 1`, `recover 1` | member 1 does not stand for election until it recovers |
 //! | `report-snapshot 1 2 finished` | sending a snapshot from 1 to 2 ended; or `failed` |
 //! | `truncate 1` | cuts what is applied off the start of the log, and starts the member again |
 //! | `release 1 4000` | truncates the log of member 1 while it runs |
@@ -99,6 +101,9 @@ fn run(cluster: &mut Cluster, command: &Command) -> String {
         "heal" => cluster.partition(Vec::new()),
         "stabilize" => cluster.stabilize(&ids(command)),
         "transfer" => cluster.transfer(id(0), id(1)),
+        "step-down" => cluster.step_down(id(0)),
+        "stall" => cluster.stall(id(0), true),
+        "recover" => cluster.stall(id(0), false),
         "report-snapshot" => {
             let end = match command.word(2) {
                 "finished" => SnapshotEnd::Finished,

@@ -34,7 +34,7 @@ impl Victim {
 
     fn run(&mut self) {
         for _ in 0..STEPS {
-            match self.below(16) {
+            match self.below(18) {
                 0 => self.core.tick(),
                 1 if self.below(8) == 0 => drop(self.core.campaign()),
                 2 => drop(self.core.propose(vec!["command".into()])),
@@ -49,6 +49,8 @@ impl Victim {
                 7 | 8 => self.act(),
                 9 => self.sync(),
                 10 => self.apply(),
+                11 if self.below(8) == 0 => drop(self.core.step_down()),
+                12 => self.core.set_stalled(self.below(4) == 0),
                 _ => drop(self.core.step(self.message())),
             }
         }
