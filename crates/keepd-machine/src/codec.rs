@@ -62,6 +62,13 @@ impl Writer {
         self.out.extend_from_slice(value);
     }
 
+    pub(crate) fn texts(&mut self, texts: &[String]) {
+        self.u64(texts.len() as u64);
+        for text in texts {
+            self.bytes(text.as_bytes());
+        }
+    }
+
     pub(crate) fn finish(self) -> Bytes {
         self.out.into()
     }
@@ -115,6 +122,23 @@ impl Reader {
             return Err(CommandError::Truncated);
         }
         Ok(self.rest.split_to(len))
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, CommandError> {
+        let bytes = self.bytes()?;
+        String::from_utf8(bytes.into()).map_err(|_other| CommandError::Malformed("text"))
+    }
+
+    pub(crate) fn texts(&mut self) -> Result<Vec<String>, CommandError> {
+        (0..self.count()?).map(|_| self.text()).collect()
+    }
+
+    pub(crate) fn flag(&mut self, what: &'static str) -> Result<bool, CommandError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            value => Err(CommandError::Unknown { what, value }),
+        }
     }
 
     /// A count of items that each take at least one byte: never more than what is left.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use keepd_mvcc::KeyState;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
 
+use crate::member::MembershipChange;
 use crate::tables::ActiveKeys;
 
 /// A command of the log.
@@ -74,6 +75,14 @@ pub enum Command {
         member: MemberId,
         /// The fingerprint of its rules and keys.
         fingerprint: Bytes,
+    },
+    /// Changes the members. It is the context of a change of Raft's configuration and no entry of
+    /// its own.
+    ChangeMembership(MembershipChange),
+    /// Sets the version that all members agree on, because the leader has found that they run it.
+    SetClusterVersion {
+        /// The version, as etcd writes it.
+        version: String,
     },
 }
 
@@ -261,11 +270,12 @@ pub enum Compare {
 
 impl Command {
     /// Whether the command does nothing in an entry of `term`, because the leader that decided it
-    /// led in another: since then the lease may have been renewed elsewhere (etcd#15247).
+    /// led in another: since then the lease may have been renewed elsewhere (etcd#15247), or a
+    /// member of another version have joined.
     #[must_use]
     pub fn is_void(&self, decided_in: Option<Term>, term: Term) -> bool {
         match self {
-            Self::LeaseExpire { .. } => decided_in != Some(term),
+            Self::LeaseExpire { .. } | Self::SetClusterVersion { .. } => decided_in != Some(term),
             // Logs of version 0.1 have them without a term.
             Self::LeaseCheckpoint { .. } => decided_in.is_some_and(|decided_in| decided_in != term),
             Self::Put(_)
@@ -278,7 +288,8 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
-            | Self::SetSealing { .. } => false,
+            | Self::SetSealing { .. }
+            | Self::ChangeMembership(_) => false,
         }
     }
 
@@ -301,7 +312,9 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
-            | Self::SetSealing { .. } => {}
+            | Self::SetSealing { .. }
+            | Self::ChangeMembership(_)
+            | Self::SetClusterVersion { .. } => {}
         }
     }
 }

@@ -16,10 +16,12 @@ pub mod outcome;
 pub mod tables;
 
 mod codec;
+mod member;
 mod txn;
 
 pub use codec::CommandError;
 pub use command::Command;
 pub use envelope::{Envelope, Origin};
-pub use machine::{AppliedBatch, Options, StateMachine};
+pub use machine::{AppliedBatch, Judgement, Options, StateMachine};
+pub use membership::{Membership, MembershipChange};
 pub use outcome::{ApplyError, CommandResponse, Halt, OpResponse, Outcome, RecordRef, TxnResponse};

@@ -11,12 +11,18 @@ use keepd_lease::{Lease, Lessor};
 use keepd_mvcc::{Applied, Change, RangeError, Store, View};
 use keepd_types::{LeaseId, MemberId, Term};
 
+use crate::codec::CommandError;
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, Op, Txn};
 use crate::envelope::Envelope;
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
 use crate::tables;
 use crate::txn::Execution;
+
+mod change;
+
+use self::change::AwaitedChange;
+pub use self::change::Judgement;
 
 /// Settings of the state machine.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +58,8 @@ pub struct StateMachine {
     /// Changes since the last [`Self::publish`].
     changes: Vec<Change>,
     attachments: Vec<(Bytes, LeaseId)>,
+    /// An accepted change of the membership for which Raft's configuration is not stored yet.
+    awaited: Option<AwaitedChange>,
 }
 
 impl StateMachine {
@@ -84,7 +92,8 @@ impl StateMachine {
         }
         let applied = store.applied();
         let (changes, attachments) = (Vec::new(), Vec::new());
-        let machine = Self { store, lessor, alarms, applied, changes, attachments };
+        let awaited = None;
+        let machine = Self { store, lessor, alarms, applied, changes, attachments, awaited };
         machine.assert_sound();
         Ok(machine)
     }
@@ -143,8 +152,12 @@ impl StateMachine {
     /// # Panics
     /// If entries come out of order, or one comes twice.
     pub fn apply(&mut self, at: Applied, envelope: &Envelope) -> Result<Outcome, Halt> {
-        self.step(at);
         let command = &envelope.command;
+        if matches!(command, Command::ChangeMembership(_)) {
+            let source = CommandError::Malformed("place: Raft must know of this change");
+            return Err(Halt::Command { index: at.index, source });
+        }
+        self.step(at);
         if command.is_void(envelope.decided_in, Term(at.term)) {
             let result = Err(ApplyError::OtherTerm);
             return Ok(Outcome { revision: self.store.revision(), result });
@@ -186,6 +199,7 @@ impl StateMachine {
     }
 
     fn step(&mut self, at: Applied) {
+        assert!(self.awaited.is_none(), "Raft's configuration is stored with its change");
         let Applied { index, term } = self.applied;
         assert_eq!(at.index, index + 1, "entries are applied in order, each once");
         assert!(at.term >= term, "terms in the log never fall");
@@ -200,6 +214,7 @@ impl StateMachine {
 
     /// Ends a batch: makes everything since the last one visible at once.
     pub fn publish(&mut self) -> AppliedBatch {
+        assert!(self.awaited.is_none(), "members are published with Raft's configuration");
         let view = self.store.publish(self.applied);
         let changes = std::mem::take(&mut self.changes);
         let is_ascending = changes.is_sorted_by(|a, b| a.revision < b.revision);
@@ -225,7 +240,9 @@ impl StateMachine {
             | Command::AlarmDeactivate(_)
             | Command::PublishMember { .. }
             | Command::SetActiveKeys(_)
-            | Command::SetSealing { .. } => (false, false),
+            | Command::SetSealing { .. }
+            | Command::ChangeMembership(_)
+            | Command::SetClusterVersion { .. } => (false, false),
         };
         if writes && self.has_alarm(ALARM_CORRUPT) {
             return Some(ApplyError::Corrupt);
@@ -280,6 +297,14 @@ impl StateMachine {
                 let key = tables::sealing_key(*member);
                 self.store.meta_put(tables::CLUSTER, key, fingerprint.clone());
                 Ok(CommandResponse::Done)
+            }
+            Command::SetClusterVersion { version } => {
+                let key = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
+                self.store.meta_put(tables::CLUSTER, key, version.clone().into());
+                Ok(CommandResponse::Done)
+            }
+            Command::ChangeMembership(_) => {
+                unreachable!("`apply` refuses it, `judge_change` is its way")
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The membership: members as etcd shows them, and Raft's configuration. The only code that knows
-//! their form on disk, which is etcd's JSON.
+//! their form on disk, which is etcd's JSON; `member.rs` beside it has a member's.
 //!
 //! Two facts and two tables. [`Member`] is for people and clients: names and URLs. [`ConfState`] is
 //! what Raft counts votes with; it is never derived from the members.
@@ -12,39 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::Halt;
 use crate::tables;
 
-/// A member of the cluster, as etcd's bucket `members` has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Member {
-    /// Its id.
-    pub id: u64,
-    /// URLs for its peers.
-    #[serde(rename = "peerURLs")]
-    pub peer_urls: Vec<String>,
-    /// Whether it is a learner: it receives the log and does not vote.
-    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
-    pub is_learner: bool,
-    /// Its name; empty until it has started.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    /// URLs for its clients; empty until it has started.
-    #[serde(rename = "clientURLs", skip_serializing_if = "Vec::is_empty")]
-    pub client_urls: Vec<String>,
-}
+mod change;
+mod record;
+
+pub use self::record::Membership;
+pub use crate::member::{Member, MembershipChange};
 
 impl Member {
-    /// etcd's JSON.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        json(self)
-    }
-
-    /// Reads etcd's JSON.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
-    }
-
     /// Writes the member into its table.
     pub fn store(&self, store: &mut Store) {
         store.meta_put(tables::MEMBERS, tables::member_key(MemberId(self.id)), self.encode());
@@ -66,6 +40,24 @@ pub fn members(table: &MetaTable) -> Result<Vec<Member>, Halt> {
 pub fn member(table: &MetaTable, id: MemberId) -> Result<Option<Member>, Halt> {
     let key = tables::member_key(id);
     table.get(&key).map(|value| read_member(&key, value)).transpose()
+}
+
+/// Whether [`tables::MEMBERS_REMOVED`] has an id: who had it must never join again.
+#[must_use]
+pub fn is_removed(table: &MetaTable, id: MemberId) -> bool {
+    table.contains_key(&tables::member_key(id))
+}
+
+/// The version that all members agree on, as [`tables::CLUSTER`] has it; `None` before a leader has
+/// decided it.
+///
+/// # Errors
+/// If it is malformed.
+pub fn cluster_version(table: &MetaTable) -> Result<Option<String>, Halt> {
+    let text = |bytes: &Bytes| {
+        String::from_utf8(bytes.to_vec()).map_err(|_other| Halt::Meta { table: tables::CLUSTER })
+    };
+    table.get(tables::CLUSTER_VERSION_KEY).map(text).transpose()
 }
 
 fn read_member(key: &[u8], value: &[u8]) -> Result<Member, Halt> {
@@ -103,10 +95,16 @@ impl ConfState {
         Self { voters, ..Self::default() }
     }
 
+    /// Whether a member receives the log.
+    #[must_use]
+    pub fn is_member(&self, id: u64) -> bool {
+        [&self.voters, &self.learners, &self.voters_outgoing].iter().any(|ids| ids.contains(&id))
+    }
+
     /// etcd's JSON.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        json(self)
+        serde_json::to_vec(self).expect("numbers have a JSON form").into()
     }
 
     /// Reads etcd's JSON.
@@ -142,31 +140,9 @@ impl ConfState {
     }
 }
 
-fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("strings and numbers have a JSON form").into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_member_is_told_as_by_etcd() {
-        let mut member = Member {
-            id: 10_276_657_743_932_975_437,
-            peer_urls: vec!["http://localhost:2380".to_owned()],
-            ..Member::default()
-        };
-        let joined = r#"{"id":10276657743932975437,"peerURLs":["http://localhost:2380"]}"#;
-        assert_eq!(member.encode(), joined);
-        member.is_learner = true;
-        member.name = "a \"b\"".to_owned();
-        member.client_urls = vec!["http://localhost:2379".to_owned()];
-        let started = r#"{"id":10276657743932975437,"peerURLs":["http://localhost:2380"],"isLearner":true,"name":"a \"b\"","clientURLs":["http://localhost:2379"]}"#;
-        assert_eq!(member.encode(), started);
-        assert_eq!(Member::decode(started.as_bytes()), Some(member));
-        assert_eq!(Member::decode(b"{"), None);
-    }
 
     #[test]
     fn both_forms_of_a_configuration_are_read_and_etcds_is_written() {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::codec::CommandError;
 use crate::command::Alarm;
+use crate::member::Member;
 
 /// A record that was read or replaced, by its place in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,28 @@ pub enum ApplyError {
     /// A leader decided it in an earlier term; it is void.
     #[error("decided in another term")]
     OtherTerm,
+    /// A change names a member that was removed: its id is never used again.
+    #[error("member was removed")]
+    MemberRemoved,
+    /// A new member has an id that another has.
+    #[error("member exists")]
+    MemberExists,
+    /// A change names no member of the cluster.
+    #[error("member not found")]
+    MemberNotFound,
+    /// A member that votes cannot be promoted.
+    #[error("member is no learner")]
+    MemberNotLearner,
+    /// A peer URL belongs to another member.
+    #[error("peer URL exists")]
+    PeerUrlExists,
+    /// The cluster has as many learners as it may have.
+    #[error("too many learners")]
+    TooManyLearners,
+    /// Raft could not follow the change: no voter would be left, or the members' table and Raft's
+    /// configuration name different members.
+    #[error("change does not fit Raft's configuration")]
+    ChangeDoesNotFit,
 }
 
 /// An error that stops this member: it can no longer do what every other member does.
@@ -142,6 +165,8 @@ pub enum CommandResponse {
     },
     /// The alarms a command raised or cleared.
     Alarms(Vec<Alarm>),
+    /// The members after a change, by id.
+    Members(Vec<Member>),
     /// Done, nothing to tell.
     Done,
 }

@@ -34,6 +34,13 @@ pub(crate) fn apply(error: ApplyError) -> Status {
         ApplyError::GuardMissed => Api::TimedOut.into(),
         // No command of a client has a term.
         ApplyError::OtherTerm => Api::LeaderChanged.into(),
+        ApplyError::MemberRemoved | ApplyError::MemberNotFound => Api::MemberNotFound.into(),
+        ApplyError::MemberExists => Api::MemberExists.into(),
+        ApplyError::MemberNotLearner => Api::MemberNotLearner.into(),
+        ApplyError::PeerUrlExists => Api::PeerUrlsExist.into(),
+        ApplyError::TooManyLearners => Api::TooManyLearners.into(),
+        // Nobody would be left to vote, unless snapshots were mixed up by hand.
+        ApplyError::ChangeDoesNotFit => Api::NotEnoughStartedMembers.into(),
     }
 }
 

@@ -31,6 +31,7 @@ async fn change_alarm(context: &Context, command: Command) -> Result<Vec<Alarm>,
         | CommandResponse::DeleteRange { .. }
         | CommandResponse::Txn(_)
         | CommandResponse::LeaseGrant { .. }
+        | CommandResponse::Members(_)
         | CommandResponse::Done => Ok(Vec::new()),
     }
 }

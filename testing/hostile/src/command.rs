@@ -5,7 +5,7 @@ use keepd_machine::command::{
     Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn,
 };
 use keepd_machine::tables::ActiveKeys;
-use keepd_machine::{Envelope, Origin};
+use keepd_machine::{Envelope, MembershipChange, Origin};
 use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue, Term,
 };
@@ -30,6 +30,17 @@ pub fn command(bytes: &[u8]) {
     let written = Envelope { origin: envelope.origin.or(Some(ORIGIN)), ..envelope };
     let again = Envelope::decode(written.encode());
     assert!(again.as_ref() == Ok(&written), "{written:?} became {again:?}");
+}
+
+/// One change of the membership of each kind.
+fn changes() -> [MembershipChange; 4] {
+    let (id, peer_urls) = (MemberId(10), || vec!["http://n:2380".to_owned()]);
+    [
+        MembershipChange::Add { id, peer_urls: peer_urls(), is_learner: true, max_learners: 1 },
+        MembershipChange::Promote { id },
+        MembershipChange::Remove { id },
+        MembershipChange::UpdatePeerUrls { id, peer_urls: peer_urls() },
+    ]
 }
 
 /// One command of each kind.
@@ -89,13 +100,15 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
         },
         Command::SetActiveKeys(ActiveKeys { epoch: 3, keys: [KeyId(1), KeyId(2)].into() }),
         Command::SetSealing { member: MemberId(9), fingerprint: Bytes::from_static(b"print") },
+        Command::SetClusterVersion { version: "3.7.0".to_owned() },
     ];
+    let commands = commands.into_iter().chain(changes().into_iter().map(Command::ChangeMembership));
     // As 0.1 wrote them.
     let json =
         br#"{"id":9,"peerURLs":["http://m:2380"],"name":"m","clientURLs":["http://m:2379"]}"#;
     let published = [&[1, 9, 9, u8::try_from(json.len()).expect("short")][..], json].concat();
     let active = [&[1, 10, 10][..], b"activeKeys", &[16], &[0; 16]].concat();
     let entry = |command| Envelope { origin: Some(ORIGIN), decided_in: Some(Term(4)), command };
-    let commands = commands.into_iter().map(|command| entry(command).encode().to_vec());
+    let commands = commands.map(|command| entry(command).encode().to_vec());
     commands.chain([published, active]).collect()
 }

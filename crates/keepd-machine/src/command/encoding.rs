@@ -9,7 +9,7 @@ use keepd_types::{
 
 use super::{Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
 use crate::codec::{CommandError, Reader, Writer};
-use crate::membership::Member;
+use crate::member::{Member, MembershipChange};
 use crate::tables::{self, ActiveKeys};
 
 /// Depth to which transactions may nest; request validation stops far earlier.
@@ -54,10 +54,7 @@ impl Command {
                 w.u8(12);
                 w.u64(id.0);
                 w.bytes(name.as_bytes());
-                w.u64(client_urls.len() as u64);
-                for url in client_urls {
-                    w.bytes(url.as_bytes());
-                }
+                w.texts(client_urls);
             }
             Self::SetActiveKeys(keys) => {
                 w.u8(13);
@@ -71,6 +68,14 @@ impl Command {
             Self::LeaseExpire { id } => {
                 w.u8(15);
                 w.i64(id.0);
+            }
+            Self::ChangeMembership(change) => {
+                w.u8(16);
+                write_change(w, change);
+            }
+            Self::SetClusterVersion { version } => {
+                w.u8(17);
+                w.bytes(version.as_bytes());
             }
         }
     }
@@ -90,12 +95,14 @@ impl Command {
             11 => Self::LeaseCheckpoint { id: LeaseId(r.i64()?), remaining_ttl: r.i64()? },
             12 => Self::PublishMember {
                 id: MemberId(r.u64()?),
-                name: read_text(r)?,
-                client_urls: (0..r.count()?).map(|_| read_text(r)).collect::<Result<_, _>>()?,
+                name: r.text()?,
+                client_urls: r.texts()?,
             },
             13 => Self::SetActiveKeys(read_active_keys(&r.bytes()?)?),
             14 => Self::SetSealing { member: MemberId(r.u64()?), fingerprint: r.bytes()? },
             15 => Self::LeaseExpire { id: LeaseId(r.i64()?) },
+            16 => Self::ChangeMembership(read_change(r)?),
+            17 => Self::SetClusterVersion { version: r.text()? },
             value => return Err(CommandError::Unknown { what: "command", value }),
         })
     }
@@ -124,7 +131,9 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
-            | Self::SetSealing { .. } => 0,
+            | Self::SetSealing { .. }
+            | Self::ChangeMembership(_)
+            | Self::SetClusterVersion { .. } => 0,
         }
     }
 }
@@ -168,11 +177,6 @@ fn read_alarm(r: &mut Reader) -> Result<Alarm, CommandError> {
     Ok(Alarm { member: MemberId(r.u64()?), kind: r.u8()? })
 }
 
-fn read_text(r: &mut Reader) -> Result<String, CommandError> {
-    let bytes = r.bytes()?;
-    String::from_utf8(bytes.into()).map_err(|_other| CommandError::Malformed("text"))
-}
-
 fn read_active_keys(bytes: &[u8]) -> Result<ActiveKeys, CommandError> {
     ActiveKeys::decode(bytes).ok_or(CommandError::Malformed("list of active keys"))
 }
@@ -193,6 +197,47 @@ fn read_named_fact(r: &mut Reader) -> Result<Command, CommandError> {
     }
     let member = tables::sealing_member(&name).ok_or(CommandError::Malformed("name of a fact"))?;
     Ok(Command::SetSealing { member, fingerprint: value })
+}
+
+fn write_change(w: &mut Writer, change: &MembershipChange) {
+    match change {
+        MembershipChange::Add { id, peer_urls, is_learner, max_learners } => {
+            w.u8(1);
+            w.u64(id.0);
+            w.texts(peer_urls);
+            w.u8(u8::from(*is_learner));
+            w.u64((*max_learners).into());
+        }
+        MembershipChange::Promote { id } => {
+            w.u8(2);
+            w.u64(id.0);
+        }
+        MembershipChange::Remove { id } => {
+            w.u8(3);
+            w.u64(id.0);
+        }
+        MembershipChange::UpdatePeerUrls { id, peer_urls } => {
+            w.u8(4);
+            w.u64(id.0);
+            w.texts(peer_urls);
+        }
+    }
+}
+
+fn read_change(r: &mut Reader) -> Result<MembershipChange, CommandError> {
+    let (tag, id) = (r.u8()?, MemberId(r.u64()?));
+    Ok(match tag {
+        1 => MembershipChange::Add {
+            id,
+            peer_urls: r.texts()?,
+            is_learner: r.flag("learner flag")?,
+            max_learners: r.u32()?,
+        },
+        2 => MembershipChange::Promote { id },
+        3 => MembershipChange::Remove { id },
+        4 => MembershipChange::UpdatePeerUrls { id, peer_urls: r.texts()? },
+        value => return Err(CommandError::Unknown { what: "change of the membership", value }),
+    })
 }
 
 const PREV_KV: u8 = 1;
@@ -272,16 +317,8 @@ fn write_delete(w: &mut Writer, delete: &DeleteRange) {
     write_range(w, &delete.range);
 }
 
-fn read_bool(r: &mut Reader, what: &'static str) -> Result<bool, CommandError> {
-    match r.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        value => Err(CommandError::Unknown { what, value }),
-    }
-}
-
 fn read_delete(r: &mut Reader) -> Result<DeleteRange, CommandError> {
-    let prev_kv = read_bool(r, "delete flag")?;
+    let prev_kv = r.flag("delete flag")?;
     Ok(DeleteRange { range: read_range(r)?, prev_kv })
 }
 
@@ -403,7 +440,7 @@ fn read_compare(r: &mut Reader) -> Result<Compare, CommandError> {
         }),
         3 => {
             let range = read_range(r)?;
-            let result = read_bool(r, "compare result")?;
+            let result = r.flag("compare result")?;
             let guard = Guard { keys: r.u64()?, revision: r.i64()? };
             Ok(Compare::Resolved { range, guard, result })
         }

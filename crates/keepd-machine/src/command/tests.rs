@@ -70,6 +70,24 @@ fn txn() -> impl Strategy<Value = Txn> {
     })
 }
 
+fn change() -> impl Strategy<Value = MembershipChange> {
+    let id = || any::<u64>().prop_map(MemberId);
+    prop_oneof![
+        (id(), any::<(Vec<String>, bool, u32)>()).prop_map(
+            |(id, (peer_urls, is_learner, max_learners))| MembershipChange::Add {
+                id,
+                peer_urls,
+                is_learner,
+                max_learners
+            }
+        ),
+        id().prop_map(|id| MembershipChange::Promote { id }),
+        id().prop_map(|id| MembershipChange::Remove { id }),
+        (id(), any::<Vec<String>>())
+            .prop_map(|(id, peer_urls)| MembershipChange::UpdatePeerUrls { id, peer_urls }),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         put().prop_map(Command::Put),
@@ -96,6 +114,8 @@ fn command() -> impl Strategy<Value = Command> {
             fingerprint
         }),
         any::<u64>().prop_map(|id| Command::AlarmActivate(Alarm { member: MemberId(id), kind: 1 })),
+        change().prop_map(Command::ChangeMembership),
+        any::<String>().prop_map(|version| Command::SetClusterVersion { version }),
     ]
 }
 

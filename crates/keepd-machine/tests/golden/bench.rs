@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
+use keepd_machine::membership::{ConfState, MembershipChange};
 use keepd_machine::{
-    Command, CommandResponse, Envelope, OpResponse, Options, Origin, RecordRef, StateMachine,
-    TxnResponse, membership, tables,
+    Command, CommandResponse, Envelope, OpResponse, Options, Origin, Outcome, RecordRef,
+    StateMachine, TxnResponse, membership, tables,
 };
 use keepd_mvcc::{Applied, JobRequest, Store, View};
-use keepd_types::{KeyValue, MemberId, Term};
+use keepd_types::{ClusterId, KeyValue, MemberId, Term};
 
 use crate::parse;
 
@@ -31,6 +32,7 @@ impl Bench {
         let mut machine = open(&env);
         let member = membership::Member { id: 1, ..membership::Member::default() };
         member.store(machine.store_mut());
+        ConfState::of_voters([MemberId(1)]).store(machine.store_mut());
         Self { env, machine, term: 1 }
     }
 
@@ -47,15 +49,46 @@ impl Bench {
         self.apply_envelope(&Envelope::decode(encoded).unwrap())
     }
 
+    /// Applies a change of the membership as the node does: the machine judges, Raft follows.
+    pub(crate) fn change(&mut self, change: MembershipChange) -> String {
+        let Applied { index, .. } = self.machine.applied();
+        let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: index });
+        let command = Command::ChangeMembership(change.clone());
+        let context = Envelope { origin, decided_in: None, command }.encode();
+        let at = Applied { index: index + 1, term: self.term };
+        let judgement = self.machine.judge_change(at, &context).unwrap();
+        let table = self.machine.store().meta(tables::CONF_STATE);
+        let mut raft = ConfState::load(table).unwrap();
+        if judgement.is_accepted {
+            follow(&mut raft, &change);
+        }
+        self.machine.set_conf_state(&raft);
+        let view = self.machine.publish().view;
+        outcome_text(&view, judgement.outcome)
+    }
+
     pub(crate) fn apply_envelope(&mut self, envelope: &Envelope) -> String {
         let index = self.machine.applied().index + 1;
         let outcome = self.machine.apply(Applied { index, term: self.term }, envelope).unwrap();
         let view = self.machine.publish().view;
-        let mut out = format!("revision {}: ", outcome.revision);
-        match outcome.result {
-            Ok(response) => response_text(&view, &response, &mut out),
-            Err(error) => writeln!(out, "error: {error}").unwrap(),
+        outcome_text(&view, outcome)
+    }
+
+    /// The members, and what Raft counts votes with.
+    pub(crate) fn members(&self) -> String {
+        let meta = |table| self.machine.store().meta(table);
+        let known = membership::Membership::of(ClusterId(1), meta).unwrap();
+        let mut out = String::new();
+        known.members.iter().for_each(|member| writeln!(out, "{}", member_text(member)).unwrap());
+        for id in &known.removed {
+            assert!(membership::is_removed(meta(tables::MEMBERS_REMOVED), *id));
+            writeln!(out, "removed {}", id.0).unwrap();
         }
+        if let Some(version) = known.cluster_version {
+            writeln!(out, "version {version}").unwrap();
+        }
+        let raft = ConfState::load(meta(tables::CONF_STATE)).unwrap();
+        writeln!(out, "voters {:?} learners {:?}", raft.voters, raft.learners).unwrap();
         out
     }
 
@@ -109,6 +142,41 @@ impl Bench {
     }
 }
 
+/// Changes the configuration as Raft's core does.
+fn follow(raft: &mut ConfState, change: &MembershipChange) {
+    let id = change.member().0;
+    match change {
+        MembershipChange::UpdatePeerUrls { .. } => return,
+        MembershipChange::Add { is_learner: true, .. } => raft.learners.push(id),
+        MembershipChange::Add { .. } => raft.voters.push(id),
+        MembershipChange::Promote { .. } => {
+            raft.learners.retain(|learner| *learner != id);
+            raft.voters.push(id);
+        }
+        MembershipChange::Remove { .. } => {
+            raft.learners.retain(|learner| *learner != id);
+            raft.voters.retain(|voter| *voter != id);
+        }
+    }
+    raft.voters.sort_unstable();
+}
+
+fn member_text(member: &membership::Member) -> String {
+    let kind = if member.is_learner { "learner" } else { "voter" };
+    let urls = |urls: &[String]| urls.join(" ");
+    let (peers, clients) = (urls(&member.peer_urls), urls(&member.client_urls));
+    format!("{kind} {} name={:?} peers=[{peers}] clients=[{clients}]", member.id, member.name)
+}
+
+fn outcome_text(view: &Arc<View>, outcome: Outcome) -> String {
+    let mut out = format!("revision {}: ", outcome.revision);
+    match outcome.result {
+        Ok(response) => response_text(view, &response, &mut out),
+        Err(error) => writeln!(out, "error: {error}").unwrap(),
+    }
+    out
+}
+
 fn open(env: &Env) -> StateMachine {
     let options = keepd_mvcc::Options::default();
     let store = Store::open(env.clone(), Path::new(STORE), FileKeys::plain(), options).unwrap();
@@ -129,6 +197,10 @@ fn response_text(view: &Arc<View>, response: &CommandResponse, out: &mut String)
         CommandResponse::Alarms(alarms) => {
             let names: Vec<_> = alarms.iter().map(|alarm| alarm.name()).collect();
             writeln!(out, "alarms [{}]", names.join(" "))
+        }
+        CommandResponse::Members(members) => {
+            let ids: Vec<_> = members.iter().map(|member| member.id.to_string()).collect();
+            writeln!(out, "members [{}]", ids.join(" "))
         }
         CommandResponse::Done => writeln!(out, "done"),
     }

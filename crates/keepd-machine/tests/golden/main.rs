@@ -8,6 +8,10 @@
 //! | `grant 7 ttl=60`, `revoke 7`, `checkpoint 7 30`, `expire 7` | leases; `decided=5` sets the term in which the leader decided |
 //! | `compact 3`, `raise NOSPACE 5`, `clear NOSPACE 5` | history and alarms |
 //! | `publish-member 1 NAME URL`, `active-keys EPOCH KEY...` | facts about the cluster |
+//! | `add-member 2 URL... [learner] [max-learners=1]`, `update-member 2 URL...` | changes of the membership |
+//! | `promote-member 2`, `remove-member 2` | others |
+//! | `cluster-version 3.7.0 decided=7` | the version that all members agree on |
+//! | `members` | members, removed ids, cluster version, Raft's configuration |
 //! | `term 7` | the following entries are of this term |
 //! | `entry 02 ff` | an entry of these bytes |
 //! | `restart` | flushes, and opens the store again |
@@ -30,7 +34,7 @@ use std::path::Path;
 
 use keepd_machine::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm};
 use keepd_machine::tables::ActiveKeys;
-use keepd_machine::{Command, Envelope};
+use keepd_machine::{Command, Envelope, MembershipChange};
 use keepd_types::{KeyId, LeaseId, MemberId, Term};
 use testkit::golden;
 
@@ -49,6 +53,10 @@ fn run(bench: &mut Bench, line: &golden::Command) -> String {
     match line.name.as_str() {
         "get" => return bench.get(line.rest()),
         "state" => return bench.state(),
+        "members" => return bench.members(),
+        name if name.ends_with("-member") && name != "publish-member" => {
+            return bench.change(change(line));
+        }
         "term" => {
             bench.term = u64::try_from(line.number(0)).unwrap();
             return String::new();
@@ -93,7 +101,26 @@ fn command(line: &golden::Command) -> Command {
             let keys = numbers.clone().skip(1).map(KeyId).collect();
             Command::SetActiveKeys(ActiveKeys { epoch: numbers.clone().next().unwrap(), keys })
         }
+        "cluster-version" => Command::SetClusterVersion { version: line.word(0).to_owned() },
         other => panic!("no command {other}: {}", line.line),
+    }
+}
+
+/// The change of the membership that a line stands for.
+fn change(line: &golden::Command) -> MembershipChange {
+    let id = MemberId(u64::try_from(line.number(0)).unwrap());
+    let urls = line.words.iter().filter(|word| word.contains("://")).cloned().collect();
+    match line.name.as_str() {
+        "add-member" => MembershipChange::Add {
+            id,
+            peer_urls: urls,
+            is_learner: line.words.iter().any(|word| word == "learner"),
+            max_learners: u32::try_from(line.named_number("max-learners", 1)).unwrap(),
+        },
+        "promote-member" => MembershipChange::Promote { id },
+        "remove-member" => MembershipChange::Remove { id },
+        "update-member" => MembershipChange::UpdatePeerUrls { id, peer_urls: urls },
+        other => panic!("no change {other}: {}", line.line),
     }
 }
 
