@@ -293,7 +293,8 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Starts from the state on disk, as a follower.
+    /// Starts from the state on disk, as a follower. A member that joins a cluster has nothing on
+    /// disk, not even a configuration: it follows whoever leads, and gets the state first.
     ///
     /// # Errors
     /// If log and store do not fit together: nothing is guessed then.

@@ -32,8 +32,18 @@ pub struct InitialState {
     pub entries: Vec<keepd_types::Entry>,
     /// The last entry that the store has applied and made durable.
     pub applied_index: u64,
-    /// The configuration as of `applied_index`; it may be in the middle of a joint change.
+    /// The configuration as of `applied_index`; it may be in the middle of a joint change. Empty only
+    /// in a member that joins a cluster and has received nothing yet.
     pub conf_state: crate::conf_change::ConfState,
+}
+
+impl InitialState {
+    /// Whether the member has nothing of its cluster yet. It may have voted, or seen a term.
+    pub(crate) fn is_joining(&self) -> bool {
+        (self.start_index, self.applied_index) == (0, 0)
+            && self.entries.is_empty()
+            && self.conf_state == crate::conf_change::ConfState::default()
+    }
 }
 
 /// The log: its entries in memory, the terms of those on the disk.

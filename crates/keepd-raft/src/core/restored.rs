@@ -25,7 +25,7 @@ pub(super) fn check(restored: &InitialState) -> Result<u64, Error> {
     if restored.hard_state.term < log_term {
         return Err(Error::TermTooLow { term: restored.hard_state.term, log_term });
     }
-    if !restored.conf_state.is_sound() {
+    if !(restored.conf_state.is_sound() || restored.is_joining()) {
         return Err(Error::ConfState(restored.conf_state.clone()));
     }
     for entry in &restored.entries {
