@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use keepd_crypto::{KeyringError, ReadError, SealError};
 use keepd_env::IoError;
+use keepd_member::ClusterError;
 use keepd_types::version::STORAGE_VERSION;
 use keepd_types::{KeyId, Revision};
 use thiserror::Error;
-
-use crate::ClusterError;
 
 /// The remedy for a file without proof under a configuration that asks for it.
 const TRUST_REMEDY: &str = "if the file is what you mean, add `- identity: {}` last in the rule for it, or give \

@@ -18,6 +18,7 @@ use keepd_crypto::ValueSealer;
 use keepd_env::Random;
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
+use keepd_member::InitialCluster;
 use keepd_mvcc::{Applied, JobRequest, Record, Store};
 use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
 use keepd_types::version::CLUSTER_VERSION;
@@ -26,7 +27,7 @@ use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 use crate::format::{self, Proof, SealEntry};
 use crate::snapshot_file::SnapshotFile;
 use crate::snapshot_meta::SnapshotMeta;
-use crate::{Error, InitialCluster, Meter, Progress, Stage};
+use crate::{Error, Meter, Progress, Stage};
 
 /// Bytes of records that may wait in memory to be flushed.
 const FLUSH_BYTES: u64 = 8 << 20;

@@ -18,7 +18,6 @@ mod error;
 mod export;
 mod format;
 mod import;
-mod initial_cluster;
 mod pending;
 mod progress;
 mod restore;
@@ -31,7 +30,6 @@ mod tests;
 
 pub use error::Error;
 pub use export::Export;
-pub use initial_cluster::{ClusterError, InitialCluster, InitialMember, check_advertised};
 pub use pending::{complete_pending, is_pending};
 pub use progress::{Progress, Stage};
 pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore};

@@ -82,7 +82,7 @@ pub fn complete_pending(
         let snapshot = CheckedSnapshot::open(env, &dir.join(SNAPSHOT_NAME), &options, progress)?;
         let imported =
             make_member(env, &snapshot, data_dir, &cluster, &options, encryption, progress)?;
-        restored = Some(cluster.restored(imported, false));
+        restored = Some(Restored::new(&cluster, imported, false));
     }
     // ORDER: the member's name is durable before what it was made from goes. The process that made it
     // may have died before its sync.

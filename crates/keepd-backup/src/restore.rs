@@ -7,14 +7,14 @@ use std::path::Path;
 
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::{Disk, Env};
-use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout, create_log};
+use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, InitialCluster, Layout, create_log};
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
 use serde::{Deserialize, Serialize};
 
 use crate::import::{Import, Imported, flush};
 use crate::snapshot_file::CheckedSnapshot;
-use crate::{Error, InitialCluster, Progress, pending};
+use crate::{Error, Progress, pending};
 
 /// The default bump of the revision, as etcd's documents advise. Without it a watcher or a controller
 /// with a cache that has seen revisions newer than the file would meet them again, with another
@@ -99,10 +99,10 @@ pub fn restore(
 
     let outcome = if snapshot.meta.has_seals && encryption.is_none() {
         pending::put(env, snapshot.reader.source(), data_dir, options)
-            .map(|()| cluster.restored(Imported::default(), true))
+            .map(|()| Restored::new(&cluster, Imported::default(), true))
     } else {
         make_member(env, &snapshot, data_dir, &cluster, options, encryption, progress)
-            .map(|imported| cluster.restored(imported, false))
+            .map(|imported| Restored::new(&cluster, imported, false))
     };
     if outcome.is_err() && !existed {
         // Nothing can be done about a second failure; the first one is told.
@@ -129,11 +129,15 @@ impl RestoreOptions {
     }
 }
 
-impl InitialCluster {
-    pub(crate) const fn restored(&self, imported: Imported, is_pending: bool) -> Restored {
-        Restored {
-            member: self.local,
-            cluster: self.id,
+impl Restored {
+    pub(crate) const fn new(
+        cluster: &InitialCluster,
+        imported: Imported,
+        is_pending: bool,
+    ) -> Self {
+        Self {
+            member: cluster.local,
+            cluster: cluster.id,
             revision: imported.revision,
             file_revision: imported.file_revision,
             records: imported.records,
@@ -197,8 +201,7 @@ fn fill(
     };
     let imported = fill_store(env, &Layout::store(dir), keys.clone(), &import, progress)?;
 
-    let identity = Identity { member: cluster.local, cluster: cluster.id };
-    create_log(env, dir, keys, identity)?;
+    create_log(env, dir, keys, cluster.identity())?;
     Ok(imported)
 }
 

@@ -82,6 +82,22 @@ pub fn create_log(
     Ok(())
 }
 
+/// Makes the log of a member that joins a cluster: it is empty, and what the cluster has comes from
+/// the leader.
+///
+/// # Errors
+/// If the log cannot be written.
+pub fn create_joining_log(
+    env: &Env,
+    member_dir: &Path,
+    keys: FileKeys,
+    identity: Identity,
+) -> Result<(), keepd_wal::Error> {
+    let dir = Layout::wal(member_dir);
+    let start = LogStart { index: 0, term: 0 };
+    Wal::create(env.clone(), &dir, keys, &identity.encode(), start)?.close()
+}
+
 #[cfg(test)]
 mod tests {
     use keepd_env::SimDisk;

@@ -9,6 +9,8 @@ use keepd_gotext::quote;
 use keepd_types::{ClusterId, MemberId};
 use thiserror::Error;
 
+use crate::layout::Identity;
+
 /// An error in the flags that describe a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClusterError {
@@ -94,8 +96,25 @@ impl InitialCluster {
         let local_urls = urls_by_name.get(name);
         let local_urls = local_urls.ok_or_else(|| ClusterError::NoLocalName(name.to_owned()))?;
         check_advertised(name, local_urls, &advertised)?;
-        check_distinct(&urls_by_name)?;
+        Self::new(name, urls_by_name, token)
+    }
 
+    /// The cluster of the members with these names and peer URLs, `name` being the local one.
+    ///
+    /// # Errors
+    /// If that is not one of them, or two have a URL or an id in common.
+    pub fn new(
+        name: &str,
+        mut urls_by_name: BTreeMap<String, Vec<String>>,
+        token: &str,
+    ) -> Result<Self, ClusterError> {
+        for urls in urls_by_name.values_mut() {
+            urls.sort_unstable();
+            urls.dedup();
+        }
+        let local_urls = urls_by_name.get(name);
+        let local_urls = local_urls.ok_or_else(|| ClusterError::NoLocalName(name.to_owned()))?;
+        check_distinct(&urls_by_name)?;
         let local = MemberId::from_peer_urls(local_urls, token, None);
         let mut members: Vec<InitialMember> = urls_by_name
             .into_iter()
@@ -110,6 +129,29 @@ impl InitialCluster {
         }
         let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
         Ok(Self { members, local, id: ClusterId::from_members(&ids) })
+    }
+
+    /// A cluster of this member alone, at one URL.
+    #[must_use]
+    pub fn alone(name: &str, peer_url: &str, token: &str) -> Self {
+        let urls = BTreeMap::from([(name.to_owned(), vec![peer_url.to_owned()])]);
+        Self::new(name, urls, token).expect("one member with one URL has nothing to share")
+    }
+
+    /// The local member in this cluster.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        Identity { member: self.local, cluster: self.id }
+    }
+
+    /// The peer URLs of all members but the local one, sorted: where to ask for a cluster that runs.
+    #[must_use]
+    pub fn remote_urls(&self) -> Vec<String> {
+        let others = self.members.iter().filter(|member| member.id != self.local);
+        let mut urls: Vec<String> =
+            others.flat_map(|member| member.peer_urls.iter().cloned()).collect();
+        urls.sort_unstable();
+        urls
     }
 }
 
@@ -191,16 +233,21 @@ pub fn check_advertised(
     Ok(())
 }
 
-/// The first difference between two lists, in the words of etcd's comparison.
-fn difference(advertised: &[String], in_cluster: &[String]) -> String {
-    if advertised.len() != in_cluster.len() {
+/// The first difference between two sorted lists of URLs that differ, in the words of etcd's
+/// comparison.
+///
+/// # Panics
+/// If they are equal.
+#[must_use]
+pub fn difference(one: &[String], other: &[String]) -> String {
+    if one.len() != other.len() {
         let list = |urls: &[String]| {
             let quoted: Vec<String> = urls.iter().map(quote).collect();
             quoted.join(" ")
         };
-        return format!("len([{}]) != len([{}])", list(advertised), list(in_cluster));
+        return format!("len([{}]) != len([{}])", list(one), list(other));
     }
-    let mut pairs = advertised.iter().zip(in_cluster);
+    let mut pairs = one.iter().zip(other);
     let (one, other) = pairs.find(|(one, other)| one != other).expect("the lists differ");
     format!("resolved urls: {} != {}", quote(one), quote(other))
 }
@@ -247,6 +294,14 @@ mod tests {
         assert!(cluster.members.is_sorted_by_key(|member| member.id));
         let b = cluster.members.iter().find(|member| member.name == "b").unwrap();
         assert_eq!(b.peer_urls, ["http://b:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn the_others_are_asked_in_order_of_their_urls() {
+        let text = "c=http://c:1,a=http://a:1,b=http://b:2,b=http://b:1";
+        let cluster = InitialCluster::parse("a", text, "t", "http://a:1").unwrap();
+        assert_eq!(cluster.remote_urls(), ["http://b:1", "http://b:2", "http://c:1"]);
+        assert_eq!(InitialCluster::alone("a", "http://a:1", "t").remote_urls(), [""; 0]);
     }
 
     #[test]

@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, FileKeys, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
-use keepd_machine::membership::{ConfState, Member};
+use keepd_machine::membership::ConfState;
 use keepd_machine::{StateMachine, tables};
-use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, Layout, create_log};
-use keepd_mvcc::{Applied, JobRequest, LogSpan, Store};
+use keepd_member::{Identity, Layout};
+use keepd_mvcc::{LogSpan, Store};
 use keepd_raft::{Core, InitialState, Settings};
-use keepd_types::version::CLUSTER_VERSION;
-use keepd_types::{ClusterId, MemberId};
 use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
@@ -64,13 +61,13 @@ impl DataDir {
         }
         disk.create_dir(&options.data_dir).map_err(|error| explain(error.into()))?;
         let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
-        if is_empty_frame(disk, &layout.member)? {
-            disk.remove_dir_all(&layout.member)?;
-        }
-        let is_new = !disk.exists(&layout.member)?;
+        let is_new = !Self::has_member(env, &options.data_dir)?;
         if is_new {
+            if disk.exists(&layout.member)? {
+                disk.remove_dir_all(&layout.member)?;
+            }
             keepd_member::create(disk, &options.data_dir, |partial| {
-                bootstrap(env, options, partial, config.clone())
+                options.bootstrap.fill(env, partial, config.clone())
             })
             .map_err(explain)?;
         }
@@ -83,6 +80,15 @@ impl DataDir {
             .start_with_room(|| Ok(Encryption::open(env, &layout.member, config.clone())?))?;
         let encryption = Arc::new(encryption);
         Ok(Self { member_dir: layout.member, encryption, ballast, lock, is_new })
+    }
+
+    /// Whether there is a member in the data directory, keepd's or etcd's.
+    ///
+    /// # Errors
+    /// If the disk cannot tell.
+    pub fn has_member(env: &Env, data_dir: &Path) -> Result<bool, BootError> {
+        let member_dir = Layout::new(data_dir).member;
+        Ok(env.disk.exists(&member_dir)? && !is_empty_frame(&*env.disk, &member_dir)?)
     }
 
     /// Reads which data keys a key service has to decrypt before the directory can be opened;
@@ -125,10 +131,8 @@ impl DataDir {
         }
         let identity =
             Identity::decode(&recovered.metadata).ok_or(BootError::Identity { dir: wal_dir })?;
-        let members = ConfState::load(store.meta(tables::CONF_STATE))?;
-        if members != ConfState::of_voters([identity.member]) {
-            return Err(BootError::NotAlone(members.voters.len()));
-        }
+        // None yet in a member that joins; the core judges.
+        let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
         let restored = InitialState {
             hard_state: recovered.hard_state,
             start_index: recovered.start.index,
@@ -225,38 +229,14 @@ fn log_span(env: &Env, member_dir: &Path, keys: &FileKeys) -> Option<LogSpan> {
     Some(LogSpan { mark: start, last: log.entries.last().map_or(start, |entry| entry.index) })
 }
 
-fn open_store(env: &Env, member_dir: &Path, keys: FileKeys) -> Result<Store, keepd_mvcc::Error> {
+pub(crate) fn open_store(
+    env: &Env,
+    member_dir: &Path,
+    keys: FileKeys,
+) -> Result<Store, keepd_mvcc::Error> {
     let (dir, options) = (Layout::store(member_dir), keepd_mvcc::Options::default());
     let log = || log_span(env, member_dir, &keys);
     Store::open_with_log(env.clone(), &dir, keys.clone(), options, &log)
-}
-
-/// Fills the directory of a new cluster of one.
-fn bootstrap(
-    env: &Env,
-    options: &Options,
-    dir: &Path,
-    config: Option<EncryptionConfig>,
-) -> Result<(), BootError> {
-    let member = MemberId::from_peer_urls(&options.peer_urls, &options.cluster_token, None);
-    let identity = Identity { member, cluster: ClusterId::from_members(&[member]) };
-    let encryption = Encryption::create(env, dir, config)?;
-    let mut store = open_store(env, dir, encryption.files())?;
-    let (peer_urls, name) = (options.peer_urls.clone(), options.name.clone());
-    Member { id: member.0, peer_urls, name, ..Member::default() }.store(&mut store);
-    let cluster_version = Bytes::from_static(CLUSTER_VERSION.as_bytes());
-    let key = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
-    store.meta_put(tables::CLUSTER, key, cluster_version);
-    ConfState::of_voters([member]).store(&mut store);
-    let sealing = encryption.sealer().fingerprint();
-    if !sealing.is_empty() {
-        store.meta_put(tables::CLUSTER, tables::sealing_key(member), sealing.into());
-    }
-    store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
-    store.run(JobRequest::Flush)?;
-    drop(store);
-    create_log(env, dir, encryption.files(), identity)?;
-    Ok(())
 }
 
 fn election_ticks(options: &Options) -> usize {

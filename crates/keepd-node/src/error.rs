@@ -84,11 +84,6 @@ pub enum BootError {
         /// The log's directory.
         dir: std::path::PathBuf,
     },
-    /// The store knows more or other members than this one.
-    #[error(
-        "the data directory belongs to a cluster of {0} voters; this version runs clusters of one"
-    )]
-    NotAlone(usize),
     /// The disk is full, even without the ballast.
     #[error(
         "{}: the file system is full, {available_bytes} bytes are free; free space or enlarge it, \

@@ -1,5 +1,6 @@
 //! Starting and stopping a member with a thread for each of its parts.
 
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ use crate::handle::Handle;
 use crate::member::Member;
 use crate::options::Options;
 
-/// Interval at which a starting member looks whether it leads.
+/// Interval at which a starting member looks for a leader.
 const LEAD_POLL: Duration = Duration::from_millis(5);
+/// Between two attempts to tell the cluster of this member.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 
 /// A running member. Dropping it without [`Node::stop`] leaves its threads to end by themselves.
 #[derive(Debug)]
@@ -54,21 +57,47 @@ impl Node {
         self.member.handle()
     }
 
-    /// Waits until the member can commit, then tells the cluster its name and client URLs.
+    /// Waits until the cluster can commit, and tells it this member's name and client URLs, again and
+    /// again until it knows them.
     ///
     /// # Errors
-    /// If it stops before, or the record does not get through.
+    /// If the member stops before.
     pub async fn ready(&self) -> Result<(), Error> {
-        let handle = self.handle();
-        while self.member.shared.progress.leadership.term().is_none() {
-            if self.member.shared.is_halted() {
+        loop {
+            self.leader_is_known().await?;
+            match self.publish().await {
+                Err(Error::Stopped) => return Err(Error::Stopped),
+                Err(error) => {
+                    let message = "failed to publish local member to cluster through raft";
+                    tracing::warn!(%error, "{message}");
+                    tokio::time::sleep(PUBLISH_PAUSE).await;
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for a leader: another one, or this member once it has taken over.
+    async fn leader_is_known(&self) -> Result<(), Error> {
+        let shared = &self.member.shared;
+        let own = shared.identity.member.0;
+        loop {
+            if shared.is_halted() {
                 return Err(Error::Stopped);
+            }
+            let leader = shared.progress.leader.load(Ordering::Acquire);
+            if shared.progress.leadership.term().is_some() || (leader != 0 && leader != own) {
+                return Ok(());
             }
             tokio::time::sleep(LEAD_POLL).await;
         }
+    }
+
+    async fn publish(&self) -> Result<(), Error> {
+        let handle = self.handle();
         let Options { name, client_urls, .. } = &self.member.shared.options;
         let id = self.member.shared.identity.member;
-        let view = handle.view();
+        let view = handle.linearizable_view().await?;
         let known = membership::member(view.meta(tables::MEMBERS), id).ok().flatten();
         let is_told = |known: Record| known.name == *name && known.client_urls == *client_urls;
         if !known.is_some_and(is_told) {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keepd_member::InitialCluster;
 use keepd_types::limits;
+
+use crate::bootstrap::Bootstrap;
 
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -19,18 +22,22 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The member's name.
     pub name: String,
-    /// URLs at which peers reach it; they enter its id.
-    pub peer_urls: Vec<String>,
     /// URLs at which clients reach it.
     pub client_urls: Vec<String>,
-    /// Enters the ids of a new cluster.
-    pub cluster_token: String,
+    /// What it is to be if there is no data directory.
+    pub bootstrap: Bootstrap,
     /// One Raft tick.
     pub heartbeat_interval: Duration,
     /// Time without a leader before an election.
     pub election_timeout: Duration,
     /// Ask before disturbing a working leader.
     pub pre_vote: bool,
+    /// Go on alone with what there is, whoever else was in the cluster; for an existing directory.
+    pub force_new_cluster: bool,
+    /// Learners that the cluster may have.
+    pub learners_max: usize,
+    /// Refuse changes of the cluster that would lose its quorum.
+    pub strict_reconfig_check: bool,
     /// Live bytes beyond which writes are refused; `None` is no limit.
     pub quota_bytes: Option<i64>,
     /// The largest command.
@@ -50,12 +57,18 @@ impl Options {
         Self {
             data_dir,
             name: "default".to_owned(),
-            peer_urls: vec!["http://localhost:2380".to_owned()],
             client_urls: vec!["http://localhost:2379".to_owned()],
-            cluster_token: "etcd-cluster".to_owned(),
+            bootstrap: Bootstrap::New(InitialCluster::alone(
+                "default",
+                "http://localhost:2380",
+                "etcd-cluster",
+            )),
             heartbeat_interval: limits::HEARTBEAT_INTERVAL,
             election_timeout: limits::ELECTION_TIMEOUT,
             pre_vote: true,
+            force_new_cluster: false,
+            learners_max: 1,
+            strict_reconfig_check: true,
             quota_bytes: Some(limits::QUOTA_BYTES_DEFAULT),
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             progress_notify_interval: Duration::from_secs(600),

@@ -9,6 +9,7 @@
 //! Flags of etcd that keepd cannot honour are refused where leaving them out silently would cost
 //! security or durability, and otherwise accepted with a notice.
 
+mod cluster;
 mod config_file;
 mod gates;
 mod go;
@@ -27,7 +28,7 @@ use std::path::Path;
 
 use keepd_gotext::quote;
 
-pub(crate) use options::{LogFormat, LogLevel, LogOptions, ServerOptions};
+pub(crate) use options::{ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions};
 pub(crate) use urls::Url;
 
 use settings::Settings;
@@ -206,7 +207,7 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
         if has_data(&options) {
             return Ok(());
         }
-        validate::new_member(&options).map_err(|error| error.to_string())
+        options.members().map(|_members| ()).map_err(|error| error.to_string())
     });
     if let Err(error) = checked {
         return Err(FlagsExit::bootstrap(error, notices));
@@ -214,7 +215,8 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
     Ok(Parsed { options, notices })
 }
 
-/// Whether the data directory holds anything but empty folders, as an image may bring them.
+/// Whether the data directory has a member, or a restored snapshot that will be one: anything but
+/// empty folders, as an image may bring them.
 fn has_data(options: &ServerOptions) -> bool {
     fn holds_files(dir: &Path, depth: usize) -> bool {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -223,7 +225,7 @@ fn has_data(options: &ServerOptions) -> bool {
             !is_dir || depth == 0 || holds_files(&entry.path(), depth - 1)
         })
     }
-    holds_files(&options.data_dir, 2)
+    ["member", "import"].iter().any(|name| holds_files(&options.data_dir.join(name), 1))
 }
 
 fn variable(environment: &[(String, String)], name: &str) -> String {

@@ -1,5 +1,6 @@
 //! Running a server: from checked options to serving, to an orderly end.
 
+mod bootstrap;
 mod process;
 
 use std::path::PathBuf;
@@ -56,7 +57,9 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
             ending.exit()
         }
         Err(error) => {
-            tracing::error!(error = %error, "the server does not start");
+            let is_refused = error.is::<bootstrap::Refused>();
+            let message = if is_refused { "discovery failed" } else { "the server does not start" };
+            tracing::error!(error = %error, "{message}");
             crate::complain_to_person(&error.to_string());
             ExitCode::from(FAILED)
         }
@@ -98,8 +101,8 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
     let config = encryption_config(&env, &options, &*services).await?;
     let listeners = bind(&env, &options).await?;
-    let node_options = node_options(&options);
     complete_import(&env, &options, config.clone()).await?;
+    let node_options = node_options(&env, &options).await?;
     let data_dir = {
         let (env, node_options) = (env.clone(), node_options.clone());
         tokio::task::spawn_blocking(move || DataDir::prepare(&env, &node_options, config)).await??
@@ -284,23 +287,37 @@ async fn complete_import(
     Ok(())
 }
 
-fn node_options(options: &ServerOptions) -> keepd_node::Options {
-    let urls = |urls: &[Url]| urls.iter().map(ToString::to_string).collect();
-    keepd_node::Options {
-        data_dir: options.data_dir.clone(),
+/// The member's options. What the flags say of its first start counts only if there is no member yet.
+async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keepd_node::Options> {
+    let mut of_node = keepd_node::Options::new(options.data_dir.clone());
+    if DataDir::has_member(env, &options.data_dir)? {
+        tracing::info!("server has already been initialized");
+    } else {
+        tracing::info!("Initialize and start etcd server");
+        of_node.bootstrap = bootstrap::decide(options, fetch_membership).await?;
+    }
+    Ok(keepd_node::Options {
         name: options.name.clone(),
-        peer_urls: urls(&options.initial_advertise_peer_urls),
-        client_urls: urls(&options.advertise_client_urls),
-        cluster_token: options.initial_cluster_token.clone(),
+        client_urls: options.advertise_client_urls.iter().map(ToString::to_string).collect(),
         heartbeat_interval: options.heartbeat_interval,
         election_timeout: options.election_timeout,
         pre_vote: options.pre_vote,
+        force_new_cluster: options.force_new_cluster,
+        learners_max: options.learners_max,
+        strict_reconfig_check: options.strict_reconfig_check,
         quota_bytes: options.quota_backend_bytes,
         request_bytes_max: options.max_request_bytes,
         progress_notify_interval: options.watch_progress_notify_interval,
-        flush_interval: keepd_node::FLUSH_INTERVAL,
-        ballast_bytes: keepd_node::BALLAST_BYTES,
-    }
+        ..of_node
+    })
+}
+
+/// Asks the members at these peer URLs for their cluster.
+async fn fetch_membership(
+    _urls: Vec<String>,
+    _timeout: Duration,
+) -> anyhow::Result<bootstrap::RunningCluster> {
+    anyhow::bail!("this version does not talk to other members")
 }
 
 async fn bind(env: &Env, options: &ServerOptions) -> anyhow::Result<Listeners> {

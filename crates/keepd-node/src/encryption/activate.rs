@@ -10,6 +10,9 @@ use crate::encryption::state::active_keys;
 use crate::error::Error;
 use crate::handle::Handle;
 
+/// The revision of a store that nothing was ever written to.
+const REVISION_BEFORE_WRITES: i64 = 1;
+
 impl Handle {
     /// Activates the keys of this member's configuration in the cluster and begins a new data key
     /// if values are to be stored otherwise than before, so that all of them are re-encrypted.
@@ -38,6 +41,13 @@ impl Handle {
         if before.map_or(&b""[..], |before| before) == fingerprint.as_bytes() {
             return Ok(());
         }
+        let member = self.identity().member;
+        if before.is_none() && view.revision() == REVISION_BEFORE_WRITES {
+            // A new cluster: no value was ever stored otherwise.
+            let fingerprint = fingerprint.into();
+            self.propose(Command::SetSealing { member, fingerprint }).await?;
+            return Ok(());
+        }
         // ORDER: new files are encrypted with another data key before the new fingerprint is
         // stored; so a crash in between rewrites the old ones once more, never not at all.
         let encryption = Arc::clone(&shared.encryption);
@@ -45,7 +55,7 @@ impl Handle {
         match rotated {
             Ok(Ok(_)) => {
                 shared.encryption_state.begin_reencryption();
-                let (member, fingerprint) = (self.identity().member, fingerprint.into());
+                let fingerprint = fingerprint.into();
                 self.propose(Command::SetSealing { member, fingerprint }).await?;
             }
             Ok(Err(error)) => {

@@ -8,9 +8,10 @@ use keepd_gotext::{GoDuration, parse_int};
 use keepd_server::{AccessControl, AutoCompaction};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
+use super::cluster;
 use super::config_file::ALLOWED_CN;
 use super::settings::Settings;
-use super::urls::{self, Url};
+use super::urls::Url;
 
 /// The kind of a start: a new cluster, or an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,12 @@ pub(crate) struct TransportSecurity {
     pub(crate) allowed_cns: Vec<String>,
     /// Host names that are admitted.
     pub(crate) allowed_hostnames: Vec<String>,
+    /// PEM chain to show to other members; the other one if there is none.
+    pub(crate) client_cert_file: Option<PathBuf>,
+    /// Its PEM key.
+    pub(crate) client_key_file: Option<PathBuf>,
+    /// Whether a member's address need not be in its certificate.
+    pub(crate) skip_client_san_verification: bool,
 }
 
 impl TransportSecurity {
@@ -110,6 +117,12 @@ pub(crate) struct ServerOptions {
     pub(crate) initial_cluster_state: ClusterState,
     /// The cluster token, from which the ids are computed.
     pub(crate) initial_cluster_token: String,
+    /// Drop all other members and go on alone.
+    pub(crate) force_new_cluster: bool,
+    /// Learners that the cluster may have.
+    pub(crate) learners_max: usize,
+    /// Whether changes of the cluster that would lose its quorum are refused.
+    pub(crate) strict_reconfig_check: bool,
     /// Bytes of live data allowed; `None` is no limit.
     pub(crate) quota_backend_bytes: Option<i64>,
     /// Operations in one transaction.
@@ -173,13 +186,16 @@ impl ServerOptions {
             listen_client_urls: settings.urls("listen-client-urls"),
             listen_metrics_urls: settings.urls("listen-metrics-urls"),
             advertise_client_urls: settings.urls("advertise-client-urls"),
-            initial_cluster: initial_cluster(settings, &name, &peer_urls)?,
+            initial_cluster: cluster::initial(settings, &name, &peer_urls)?,
             initial_advertise_peer_urls: peer_urls,
             initial_cluster_state: match settings.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
             },
             initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
+            force_new_cluster: settings.is_true("force-new-cluster"),
+            learners_max: usize::try_from(settings.int("max-learners")).unwrap_or(0),
+            strict_reconfig_check: settings.is_true("strict-reconfig-check"),
             quota_backend_bytes: quota(settings.int("quota-backend-bytes")),
             max_txn_ops: size(settings.uint("max-txn-ops")),
             max_request_bytes: size(settings.uint("max-request-bytes")),
@@ -270,6 +286,7 @@ fn client_security(settings: &Settings) -> TransportSecurity {
         crl_file: path(settings, "client-crl-file"),
         allowed_cns: settings.list(ALLOWED_CN),
         allowed_hostnames: settings.list("client-cert-allowed-hostname"),
+        ..TransportSecurity::default()
     }
 }
 
@@ -282,6 +299,9 @@ fn peer_security(settings: &Settings) -> TransportSecurity {
         crl_file: path(settings, "peer-crl-file"),
         allowed_cns: settings.list("peer-cert-allowed-cn"),
         allowed_hostnames: settings.list("peer-cert-allowed-hostname"),
+        client_cert_file: path(settings, "peer-client-cert-file"),
+        client_key_file: path(settings, "peer-client-key-file"),
+        skip_client_san_verification: settings.is_true("peer-skip-client-san-verification"),
     }
 }
 
@@ -349,25 +369,4 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
     } else {
         AutoCompaction::Periodic(Duration::from_nanos(value))
     })
-}
-
-/// The members at the start: if only the name is given, this one alone under its own URLs.
-fn initial_cluster(
-    settings: &Settings,
-    name: &str,
-    peer_urls: &[Url],
-) -> Result<Vec<(String, String)>, String> {
-    let text = settings.text("initial-cluster");
-    if text == super::table::by_name("initial-cluster").default && name != "default" {
-        let name = if name.is_empty() { "default" } else { name };
-        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
-    }
-    let mut members = Vec::new();
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (member, url) = item.split_once('=').unwrap_or((item, ""));
-        let url = urls::parse_url(url)
-            .map_err(|error| format!("error setting up initial cluster: {error}"))?;
-        members.push((member.to_owned(), url.to_string()));
-    }
-    Ok(members)
 }

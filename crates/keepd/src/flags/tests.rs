@@ -310,8 +310,22 @@ fn the_cluster_follows_the_name() {
          --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \
          \"http://localhost:2380\" != \"http://localhost:1\")"
     );
+}
+
+#[test]
+fn the_first_members_have_etcds_ids() {
     let several = "--initial-cluster=default=http://localhost:2380,b=http://localhost:1";
-    assert!(bootstrap(&[several]).contains("more than one member is not available"));
+    let cluster = options(&[several]).members().unwrap();
+    assert_eq!(cluster.members.len(), 2);
+    assert_eq!(cluster.local, keepd_types::MemberId(0x8e9e_05c5_2164_694d));
+    assert_eq!(
+        bootstrap(&["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"]),
+        "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate url"
+    );
+    // One that joins was told to the cluster before, so its advertised URLs are not compared.
+    let elsewhere = "--initial-advertise-peer-urls=http://localhost:9";
+    assert!(run(&[several, elsewhere, "--initial-cluster-state=existing"]).is_ok());
+    assert!(run(&[several, elsewhere]).is_err());
 }
 
 #[test]
@@ -390,11 +404,11 @@ fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
     for flag in table::all().filter(|flag| matches!(flag.support, Support::Refused(_))) {
         assert!(run(&[&format!("--{}={}", flag.name, flag.default)]).is_ok(), "{}", flag.name);
     }
-    let parsed = run(&["--name=n", "--max-learners=3", "--max-wals=5"]).unwrap();
+    let parsed = run(&["--name=n", "--max-wals=6", "--max-txn-ops=5"]).unwrap();
     assert_eq!(parsed.notices.len(), 1);
     assert_eq!(
         parsed.notices[0].to_string(),
-        "this flag has no effect in keepd flag=\"max-learners\" value=\"3\""
+        "this flag has no effect in keepd flag=\"max-wals\" value=\"6\""
     );
 }
 

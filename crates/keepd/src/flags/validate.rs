@@ -1,12 +1,9 @@
 //! etcd's checks of the settings, in its order and with its texts, and keepd's own.
 
-use std::collections::BTreeSet;
-
-use keepd_backup::{ClusterError, check_advertised};
 use keepd_gotext::{GoDuration, parse_bool, quote};
 use keepd_tls::TlsVersion;
 
-use super::options::{ClusterState, ServerOptions};
+use super::options::ServerOptions;
 use super::settings::Settings;
 use super::table::{Kind, Support};
 use super::urls::{self, Url};
@@ -83,6 +80,7 @@ pub(super) fn settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result
              \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({error})"
         )
     })?;
+    discovery(settings)?;
     timing(settings)?;
     if settings.advertise_is_missing() {
         return Err(ADVERTISE_UNSET.to_owned());
@@ -119,6 +117,27 @@ fn logging(settings: &Settings) -> Result<(), String> {
         "json" | "console" | "" => Ok(()),
         other => Err(format!("unknown log format: {other}, supported values json, console")),
     }
+}
+
+fn discovery(settings: &Settings) -> Result<(), String> {
+    let endpoints = settings.text("discovery-endpoints");
+    let ways = [
+        settings.is_set("initial-cluster") && !settings.text("initial-cluster").is_empty(),
+        !settings.text("discovery-srv").is_empty(),
+        !endpoints.is_empty(),
+    ];
+    if ways.into_iter().filter(|is_given| *is_given).count() > 1 {
+        return Err("multiple discovery or bootstrap flags are set. Choose one of \
+                    \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\""
+            .to_owned());
+    }
+    if settings.text("discovery-token").is_empty() != endpoints.is_empty() {
+        return Err("both --discovery-token and --discovery-endpoints must be set".to_owned());
+    }
+    if !endpoints.is_empty() && endpoints.split(',').any(|endpoint| endpoint.trim().is_empty()) {
+        return Err("--discovery-endpoints must not contain empty endpoints".to_owned());
+    }
+    Ok(())
 }
 
 fn timing(settings: &Settings) -> Result<(), String> {
@@ -210,42 +229,7 @@ impl Settings {
 
 /// Checks that etcd makes while starting, as far as they need the settings alone.
 pub(super) fn start(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {
-    listeners(options, notices)?;
-    let members: BTreeSet<&str> =
-        options.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
-    if members.len() > 1 {
-        let members = members.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(format!(
-            "--initial-cluster names {members}, but a cluster of more than one member is not \
-             available in this version of keepd; start this member alone with --initial-cluster \
-             {}={}",
-            options.name,
-            urls::joined(&options.initial_advertise_peer_urls)
-        ));
-    }
-    if options.initial_cluster_state == ClusterState::Existing {
-        notices.push(Notice::new(
-            Level::Warn,
-            "--initial-cluster-state=existing joins a cluster, which this version of keepd cannot; \
-             an existing data directory is opened all the same",
-        ));
-    }
-    Ok(())
-}
-
-/// Checks that apply only while there is no data yet.
-pub(super) fn new_member(options: &ServerOptions) -> Result<(), ClusterError> {
-    let sorted = |urls: &mut dyn Iterator<Item = &str>| -> Vec<String> {
-        let urls: BTreeSet<&str> = urls.collect();
-        urls.into_iter().map(str::to_owned).collect()
-    };
-    let own = options.initial_cluster.iter().filter(|(name, _)| *name == options.name);
-    let own = sorted(&mut own.map(|(_, url)| url.as_str()));
-    if own.is_empty() {
-        return Err(ClusterError::NoLocalName(options.name.clone()));
-    }
-    let advertised = sorted(&mut options.initial_advertise_peer_urls.iter().map(Url::as_str));
-    check_advertised(&options.name, &own, &advertised)
+    listeners(options, notices)
 }
 
 fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {

@@ -8,7 +8,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 
-use keepd_backup::{InitialMember, RestoreOptions, Restored};
+use keepd_backup::{RestoreOptions, Restored};
 use keepd_crypto::{ConfigOptions, EncryptionConfig, wiping};
 use keepd_env::Env;
 
@@ -194,13 +194,13 @@ fn log_as_etcd_does(
         inform("marking revision compacted", &[("revision", restored.revision.to_string())]);
     }
     let cluster = options.cluster()?;
-    for InitialMember { id, peer_urls, .. } in &cluster.members {
-        let urls: Vec<String> = peer_urls.iter().map(|url| string(url)).collect();
+    for member in &cluster.members {
+        let urls: Vec<String> = member.peer_urls.iter().map(|url| string(url)).collect();
         let fields = [
             ("cluster-id", string(&cluster.id.to_string())),
             // There is no local member yet when etcd's tool adds them.
             ("local-member-id", string("0")),
-            ("added-peer-id", string(&id.to_string())),
+            ("added-peer-id", string(&member.id.to_string())),
             ("added-peer-peer-urls", format!("[{}]", urls.join(", "))),
             ("added-peer-is-learner", "false".to_owned()),
         ];

@@ -99,8 +99,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "true",
         "Refuse changes of the cluster that would lose its quorum.",
-    )
-    .no_effect(),
+    ),
     Flag::new(
         Clustering,
         "pre-vote",

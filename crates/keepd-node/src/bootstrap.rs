@@ -1,0 +1,73 @@
+//! How a member comes to be: one of the first of a new cluster, or one that joins a cluster.
+//!
+//! The first members of a cluster make the same state, each on its own: the initial membership, which
+//! is applied at [`BOOTSTRAP_INDEX`] and is no entry of the log. INVARIANT: what is in their stores at
+//! that index depends on the names, the URLs and the token alone.
+//!
+//! A member that joins makes nothing: its log and its store are empty, and since no leader's log
+//! reaches back to the initial membership, the leader sends it the state first.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use keepd_crypto::{Encryption, EncryptionConfig};
+use keepd_env::Env;
+use keepd_machine::membership::{ConfState, Member};
+use keepd_machine::tables;
+use keepd_member::{
+    BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Identity, InitialCluster, create_joining_log, create_log,
+};
+use keepd_mvcc::{Applied, JobRequest, Store};
+use keepd_types::version::CLUSTER_VERSION;
+
+use crate::boot::open_store;
+use crate::error::BootError;
+
+/// What a member without a data directory is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// One of the first members of a cluster.
+    New(InitialCluster),
+    /// A member of a cluster that has been told of it; see [`crate::join()`].
+    Join(Identity),
+}
+
+impl Bootstrap {
+    /// Fills the directory of a new member.
+    pub(crate) fn fill(
+        &self,
+        env: &Env,
+        dir: &Path,
+        config: Option<EncryptionConfig>,
+    ) -> Result<(), BootError> {
+        let encryption = Encryption::create(env, dir, config)?;
+        let mut store = open_store(env, dir, encryption.files())?;
+        match self {
+            Self::New(cluster) => {
+                first_state(&mut store, cluster);
+                store.run(JobRequest::Flush)?;
+                drop(store);
+                create_log(env, dir, encryption.files(), cluster.identity())?;
+            }
+            Self::Join(identity) => {
+                drop(store);
+                create_joining_log(env, dir, encryption.files(), *identity)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn first_state(store: &mut Store, cluster: &InitialCluster) {
+    for member in &cluster.members {
+        let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
+        Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
+    }
+    ConfState::of_voters(cluster.members.iter().map(|member| member.id)).store(store);
+    let version = Bytes::from_static(CLUSTER_VERSION.as_bytes());
+    store.meta_put(tables::CLUSTER, Bytes::from_static(tables::CLUSTER_VERSION_KEY), version);
+    store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
+}
+
+#[cfg(test)]
+mod tests;

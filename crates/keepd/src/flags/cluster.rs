@@ -1,0 +1,60 @@
+//! The members that the flags name, and etcd's checks of them.
+
+use std::collections::BTreeMap;
+
+use keepd_member::{ClusterError, InitialCluster, check_advertised};
+
+use super::options::{ClusterState, ServerOptions};
+use super::settings::Settings;
+use super::table;
+use super::urls::{self, Url};
+
+impl ServerOptions {
+    /// The members that the flags name, with the ids that a new cluster would give them.
+    ///
+    /// # Errors
+    /// If the local member is not one of them, it advertises other URLs as one of the first, or two
+    /// members share a URL.
+    pub(crate) fn members(&self) -> Result<InitialCluster, ClusterError> {
+        let mut urls_by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, url) in &self.initial_cluster {
+            urls_by_name.entry(name.clone()).or_default().push(url.clone());
+        }
+        let own = urls_by_name.get(&self.name);
+        let own = own.ok_or_else(|| ClusterError::NoLocalName(self.name.clone()))?;
+        // The URLs of one that joins were told to the cluster before.
+        if self.initial_cluster_state == ClusterState::New {
+            let advertised = self.initial_advertise_peer_urls.iter().map(ToString::to_string);
+            check_advertised(&self.name, &sorted(own), &sorted(&advertised.collect::<Vec<_>>()))?;
+        }
+        InitialCluster::new(&self.name, urls_by_name, &self.initial_cluster_token)
+    }
+}
+
+fn sorted(urls: &[String]) -> Vec<String> {
+    let mut urls = urls.to_vec();
+    urls.sort_unstable();
+    urls.dedup();
+    urls
+}
+
+/// The members at the start: if only the name is given, this one alone under its own URLs.
+pub(super) fn initial(
+    settings: &Settings,
+    name: &str,
+    peer_urls: &[Url],
+) -> Result<Vec<(String, String)>, String> {
+    let text = settings.text("initial-cluster");
+    if text == table::by_name("initial-cluster").default && name != "default" {
+        let name = if name.is_empty() { "default" } else { name };
+        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
+    }
+    let mut members = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let (member, url) = item.split_once('=').unwrap_or((item, ""));
+        let url = urls::parse_url(url)
+            .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+        members.push((member.to_owned(), url.to_string()));
+    }
+    Ok(members)
+}
