@@ -49,6 +49,7 @@ async fn member(config: Option<EncryptionConfig>, key: &'static str) -> SimDisk 
     let node = start(&disk, config).expect("the disk works");
     node.ready().await.expect("the member leads");
     let handle = node.handle();
+    handle.activate_encryption().await.expect("the member runs");
     let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(b"of an attacker"));
     let random = &*handle.env().random;
     let value: StoredValue = handle.encryption().sealer().seal(&key, value, random).expect("seals");
