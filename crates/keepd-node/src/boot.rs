@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, FileKeys, Keyring, WrappedKey};
+use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::ConfState;
 use keepd_machine::{StateMachine, tables};
 use keepd_member::{Identity, Layout};
-use keepd_mvcc::{LogSpan, Store};
 use keepd_raft::{Core, InitialState, Settings};
 use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
+use crate::open_store::open_store;
 use crate::options::Options;
 
 /// The time after which a read index without an answer is asked for again, as in etcd.
@@ -220,23 +220,6 @@ fn in_use(error: IoError, options: &Options) -> BootError {
     } else {
         BootError::Io(error)
     }
-}
-
-/// The span of the log from which a damaged store can be repaired; `None` if there is no log that can be read.
-fn log_span(env: &Env, member_dir: &Path, keys: &FileKeys) -> Option<LogSpan> {
-    let log = Wal::read(env, &Layout::wal(member_dir), keys).ok()?;
-    let start = log.start.index;
-    Some(LogSpan { mark: start, last: log.entries.last().map_or(start, |entry| entry.index) })
-}
-
-pub(crate) fn open_store(
-    env: &Env,
-    member_dir: &Path,
-    keys: FileKeys,
-) -> Result<Store, keepd_mvcc::Error> {
-    let (dir, options) = (Layout::store(member_dir), keepd_mvcc::Options::default());
-    let log = || log_span(env, member_dir, &keys);
-    Store::open_with_log(env.clone(), &dir, keys.clone(), options, &log)
 }
 
 fn election_ticks(options: &Options) -> usize {

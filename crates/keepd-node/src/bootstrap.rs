@@ -1,4 +1,4 @@
-//! How a member comes to be: one of the first of a new cluster, or one that joins a cluster.
+//! Becoming a member: one of the first of a new cluster, or one that joins a cluster.
 //!
 //! The first members of a cluster make the same state, each on its own: the initial membership, which
 //! is applied at [`BOOTSTRAP_INDEX`] and is no entry of the log. INVARIANT: what is in their stores at
@@ -20,10 +20,10 @@ use keepd_member::{
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::version::CLUSTER_VERSION;
 
-use crate::boot::open_store;
 use crate::error::BootError;
+use crate::open_store::open_store;
 
-/// What a member without a data directory is to be.
+/// The way in which a member without a data directory comes to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bootstrap {
     /// One of the first members of a cluster.

@@ -30,7 +30,7 @@ pub enum JoinError {
         id: MemberId,
         /// Its peer URLs.
         urls: String,
-        /// Where it differs from the last one that the flags name.
+        /// The difference from the last one that the flags name.
         difference: String,
     },
     /// The cluster has more learners than this member was told to accept.

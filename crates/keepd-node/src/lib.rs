@@ -30,6 +30,7 @@ mod member;
 mod messages;
 mod metrics;
 mod node;
+mod open_store;
 mod options;
 mod shared;
 #[cfg(test)]

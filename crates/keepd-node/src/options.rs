@@ -24,7 +24,7 @@ pub struct Options {
     pub name: String,
     /// URLs at which clients reach it.
     pub client_urls: Vec<String>,
-    /// What it is to be if there is no data directory.
+    /// The way in which it comes to be if there is no data directory.
     pub bootstrap: Bootstrap,
     /// One Raft tick.
     pub heartbeat_interval: Duration,

@@ -1,3 +1,5 @@
+//! First starts on a simulated disk.
+
 use std::collections::BTreeMap;
 
 use keepd_env::SimDisk;

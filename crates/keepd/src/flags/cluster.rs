@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use keepd_member::{ClusterError, InitialCluster, check_advertised};
 
 use super::options::{ClusterState, ServerOptions};
-use super::settings::Settings;
-use super::table;
-use super::urls::{self, Url};
 
 impl ServerOptions {
     /// The members that the flags name, with the ids that a new cluster would give them.
@@ -36,25 +33,4 @@ fn sorted(urls: &[String]) -> Vec<String> {
     urls.sort_unstable();
     urls.dedup();
     urls
-}
-
-/// The members at the start: if only the name is given, this one alone under its own URLs.
-pub(super) fn initial(
-    settings: &Settings,
-    name: &str,
-    peer_urls: &[Url],
-) -> Result<Vec<(String, String)>, String> {
-    let text = settings.text("initial-cluster");
-    if text == table::by_name("initial-cluster").default && name != "default" {
-        let name = if name.is_empty() { "default" } else { name };
-        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
-    }
-    let mut members = Vec::new();
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (member, url) = item.split_once('=').unwrap_or((item, ""));
-        let url = urls::parse_url(url)
-            .map_err(|error| format!("error setting up initial cluster: {error}"))?;
-        members.push((member.to_owned(), url.to_string()));
-    }
-    Ok(members)
 }

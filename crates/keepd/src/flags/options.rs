@@ -8,10 +8,9 @@ use keepd_gotext::{GoDuration, parse_int};
 use keepd_server::{AccessControl, AutoCompaction};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
-use super::cluster;
 use super::config_file::ALLOWED_CN;
 use super::settings::Settings;
-use super::urls::Url;
+use super::urls::{self, Url};
 
 /// The kind of a start: a new cluster, or an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +185,7 @@ impl ServerOptions {
             listen_client_urls: settings.urls("listen-client-urls"),
             listen_metrics_urls: settings.urls("listen-metrics-urls"),
             advertise_client_urls: settings.urls("advertise-client-urls"),
-            initial_cluster: cluster::initial(settings, &name, &peer_urls)?,
+            initial_cluster: initial_cluster(settings, &name, &peer_urls)?,
             initial_advertise_peer_urls: peer_urls,
             initial_cluster_state: match settings.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
@@ -369,4 +368,25 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
     } else {
         AutoCompaction::Periodic(Duration::from_nanos(value))
     })
+}
+
+/// The members at the start: if only the name is given, this one alone under its own URLs.
+fn initial_cluster(
+    settings: &Settings,
+    name: &str,
+    peer_urls: &[Url],
+) -> Result<Vec<(String, String)>, String> {
+    let text = settings.text("initial-cluster");
+    if text == super::table::by_name("initial-cluster").default && name != "default" {
+        let name = if name.is_empty() { "default" } else { name };
+        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
+    }
+    let mut members = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let (member, url) = item.split_once('=').unwrap_or((item, ""));
+        let url = urls::parse_url(url)
+            .map_err(|error| format!("error setting up initial cluster: {error}"))?;
+        members.push((member.to_owned(), url.to_string()));
+    }
+    Ok(members)
 }

@@ -1,4 +1,4 @@
-//! What a member without a data directory becomes: decided before one is made, and by asking the
+//! Decision about a member without a data directory: made before there is one, and by asking the
 //! members that the flags name. Rules and texts are etcd's.
 
 use std::time::Duration;

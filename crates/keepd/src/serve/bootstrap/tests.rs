@@ -1,3 +1,5 @@
+//! Decisions about first starts, with the answers of other members made up.
+
 use std::cell::RefCell;
 
 use super::*;
