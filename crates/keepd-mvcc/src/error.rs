@@ -104,6 +104,29 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// Bytes that are no sound state stream, or not all of one; nothing of it is kept.
+    #[error("the state from another member is malformed at byte {offset}: {reason}")]
+    Stream {
+        /// The number of bytes of it that were sound.
+        offset: u64,
+        /// The finding.
+        reason: &'static str,
+    },
+    /// A state stream of another version of keepd.
+    #[error(
+        "the state from another member has format {version}, which this version of keepd does not \
+         know: bring both members to the same version"
+    )]
+    StreamVersion {
+        /// The format version.
+        version: u8,
+    },
+    /// The active data key changed while a state was received; it has to be sent again.
+    #[error("the data key changed while {} was written; the state is to be sent again", dir.display())]
+    KeyChanged {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The data to be written does not fit into a frame; nothing was written.
     #[error("{}: {source}", file.display())]
     TooLong {

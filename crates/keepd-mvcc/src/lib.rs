@@ -30,6 +30,7 @@ mod record;
 mod record_iter;
 mod recovery;
 mod revlog;
+mod state_stream;
 mod store;
 mod tail;
 mod view;
@@ -50,6 +51,7 @@ pub use record::{
 };
 pub use recovery::{LogSpan, inspect};
 pub use revlog::reencryptor::Reencryptor;
+pub use state_stream::{STATE_CHUNK_BYTES_MAX, StagedState, StateHead, StateReader, StateWriter};
 pub use store::in_place::InPlace;
 pub use store::txn::WriteTxn;
 pub use store::{Stats, Store};

@@ -297,7 +297,8 @@ impl View {
     /// If records cannot be read.
     pub fn hash(&self) -> Result<u32, Error> {
         let mut crc = self.hash_kv(0)?.hash;
-        for (number, table) in self.meta.tables() {
+        // A table whose entries are gone is as one that never was.
+        for (number, table) in self.meta.tables().filter(|(_, table)| !table.is_empty()) {
             crc = crc32c::crc32c_append(crc, &[number]);
             for (key, value) in table {
                 crc = crc32c::crc32c_append(crc, key);
@@ -311,9 +312,14 @@ impl View {
     /// of a file that cannot be read is passed over if it can hold none of them.
     #[must_use]
     pub fn records(&self) -> Records {
+        Records::new(self.kept_records())
+    }
+
+    /// The walk behind [`Self::records`].
+    pub(crate) fn kept_records(&self) -> KeptWalk {
         let keep = Keep::surviving(&self.index, self.compact_revision);
         let bounds = Bounds { compacted: self.compact_revision, until: i64::MAX };
-        Records::new(self.kept(&self.index, keep, bounds))
+        self.kept(&self.index, keep, bounds)
     }
 
     /// A walk over this view's records that tells which of them are kept by `index`.

@@ -1,27 +1,76 @@
-//! Filling a new store from records: restoring a backup, receiving a state image.
+//! Filling a new store from records: restoring a backup, receiving the state of another member.
 
+use keepd_types::limits::COMMAND_BYTES_MAX;
 use keepd_types::{KeyValue, Revision};
 
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::index::State;
 use crate::record::{Change, ChangeKind, Entry, Record};
 use crate::store::Store;
 
 impl Store {
-    /// Adds a record as it is: restoring a backup or receiving a state image. Records come in
-    /// revision order into a store that was new.
+    /// Adds a record as it is: restoring a backup. Records come in revision order into a store that
+    /// was new.
     ///
     /// # Errors
     /// If the record does not fit.
     pub fn import(&mut self, revision: Revision, record: Record) -> Result<(), Error> {
-        self.assert_sound();
         let refused = |reason| Error::Import { revision, reason };
         let kv = KeyValue::decode(&record.encoded)
             .ok()
             .ok_or_else(|| refused("it is not a key-value"))?;
+        self.import_decoded(revision, record, kv, None)
+    }
+
+    /// Adds a record of another member's store, which holds nothing but what that one wrote. `ended` is
+    /// the create revision of the generation that a tombstone ended.
+    pub(crate) fn import_exact(
+        &mut self,
+        revision: Revision,
+        record: Record,
+        ended: Option<i64>,
+    ) -> Result<(), Error> {
+        let refused = |reason| Error::Import { revision, reason };
+        let kv = KeyValue::decode(&record.encoded)
+            .ok()
+            .ok_or_else(|| refused("it is not a key-value"))?;
+        let mut canonical = Vec::with_capacity(record.encoded.len());
+        kv.encode(&mut canonical);
+        // Hashes are computed from the fields, so other encodings of them must not come in.
+        if canonical != record.encoded {
+            return Err(refused("it is not in its canonical form"));
+        }
+        if record.encoded.len() > COMMAND_BYTES_MAX {
+            return Err(refused("it is larger than any that can be written"));
+        }
+        let main = revision.main;
+        let is_consistent = if record.tombstone {
+            ended.is_some_and(|create| (1..=main).contains(&create))
+                && kv == KeyValue::tombstone(kv.key.clone())
+        } else {
+            kv.mod_revision == main
+                && (1..=main).contains(&kv.create_revision)
+                // Each put raised the revision too.
+                && (1..=main).contains(&kv.version)
+        };
+        if !is_consistent {
+            return Err(refused("it is of another revision"));
+        }
+        self.import_decoded(revision, record, kv, ended)
+    }
+
+    fn import_decoded(
+        &mut self,
+        revision: Revision,
+        record: Record,
+        kv: KeyValue,
+        ended: Option<i64>,
+    ) -> Result<(), Error> {
+        self.assert_sound();
+        let refused = |reason| Error::Import { revision, reason };
         let pending = self.pending.last().map(|entry| entry.change.revision);
-        let flushed = self.now.segments.list.last().map(|segment| segment.table.last);
-        let last = pending.max(self.now.tail.last()).max(flushed);
+        let last = pending.max(self.now.tail.last()).max(self.last_flushed());
         if last.is_some_and(|last| revision <= last) || revision.main < 1 {
             return Err(refused("it is not behind the one before"));
         }
@@ -38,18 +87,22 @@ impl Store {
         }
         let old = self.now.index.update(&kv.key, |old| {
             if new.is_tombstone() {
-                new.create = old.map_or(main, |old| old.create);
+                new.create = ended.unwrap_or_else(|| old.map_or(main, |old| old.create));
             }
             new
         });
-        let before = old.filter(|old| !old.is_tombstone() && old.main < main);
+        // What the key was before the transaction, even if this is its second change in it.
+        let before = match old {
+            Some(old) if old.main == main => self.now.index.get_at(&kv.key, main - 1),
+            old => old,
+        };
         let change = Change {
             revision,
             kind: if record.tombstone { ChangeKind::Delete } else { ChangeKind::Put },
             key: kv.key,
             created: new.version == 1,
             record,
-            prev: before.map(|old| old.revision()),
+            prev: before.filter(|old| !old.is_tombstone()).map(|old| old.revision()),
         };
         self.now.revision = self.now.revision.max(main);
         self.push_pending(Entry { change, create: new.create });
@@ -62,5 +115,11 @@ impl Store {
         self.now.revision = self.now.revision.max(revision);
         self.now.compact_revision =
             self.now.compact_revision.max(compact_revision).min(self.now.revision);
+    }
+
+    /// Goes on with the running digest of another member at the same applied index.
+    pub(crate) fn import_digest(&mut self, digest: Digest) {
+        self.is_dirty = true;
+        self.now.digest = digest;
     }
 }

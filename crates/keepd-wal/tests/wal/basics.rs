@@ -8,7 +8,7 @@ use keepd_env::{Env, IoOp, SimDisk};
 use keepd_wal::{Batch, Dump, Entry, Error, HardState, LogStart, Options, Record, Wal};
 
 use super::world::{
-    METADATA, bytes_of, create, dir, entries, entry, env, open, read, sealing, segment_paths,
+    METADATA, State, bytes_of, create, dir, entries, entry, env, open, read, sealing, segment_paths,
 };
 
 fn append(wal: &mut Wal, entries: &[Entry]) {
@@ -218,4 +218,44 @@ fn the_log_works_on_the_machines_own_disk() {
     assert_eq!(recovered.entries, entries(1, 1, 100, 1000));
     wal.close().unwrap();
     env.disk.remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn a_reset_begins_a_new_log_and_keeps_the_vote() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let voted = HardState { term: 4, vote: 7, commit: 3 };
+    for first in [1, 6, 11] {
+        let entries = entries(first, 2, 5, 400);
+        wal.append(&Batch { entries: &entries, hard_state: Some(voted) }).unwrap();
+    }
+    wal.reset(12, 4).unwrap();
+    assert_eq!(segment_paths(&disk).len(), 1, "the older segments are gone");
+    let expected = |term, vote, index| State {
+        start: LogStart { index, term },
+        hard_state: HardState { term, vote, commit: index },
+        entries: Vec::new(),
+    };
+    let found = || State::of(&read(&disk, &keys).unwrap());
+    assert_eq!(found(), expected(4, 7, 12));
+    // It starts there already: what was appended since is not touched.
+    let more = entries(13, 4, 2, 9);
+    wal.append(&Batch { entries: &more, hard_state: None }).unwrap();
+    wal.sync().unwrap();
+    wal.reset(12, 4).unwrap();
+    wal.reset(5, 4).unwrap();
+    assert_eq!(found().entries, more);
+    // In a term that it did not know it has given no vote.
+    wal.reset(20, 6).unwrap();
+    assert_eq!(found(), expected(6, 0, 20));
+}
+
+#[test]
+fn a_reset_to_an_entry_of_the_log_keeps_what_follows_it() {
+    let (disk, keys) = (SimDisk::new(), sealing());
+    let mut wal = create(&disk, &keys).unwrap();
+    let all = entries(1, 2, 5, 40);
+    wal.append(&Batch { entries: &all, hard_state: None }).unwrap();
+    wal.reset(3, 2).unwrap();
+    assert_eq!(read(&disk, &keys).unwrap().entries, all[3..]);
 }

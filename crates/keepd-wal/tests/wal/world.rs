@@ -120,6 +120,15 @@ impl State {
         state
     }
 
+    /// The state in which a reset finds the term of its start known.
+    pub(crate) fn raised(&self, index: u64, term: u64) -> Self {
+        let mut state = self.clone();
+        if index > state.start.index && term > state.hard_state.term {
+            state.hard_state = HardState { term, vote: 0, ..state.hard_state };
+        }
+        state
+    }
+
     pub(crate) fn released(&self, index: u64, term: u64) -> Self {
         if index <= self.start.index {
             return self.clone();
@@ -139,6 +148,7 @@ pub(crate) enum Op {
     Append { entries: Vec<Entry>, hard_state: Option<HardState> },
     Sync,
     Release { index: u64, term: u64 },
+    Reset { index: u64, term: u64 },
     Rotate,
 }
 
@@ -150,6 +160,7 @@ impl Op {
             }
             Self::Sync => wal.sync(),
             Self::Release { index, term } => wal.release(*index, *term),
+            Self::Reset { index, term } => wal.reset(*index, *term),
             Self::Rotate => wal.rotate(),
         }
     }
@@ -163,13 +174,17 @@ impl Op {
                 counts.map(|count| before.after(&batch, count)).collect()
             }
             Self::Release { index, term } => vec![before.released(*index, *term)],
+            Self::Reset { index, term } => {
+                let raised = before.raised(*index, *term);
+                vec![raised.clone(), raised.released(*index, *term)]
+            }
             Self::Sync | Self::Rotate => vec![before.clone()],
         }
     }
 
     /// Whether the step's success makes everything before it durable.
     pub(crate) fn is_durable(&self) -> bool {
-        matches!(self, Self::Sync | Self::Release { .. })
+        matches!(self, Self::Sync | Self::Release { .. } | Self::Reset { .. })
     }
 }
 
@@ -216,9 +231,10 @@ fn append(state: &State, below: &impl Fn(u64) -> u64) -> Op {
 
 fn release(state: &State, below: &impl Fn(u64) -> u64) -> Op {
     if below(5) == 0 {
-        // A raft snapshot from ahead of the log.
-        let term = state.term(state.last_index()).unwrap_or_default();
-        return Op::Release { index: state.last_index() + 1 + below(5), term };
+        // A raft snapshot from ahead of the log, or in place of entries that no leader knows.
+        let last = state.term(state.last_index()).unwrap_or_default();
+        let index = state.hard_state.commit + 1 + below(state.last_index() + 5);
+        return Op::Reset { index, term: state.hard_state.term.max(last) + below(2) };
     }
     let index = state.start.index + below(state.hard_state.commit - state.start.index + 1);
     Op::Release { index, term: state.term(index).expect("a committed entry is in the log") }
