@@ -38,6 +38,8 @@ pub enum PartName {
     Apply,
     /// Watches.
     Hub,
+    /// Entries of the log for followers that lag.
+    LogReader,
     /// Flushes of the store.
     Flush,
     /// Rewrites of the store's segments.
@@ -48,11 +50,12 @@ pub enum PartName {
 
 impl PartName {
     /// All parts, in the order in which they come to a stop.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Raft,
         Self::Wal,
         Self::Apply,
         Self::Hub,
+        Self::LogReader,
         Self::Flush,
         Self::Rewrite,
         Self::Background,
@@ -66,6 +69,7 @@ impl PartName {
             Self::Wal => "wal",
             Self::Apply => "apply",
             Self::Hub => "watch-hub",
+            Self::LogReader => "log-reader",
             Self::Flush => "flush",
             Self::Rewrite => "rewrite",
             Self::Background => "background",

@@ -26,6 +26,21 @@ pub enum Error {
     /// Nothing came back in time; it may or may not have been applied.
     #[error("request timed out")]
     TimedOut,
+    /// As [`Self::TimedOut`], while another leader was elected.
+    #[error("request timed out, possibly due to previous leader failure")]
+    TimedOutByElection,
+    /// As [`Self::TimedOut`], without a connection to the leader.
+    #[error("request timed out, possibly due to connection lost")]
+    TimedOutByConnection,
+    /// This member does not lead.
+    #[error("not leader")]
+    NotLeader,
+    /// The member does not vote, so it cannot lead.
+    #[error("bad leader transferee")]
+    NotVoter,
+    /// The member that was to take over did not.
+    #[error("request timed out, leader transfer took too long")]
+    TransferTimedOut,
 }
 
 /// Reason why a member does not start.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
-use keepd_machine::{Command, Envelope};
+use keepd_machine::{Command, Envelope, MembershipChange, Outcome};
 use keepd_member::Identity;
 use keepd_mvcc::{Damages, HashKv, View};
-use keepd_types::{LeaseId, limits};
+use keepd_raft::{ConfChange, Step, Transition};
+use keepd_types::{LeaseId, MemberId, limits};
 use tokio::sync::{oneshot, watch};
 
 use crate::driver::Driver;
@@ -18,16 +19,20 @@ use crate::error::Error;
 use crate::hub_handle::HubHandle;
 use crate::mailbox::Refused;
 use crate::messages::{
-    ApplyEvent, Completion, LeaseTimeToLive, PIECE_MAX, Proposal, RaftEvent, Renewal,
+    ApplyEvent, Completion, LeaseTimeToLive, PIECE_MAX, Proposal, RaftEvent, Renewal, Reply,
 };
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::peer_message::{PeerMessage, PeerRequest, PeerResponse};
 use crate::shared::unapplied::Stall;
 use crate::shared::{HaltReason, Shared};
 use crate::threads::raft::RaftThread;
+use crate::transport::Lane;
 
 /// Queued bytes that a read counts as.
 const READ_WEIGHT: usize = 64;
+/// Interval at which is looked whether another member leads.
+const TRANSFER_POLL: Duration = Duration::from_millis(2);
 /// Proposals from this size on go into the log also while a batch is being synced: many of them
 /// would fill the queue.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -189,12 +194,114 @@ impl Handle {
         }
     }
 
+    /// Asks the leader; `None` if there is none, or this member is it.
+    async fn ask_leader(&self, request: PeerRequest) -> Result<Option<PeerResponse>, Error> {
+        let shared = &self.shared;
+        let leader = shared.progress.leader.load(Ordering::Acquire);
+        if leader == 0 || leader == shared.identity.member.0 {
+            return Ok(None);
+        }
+        let mut asked = shared.network.ask(shared.boot()).ok_or(Error::TooManyRequests)?;
+        let request = PeerMessage::Request(asked.name, request);
+        if !shared.network.send(MemberId(leader), Lane::Control, &request) {
+            return Ok(None);
+        }
+        let timeout = shared.options.request_timeout();
+        match tokio::time::timeout(timeout, &mut asked.answer).await {
+            Ok(Ok(response)) => Ok(Some(response)),
+            Ok(Err(_dropped)) => Err(Error::Stopped),
+            Err(_elapsed) => Err(Error::TimedOut),
+        }
+    }
+
+    /// Changes the membership, and waits until the change is committed and applied here.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; whether the change was refused is in the outcome.
+    pub async fn change_membership(&self, change: MembershipChange) -> Result<Completion, Error> {
+        let shared = &self.shared;
+        let step = match &change {
+            MembershipChange::Add { id, is_learner: true, .. } => Step::AddLearner(id.0),
+            MembershipChange::Add { id, .. } => Step::AddVoter(id.0),
+            MembershipChange::Promote { id } => Step::Promote(id.0),
+            MembershipChange::Remove { id } => Step::Remove(id.0),
+            MembershipChange::UpdatePeerUrls { id, .. } => Step::Update(id.0),
+        };
+        let view = self.linearizable_view().await?;
+        if let Err(refusal) = change.check(&view) {
+            // Raft would refuse to append it: that it changes nothing is known already.
+            let outcome = Outcome { revision: view.revision(), result: Err(refusal) };
+            return Ok(Completion { outcome, view });
+        }
+        let origin = shared.next_origin();
+        let command = Command::ChangeMembership(change);
+        let context = Envelope { origin: Some(origin), decided_in: None, command }.encode();
+        let change = ConfChange { transition: Transition::Auto, steps: vec![step], context };
+        let (waiter, outcome) = oneshot::channel();
+        let taken = shared.env.clock.monotonic();
+        let encoded = change.encode();
+        let weight = encoded.len() + 256;
+        let proposal = Proposal::conf_change(origin.sequence, encoded, waiter, taken);
+        self.tell_raft(RaftEvent::Propose(proposal), weight).await?;
+        outcome.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Hands leadership to a voter, and waits until it leads.
+    ///
+    /// # Errors
+    /// `NotLeader`, `NotVoter`, `TransferTimedOut` or `Stopped`.
+    pub async fn move_leader(&self, to: MemberId) -> Result<(), Error> {
+        self.transfer(Some(to)).await
+    }
+
+    /// Hands leadership to the voter whose log is longest, if this member leads and there is another;
+    /// before an orderly stop.
+    pub async fn hand_over_leadership(&self) {
+        if self.shared.progress.leadership.term().is_none() {
+            return;
+        }
+        match self.transfer(None).await {
+            Ok(()) | Err(Error::NoLeader) => {}
+            Err(error) => tracing::warn!(%error, "leadership was not handed over before the stop"),
+        }
+    }
+
+    async fn transfer(&self, to: Option<MemberId>) -> Result<(), Error> {
+        let (reply, heir) = oneshot::channel();
+        self.tell_raft(RaftEvent::Transfer(to, reply), READ_WEIGHT).await?;
+        let heir = self.within_request_timeout(heir).await??;
+        let leads = async {
+            while self.shared.progress.leader.load(Ordering::Acquire) != heir.0 {
+                tokio::time::sleep(TRANSFER_POLL).await;
+            }
+        };
+        let timeout = self.shared.options.request_timeout();
+        tokio::time::timeout(timeout, leads).await.map_err(|_elapsed| Error::TransferTimedOut)
+    }
+
+    /// Progress of the members, as the leader knows it; empty on every other member.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn progress(&self) -> Result<Vec<keepd_raft::Progress>, Error> {
+        let (reply, progress) = oneshot::channel();
+        self.tell_raft(RaftEvent::Progress(reply), READ_WEIGHT).await?;
+        self.within_request_timeout(progress).await
+    }
+
     /// Gives a lease its full time again.
     ///
     /// # Errors
     /// `TooManyRequests`, `TimedOut` or `Stopped`.
     pub async fn renew_lease(&self, id: LeaseId) -> Result<Renewal, Error> {
-        self.ask(|reply| ApplyEvent::Renew(id, reply)).await
+        let own = self.ask(|reply| ApplyEvent::Renew(id, Reply::Task(reply))).await?;
+        if own != Renewal::NotPrimary {
+            return Ok(own);
+        }
+        match self.ask_leader(PeerRequest::Renew(id)).await? {
+            Some(PeerResponse::Renewal(renewal)) => Ok(renewal),
+            _ => Ok(Renewal::NotPrimary),
+        }
     }
 
     /// A lease's time and, if wanted, keys; `None` for a missing lease. Many keys come in pieces, as
@@ -208,7 +315,20 @@ impl Handle {
         keys: bool,
     ) -> Result<Option<LeaseTimeToLive>, Error> {
         let ask = async |keys_after: Option<Bytes>| {
-            self.ask(|reply| ApplyEvent::TimeToLive { id, keys_after, reply }).await
+            let leader = self.shared.progress.leader.load(Ordering::Acquire);
+            if leader != 0 && leader != self.shared.identity.member.0 {
+                // Only the leader knows the deadlines.
+                let request = PeerRequest::TimeToLive(id, keys_after);
+                return match self.ask_leader(request).await? {
+                    Some(PeerResponse::TimeToLive(found)) => Ok(found),
+                    _ => Err(Error::TimedOut),
+                };
+            }
+            self.ask(|reply| {
+                let reply = Reply::Task(reply);
+                ApplyEvent::TimeToLive { id, keys_after, reply }
+            })
+            .await
         };
         let Some(mut found) = ask(keys.then(Bytes::new)).await? else { return Ok(None) };
         let mut piece = found.keys.len();

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::ballast::Asks;
 use crate::encryption::reencrypt::{NextStep, Reencryption};
 use crate::encryption::state::active_keys;
-use crate::messages::{Done, Job, WalEvent};
+use crate::messages::{Done, Job};
 use crate::shared::Shared;
 use crate::threads::background::Background;
 
@@ -31,6 +31,8 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 /// Entries that become durable in the store between two releases of the log.
 const RELEASE_ENTRIES: u64 = 10_000;
+/// BOUND: bytes of log that are kept for followers that lack entries.
+const HELD_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Bytes of entries written between two releases of the log: few large entries fill a disk too.
 const RELEASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Index leaves trimmed of compacted history per turn.
@@ -215,13 +217,21 @@ impl JobScheduler {
     /// Lets the log go up to what is durable in the store, if that is so many entries more than last
     /// time.
     fn release_log(&mut self, durable: Applied, entries: u64) {
-        let Applied { index, term } = durable;
-        if index >= self.released + entries {
+        let Applied { index, .. } = durable;
+        if index >= self.released + entries && !self.others_need(index) {
             self.released = index;
             let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
             self.release_at = written + RELEASE_BYTES;
-            self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: false });
+            self.shared.release_log(durable, false);
         }
+    }
+
+    /// Whether a follower lacks entries up to this one, and the log may be kept for it.
+    fn others_need(&self, index: u64) -> bool {
+        let needed = self.shared.progress.log_needed.load(Ordering::Relaxed);
+        let bytes = self.shared.space.log_bytes.load(Ordering::Relaxed);
+        let is_short = self.shared.space.ballast.is_short();
+        (1..=index).contains(&needed) && bytes < HELD_LOG_BYTES && !is_short
     }
 
     /// Someone wants space back now.
@@ -296,14 +306,14 @@ impl JobScheduler {
 
     /// Has the log give back what is durable in the store, also of the file that it writes.
     fn shrink_log(&mut self, durable: Applied, now: Duration) {
-        let Applied { index, term } = durable;
+        let Applied { index, .. } = durable;
         let is_large = self.shared.space.log_bytes.load(Ordering::Relaxed) > LOG_BYTES;
         if now < self.log_due || !(is_large || index > self.released) {
             return;
         }
         self.log_due = now + LOG_INTERVAL;
         self.released = self.released.max(index);
-        self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: is_large });
+        self.shared.release_log(durable, is_large);
     }
 
     fn run_jobs(&mut self, machine: &mut StateMachine, now: Duration) {

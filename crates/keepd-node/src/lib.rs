@@ -32,6 +32,8 @@ mod metrics;
 mod node;
 mod open_store;
 mod options;
+mod peer_message;
+mod receive;
 mod shared;
 #[cfg(test)]
 mod testing;

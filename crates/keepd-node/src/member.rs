@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use crate::threads::apply::ApplyThread;
 use crate::threads::background::{Background, Worker};
 use crate::threads::hub::HubThread;
+use crate::threads::log_reader::LogReader;
 use crate::threads::raft::RaftThread;
 use crate::threads::wal::WalThread;
 
@@ -71,6 +72,9 @@ impl Member {
         );
         let apply = ApplyThread::new(of(), machine, jobs);
         let apply = Driver::new(PartName::Apply, &shared, &shared.mailboxes.apply, apply);
+        let log_reader = LogReader::new(of(), wal.reader());
+        let mailbox = &shared.mailboxes.log_reader;
+        let log_reader = Driver::new(PartName::LogReader, &shared, mailbox, log_reader);
         let wal = WalThread::new(of(), Arc::clone(&raft), Arc::clone(&apply), wal);
         let wal = Driver::new(PartName::Wal, &shared, &shared.mailboxes.wal, wal);
         let hub = Driver::new(PartName::Hub, &shared, &shared.mailboxes.hub, HubThread::new(of()));
@@ -82,6 +86,7 @@ impl Member {
             wal,
             apply,
             hub,
+            log_reader,
             worker(PartName::Flush, &background.flushes, Some(in_place)),
             worker(PartName::Rewrite, &background.rewrites, None),
             worker(PartName::Background, &background.rest, None),
@@ -128,7 +133,13 @@ impl Member {
         self.close_log();
         self.background.close();
         self.shared.close();
-        for part in [PartName::Hub, PartName::Flush, PartName::Rewrite, PartName::Background] {
+        for part in [
+            PartName::Hub,
+            PartName::LogReader,
+            PartName::Flush,
+            PartName::Rewrite,
+            PartName::Background,
+        ] {
             join(part);
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +14,8 @@ use keepd_crypto::{DataKeyId, KeyringError};
 use keepd_machine::command::{Compare, Op};
 use keepd_machine::{Command, Origin, Outcome};
 use keepd_mvcc::View;
-use keepd_raft::Actions;
-use keepd_types::{HardState, KeyRange, LeaseId, RangeEnd, Term};
+use keepd_raft::{Actions, ConfChange, ConfState, Fetch, Fetched, Message, Progress, Verdict};
+use keepd_types::{HardState, KeyRange, LeaseId, MemberId, RangeEnd, Term};
 use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -82,17 +83,120 @@ pub(crate) enum RaftEvent {
     Persisted(u64),
     /// Everything up to this index is applied.
     Applied(u64),
+    /// A message of another member, and its bytes among those that wait.
+    Peer(Message, PeerBytes),
+    /// Commands of a follower.
+    Forward(MemberId, Forward, PeerBytes),
+    /// Commands of this member that the leader did not take.
+    Refused(Vec<u64>),
+    /// Entries of the log that were asked for.
+    Fetched(Fetch, Fetched),
+    /// The log on the disk is let go up to this index.
+    LogReleased(u64),
+    /// Messages to a member were lost.
+    Lost(MemberId),
+    /// The state machine has judged the change of the configuration at this index, and everything
+    /// before it is published.
+    Judged {
+        /// The index.
+        index: u64,
+        /// Whether the change counts.
+        verdict: Verdict,
+    },
+    /// Hand leadership to another member, or to the one that is farthest; answered with the member
+    /// that is to take over.
+    Transfer(Option<MemberId>, oneshot::Sender<Result<MemberId, Error>>),
+    /// Tell how far the members are.
+    Progress(oneshot::Sender<Vec<Progress>>),
+    /// This member was removed from the cluster.
+    Removed,
     /// Shut down in order.
     Stop,
+}
+
+/// Commands on their way to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forward {
+    /// The term in which they are sent.
+    pub(crate) term: u64,
+    /// The start of the proposing member.
+    pub(crate) boot: u64,
+    /// Counts its messages of this kind: none is taken twice.
+    pub(crate) number: u64,
+    /// The commands in their envelopes.
+    pub(crate) commands: Vec<ForwardedCommand>,
+}
+
+/// A command on its way to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardedCommand {
+    /// Its bytes in the log.
+    pub(crate) encoded: Bytes,
+    /// Whether it changes the configuration.
+    pub(crate) is_conf_change: bool,
+}
+
+impl ForwardedCommand {
+    /// The proposal that it is; `None` if it is none.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        if self.is_conf_change {
+            Origin::peek(&ConfChange::decode(&self.encoded).ok()?.context)
+        } else {
+            Origin::peek(&self.encoded)
+        }
+    }
+}
+
+/// The way back of an answer: to a task of this member, or to another member.
+pub(crate) enum Reply<T> {
+    Task(oneshot::Sender<T>),
+    Peer(Box<dyn FnOnce(T) + Send>),
+}
+
+impl<T> Reply<T> {
+    /// Sends the answer, which gets lost if nobody waits for it any more.
+    pub(crate) fn send(self, answer: T) {
+        match self {
+            Self::Task(waiter) => {
+                // The task may have given up.
+                let _ = waiter.send(answer);
+            }
+            Self::Peer(send) => send(answer),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Task(_) => "Task",
+            Self::Peer(_) => "Peer",
+        })
+    }
+}
+
+/// Bytes of peers' messages that wait for the Raft part, until dropped.
+#[derive(Debug)]
+pub(crate) struct PeerBytes {
+    pub(crate) waiting: Arc<AtomicUsize>,
+    pub(crate) bytes: usize,
+}
+
+impl Drop for PeerBytes {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A command on its way into the log.
 #[derive(Debug)]
 pub(crate) struct Proposal {
-    /// Its number among the proposals of this start.
-    pub(crate) sequence: u64,
-    /// The command in its envelope.
+    /// Its number among the proposals of this start; `None` for those of other members.
+    pub(crate) sequence: Option<u64>,
+    /// The command in its envelope, and around that the change of the configuration if it is one.
     pub(crate) encoded: Bytes,
+    /// Whether it changes the configuration.
+    pub(crate) is_conf_change: bool,
     /// It overtakes what it is to refuse.
     pub(crate) is_urgent: bool,
     /// Applying it takes less time than waking a thread.
@@ -117,7 +221,49 @@ impl Proposal {
     ) -> Self {
         let is_urgent = matches!(command, Command::AlarmActivate(_));
         let is_brief = encoded.len() <= BRIEF_BYTES && is_brief(command);
-        Self { sequence: origin.sequence, encoded, is_urgent, is_brief, waiter, taken, permit }
+        Self {
+            sequence: Some(origin.sequence),
+            encoded,
+            is_conf_change: false,
+            is_urgent,
+            is_brief,
+            waiter,
+            taken,
+            permit,
+        }
+    }
+
+    /// A change of the configuration that a client asked for.
+    pub(crate) const fn conf_change(
+        sequence: u64,
+        encoded: Bytes,
+        waiter: Waiter,
+        taken: Duration,
+    ) -> Self {
+        Self {
+            sequence: Some(sequence),
+            encoded,
+            is_conf_change: true,
+            is_urgent: false,
+            is_brief: false,
+            waiter: Some(waiter),
+            taken,
+            permit: None,
+        }
+    }
+
+    /// A command of another member.
+    pub(crate) const fn of_peer(encoded: Bytes, is_conf_change: bool, taken: Duration) -> Self {
+        Self {
+            sequence: None,
+            encoded,
+            is_conf_change,
+            is_urgent: false,
+            is_brief: false,
+            waiter: None,
+            taken,
+            permit: None,
+        }
     }
 }
 
@@ -157,8 +303,15 @@ pub(crate) enum ApplyEvent {
     },
     /// The term in which this member leads; `None` if it no longer does.
     Leading(Option<Term>),
+    /// The configuration that counts from the change at this index on.
+    Configured {
+        /// The index.
+        index: u64,
+        /// The configuration.
+        conf_state: ConfState,
+    },
     /// Renew a lease.
-    Renew(LeaseId, oneshot::Sender<Renewal>),
+    Renew(LeaseId, Reply<Renewal>),
     /// Tell a lease's time.
     TimeToLive {
         /// The lease.
@@ -166,7 +319,7 @@ pub(crate) enum ApplyEvent {
         /// Its keys are wanted, those behind this one.
         keys_after: Option<Bytes>,
         /// The task that asks.
-        reply: oneshot::Sender<Option<LeaseTimeToLive>>,
+        reply: Reply<Option<LeaseTimeToLive>>,
     },
     /// List leases behind this one with the times of their ends.
     Leases {

@@ -2,6 +2,7 @@
 
 mod leadership;
 mod mailboxes;
+mod network;
 mod progress;
 mod shutdown;
 mod space;
@@ -18,12 +19,13 @@ use keepd_env::{Env, IoError};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::{Command, Envelope, Origin};
 use keepd_member::Identity;
-use keepd_mvcc::{HashKv, Views};
+use keepd_mvcc::{Applied, HashKv, Views};
 use keepd_types::Term;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::mailboxes::Mailboxes;
+use self::network::Network;
 use self::progress::Progress;
 pub use self::shutdown::HaltReason;
 use self::shutdown::Shutdown;
@@ -31,7 +33,7 @@ use self::space::DiskSpace;
 use crate::admission::ProposalBudget;
 use crate::ballast::{Asks, Ballast};
 use crate::encryption::state::EncryptionState;
-use crate::messages::{Proposal, RaftEvent};
+use crate::messages::{Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
 use crate::options::Options;
 
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
     proposals: AtomicU64,
     pub(crate) views: Views,
     pub(crate) mailboxes: Mailboxes,
+    pub(crate) network: Network,
     /// Bytes of large requests on their way through the log.
     pub(crate) budget: ProposalBudget,
     pub(crate) progress: Progress,
@@ -82,6 +85,7 @@ impl Shared {
             identity,
             views,
             mailboxes: Mailboxes::new(),
+            network: Network::default(),
             budget: ProposalBudget::default(),
             progress: Progress::default(),
             space: DiskSpace::new(ballast),
@@ -116,12 +120,18 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.mailboxes.close();
         self.budget.close();
+        self.network.disconnect();
     }
 
     /// An origin that no other proposal has.
     pub(crate) fn next_origin(&self) -> Origin {
         let sequence = self.proposals.fetch_add(1, Ordering::Relaxed);
         Origin { member: self.identity.member, boot: self.boot, sequence }
+    }
+
+    /// Tells this start of the member from others.
+    pub(crate) const fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// Whether a proposal is one of this start.
@@ -137,6 +147,13 @@ impl Shared {
         let command = (origin, &envelope.command);
         let proposal = Proposal::new(command, envelope.encode(), None, now, None);
         self.mailboxes.raft.push(RaftEvent::Propose(proposal));
+    }
+
+    /// Lets the log go up to an entry that is durable in the store.
+    pub(crate) fn release_log(&self, durable: Applied, is_short: bool) {
+        let Applied { index, term } = durable;
+        self.mailboxes.wal.push(WalEvent::Release { index, term, is_short });
+        self.mailboxes.raft.push_quietly(RaftEvent::LogReleased(index));
     }
 
     /// This member's NOSPACE alarm.

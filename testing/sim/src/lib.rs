@@ -12,7 +12,9 @@
 
 #![expect(clippy::panic, reason = "a failed run names its seed and step")]
 
+mod cluster;
 pub mod fixture;
+mod network;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,6 +27,9 @@ use std::time::Duration;
 use keepd_env::sim::CrashMode;
 use keepd_env::{Clock, Env, ManualClock, Random, SeededRandom, SimDisk};
 use keepd_node::{BootError, DataDir, Handle, Member, Options, PartName};
+
+pub use self::cluster::SimCluster;
+pub use self::network::{Faults, SimNetwork};
 
 /// The longest that a run of clients may take of the member's time.
 const RUN_TIME_MAX: Duration = Duration::from_secs(600);
@@ -61,12 +66,17 @@ impl SimMember {
     pub fn new(seed: u64) -> Self {
         let mut options = Options::new(PathBuf::from("/data"));
         options.ballast_bytes = 64 * 1024;
+        Self::with(seed, ManualClock::new(), options)
+    }
+
+    /// A host with an empty disk beside others that go by the same clock.
+    fn with(seed: u64, clock: ManualClock, options: Options) -> Self {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         Self {
             seed,
             starts: 0,
             schedule: SeededRandom::new(seed),
-            clock: ManualClock::new(),
+            clock,
             disk: SimDisk::new(),
             options,
             member: None,
@@ -198,27 +208,40 @@ impl SimMember {
 
     /// One part does something; if none has anything to do, time passes until one has.
     fn step(&mut self) {
-        let now = self.now();
-        let member = self.running();
-        let has_work =
-            |part: usize, due: Duration| due <= now || member.has_events(PartName::ALL[part]);
-        let ready = self.turns.iter().filter(|(part, due)| has_work(**part, **due));
-        let ready: Vec<usize> = ready.map(|(part, _)| *part).collect();
+        let ready = self.ready();
         if ready.is_empty() {
-            let next = self.turns.values().min();
-            let next = *next.unwrap_or_else(|| panic!("{}: it has halted", self.context()));
-            self.clock.advance(next - now);
+            let next = self.next_turn();
+            let next = next.unwrap_or_else(|| panic!("{}: it has halted", self.context()));
+            self.clock.advance(next - self.now());
             return;
         }
         let chosen = ready[usize::try_from(self.draw(ready.len() as u64)).expect("few parts")];
-        match self.running().step(PartName::ALL[chosen]) {
-            Some(next) => self.turns.insert(chosen, next),
-            None => self.turns.remove(&chosen),
+        self.step_part(chosen);
+    }
+
+    /// The parts that have something to do now.
+    fn ready(&self) -> Vec<usize> {
+        let (now, Some(member)) = (self.now(), &self.member) else { return Vec::new() };
+        let has_work =
+            |part: usize, due: Duration| due <= now || member.has_events(PartName::ALL[part]);
+        let ready = self.turns.iter().filter(|(part, due)| has_work(**part, **due));
+        ready.map(|(part, _)| *part).collect()
+    }
+
+    /// The time at which a part is due next; `None` if the member does not run.
+    fn next_turn(&self) -> Option<Duration> {
+        self.turns.values().min().copied()
+    }
+
+    fn step_part(&mut self, part: usize) {
+        match self.running().step(PartName::ALL[part]) {
+            Some(next) => self.turns.insert(part, next),
+            None => self.turns.remove(&part),
         };
         self.steps += 1;
         for fact in [
-            chosen as u64,
-            u64::try_from(now.as_nanos()).expect("less than 584 years"),
+            part as u64,
+            u64::try_from(self.now().as_nanos()).expect("less than 584 years"),
             self.disk.used_bytes(),
         ] {
             // FNV-1a, by words.
@@ -229,13 +252,13 @@ impl SimMember {
     /// The process dies; what it wrote stays, synced or not.
     pub fn kill(&mut self) {
         self.disk = self.disk.kill();
-        self.member = None;
+        self.end();
     }
 
     /// The power fails.
     pub fn cut_power(&mut self, mode: CrashMode) {
         self.disk = self.disk.crash(mode);
-        self.member = None;
+        self.end();
     }
 
     /// Stops the member in order.
@@ -243,5 +266,17 @@ impl SimMember {
         if let Some(member) = self.member.take() {
             member.stop();
         }
+        self.turns.clear();
+    }
+
+    /// Whether the member runs: it was started and has not ended by itself.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.member.is_some() && !self.turns.is_empty()
+    }
+
+    fn end(&mut self) {
+        self.member = None;
+        self.turns.clear();
     }
 }

@@ -70,7 +70,7 @@ impl StateMachine {
 
     fn change_membership(&mut self, change: &MembershipChange) -> Result<CommandResponse, Failure> {
         let raft = ConfState::load(self.store.meta(tables::CONF_STATE))?;
-        change.judge(&self.store, &raft)?;
+        change.judge(|table| self.store.meta(table), &raft)?;
         change.make(&mut self.store)?;
         Ok(CommandResponse::Members(membership::members(self.store.meta(tables::MEMBERS))?))
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use keepd_mvcc::Store;
+use keepd_mvcc::{MetaTable, Store, View};
 use keepd_types::MemberId;
 
 use super::{ConfState, is_removed, member, members};
@@ -19,12 +19,16 @@ impl MembershipChange {
     ///
     /// # Errors
     /// The refusal, or the reason to stop.
-    pub(crate) fn judge(&self, store: &Store, raft: &ConfState) -> Result<(), Failure> {
+    pub(crate) fn judge<'a>(
+        &self,
+        meta: impl Fn(u8) -> &'a MetaTable,
+        raft: &ConfState,
+    ) -> Result<(), Failure> {
         let id = self.member();
-        if is_removed(store.meta(tables::MEMBERS_REMOVED), id) {
+        if is_removed(meta(tables::MEMBERS_REMOVED), id) {
             return Err(ApplyError::MemberRemoved.into());
         }
-        let known = members(store.meta(tables::MEMBERS))?;
+        let known = members(meta(tables::MEMBERS))?;
         let current = known.iter().find(|member| member.id == id.0);
         match self {
             Self::Add { peer_urls, is_learner, max_learners, .. } => {
@@ -52,6 +56,20 @@ impl MembershipChange {
             }
         }
         if self.fits(raft) { Ok(()) } else { Err(ApplyError::ChangeDoesNotFit.into()) }
+    }
+
+    /// Says why the change cannot be made in the state that a view shows: Raft would not append it.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(&self, view: &View) -> Result<(), ApplyError> {
+        let meta = |table| view.meta(table);
+        // A malformed table ends the member's start, and nothing malformed is ever written into it.
+        let raft = ConfState::load(meta(tables::CONF_STATE)).unwrap_or_default();
+        match self.judge(meta, &raft) {
+            Err(Failure::Refused(refusal)) => Err(refusal),
+            Ok(()) | Err(Failure::Halt(_)) => Ok(()),
+        }
     }
 
     /// Whether Raft can make the change in a configuration.

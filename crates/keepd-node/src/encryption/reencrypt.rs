@@ -111,8 +111,7 @@ impl Reencryption {
             return NextStep::Nothing;
         }
         if log.counts.keys().any(|key| *key != active) {
-            let keepd_mvcc::Applied { index, term } = store.durable();
-            self.shared.mailboxes.wal.push(WalEvent::Release { index, term, is_short: false });
+            self.shared.release_log(store.durable(), false);
         }
         if self.shared.space.ballast.is_short() {
             // Copies of whole segments would take the space that others give back.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use keepd_raft::Fetch;
 use tokio::sync::Semaphore;
 
 use crate::mailbox::Mailbox;
@@ -21,6 +22,8 @@ pub(crate) struct Mailboxes {
     pub(crate) wal: Arc<Mailbox<WalEvent>>,
     pub(crate) apply: Arc<Mailbox<ApplyEvent>>,
     pub(crate) hub: Arc<Mailbox<HubEvent>>,
+    /// BOUND: fetches that the core has out at once.
+    pub(crate) log_reader: Arc<Mailbox<Fetch>>,
     /// Bytes that requests to the hub may have under way.
     pub(crate) hub_requests: Arc<Semaphore>,
 }
@@ -32,6 +35,7 @@ impl Mailboxes {
             wal: Arc::new(Mailbox::new(usize::MAX)),
             apply: Arc::new(Mailbox::new(APPLY_QUEUE_WEIGHT)),
             hub: Arc::new(Mailbox::new(HUB_QUEUE_BYTES)),
+            log_reader: Arc::new(Mailbox::new(usize::MAX)),
             hub_requests: Arc::new(Semaphore::new(HUB_REQUEST_BYTES_MAX as usize)),
         }
     }
@@ -42,5 +46,6 @@ impl Mailboxes {
         self.wal.close();
         self.apply.close();
         self.hub.close();
+        self.log_reader.close();
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Progress {
     pub(crate) leader: AtomicU64,
     pub(crate) commit_index: AtomicU64,
     pub(crate) applied_index: AtomicU64,
+    /// The first entry of the log that another member lacks; 0 if none does, or this member follows.
+    pub(crate) log_needed: AtomicU64,
     /// Times the leader changed, as this member saw it.
     pub(crate) leader_changes: AtomicU64,
     /// In which term this member leads, if it does.

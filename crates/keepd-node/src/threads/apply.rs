@@ -12,8 +12,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_machine::{AppliedBatch, Command, Outcome, StateMachine, tables};
-use keepd_mvcc::Applied;
+use keepd_machine::membership::ConfState;
+use keepd_machine::{AppliedBatch, Command, Judgement, Outcome, StateMachine, tables};
+use keepd_mvcc::{Applied, MetaTable};
+use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
 use keepd_types::{LeaseId, Term};
 
 use crate::driver::{Next, Part};
@@ -23,6 +25,7 @@ use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
     Renewal,
 };
+use crate::receive::peers;
 use crate::shared::Shared;
 use crate::shared::unapplied::Waiting;
 
@@ -36,6 +39,15 @@ const BRIEF_ENTRIES: usize = 8;
 /// etcd's threshold for calling an apply slow.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
+/// A change of the configuration between the machine's judgement and Raft's answer.
+#[derive(Debug)]
+struct Judged {
+    index: u64,
+    outcome: Outcome,
+    is_awaited: bool,
+    removes_self: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct ApplyThread {
     shared: Arc<Shared>,
@@ -47,8 +59,16 @@ pub(crate) struct ApplyThread {
     /// Of that term, if its first own entry is in the batch at hand.
     takes_over: Option<Term>,
     jobs: JobScheduler,
+    /// The members, as the network was last told.
+    members: Option<MetaTable>,
     /// The active keys of the cluster, as the sealer was last told.
     active_keys: Option<Bytes>,
+    /// Entries that wait for a change of the configuration. BOUND: as [`crate::shared::unapplied`].
+    behind_change: VecDeque<Committed>,
+    /// The accepted or refused change whose configuration Raft has not told yet.
+    judged: Option<Judged>,
+    /// The last entry that readers see.
+    published: u64,
     /// Outcomes of the batch at hand that somebody waits for, by index; sent after it is published.
     outcomes: Vec<(u64, Outcome)>,
     is_stopping: bool,
@@ -56,13 +76,18 @@ pub(crate) struct ApplyThread {
 
 impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
+        let published = machine.applied().index;
         Self {
             shared,
             machine,
             waiting: VecDeque::new(),
+            behind_change: VecDeque::new(),
+            judged: None,
+            published,
             leads: None,
             takes_over: None,
             jobs,
+            members: None,
             active_keys: None,
             outcomes: Vec::new(),
             is_stopping: false,
@@ -73,12 +98,14 @@ impl ApplyThread {
         let mut dirty = false;
         for event in events.drain(..) {
             match event {
-                ApplyEvent::Committed(batch) => {
-                    let started = self.shared.env.clock.monotonic();
-                    for committed in batch {
-                        self.apply(committed)?;
-                    }
-                    self.time_apply(started);
+                ApplyEvent::Committed(batch) if self.judged.is_some() => {
+                    self.behind_change.extend(batch);
+                }
+                ApplyEvent::Committed(batch) => dirty |= self.apply_all(batch)?,
+                ApplyEvent::Configured { index, conf_state } => {
+                    self.configure(index, conf_state);
+                    let behind = std::mem::take(&mut self.behind_change);
+                    self.apply_all(behind)?;
                     dirty = true;
                 }
                 ApplyEvent::WaitApplied { index, readers } => {
@@ -86,10 +113,11 @@ impl ApplyThread {
                 }
                 ApplyEvent::Leading(term) => self.lead(term),
                 ApplyEvent::Renew(id, reply) => {
-                    let _ = reply.send(self.renew(id));
+                    let renewal = self.renew(id);
+                    reply.send(renewal);
                 }
                 ApplyEvent::TimeToLive { id, keys_after, reply } => {
-                    let _ = reply.send(self.time_to_live(id, keys_after.as_ref()));
+                    reply.send(self.time_to_live(id, keys_after.as_ref()));
                 }
                 ApplyEvent::Leases { after, reply } => {
                     let now = self.shared.env.clock.monotonic();
@@ -101,19 +129,77 @@ impl ApplyThread {
                 ApplyEvent::Stop => self.is_stopping = true,
             }
         }
-        if dirty {
+        if dirty && self.judged.is_none() {
             self.publish();
         }
         self.release_reads();
         Ok(())
     }
 
+    /// Applies entries as far as no change of the configuration stands before them; whether there is
+    /// something to publish.
+    fn apply_all(
+        &mut self,
+        batch: impl IntoIterator<Item = Committed>,
+    ) -> Result<bool, keepd_machine::Halt> {
+        let started = self.shared.env.clock.monotonic();
+        let mut dirty = false;
+        let mut batch = batch.into_iter();
+        for committed in batch.by_ref() {
+            if committed.entry.kind != EntryKind::Normal {
+                if dirty {
+                    self.publish();
+                }
+                self.judge(committed)?;
+                self.behind_change.extend(batch);
+                return Ok(false);
+            }
+            self.apply(committed)?;
+            dirty = true;
+        }
+        self.time_apply(started);
+        Ok(dirty)
+    }
+
+    /// A change of the configuration is a barrier: everything before it is published, and what comes
+    /// after it waits until Raft has told the configuration that counts from here on (rule 9.16).
+    fn judge(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
+        let Committed { entry, is_awaited, .. } = committed;
+        let (index, at) = (entry.index, Applied { index: entry.index, term: entry.term });
+        let Ok(change) = ConfChange::decode(&entry.data) else {
+            return Err(keepd_machine::Halt::UnknownEntry { index });
+        };
+        let Judgement { is_accepted, outcome } = self.machine.judge_change(at, &change.context)?;
+        let own = self.shared.identity.member.0;
+        let removes_self = is_accepted && change.steps.contains(&Step::Remove(own));
+        self.judged = Some(Judged { index, outcome, is_awaited, removes_self });
+        let verdict = if is_accepted { Verdict::Accepted } else { Verdict::Rejected };
+        self.shared.mailboxes.raft.push(RaftEvent::Judged { index, verdict });
+        Ok(())
+    }
+
+    /// Stores the configuration that counts from a change on.
+    fn configure(&mut self, index: u64, conf_state: keepd_raft::ConfState) {
+        let judged = self.judged.take().expect("Raft answers a judgement, once");
+        assert_eq!(judged.index, index, "changes are judged one at a time");
+        self.machine.set_conf_state(&ConfState {
+            voters: conf_state.voters,
+            learners: conf_state.learners,
+            voters_outgoing: conf_state.voters_outgoing,
+            learners_next: conf_state.learners_next,
+            auto_leave: conf_state.auto_leave,
+        });
+        if judged.is_awaited {
+            self.outcomes.push((index, judged.outcome));
+        }
+        if judged.removes_self {
+            self.shared.mailboxes.raft.push(RaftEvent::Removed);
+        }
+    }
+
     fn apply(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
         let Committed { entry, is_awaited, _permit, .. } = committed;
         let at = Applied { index: entry.index, term: entry.term };
-        if entry.kind != keepd_raft::EntryKind::Normal {
-            return Err(keepd_machine::Halt::UnknownEntry { index: entry.index });
-        }
         if entry.data.is_empty() {
             self.machine.advance(at);
             self.take_over(Term(entry.term));
@@ -132,7 +218,12 @@ impl ApplyThread {
         let applied = self.machine.applied();
         let AppliedBatch { view, changes } = self.machine.publish();
         let shared = &self.shared;
+        self.published = applied.index;
         shared.progress.applied_index.store(applied.index, Ordering::Release);
+        if !self.members.as_ref().is_some_and(|known| known.ptr_eq(view.meta(tables::MEMBERS))) {
+            self.members = Some(view.meta(tables::MEMBERS).clone());
+            shared.network.set_peers(peers(&view, shared.identity.member));
+        }
         if let Some(term) = self.takes_over.take() {
             // ORDER: after the view is published, which holds what was acknowledged before a
             // restart; who reads without a round must find it.
@@ -175,9 +266,8 @@ impl ApplyThread {
     }
 
     fn release_reads(&mut self) {
-        let applied = self.machine.applied();
         while let Some((index, _)) = self.waiting.front() {
-            if *index > applied.index {
+            if *index > self.published {
                 return;
             }
             let (_, readers) = self.waiting.pop_front().expect("it was just looked at");

@@ -5,68 +5,70 @@
 //! task does if no batch is being synced, the WAL thread does after each sync. Its own thread is
 //! left with the ticks.
 
-use std::collections::{BTreeMap, VecDeque};
+mod peers;
+mod proposals;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use keepd_machine::Origin;
-use keepd_raft::{Actions, Core, HardState, Role};
-use keepd_types::Term;
+use keepd_raft::{Actions, Core, HardState, Message, Role};
+use keepd_types::{MemberId, Term};
 
-use crate::admission::Permit;
+use self::proposals::Proposals;
 use crate::driver::{Next, Part};
 use crate::error::Error;
-use crate::messages::{ApplyEvent, Committed, Proposal, RaftEvent, Reader, Waiter, WalEvent};
+use crate::messages::{ApplyEvent, RaftEvent, Reader, WalEvent};
 use crate::shared::Shared;
-use crate::shared::unapplied::Waiting;
 
-/// Bytes of commands proposed at once.
-const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Fewer queued proposals than this do not wait for others: there may be no other clients.
 const GROUP_COMMIT_MIN: usize = 8;
 /// More do not wait either: others would make a batch no cheaper.
 const GROUP_COMMIT_MAX: usize = 1024;
-/// BOUND: proposals in one batch, well below the backlog of the apply part that refuses new ones.
-const BATCH_PROPOSALS_MAX: usize = 2048;
 /// Longest time that a batch waits for others: little beside what a busy machine adds anyway.
 const GROUP_COMMIT_TIME_MAX: Duration = Duration::from_millis(2);
-/// Bytes of commands that may be queued here until Raft takes them.
-const QUEUED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// BOUND: reads that wait for a leader.
+const HELD_READERS_MAX: usize = 100_000;
+/// Time that a removed member has to tell the others what they need of it, as in etcd.
+const REMOVED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A proposal that has a place in the log.
+/// A batch of the core that is not confirmed.
 #[derive(Debug)]
-struct Pending {
-    index: u64,
-    is_brief: bool,
-    waiter: Option<Waiter>,
-    taken: Duration,
-    permit: Permit,
+struct Unconfirmed {
+    number: u64,
+    /// The log confirms it; else it is confirmed with what comes before.
+    is_in_log: bool,
+    /// Messages that promise what is in the batch.
+    messages: Vec<Message>,
 }
 
 #[derive(Debug)]
 pub(crate) struct RaftThread {
     shared: Arc<Shared>,
     core: Core,
-    /// Proposals that wait for others, for the end of a sync, or for a commit.
-    queued: VecDeque<Proposal>,
-    queued_bytes: usize,
-    /// Proposals that are in the log and not committed, by their number. BOUND: those that Raft takes
-    /// before it drops them as too many uncommitted bytes.
-    pending: BTreeMap<u64, Pending>,
-    /// The term changed since `pending` was last empty: some may have lost their place in the log.
+    proposals: Proposals,
+    /// The term changed since there was last nothing pending: some may have lost their place in the
+    /// log.
     may_have_lost: bool,
     /// Reads by context.
     reading: VecDeque<(u64, Vec<Reader>)>,
-    /// Batches that the log has not confirmed yet.
-    unconfirmed: u64,
+    /// Reads that wait for a leader.
+    held_readers: Vec<Reader>,
+    /// Batches that are not confirmed, in order. BOUND: by what Raft leaves uncommitted.
+    unconfirmed: VecDeque<Unconfirmed>,
+    /// The number of them that are in the log's hands.
+    in_log: u64,
     /// A hard state that goes into the log with the next batch.
     deferred_hard_state: Option<HardState>,
     next_tick: Duration,
     /// Leadership as it was last published.
     leads_in: Option<Term>,
     is_alone: bool,
+    /// The time at which the last leader was elected, as this member saw it.
+    elected_at: Option<Duration>,
+    /// The time at which this member ends, because it was removed.
+    removed_at: Option<Duration>,
     is_stopping: bool,
 }
 
@@ -80,16 +82,18 @@ impl RaftThread {
         Self {
             shared,
             core,
-            queued: VecDeque::new(),
-            queued_bytes: 0,
-            pending: BTreeMap::new(),
+            proposals: Proposals::default(),
             may_have_lost: false,
             reading: VecDeque::new(),
-            unconfirmed: 0,
+            held_readers: Vec::new(),
+            unconfirmed: VecDeque::new(),
+            in_log: 0,
             deferred_hard_state: None,
             next_tick,
             leads_in: None,
             is_alone: false,
+            elected_at: None,
+            removed_at: None,
             is_stopping: false,
         }
     }
@@ -99,18 +103,54 @@ impl RaftThread {
         let mut readers = Vec::new();
         for event in events.drain(..) {
             match event {
-                RaftEvent::Propose(proposal) => self.enqueue(proposal),
+                RaftEvent::Propose(proposal) => self.proposals.enqueue(proposal),
                 RaftEvent::Read(reader) => readers.push(reader),
-                RaftEvent::Persisted(number) => {
-                    self.unconfirmed -= 1;
-                    self.note_log(self.unconfirmed > 0);
-                    self.core.persisted(number);
-                }
+                RaftEvent::Persisted(number) => self.persisted(number),
                 RaftEvent::Applied(index) => self.core.applied(index),
+                RaftEvent::Peer(message, bytes) => {
+                    self.take_message(message);
+                    drop(bytes);
+                }
+                RaftEvent::Forward(from, forward, bytes) => {
+                    self.take_forward(from, forward);
+                    drop(bytes);
+                }
+                RaftEvent::Refused(sequences) => self.proposals.refused(&sequences),
+                RaftEvent::Fetched(fetch, fetched) => self.core.fetched(&fetch, fetched),
+                RaftEvent::LogReleased(index) => self.core.log_starts_at(index),
+                RaftEvent::Lost(member) => self.core.report_unreachable(member.0),
+                RaftEvent::Judged { index, verdict } => {
+                    let conf_state = self.core.apply_conf_change(index, verdict);
+                    self.publish_status();
+                    let configured = ApplyEvent::Configured { index, conf_state };
+                    self.shared.mailboxes.apply.push_quietly(configured);
+                }
+                RaftEvent::Transfer(to, reply) => {
+                    let _ = reply.send(self.transfer(to));
+                }
+                RaftEvent::Progress(reply) => {
+                    let _ = reply.send(self.core.progress());
+                }
+                RaftEvent::Removed => {
+                    let end = self.shared.env.clock.monotonic() + REMOVED_PATIENCE;
+                    self.removed_at = self.removed_at.or(Some(end));
+                }
                 RaftEvent::Stop => self.is_stopping = true,
             }
         }
         self.read(readers);
+    }
+
+    /// The log has the batch of this number: what follows it without anything for the log is
+    /// confirmed too.
+    fn persisted(&mut self, number: u64) {
+        self.in_log -= 1;
+        self.note_log(self.in_log > 0);
+        let is_next = |batch: &mut Unconfirmed| batch.number <= number || !batch.is_in_log;
+        while let Some(batch) = self.unconfirmed.pop_front_if(is_next) {
+            self.core.persisted(batch.number);
+            self.send(batch.messages);
+        }
     }
 
     /// Gives the processor away for as long as that makes the next batch grow.
@@ -121,103 +161,90 @@ impl RaftThread {
     fn wait_for_batch(&mut self, events: &mut Vec<RaftEvent>) {
         let clock = Arc::clone(&self.shared.env.clock);
         let started = clock.monotonic();
-        while self.unconfirmed == 0
-            && (GROUP_COMMIT_MIN..GROUP_COMMIT_MAX).contains(&self.queued.len())
+        while self.in_log == 0
+            && (GROUP_COMMIT_MIN..GROUP_COMMIT_MAX).contains(&self.proposals.len())
         {
             // What is committed is applied meanwhile.
             self.shared.mailboxes.apply.wake();
-            let before = self.queued.len();
+            let before = self.proposals.len();
             std::thread::yield_now();
             self.shared.mailboxes.raft.drain(events);
             self.handle(events);
-            let grows = self.queued.len() >= before + before / 8;
+            let grows = self.proposals.len() >= before + before / 8;
             if !grows || clock.monotonic().saturating_sub(started) > GROUP_COMMIT_TIME_MAX {
                 break;
             }
         }
     }
 
-    fn enqueue(&mut self, proposal: Proposal) {
-        let bytes = self.queued_bytes + proposal.encoded.len();
-        if proposal.is_urgent {
-            self.queued_bytes = bytes;
-            self.queued.push_front(proposal);
-        } else if bytes <= QUEUED_BYTES_MAX || proposal.waiter.is_none() {
-            self.queued_bytes = bytes;
-            self.queued.push_back(proposal);
-        } else if let Some(waiter) = proposal.waiter {
-            // The task may have given up waiting.
-            let _ = waiter.send(Err(Error::TooManyRequests));
-        }
-    }
-
-    /// Proposes one batch of what is queued; whether Raft took it. If too much is uncommitted it stays
-    /// queued until the next commit.
+    /// Proposes one batch of what is queued, or sends it to the leader; whether there was one. If too
+    /// much is uncommitted, or no leader is known, it stays queued.
     fn propose(&mut self) -> bool {
-        if self.unconfirmed > 0 && self.queued_bytes < BATCH_BYTES_MAX {
+        let status = self.core.status();
+        if status.role != Role::Leader {
+            return status.leader != 0 && self.forward(MemberId(status.leader), status.term);
+        }
+        self.proposals.enter_term(status.term);
+        self.propose_conf_change();
+        if self.in_log > 0 && self.proposals.queued_bytes() < proposals::BATCH_BYTES_MAX {
             // Whatever comes during a sync becomes one batch after it.
             return false;
         }
-        self.drop_abandoned();
-        let mut bytes = 0;
-        let queued = self.queued.iter().take(BATCH_PROPOSALS_MAX);
-        let batch = queued.map(|proposal| proposal.encoded.clone());
-        let batch = batch.take_while(|encoded| {
-            let is_first = bytes == 0;
-            bytes += encoded.len();
-            is_first || bytes <= BATCH_BYTES_MAX
-        });
-        let batch: Vec<Bytes> = batch.collect();
+        let batch = self.proposals.batch();
         let count = batch.len();
         if count == 0 {
             return false;
         }
-        let error = match self.core.propose(batch) {
-            Ok((first, _term)) => {
+        match self.core.propose(batch) {
+            Ok((_first, term)) => {
                 self.shared.progress.commits_in_groups.store(count > 1, Ordering::Relaxed);
-                for (index, proposal) in (first..).zip(self.queued.drain(..count)) {
-                    let Proposal { sequence, encoded, is_brief, waiter, taken, permit, .. } =
-                        proposal;
-                    self.queued_bytes -= encoded.len();
-                    let pending = Pending { index, is_brief, waiter, taken, permit };
-                    let before = self.pending.insert(sequence, pending);
-                    assert!(before.is_none(), "no number is given twice");
-                }
-                return true;
+                self.proposals.appended(count, term);
+                true
             }
-            Err(keepd_raft::Error::ProposalDropped) => return false,
-            Err(keepd_raft::Error::NoLeader) => Error::NoLeader,
-            Err(_) => Error::ProposalDropped,
-        };
-        self.queued_bytes = 0;
-        for waiter in self.queued.drain(..).filter_map(|proposal| proposal.waiter) {
-            let _ = waiter.send(Err(error.clone()));
+            // It waits for a commit, or for the end of a transfer.
+            Err(keepd_raft::Error::ProposalDropped | keepd_raft::Error::NoLeader) => false,
+            Err(_) => {
+                self.proposals.refuse_queued(&Error::ProposalDropped);
+                false
+            }
         }
-        false
     }
 
-    /// Drops queued proposals whose clients have gone: nobody would learn their outcome.
-    fn drop_abandoned(&mut self) {
-        let bytes = &mut self.queued_bytes;
-        self.queued.retain(|proposal| {
-            let is_abandoned = proposal.waiter.as_ref().is_some_and(Waiter::is_closed);
-            if is_abandoned {
-                *bytes -= proposal.encoded.len();
+    /// Changes of the configuration are made one at a time.
+    fn propose_conf_change(&mut self) {
+        while let Some(change) = self.proposals.next_conf_change() {
+            match self.core.propose_conf_change(&change) {
+                Ok((_index, term)) => self.proposals.conf_change_appended(term),
+                Err(
+                    keepd_raft::Error::ConfChangePending
+                    | keepd_raft::Error::ProposalDropped
+                    | keepd_raft::Error::NoLeader,
+                ) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a change of the membership is refused");
+                    self.proposals.refuse_conf_change(&Error::ProposalDropped);
+                }
             }
-            !is_abandoned
-        });
+        }
     }
 
-    fn read(&mut self, readers: Vec<Reader>) {
+    fn read(&mut self, mut readers: Vec<Reader>) {
+        if !self.held_readers.is_empty() {
+            self.held_readers.retain(|reader| !reader.is_closed());
+            readers.append(&mut self.held_readers);
+        }
         if readers.is_empty() {
             return;
         }
         match self.core.read_index() {
             Ok(context) => self.reading.push_back((context, readers)),
             Err(_) => {
-                for reader in readers {
-                    let _ = reader.send(Err(Error::NoLeader));
+                // They wait for a leader, for as long as their requests may.
+                let surplus = readers.len().saturating_sub(HELD_READERS_MAX);
+                for reader in readers.drain(..surplus) {
+                    let _ = reader.send(Err(Error::TooManyRequests));
                 }
+                self.held_readers = readers;
             }
         }
     }
@@ -226,9 +253,15 @@ impl RaftThread {
         if now < self.next_tick {
             return;
         }
+        self.watch_for_stalls(now);
         self.core.tick();
+        self.publish_needed();
         self.expire_waiters(now);
+        self.read(Vec::new());
         self.process_ready();
+        if self.removed_at.is_some_and(|end| now >= end) {
+            self.shared.halt("the member has been permanently removed from the cluster");
+        }
         self.next_tick = now + self.shared.options.heartbeat_interval;
     }
 
@@ -236,23 +269,35 @@ impl RaftThread {
     fn expire_waiters(&mut self, now: Duration) {
         let timeout = self.shared.options.request_timeout();
         let is_over = |taken: Duration| now.saturating_sub(taken) >= timeout;
-        let queued_bytes = &mut self.queued_bytes;
-        self.queued.retain_mut(|proposal| {
-            if !is_over(proposal.taken) {
-                return true;
-            }
-            *queued_bytes -= proposal.encoded.len();
-            if let Some(waiter) = proposal.waiter.take() {
-                let _ = waiter.send(Err(Error::TimedOut));
-            }
-            false
-        });
-        for pending in self.pending.values_mut().filter(|pending| is_over(pending.taken)) {
-            if let Some(waiter) = pending.waiter.take() {
-                let _ = waiter.send(Err(Error::TimedOut));
-            }
-        }
+        let (elected_at, shared) = (self.elected_at, &self.shared);
+        let status = self.core.status();
+        let error = |taken: Duration| timeout_error(shared, &status, elected_at, taken);
+        self.proposals.expire(is_over, error);
         self.shared.progress.unapplied.expire(now, timeout);
+    }
+
+    /// A member whose log or state machine hangs does not lead: it could commit nothing. This runs
+    /// beside whatever hangs.
+    fn watch_for_stalls(&mut self, now: Duration) {
+        let limit = self.shared.options.election_timeout;
+        let stall = self.shared.progress.unapplied.stall(now, limit);
+        self.core.set_stalled(stall.is_some());
+        if stall.is_none() || self.leads_in.is_none() {
+            return;
+        }
+        if let Some(heir) = self.core.step_down() {
+            let heir = MemberId(heir);
+            tracing::error!(?stall, %heir, "this member hangs: it hands leadership over");
+        }
+    }
+
+    /// Says from which index on the others need the log.
+    fn publish_needed(&self) {
+        let others = self.core.progress();
+        let own = self.shared.identity.member.0;
+        let matched = others.iter().filter(|it| it.id != own).map(|it| it.matched).min();
+        let needed = matched.map_or(0, |matched| matched + 1);
+        self.shared.progress.log_needed.store(needed, Ordering::Relaxed);
     }
 
     /// Says whether the log owes a confirmation from now on.
@@ -278,34 +323,45 @@ impl RaftThread {
     }
 
     fn handle_actions(&mut self, mut actions: Actions) {
-        let unsent = actions.messages.len() + actions.messages_after_sync.len();
-        assert_eq!(unsent, 0, "a lone member sends nothing, and no other is started");
+        assert!(actions.snapshot.is_none(), "no state is taken");
+        for fetch in std::mem::take(&mut actions.fetches) {
+            self.shared.mailboxes.log_reader.push(fetch);
+        }
+        self.send(std::mem::take(&mut actions.messages));
         let committed = std::mem::take(&mut actions.committed);
         let reads = std::mem::take(&mut actions.reads);
+        let messages = std::mem::take(&mut actions.messages_after_sync);
+        let number = actions.number;
         if !actions.entries.is_empty() || actions.must_sync {
-            self.unconfirmed += 1;
-            if self.unconfirmed == 1 {
+            self.in_log += 1;
+            if self.in_log == 1 {
                 self.note_log(true);
             }
             let deferred_hard_state = self.deferred_hard_state.take();
             actions.hard_state = actions.hard_state.or(deferred_hard_state);
+            self.unconfirmed.push_back(Unconfirmed { number, is_in_log: true, messages });
             self.shared.mailboxes.wal.push(WalEvent::Append(actions));
         } else {
             // A commit index alone need not be synced (rule 9.2); it goes along with the next batch.
             // Confirming is only sound while nothing older is on its way.
             self.deferred_hard_state = actions.hard_state.or(self.deferred_hard_state);
-            if self.unconfirmed == 0 {
-                self.core.persisted(actions.number);
+            if self.unconfirmed.is_empty() {
+                self.core.persisted(number);
+                self.send(messages);
+            } else {
+                self.unconfirmed.push_back(Unconfirmed { number, is_in_log: false, messages });
             }
         }
-        if let Some(last) = committed.last().map(|entry| entry.index) {
+        if let Some((last, term)) = committed.last().map(|entry| (entry.index, entry.term)) {
             // ORDER: before it can be applied; nobody shall see more applied than committed.
             self.shared.progress.commit_index.store(last, Ordering::Release);
             let mut waiting = Vec::new();
-            let committed =
-                committed.into_iter().map(|entry| self.match_proposal(entry, &mut waiting));
-            let committed = committed.collect();
-            self.fail_lost(last);
+            let of_entry = |entry| self.proposals.match_entry(&self.shared, entry, &mut waiting);
+            let committed = committed.into_iter().map(of_entry).collect();
+            if self.may_have_lost {
+                self.proposals.fail_lost(term);
+                self.may_have_lost = self.proposals.has_pending();
+            }
             // ORDER: before the apply part can look for those who wait.
             let now = self.shared.env.clock.monotonic();
             self.shared.progress.unapplied.add(last, waiting, now);
@@ -315,36 +371,6 @@ impl RaftThread {
         for (context, index) in reads {
             self.release_reads(context, index);
         }
-    }
-
-    /// Finds who waits for an entry, by its origin.
-    fn match_proposal(
-        &mut self,
-        entry: keepd_raft::Entry,
-        waiting: &mut Vec<Waiting>,
-    ) -> Committed {
-        let origin = Origin::peek(&entry.data).filter(|origin| self.shared.is_own(*origin));
-        let pending = origin.and_then(|origin| self.pending.remove(&origin.sequence));
-        let Some(Pending { is_brief, waiter, taken, permit, .. }) = pending else {
-            return Committed { entry, is_awaited: false, is_brief: false, _permit: None };
-        };
-        let (index, is_awaited) = (entry.index, waiter.is_some());
-        waiting.extend(waiter.map(|waiter| Waiting { index, taken, waiter }));
-        Committed { entry, is_awaited, is_brief, _permit: permit }
-    }
-
-    /// Tells those whose place in the log an entry of another leader has taken.
-    fn fail_lost(&mut self, committed: u64) {
-        if !self.may_have_lost {
-            return;
-        }
-        let is_lost = |_: &u64, pending: &mut Pending| pending.index <= committed;
-        for (_, lost) in self.pending.extract_if(.., is_lost) {
-            if let Some(waiter) = lost.waiter {
-                let _ = waiter.send(Err(Error::LeaderChanged));
-            }
-        }
-        self.may_have_lost = !self.pending.is_empty();
     }
 
     fn release_reads(&mut self, context: u64, index: u64) {
@@ -365,14 +391,15 @@ impl RaftThread {
         if shared.progress.leader.swap(status.leader, Ordering::AcqRel) != status.leader
             && status.leader != 0
         {
+            self.elected_at = Some(shared.env.clock.monotonic());
             shared.progress.leader_changes.fetch_add(1, Ordering::Relaxed);
             tracing::info!(
-                leader = %keepd_types::MemberId(status.leader),
+                leader = %MemberId(status.leader),
                 term = status.term,
                 "elected leader"
             );
         }
-        self.may_have_lost |= is_new_term && !self.pending.is_empty();
+        self.may_have_lost |= is_new_term && self.proposals.has_pending();
         let leads_in = (status.role == Role::Leader).then_some(Term(status.term));
         if (leads_in, status.is_alone) != (self.leads_in, self.is_alone) {
             shared.progress.leadership.publish(leads_in, status.is_alone);
@@ -383,6 +410,24 @@ impl RaftThread {
             shared.mailboxes.apply.push_quietly(ApplyEvent::Leading(leads_in));
         }
     }
+}
+
+/// The reason why a request was not answered in time, as etcd tells it.
+fn timeout_error(
+    shared: &Shared,
+    status: &keepd_raft::Status,
+    elected_at: Option<Duration>,
+    taken: Duration,
+) -> Error {
+    let patience = 2 * shared.options.election_timeout;
+    if elected_at.is_some_and(|at| taken < at && taken + patience > at) {
+        return Error::TimedOutByElection;
+    }
+    let leader = MemberId(status.leader);
+    if status.leader != 0 && leader != shared.identity.member && !shared.network.is_active(leader) {
+        return Error::TimedOutByConnection;
+    }
+    Error::TimedOut
 }
 
 impl Part for RaftThread {
@@ -427,7 +472,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::messages::Completion;
+    use crate::messages::{Completion, Proposal};
     use crate::testing::{self, Unassembled};
 
     fn raft_thread() -> RaftThread {
@@ -472,7 +517,7 @@ mod tests {
         let mut replies = Vec::new();
         for _ in 0..4 {
             let (proposal, reply) = proposal(&raft.shared, 10);
-            raft.enqueue(proposal);
+            raft.proposals.enqueue(proposal);
             raft.process_ready();
             replies.push(reply);
         }
@@ -488,7 +533,7 @@ mod tests {
         let mut replies: Vec<_> = (0..6)
             .map(|_| {
                 let (proposal, reply) = proposal(&raft.shared, 10);
-                raft.enqueue(proposal);
+                raft.proposals.enqueue(proposal);
                 raft.process_ready();
                 reply
             })
@@ -497,7 +542,7 @@ mod tests {
         drop(replies.drain(2..4));
         assert_eq!(confirm(&mut raft), [1]);
         assert_eq!(confirm(&mut raft), [3]);
-        assert_eq!((raft.queued.len(), raft.queued_bytes), (0, 0));
+        assert_eq!((raft.proposals.len(), raft.proposals.queued_bytes()), (0, 0));
     }
 
     #[test]
@@ -508,15 +553,15 @@ mod tests {
                 raft.shared.mailboxes.raft.push(RaftEvent::Propose(proposal(&raft.shared, 10).0));
             }
         };
-        raft.enqueue(proposal(&raft.shared, 10).0);
+        raft.proposals.enqueue(proposal(&raft.shared, 10).0);
         hand(&raft, 3);
         raft.wait_for_batch(&mut Vec::new());
-        assert_eq!(raft.queued.len(), 1, "few clients are not made to wait");
+        assert_eq!(raft.proposals.len(), 1, "few clients are not made to wait");
         for _ in 1..GROUP_COMMIT_MIN {
-            raft.enqueue(proposal(&raft.shared, 10).0);
+            raft.proposals.enqueue(proposal(&raft.shared, 10).0);
         }
         raft.wait_for_batch(&mut Vec::new());
-        assert_eq!(raft.queued.len(), GROUP_COMMIT_MIN + 3);
+        assert_eq!(raft.proposals.len(), GROUP_COMMIT_MIN + 3);
     }
 
     #[test]
@@ -527,18 +572,18 @@ mod tests {
         let mut replies = Vec::new();
         for _ in 0..100 {
             let (proposal, reply) = proposal(&raft.shared, 1 << 20);
-            raft.enqueue(proposal);
+            raft.proposals.enqueue(proposal);
             replies.push(reply);
         }
         raft.process_ready();
-        assert!(!raft.queued.is_empty(), "more is uncommitted than may be");
-        assert!(raft.pending.len() > 50, "what fits is proposed");
-        let refused = raft.queued.len();
+        assert!(raft.proposals.len() > 0, "more is uncommitted than may be");
+        assert!(raft.proposals.pending() > 50, "what fits is proposed");
+        let refused = raft.proposals.len();
         confirm(&mut raft);
-        assert!(raft.queued.len() < refused, "the commit has freed some");
+        assert!(raft.proposals.len() < refused, "the commit has freed some");
         while !confirm(&mut raft).is_empty() {}
-        assert_eq!((raft.queued.len(), raft.queued_bytes), (0, 0));
-        assert!(raft.pending.is_empty(), "everything is committed");
+        assert_eq!((raft.proposals.len(), raft.proposals.queued_bytes()), (0, 0));
+        assert!(raft.proposals.pending() == 0, "everything is committed");
         for mut reply in replies {
             let answer = reply.try_recv();
             assert!(matches!(answer, Err(oneshot::error::TryRecvError::Empty)), "{answer:?}");
@@ -556,7 +601,7 @@ mod tests {
         let (mut proposal, mut reply) = proposal(&raft.shared, 10);
         let now = shared.env.clock.monotonic();
         proposal.taken = now;
-        raft.enqueue(proposal);
+        raft.proposals.enqueue(proposal);
         raft.process_ready();
         while !confirm(&mut raft).is_empty() {}
         // It is committed, and no apply part takes it.

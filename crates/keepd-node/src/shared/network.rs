@@ -1,0 +1,109 @@
+//! The way to the other members, and what this one has asked them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use keepd_types::MemberId;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::messages::PeerBytes;
+use crate::peer_message::{PeerMessage, PeerResponse, RequestName};
+use crate::transport::{Lane, PeerAddress, Transport};
+
+/// BOUND: questions to the leader that may be open.
+const REQUESTS_MAX: usize = 10_000;
+/// BOUND: bytes of peers' messages that may wait for the Raft part.
+const PEER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    /// Set once the member is put together; until then everything is lost.
+    transport: ArcSwapOption<Arc<dyn Transport>>,
+    peers: Mutex<Vec<PeerAddress>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    asked: AtomicU64,
+    requests: Mutex<BTreeMap<u64, oneshot::Sender<PeerResponse>>>,
+}
+
+/// An open question, until dropped.
+pub(crate) struct Asked<'a> {
+    network: &'a Network,
+    pub(crate) name: RequestName,
+    pub(crate) answer: oneshot::Receiver<PeerResponse>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.network.requests.lock().remove(&self.name.number);
+    }
+}
+
+impl Network {
+    /// Begins to use a network.
+    pub(crate) fn connect(&self, transport: Arc<dyn Transport>) {
+        transport.set_peers(self.peers.lock().clone());
+        self.transport.store(Some(Arc::new(transport)));
+    }
+
+    /// Hangs up.
+    pub(crate) fn disconnect(&self) {
+        if let Some(transport) = self.transport.swap(None) {
+            transport.set_peers(Vec::new());
+        }
+    }
+
+    /// Says who the other members are.
+    pub(crate) fn set_peers(&self, peers: Vec<PeerAddress>) {
+        let mut known = self.peers.lock();
+        if *known == peers {
+            return;
+        }
+        known.clone_from(&peers);
+        if let Some(transport) = &*self.transport.load() {
+            transport.set_peers(peers);
+        }
+    }
+
+    /// Sends a message; `false` if it is lost already.
+    pub(crate) fn send(&self, to: MemberId, lane: Lane, message: &PeerMessage) -> bool {
+        let transport = self.transport.load();
+        transport.as_ref().is_some_and(|transport| transport.send(to, lane, message.encode()))
+    }
+
+    /// Whether messages go to and come from a member.
+    pub(crate) fn is_active(&self, peer: MemberId) -> bool {
+        let transport = self.transport.load();
+        transport.as_ref().is_some_and(|transport| transport.is_active(peer))
+    }
+
+    /// Counts a message that waits for the Raft part; `None` if as much waits as may.
+    pub(crate) fn take_in(&self, bytes: usize) -> Option<PeerBytes> {
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counted = PeerBytes { waiting: Arc::clone(&self.waiting_bytes), bytes };
+        (before == 0 || before + bytes <= PEER_BYTES_MAX).then_some(counted)
+    }
+
+    /// Opens a question; `None` if as many are open as may be.
+    pub(crate) fn ask(&self, boot: u64) -> Option<Asked<'_>> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let mut requests = self.requests.lock();
+        if requests.len() >= REQUESTS_MAX {
+            return None;
+        }
+        requests.insert(number, reply);
+        drop(requests);
+        Some(Asked { network: self, name: RequestName { boot, number }, answer })
+    }
+
+    /// Takes an answer; one that nobody waits for is dropped.
+    pub(crate) fn answer(&self, name: RequestName, response: PeerResponse) {
+        let waiter = self.requests.lock().remove(&name.number);
+        if let Some(waiter) = waiter {
+            let _ = waiter.send(response);
+        }
+    }
+}

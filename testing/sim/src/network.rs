@@ -1,0 +1,225 @@
+//! The network between the members of a simulation.
+//!
+//! Each lane between two members keeps its order, as a connection does. A seed chooses how long a
+//! message takes; faults cut links one way or both, lose messages, give some twice, and hold a
+//! connection up. Who loses messages is told, sometimes late and sometimes not at all, as by TCP.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use keepd_env::{Clock, ManualClock, Random, SeededRandom};
+use keepd_node::{Lane, PeerAddress, StateSource, Transport};
+use keepd_types::MemberId;
+use parking_lot::Mutex;
+
+/// The shortest time that a message takes.
+const LATENCY_MIN: Duration = Duration::from_micros(100);
+/// BOUND: messages of one lane that are under way.
+const LANE_MAX: usize = 10_000;
+/// Time after which a receiver without room is asked again.
+const FULL_PAUSE: Duration = Duration::from_millis(2);
+/// Chances are drawn out of so many.
+const CHANCES: u64 = 1_000_000;
+
+/// The faults of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Of a million messages so many are lost.
+    pub lost: u64,
+    /// Of a million messages so many come twice.
+    pub doubled: u64,
+    /// The longest time that a message takes beside the shortest.
+    pub jitter: Duration,
+}
+
+/// Messages of one lane from one member to another.
+type Link = (MemberId, MemberId, bool);
+
+#[derive(Debug)]
+struct State {
+    random: SeededRandom,
+    faults: Faults,
+    links: BTreeMap<Link, VecDeque<(Duration, Bytes)>>,
+    /// Cut links, each in one direction.
+    cut: BTreeSet<(MemberId, MemberId)>,
+    /// Senders who have yet to be told of a loss.
+    losses: VecDeque<(MemberId, MemberId)>,
+    sent: u64,
+    lost: u64,
+}
+
+/// The network between the members of a simulation.
+#[derive(Clone, Debug)]
+pub struct SimNetwork {
+    clock: ManualClock,
+    state: Arc<Mutex<State>>,
+}
+
+/// A message that has arrived.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    link: Link,
+    pub(crate) from: MemberId,
+    pub(crate) to: MemberId,
+    pub(crate) message: Bytes,
+}
+
+impl SimNetwork {
+    pub(crate) fn new(seed: u64, clock: ManualClock) -> Self {
+        let state = State {
+            random: SeededRandom::new(seed),
+            faults: Faults { jitter: Duration::from_millis(1), ..Faults::default() },
+            links: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            losses: VecDeque::new(),
+            sent: 0,
+            lost: 0,
+        };
+        Self { clock, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// One member's end of it.
+    pub(crate) fn of(&self, member: MemberId) -> Arc<dyn Transport> {
+        Arc::new(SimTransport { network: self.clone(), member })
+    }
+
+    /// Sets the faults from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state.lock().faults = faults;
+    }
+
+    /// Cuts the link from one member to another, in this direction.
+    pub fn cut(&self, from: MemberId, to: MemberId) {
+        self.state.lock().cut.insert((from, to));
+    }
+
+    /// Cuts a member off from these others, in both directions.
+    pub fn isolate(&self, member: MemberId, others: impl IntoIterator<Item = MemberId>) {
+        for other in others {
+            self.cut(member, other);
+            self.cut(other, member);
+        }
+    }
+
+    /// Mends all links and ends all faults.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.cut.clear();
+        state.faults = Faults { jitter: Duration::from_millis(1), ..Faults::default() };
+    }
+
+    /// Messages that were sent, and those that were lost.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.sent, state.lost)
+    }
+
+    /// Loses whatever is on its way to and from a member that has ended.
+    pub(crate) fn hang_up(&self, member: MemberId) {
+        let mut state = self.state.lock();
+        state.links.retain(|(from, to, _), _| *from != member && *to != member);
+        state.losses.retain(|(from, to)| *from != member && *to != member);
+    }
+
+    /// The time at which the next message arrives.
+    pub(crate) fn next_arrival(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        state.links.values().filter_map(|link| link.front()).map(|(at, _)| *at).min()
+    }
+
+    /// The links whose next message has arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        let (now, state) = (self.clock.monotonic(), self.state.lock());
+        let is_due = |link: &&VecDeque<_>| link.front().is_some_and(|(at, _)| *at <= now);
+        state.links.values().filter(is_due).count()
+    }
+
+    /// Takes the next message of one of these links.
+    pub(crate) fn take(&self, which: usize) -> Arrival {
+        let (now, mut state) = (self.clock.monotonic(), self.state.lock());
+        let mut due = state
+            .links
+            .iter_mut()
+            .filter(|(_, link)| link.front().is_some_and(|(at, _)| *at <= now));
+        let (link, messages) = due.nth(which).expect("so many have arrived");
+        let (_, message) = messages.pop_front().expect("it was just seen");
+        let (from, to, _) = *link;
+        Arrival { link: *link, from, to, message }
+    }
+
+    /// The receiver has no room: it is asked again.
+    pub(crate) fn put_back(&self, arrival: Arrival) {
+        let at = self.clock.monotonic() + FULL_PAUSE;
+        let mut state = self.state.lock();
+        state.links.entry(arrival.link).or_default().push_front((at, arrival.message));
+    }
+
+    /// A sender that is to be told of a loss, and to whom messages were lost.
+    pub(crate) fn take_loss(&self) -> Option<(MemberId, MemberId)> {
+        self.state.lock().losses.pop_front()
+    }
+}
+
+impl State {
+    fn happens(&self, chances: u64) -> bool {
+        chances > 0 && self.random.next_u64() % CHANCES < chances
+    }
+}
+
+struct SimTransport {
+    network: SimNetwork,
+    member: MemberId,
+}
+
+impl fmt::Debug for SimTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimTransport({})", self.member)
+    }
+}
+
+impl Transport for SimTransport {
+    fn send(&self, to: MemberId, lane: Lane, message: Bytes) -> bool {
+        let now = self.network.clock.monotonic();
+        let mut state = self.network.state.lock();
+        state.sent += 1;
+        let lost = state.faults.lost;
+        if state.cut.contains(&(self.member, to)) || state.happens(lost) {
+            state.lost += 1;
+            state.losses.push_back((self.member, to));
+            return true;
+        }
+        let doubled = state.faults.doubled;
+        let copies = 1 + usize::from(state.happens(doubled));
+        for _ in 0..copies {
+            let jitter = u64::try_from(state.faults.jitter.as_nanos()).unwrap_or(u64::MAX);
+            let extra = Duration::from_nanos(state.random.next_u64() % jitter.max(1));
+            let link = state.links.entry((self.member, to, lane == Lane::Log)).or_default();
+            if link.len() >= LANE_MAX {
+                return false;
+            }
+            let after = link.back().map_or(now, |(at, _)| *at);
+            link.push_back((after.max(now + LATENCY_MIN + extra), message.clone()));
+        }
+        true
+    }
+
+    fn set_peers(&self, _peers: Vec<PeerAddress>) {}
+
+    fn send_state(
+        &self,
+        _to: MemberId,
+        _head: Bytes,
+        source: Box<dyn StateSource>,
+    ) -> Result<(), Box<dyn StateSource>> {
+        Err(source)
+    }
+
+    fn is_active(&self, peer: MemberId) -> bool {
+        let state = self.network.state.lock();
+        !state.cut.contains(&(self.member, peer)) && !state.cut.contains(&(peer, self.member))
+    }
+}
