@@ -16,6 +16,14 @@ pub(crate) fn node(error: keepd_node::Error) -> Status {
         Error::ProposalDropped => Status::unknown("raft proposal dropped"),
         Error::TooManyRequests => Api::TooManyRequests.into(),
         Error::TooLarge => Api::RequestTooLarge.into(),
+        Error::TimedOutByElection => Api::TimedOutLeaderFailure.into(),
+        Error::TimedOutByConnection => Api::TimedOutConnectionLost.into(),
+        Error::NotLeader => Api::NotLeader.into(),
+        Error::NotVoter => Api::BadLeaderTransferee.into(),
+        // As the dropped proposal.
+        Error::TransferTimedOut => {
+            Status::unknown("etcdserver: request timed out, leader transfer took too long")
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! Modules that their crates do not export are included by path.
 
-use keepd_backup::InitialCluster;
 use keepd_crypto::{Directories, Scope};
 use keepd_gotext::{GoDuration, parse_bool, parse_int, parse_uint, quote, unquote_prefix};
+use keepd_member::InitialCluster;
 
 #[path = "../../../crates/keepd-cli/src/engine/flag_list.rs"]
 mod flag_list;
