@@ -293,6 +293,7 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
     if DataDir::has_member(env, &options.data_dir)? {
         tracing::info!("server has already been initialized");
     } else {
+        refuse_clusters(options)?;
         tracing::info!("Initialize and start etcd server");
         of_node.bootstrap = bootstrap::decide(options, fetch_membership).await?;
     }
@@ -310,6 +311,17 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
         progress_notify_interval: options.watch_progress_notify_interval,
         ..of_node
     })
+}
+
+/// A member that lags cannot be sent the state yet, so that none can be replaced: no cluster is begun.
+fn refuse_clusters(options: &ServerOptions) -> anyhow::Result<()> {
+    let are_several = options.members().is_ok_and(|cluster| cluster.members.len() > 1);
+    anyhow::ensure!(
+        !are_several && options.initial_cluster_state == crate::flags::ClusterState::New,
+        "--initial-cluster and --initial-cluster-state=existing ask for a cluster of more than one \
+         member, which is not available in this version of keepd; start this member alone"
+    );
+    Ok(())
 }
 
 /// Asks the members at these peer URLs for their cluster.
