@@ -83,6 +83,48 @@ fn members_and_ids_are_those_of_the_new_cluster() {
     assert!(recovered.entries.is_empty());
 }
 
+/// One file makes the members of a cluster, each in its own directory: what they apply from there on
+/// must give the same on all.
+#[test]
+fn the_members_of_a_cluster_are_restored_alike_from_one_file() {
+    let file = export(example(&env().0).views().load());
+    let members = ["a", "b", "c"].map(|name| {
+        let (env, disk) = env();
+        let options = RestoreOptions {
+            name: name.to_owned(),
+            initial_advertise_peer_urls: format!("http://{name}:2380"),
+            bump_revision: 1000,
+            mark_compacted: true,
+            ..three()
+        };
+        disk.poke(Path::new(FILE), &file);
+        let restored = restore_plain(&env, &options).unwrap();
+        let wal = Layout::wal(&Layout::new(Path::new(DATA)).member);
+        let log = Wal::read(&env, &wal, &plain_keys()).unwrap();
+        (restored, log, open_store(&env, plain_keys()))
+    });
+    let (first, first_log, first_store) = &members[0];
+    let first_view = first_store.views().load();
+    for (restored, log, store) in &members {
+        assert_eq!((restored.cluster, restored.revision), (first.cluster, 1007));
+        let identity = Identity { member: restored.member, cluster: restored.cluster };
+        assert_eq!(Identity::decode(&log.metadata), Some(identity));
+        assert_eq!((log.start, log.hard_state), (first_log.start, first_log.hard_state));
+        let view = store.views().load();
+        assert_eq!(view.applied(), Applied { index: 1, term: 1 });
+        assert_eq!(store.digest(), first_store.digest());
+        assert_eq!(records(&view), records(&first_view));
+        assert_eq!(view.hash_kv(0).unwrap(), first_view.hash_kv(0).unwrap());
+        assert_eq!(view.compact_revision(), first_view.compact_revision());
+        for table in 0..=u8::MAX {
+            assert_eq!(view.meta(table), first_view.meta(table), "table {table}");
+        }
+    }
+    let mut ids = members.map(|(restored, ..)| restored.member);
+    ids.sort_unstable();
+    assert!(ids.is_sorted_by(|a, b| a < b), "each member is one of its own");
+}
+
 #[test]
 fn a_bump_raises_the_revision_and_compacts_the_rest() {
     let (env, disk) = env();
