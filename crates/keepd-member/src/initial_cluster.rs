@@ -62,7 +62,7 @@ pub enum ClusterError {
 pub struct InitialMember {
     /// Its id.
     pub id: MemberId,
-    /// Its name.
+    /// Its name; empty if only the member itself knows it.
     pub name: String,
     /// Its peer URLs, sorted.
     pub peer_urls: Vec<String>,
@@ -136,6 +136,16 @@ impl InitialCluster {
     pub fn alone(name: &str, peer_url: &str, token: &str) -> Self {
         let urls = BTreeMap::from([(name.to_owned(), vec![peer_url.to_owned()])]);
         Self::new(name, urls, token).expect("one member with one URL has nothing to share")
+    }
+
+    /// The same members, whose names only they themselves know: the others learn them from what each
+    /// publishes.
+    #[must_use]
+    pub fn without_names(mut self) -> Self {
+        for member in &mut self.members {
+            member.name.clear();
+        }
+        self
     }
 
     /// The local member in this cluster.

@@ -204,7 +204,8 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
     };
     let checked = validate::start(&options, &mut notices).and_then(|()| {
         // Once there is data, etcd too ignores what the flags say of the first start.
-        if has_data(&options) {
+        // Members that DNS lists are not known yet.
+        if has_data(&options) || !options.discovery_srv.is_empty() {
             return Ok(());
         }
         options.members().map(|_members| ()).map_err(|error| error.to_string())

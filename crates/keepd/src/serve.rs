@@ -2,12 +2,14 @@
 
 mod bootstrap;
 mod process;
+mod srv;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::resolv::StubResolver;
 use keepd_crypto::{
     ConfigOptions, DataKeyId, Encryption, EncryptionConfig, KeyServices, NoKeyServices,
 };
@@ -295,7 +297,12 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
     } else {
         refuse_clusters(options)?;
         tracing::info!("Initialize and start etcd server");
-        of_node.bootstrap = bootstrap::decide(options, fetch_membership).await?;
+        let mut options = options.clone();
+        if !options.discovery_srv.is_empty() {
+            let found = srv::members(&StubResolver::new(), &options).await;
+            options.initial_cluster = found.map_err(bootstrap::Refused)?;
+        }
+        of_node.bootstrap = bootstrap::decide(&options, fetch_membership).await?;
     }
     Ok(keepd_node::Options {
         name: options.name.clone(),

@@ -112,6 +112,10 @@ pub(crate) struct ServerOptions {
     pub(crate) advertise_client_urls: Vec<Url>,
     /// Names and URLs of all members at the start.
     pub(crate) initial_cluster: Vec<(String, String)>,
+    /// The DNS domain that lists the members; empty if they are named.
+    pub(crate) discovery_srv: String,
+    /// Suffix of the names of its services.
+    pub(crate) discovery_srv_name: String,
     /// New or joining.
     pub(crate) initial_cluster_state: ClusterState,
     /// The cluster token, from which the ids are computed.
@@ -187,6 +191,8 @@ impl ServerOptions {
             advertise_client_urls: settings.urls("advertise-client-urls"),
             initial_cluster: initial_cluster(settings, &name, &peer_urls)?,
             initial_advertise_peer_urls: peer_urls,
+            discovery_srv: settings.text("discovery-srv").to_owned(),
+            discovery_srv_name: settings.text("discovery-srv-name").to_owned(),
             initial_cluster_state: match settings.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
@@ -377,6 +383,11 @@ fn initial_cluster(
     peer_urls: &[Url],
 ) -> Result<Vec<(String, String)>, String> {
     let text = settings.text("initial-cluster");
+    let is_discovered =
+        ["discovery-srv", "discovery-srv-name"].iter().any(|name| !settings.text(name).is_empty());
+    if is_discovered && !settings.is_set("initial-cluster") {
+        return Ok(Vec::new());
+    }
     if text == super::table::by_name("initial-cluster").default && name != "default" {
         let name = if name.is_empty() { "default" } else { name };
         return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());

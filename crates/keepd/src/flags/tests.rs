@@ -329,6 +329,18 @@ fn the_first_members_have_etcds_ids() {
 }
 
 #[test]
+fn members_are_found_in_one_way_only() {
+    let error = refusal(&["--discovery-srv=d", "--initial-cluster=default=http://localhost:2380"]);
+    assert_eq!(
+        error,
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+         \"discovery-endpoints\" or \"discovery-srv\""
+    );
+    let found = options(&["--discovery-srv=d", "--name=n"]);
+    assert_eq!((found.discovery_srv.as_str(), found.initial_cluster), ("d", Vec::new()));
+}
+
+#[test]
 fn a_member_with_data_need_not_find_itself_in_the_cluster() {
     let dir = std::env::temp_dir().join(format!("keepd-flags-data-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("member/wal")).unwrap();
@@ -384,7 +396,7 @@ fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
     for args in [
         "--auto-tls",
         "--peer-auto-tls",
-        "--discovery-srv=example.com",
+        "--discovery-token=x",
         "--wal-dir=/fast",
         "--memory-mlock",
     ] {
@@ -576,8 +588,9 @@ fn file_errors_read_like_gos() {
         ("initial-cluster-state: bogus", "unexpected clusterState \"bogus\"".to_owned()),
         (
             "discovery-config: {token: t, endpoints: [a]}",
-            "--discovery-endpoints is not available in keepd: members are not discovered; name \
-             them with --initial-cluster"
+            "--discovery-endpoints is not available in keepd: members are not found by a \
+             discovery service; name them with --initial-cluster, or list them in DNS for \
+             --discovery-srv"
                 .to_owned(),
         ),
     ] {

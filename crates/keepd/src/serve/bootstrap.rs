@@ -27,7 +27,7 @@ pub(super) struct RunningCluster {
 /// The start is refused before there is a data directory; etcd's fatal `discovery failed`.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub(super) struct Refused(String);
+pub(super) struct Refused(pub(super) String);
 
 /// Decides what the member becomes. `fetch` asks the members at some peer URLs, one after another, for
 /// their cluster, each for so long at most.
@@ -40,7 +40,9 @@ pub(super) async fn decide(
     match options.initial_cluster_state {
         ClusterState::New => {
             refuse_to_start_over(&flags, fetch).await?;
-            Ok(Bootstrap::New(flags))
+            // Each member has other names for what DNS lists.
+            let are_named = options.discovery_srv.is_empty();
+            Ok(Bootstrap::New(if are_named { flags } else { flags.without_names() }))
         }
         ClusterState::Existing => {
             let running = fetch(flags.remote_urls(), JOIN_TIMEOUT).await.map_err(|error| {

@@ -4,7 +4,8 @@ use super::Section::Clustering;
 use super::{Flag, Kind};
 
 /// The reason why no discovery flag is taken.
-const NO_DISCOVERY: &str = "members are not discovered; name them with --initial-cluster";
+const NO_DISCOVERY: &str = "members are not found by a discovery service; name them with --initial-cluster, or list them \
+     in DNS for --discovery-srv";
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
@@ -89,10 +90,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "Discovery: what to do when it fails.",
     )
     .no_effect(),
-    Flag::new(Clustering, "discovery-srv", Kind::Text, "", "DNS domain that lists the members.")
-        .refused(NO_DISCOVERY),
-    Flag::new(Clustering, "discovery-srv-name", Kind::Text, "", "Suffix of the DNS service names.")
-        .refused(NO_DISCOVERY),
+    Flag::new(Clustering, "discovery-srv", Kind::Text, "", "DNS domain that lists the members."),
+    Flag::new(Clustering, "discovery-srv-name", Kind::Text, "", "Suffix of the DNS service names."),
     Flag::new(
         Clustering,
         "strict-reconfig-check",
