@@ -14,6 +14,7 @@ use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
+use crate::force;
 use crate::open_store::open_store;
 use crate::options::Options;
 
@@ -115,7 +116,7 @@ impl DataDir {
     pub(crate) fn open(self, env: &Env, options: &Options) -> Result<Opened, BootError> {
         let keys = self.encryption.files();
         let wal_dir = Layout::wal(&self.member_dir);
-        let (store, (wal, recovered)) = self.ballast.start_with_room(|| {
+        let (store, (mut wal, mut recovered)) = self.ballast.start_with_room(|| {
             let store = open_store(env, &self.member_dir, keys.clone())?;
             if let Some(damage) = store.rewound() {
                 let applied = store.applied().index;
@@ -131,6 +132,10 @@ impl DataDir {
         }
         let identity =
             Identity::decode(&recovered.metadata).ok_or(BootError::Identity { dir: wal_dir })?;
+        if options.force_new_cluster && !self.is_new {
+            let own = identity.member;
+            force::go_on_alone(&mut wal, &mut recovered, &store, own, &*env.random)?;
+        }
         // None yet in a member that joins; the core judges.
         let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
         let restored = InitialState {

@@ -99,6 +99,15 @@ pub enum BootError {
         /// The log's directory.
         dir: std::path::PathBuf,
     },
+    /// The member has no part in its cluster, so it cannot go on without the others.
+    #[error(
+        "member {member} cannot go on alone: it was removed from its cluster or has received \
+         nothing of it yet; start another member with --force-new-cluster, or restore a backup"
+    )]
+    NotInCluster {
+        /// The member.
+        member: keepd_types::MemberId,
+    },
     /// The disk is full, even without the ballast.
     #[error(
         "{}: the file system is full, {available_bytes} bytes are free; free space or enlarge it, \

@@ -20,6 +20,7 @@ mod bootstrap;
 mod driver;
 mod encryption;
 mod error;
+mod force;
 mod handle;
 mod hub_handle;
 mod in_place;

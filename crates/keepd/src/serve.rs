@@ -295,13 +295,13 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
     if DataDir::has_member(env, &options.data_dir)? {
         tracing::info!("server has already been initialized");
     } else {
-        refuse_clusters(options)?;
         tracing::info!("Initialize and start etcd server");
         let mut options = options.clone();
         if !options.discovery_srv.is_empty() {
             let found = srv::members(&StubResolver::new(), &options).await;
             options.initial_cluster = found.map_err(bootstrap::Refused)?;
         }
+        refuse_clusters(&options)?;
         of_node.bootstrap = bootstrap::decide(&options, fetch_membership).await?;
     }
     Ok(keepd_node::Options {

@@ -154,8 +154,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "Drop all other members and go on alone.",
-    )
-    .no_effect(),
+    ),
     Flag::new(
         Other,
         "config-file",
