@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
+use keepd_peer::{PeerService, Remote};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::dispatch::Dispatch;
 use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
+use crate::peer::Peer;
 use crate::unfinished::Share;
 
 /// Runs services on listeners.
@@ -60,9 +62,9 @@ impl Server {
         self.serve(listener, Arc::default(), edge);
     }
 
-    /// Serves members: none are expected in a cluster of one, so every path is unknown.
-    pub fn serve_peers(&self, listener: Listener) {
-        self.serve(listener, Arc::default(), PeerEdge);
+    /// Serves members. Their streams end when the network is shut down, and else by force.
+    pub fn serve_peers(&self, listener: Listener, peers: PeerService) {
+        self.serve(listener, Arc::default(), PeerEdge { peers });
     }
 
     fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
@@ -140,15 +142,19 @@ impl Service for MetricsEdge {
 }
 
 /// A peer port.
-struct PeerEdge;
+struct PeerEdge {
+    peers: PeerService,
+}
 
 impl Service for PeerEdge {
     fn call(
         self: Arc<Self>,
-        _request: Request<Incoming>,
-        _share: Arc<Share>,
+        request: Request<Incoming>,
+        share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        Box::pin(async move { http_edge::not_found() })
+        let Peer { address, identity } = share.peer.clone();
+        let response = self.peers.call(request, Remote { address, identity }).map(Body::new);
+        Box::pin(std::future::ready(response))
     }
 }
 

@@ -15,6 +15,7 @@ use keepd_crypto::{
 };
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
+use keepd_peer::Network;
 use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
 use keepd_tls::{ServerTls, TlsOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,8 +131,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);
     }
+    let network = network(&env, &options);
     for listener in listeners.peers {
-        server.serve_peers(listener);
+        server.serve_peers(listener, network.service());
     }
     if node.ready().await.is_ok() {
         tracing::info!("published local member to cluster through raft");
@@ -157,6 +159,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         // Nothing is acknowledged any more: whoever watches the process should know soon.
         Ending::Halted(_) => HALTED_PATIENCE,
     };
+    network.shutdown().await;
     server.stop(patience).await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
@@ -287,6 +290,13 @@ async fn complete_import(
         );
     }
     Ok(())
+}
+
+/// The network of a cluster of one: it dials nobody, and answers strangers.
+fn network(env: &Env, options: &ServerOptions) -> Network {
+    let election_timeout = options.election_timeout;
+    let options = keepd_peer::Options { tls: None, election_timeout, state_bytes_per_second: None };
+    Network::new(options, env)
 }
 
 /// The member's options. What the flags say of its first start counts only if there is no member yet.

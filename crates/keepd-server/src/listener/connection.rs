@@ -38,6 +38,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// BOUND: receive window of one HTTP/2 stream, which holds what is not read: a request that waits for
 /// room (`unfinished`) fills it, and its client waits too.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// BOUND: that of a stream between members, and their number: so much of the log may be ahead of a
+/// heartbeat, and a state must get on.
+const PEER_STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const PEER_STREAMS_MAX: u32 = 8;
 /// The receive window of a connection, the largest there is. It bounds nothing: that is done by the
 /// windows of streams and the number of those that may wait unread. But the library ends a connection
 /// when the small frames in all its streams have spent half of this, each 256 bytes less its length,
@@ -54,6 +58,12 @@ const MESSAGE_BYTES_MIN: usize = 7;
 const _: () = assert!(
     UNREAD_STREAMS_OF_CONNECTION_MAX
         * (STREAM_WINDOW_BYTES as usize / MESSAGE_BYTES_MIN)
+        * (256 - MESSAGE_BYTES_MIN)
+        < CONNECTION_WINDOW_BYTES as usize / 2
+);
+const _: () = assert!(
+    PEER_STREAMS_MAX as usize
+        * (PEER_STREAM_WINDOW_BYTES as usize / MESSAGE_BYTES_MIN)
         * (256 - MESSAGE_BYTES_MIN)
         < CONNECTION_WINDOW_BYTES as usize / 2
 );
@@ -195,7 +205,7 @@ impl Connection {
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let requests = InlineExecutor::default();
-        let builder = builder(&self.options, requests.clone());
+        let builder = builder(&self.options, self.endpoint, requests.clone());
         let stream = Mended::new(preface.watch(stream), share);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = ConnectionTask::new(connection, requests);
@@ -229,15 +239,25 @@ async fn let_alert_arrive(mut stream: BoxedStream) {
     let _ = timeout(ALERT_TIMEOUT, read).await;
 }
 
-fn builder(options: &ConnectionOptions, requests: InlineExecutor) -> auto::Builder<InlineExecutor> {
+fn builder(
+    options: &ConnectionOptions,
+    endpoint: Endpoint,
+    requests: InlineExecutor,
+) -> auto::Builder<InlineExecutor> {
+    let (streams_max, window_bytes) = match endpoint {
+        Endpoint::Peer => (PEER_STREAMS_MAX, PEER_STREAM_WINDOW_BYTES),
+        Endpoint::Client | Endpoint::Metrics => {
+            (options.concurrent_streams_max, STREAM_WINDOW_BYTES)
+        }
+    };
     let mut builder = auto::Builder::new(requests);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_pending_accept_reset_streams(WITHDRAWN_REQUESTS_MAX)
-        .max_concurrent_streams(options.concurrent_streams_max)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_concurrent_streams(streams_max)
+        .initial_stream_window_size(window_bytes)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(http2::FIELD_BYTES_MAX)
         .keep_alive_interval(options.keepalive_interval)
@@ -266,7 +286,8 @@ mod tests {
             Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
         });
         let requests = InlineExecutor::default();
-        let builder = builder(&ConnectionOptions::default(), requests.clone());
+        let options = ConnectionOptions::default();
+        let builder = builder(&options, Endpoint::Client, requests.clone());
         let share = Unfinished::new(1024).share(Peer::default());
         let stream = Mended::new(server, share);
         tokio::spawn(async move {

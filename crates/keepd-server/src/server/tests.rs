@@ -115,3 +115,47 @@ async fn without_users_everyone_may_call_everything() {
     }
     end(server, client, node).await;
 }
+
+/// A network without a member: it starts, or the cluster is one of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
+    use http_body_util::BodyExt as _;
+    let node = testing::member(None).await;
+    let server = Server::new(testing::context(&node), AccessControl::default());
+    let (bind, options) = (Bind::Tcp("127.0.0.1:0".to_owned()), ConnectionOptions::default());
+    let listener = Listener::bind(&bind, None, options, Endpoint::Peer).await.unwrap();
+    let address = listener.local_address();
+    let options = keepd_peer::Options {
+        tls: None,
+        election_timeout: Duration::from_secs(1),
+        state_bytes_per_second: None,
+    };
+    let network = keepd_peer::Network::new(options, &keepd_env::Env::real());
+    server.serve_peers(listener, network.service());
+
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for (path, status, text) in [
+        ("/raft/stream/msgappv2/1", 412, "this is a keepd member"),
+        ("/health", 404, "404 page not found"),
+        ("/metrics", 404, "404 page not found"),
+    ] {
+        let request = Request::get(path).header("host", "x").body(String::new()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(text), "{path}");
+    }
+    let urls = [format!("http://{address}")];
+    let error = keepd_peer::fetch_membership(&urls, None, Duration::from_secs(5))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("503"), "{error}");
+    drop(client);
+    network.shutdown().await;
+    server.stop(Duration::from_secs(1)).await;
+    node.stop().await;
+}
