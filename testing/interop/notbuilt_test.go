@@ -66,12 +66,6 @@ func clustersAreRefused(t *testing.T, a *api) {
 	urls := []string{"http://127.0.0.1:1"}
 	add := &pb.MemberAddRequest{PeerURLs: urls}
 	wantUnimplemented(t, "add", second(a.cluster.MemberAdd(ctx(t), add)))
-	wantUnimplemented(t, "remove", second(a.cluster.MemberRemove(ctx(t), &pb.MemberRemoveRequest{ID: 1})))
-	wantUnimplemented(t, "promote", second(a.cluster.MemberPromote(ctx(t), &pb.MemberPromoteRequest{ID: 1})))
-	update := &pb.MemberUpdateRequest{ID: 1, PeerURLs: urls}
-	wantUnimplemented(t, "update", second(a.cluster.MemberUpdate(ctx(t), update)))
-	move := &pb.MoveLeaderRequest{TargetID: 1}
-	wantUnimplemented(t, "move leader", second(a.maintenance.MoveLeader(ctx(t), move)))
 
 	s := harness.Prepare(t, harness.Options{Flavor: a.Flavor})
 	s.InitialCluster += ",other=http://127.0.0.1:1"

@@ -1,4 +1,4 @@
-//! Values as Go programs read and write them: booleans, numbers, durations, quoted strings.
+//! Values as Go programs read and write them: booleans, numbers, durations, quoted strings, URLs.
 //!
 //! etcd's flags, etcdctl's arguments and their error texts come from Go's `strconv` and `time`,
 //! and scripts parse what etcdctl prints with them. The functions here take and refuse the same
@@ -10,7 +10,9 @@
 mod duration;
 mod number;
 mod quote;
+mod url;
 
 pub use duration::{DurationError, GoDuration};
 pub use number::{NumberError, NumberErrorKind, parse_bool, parse_int, parse_uint};
 pub use quote::{quote, unquote_prefix};
+pub use url::{Url, parse_url};

@@ -195,7 +195,10 @@ impl Handle {
     }
 
     /// Asks the leader; `None` if there is none, or this member is it.
-    async fn ask_leader(&self, request: PeerRequest) -> Result<Option<PeerResponse>, Error> {
+    pub(crate) async fn ask_leader(
+        &self,
+        request: PeerRequest,
+    ) -> Result<Option<PeerResponse>, Error> {
         let shared = &self.shared;
         let leader = shared.progress.leader.load(Ordering::Acquire);
         if leader == 0 || leader == shared.identity.member.0 {
@@ -285,7 +288,7 @@ impl Handle {
     /// `TooManyRequests`, `TimedOut` or `Stopped`.
     pub async fn progress(&self) -> Result<Vec<keepd_raft::Progress>, Error> {
         let (reply, progress) = oneshot::channel();
-        self.tell_raft(RaftEvent::Progress(reply), READ_WEIGHT).await?;
+        self.tell_raft(RaftEvent::Progress(Reply::Task(reply)), READ_WEIGHT).await?;
         self.within_request_timeout(progress).await
     }
 

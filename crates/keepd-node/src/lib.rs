@@ -28,6 +28,7 @@ mod job_scheduler;
 mod join;
 mod mailbox;
 mod member;
+mod membership;
 mod messages;
 mod metrics;
 mod node;

@@ -107,7 +107,7 @@ pub(crate) enum RaftEvent {
     /// that is to take over.
     Transfer(Option<MemberId>, oneshot::Sender<Result<MemberId, Error>>),
     /// Tell how far the members are.
-    Progress(oneshot::Sender<Vec<Progress>>),
+    Progress(Reply<Vec<Progress>>),
     /// This member was removed from the cluster.
     Removed,
     /// Shut down in order.

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use keepd_raft::{MalformedMessage, Message};
-use keepd_types::{LeaseId, varint};
+use keepd_types::{LeaseId, MemberId, varint};
 use thiserror::Error;
 
 use crate::messages::{Forward, ForwardedCommand, LeaseTimeToLive, PIECE_MAX, Renewal};
@@ -17,6 +17,9 @@ use crate::messages::{Forward, ForwardedCommand, LeaseTimeToLive, PIECE_MAX, Ren
 const FORMAT: u8 = 1;
 /// BOUND: commands in one message.
 pub(crate) const FORWARD_COMMANDS_MAX: usize = 4096;
+
+/// BOUND: members of which the leader tells, as in Raft's messages.
+const MEMBERS_MAX: usize = 1024;
 
 /// A message from one member to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub(crate) enum PeerRequest {
     Renew(LeaseId),
     /// Tell a lease's time and, if wanted, its keys behind this one.
     TimeToLive(LeaseId, Option<Bytes>),
+    /// Tell how far every member's log goes.
+    Replicated,
 }
 
 /// The leader's answer.
@@ -63,6 +68,9 @@ pub(crate) enum PeerResponse {
     Renewal(Renewal),
     /// To [`PeerRequest::TimeToLive`].
     TimeToLive(Option<LeaseTimeToLive>),
+    /// To [`PeerRequest::Replicated`]: the last entry that each member has for certain; empty if the
+    /// receiver does not lead.
+    Replicated(Vec<(MemberId, u64)>),
 }
 
 /// Bytes that no member sends.
@@ -89,6 +97,7 @@ mod tag {
 
     pub(super) const RENEW: u8 = 1;
     pub(super) const TIME_TO_LIVE: u8 = 2;
+    pub(super) const REPLICATED: u8 = 3;
 }
 
 impl PeerMessage {
@@ -193,14 +202,16 @@ impl PeerRequest {
                     write_bytes(after, out);
                 }
             }
+            Self::Replicated => out.push(tag::REPLICATED),
         }
     }
 
     fn read(r: &mut Reader) -> Result<Self, Malformed> {
-        let (kind, id) = (r.u8()?, LeaseId(r.i64()?));
-        match kind {
-            tag::RENEW => Ok(Self::Renew(id)),
+        match r.u8()? {
+            tag::RENEW => Ok(Self::Renew(LeaseId(r.i64()?))),
+            tag::REPLICATED => Ok(Self::Replicated),
             tag::TIME_TO_LIVE => {
+                let id = LeaseId(r.i64()?);
                 let keys_after = if r.bool()? { Some(r.bytes()?) } else { None };
                 Ok(Self::TimeToLive(id, keys_after))
             }
@@ -235,6 +246,14 @@ impl PeerResponse {
                     }
                 }
             }
+            Self::Replicated(members) => {
+                out.push(tag::REPLICATED);
+                varint::write_u64(members.len() as u64, out);
+                for (member, index) in members {
+                    varint::write_u64(member.0, out);
+                    varint::write_u64(*index, out);
+                }
+            }
         }
     }
 
@@ -252,6 +271,14 @@ impl PeerResponse {
                 let count = r.count(PIECE_MAX)?;
                 let keys = (0..count).map(|_| r.bytes()).collect::<Result<_, _>>()?;
                 Ok(Self::TimeToLive(Some(LeaseTimeToLive { granted_ttl, remaining_ttl, keys })))
+            }
+            tag::REPLICATED => {
+                let count = r.count(MEMBERS_MAX)?;
+                let mut members = Vec::with_capacity(count);
+                for _ in 0..count {
+                    members.push((MemberId(r.u64()?), r.u64()?));
+                }
+                Ok(Self::Replicated(members))
             }
             _ => Err(Malformed::Unknown),
         }
@@ -349,6 +376,9 @@ mod tests {
             PeerMessage::Response(name, PeerResponse::Renewal(Renewal::NotPrimary)),
             PeerMessage::Response(name, PeerResponse::TimeToLive(None)),
             PeerMessage::Response(name, PeerResponse::TimeToLive(Some(found))),
+            PeerMessage::Request(name, PeerRequest::Replicated),
+            PeerMessage::Response(name, PeerResponse::Replicated(Vec::new())),
+            PeerMessage::Response(name, PeerResponse::Replicated(vec![(MemberId(7), 300)])),
         ]
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_machine::{Membership, membership, tables};
-use keepd_raft::{Body, ConfChange};
+use keepd_mvcc::MetaTable;
+use keepd_raft::{Body, ConfChange, Progress};
 use keepd_types::{MemberId, version};
 
 use crate::handle::Handle;
@@ -74,6 +75,10 @@ impl Handle {
     ) -> Result<(), NotReceived> {
         let shared = Arc::clone(&self.shared);
         let event = match request {
+            PeerRequest::Replicated => {
+                let reply = reply_to(shared, to, name, replicated);
+                return self.tell(RaftEvent::Progress(reply));
+            }
             PeerRequest::Renew(id) => {
                 ApplyEvent::Renew(id, reply_to(shared, to, name, PeerResponse::Renewal))
             }
@@ -162,6 +167,16 @@ fn reply_to<T: 'static>(
         let response = PeerMessage::Response(name, wrap(answer));
         shared.network.send(to, Lane::Control, &response);
     }))
+}
+
+/// Whether the members' table has a member as a learner.
+pub(crate) fn is_learner(members: &MetaTable, member: MemberId) -> bool {
+    membership::member(members, member).ok().flatten().is_some_and(|member| member.is_learner)
+}
+
+fn replicated(progress: Vec<Progress>) -> PeerResponse {
+    let members = progress.into_iter().map(|member| (MemberId(member.id), member.matched));
+    PeerResponse::Replicated(members.collect())
 }
 
 /// Each command is the sender's own, and each change of the configuration can be read.

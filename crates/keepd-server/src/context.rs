@@ -20,6 +20,7 @@ use crate::admission::Admission;
 use crate::answer_places;
 use crate::authorization::{Authorizer, Everyone};
 use crate::errors;
+use crate::leader_watch::{LeaderLoss, LeaderWatch};
 use crate::listener::TrafficBytes;
 use crate::unfinished::Unfinished;
 
@@ -67,6 +68,8 @@ pub struct Context {
     pub(crate) client_bytes: Arc<TrafficBytes>,
     /// The certificates of the client ports.
     pub(crate) certificates: Mutex<Vec<Arc<ServerTls>>>,
+    /// Looks for the leader on behalf of the streams whose clients want one.
+    leader_watch: LeaderWatch,
     lease_ids: AtomicU64,
 }
 
@@ -89,8 +92,14 @@ impl Context {
             authorizer: Box::new(Everyone),
             client_bytes: Arc::default(),
             certificates: Mutex::default(),
+            leader_watch: LeaderWatch::default(),
             lease_ids,
         })
+    }
+
+    /// The loss of the leader, from now on.
+    pub(crate) fn leader_loss(&self) -> LeaderLoss {
+        self.leader_watch.subscribe(&self.node)
     }
 
     /// A header that shows `revision`.

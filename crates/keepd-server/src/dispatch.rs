@@ -66,7 +66,13 @@ impl Dispatch {
             return Box::pin(ready(terms.apply(status.into_http())));
         };
         let metadata = Metadata::of(request.headers());
-        let head = Head { path: rpc.path, permission: rpc.permission, metadata, terms };
+        let head = Head {
+            path: rpc.path,
+            permission: rpc.permission,
+            is_for_learners: rpc.is_for_learners,
+            metadata,
+            terms,
+        };
         let (context, guard) = (Arc::clone(&self.context), CallGuard::start(Arc::clone(counters)));
         // What a client sends beside its messages is not kept while they are awaited.
         let body = request.into_body();

@@ -32,6 +32,7 @@ use self::protocol::Terms;
 use crate::authorization::{self, Authorized, Caller, Permission};
 use crate::context::Context;
 use crate::encoded_message::Answer;
+use crate::leader_watch::LeaderLoss;
 use crate::metrics::CallGuard;
 use crate::shutdown;
 use crate::unfinished::Share;
@@ -54,14 +55,18 @@ pub(crate) struct Opened {
 pub(crate) struct Head {
     pub(crate) path: &'static str,
     pub(crate) permission: Permission,
+    pub(crate) is_for_learners: bool,
     pub(crate) metadata: Metadata,
     pub(crate) terms: Terms,
 }
 
 impl Head {
-    /// Admits the call: it is refused if it wants a leader and none is known, or if its caller may
-    /// not call it.
+    /// Admits the call: it is refused if this member is a learner and learners do not answer it, if
+    /// it wants a leader and none is known, or if its caller may not call it.
     fn admit(&self, context: &Context, connection: &Share) -> Result<Authorized, Status> {
+        if !self.is_for_learners && context.node.is_learner() {
+            return Err(Api::NotSupportedForLearner.into());
+        }
         if self.metadata.wants_leader && context.node.status().leader == 0 {
             return Err(Api::NoLeader.into());
         }
@@ -148,7 +153,8 @@ where
             });
             in_time(head.terms.deadline, work).await
         };
-        streamed(answers, &head.terms, guard, stop)
+        let leader = head.metadata.wants_leader.then(|| context.leader_loss());
+        streamed(answers, &head.terms, guard, stop, leader)
     })
 }
 
@@ -174,21 +180,24 @@ where
             });
             in_time(terms.deadline, work).await
         };
-        streamed(answers, terms, guard, stop)
+        let leader = head.metadata.wants_leader.then(|| context.leader_loss());
+        streamed(answers, terms, guard, stop, leader)
     })
 }
 
-/// A streamed answer, which ends at its client's deadline and, if `stop` is given, with the server.
+/// A streamed answer, which ends at its client's deadline and, if `stop` is given, with the server; if
+/// its client wants a leader, also when there is none for too long.
 fn streamed<S, A>(
     answers: Result<S, Status>,
     terms: &Terms,
     guard: CallGuard,
     stop: Option<watch::Receiver<bool>>,
+    leader: Option<LeaderLoss>,
 ) -> Response<Body>
 where
     S: Stream<Item = Result<A, Status>> + Unpin + Send + 'static,
     A: Answer,
 {
-    let end = shutdown::end(terms.deadline, stop);
+    let end = shutdown::end(terms.deadline, stop, leader);
     terms.apply(framing::answer_stream(answers, terms.encoding, guard, end))
 }

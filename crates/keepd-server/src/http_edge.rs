@@ -269,7 +269,9 @@ impl CheckKind {
             }
             Self::SerializableRead => read_local(context),
             Self::LinearizableRead => read_linearizable(context).await,
-            // A cluster of one has no learners.
+            Self::NonLearner if context.node.is_learner() => {
+                Err("not supported for learner".to_owned())
+            }
             Self::NonLearner => Ok(()),
         }
     }

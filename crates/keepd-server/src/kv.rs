@@ -10,6 +10,7 @@ mod validate;
 use std::pin::pin;
 use std::sync::Arc;
 
+use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, TxnRequest,
@@ -35,6 +36,9 @@ pub(crate) async fn range(
     let is_large = range::is_large(&call.request);
     let permit = call.admit_answer(is_large).await;
     let (request, deadline) = (call.request, call.deadline);
+    if !request.serializable && context.node.is_learner() {
+        return Err(Api::NotSupportedForLearner.into());
+    }
     validate::range(&request)?;
     let view = context.view(request.serializable).await?;
     let header = context.header(view.revision());

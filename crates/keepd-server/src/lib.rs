@@ -23,6 +23,7 @@ mod health;
 mod http2;
 mod http_edge;
 mod kv;
+mod leader_watch;
 mod lease;
 mod listener;
 mod maintenance;

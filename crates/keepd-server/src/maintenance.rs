@@ -99,7 +99,7 @@ pub(crate) async fn status(
         raft_applied_index: status.applied_index,
         errors,
         db_size_in_use: space.live_bytes,
-        is_learner: false,
+        is_learner: node.is_learner(),
         storage_version: keepd_api::STORAGE_VERSION.to_owned(),
         db_size_quota: space.quota_bytes.unwrap_or(-1),
         downgrade_info: Some(DowngradeInfo::default()),
@@ -159,10 +159,18 @@ pub(crate) async fn snapshot(
 }
 
 pub(crate) async fn move_leader(
-    _context: &Arc<Context>,
-    _call: Call<MoveLeaderRequest>,
+    context: &Arc<Context>,
+    call: Call<MoveLeaderRequest>,
 ) -> Result<MoveLeaderResponse, Status> {
-    Err(Status::unimplemented("keepd: moving leadership comes with clusters"))
+    let (own, target) = (context.node.identity().member.0, call.request.target_id);
+    if context.node.status().leader != own {
+        return Err(Api::NotLeader.into());
+    }
+    if target != own {
+        context.node.move_leader(MemberId(target)).await.map_err(errors::node)?;
+    }
+    // etcd leaves the header out.
+    Ok(MoveLeaderResponse { header: None })
 }
 
 pub(crate) async fn downgrade(

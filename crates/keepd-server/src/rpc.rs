@@ -18,6 +18,8 @@ pub(crate) struct Rpc {
     /// Whether the end of the server ends its stream of answers, which never ends by itself. The
     /// streams of Watch are ended by the hub, after what is queued.
     pub(crate) ends_at_shutdown: bool,
+    /// Whether a learner answers it.
+    pub(crate) is_for_learners: bool,
     serve: fn(Opened) -> Answering,
 }
 
@@ -33,19 +35,23 @@ impl Rpc {
     }
 }
 
-/// Rows: `kind path: permission => handler`; a row ends in `until shutdown` if it does.
+/// Rows: `kind path: permission => handler`; a row ends in `until shutdown` if it does, and in `on
+/// learners` if learners answer it.
 macro_rules! rpcs {
     (@kind unary) => { Kind::Unary };
     (@kind server_stream) => { Kind::ServerStream };
     (@kind bidi) => { Kind::Bidi };
     (@ends until shutdown) => { true };
-    (@ends) => { false };
+    (@ends $($other:ident)*) => { false };
+    (@learns on learners) => { true };
+    (@learns $($other:ident)*) => { false };
     ($($kind:ident $path:literal: $permission:ident => $handler:path $([$($ends:ident)+])?;)+) => {
         &[$(Rpc {
             path: $path,
             kind: rpcs!(@kind $kind),
             permission: Permission::$permission,
             ends_at_shutdown: rpcs!(@ends $($($ends)+)?),
+            is_for_learners: rpcs!(@learns $($($ends)+)?),
             serve: |call| grpc::$kind(call, $handler),
         }),+]
     };
@@ -53,7 +59,7 @@ macro_rules! rpcs {
 
 /// Every RPC that is served.
 pub(crate) static RPCS: &[Rpc] = rpcs! {
-    unary "/etcdserverpb.KV/Range": Read => kv::range;
+    unary "/etcdserverpb.KV/Range": Read => kv::range [on learners];
     server_stream "/etcdserverpb.KV/RangeStream": Read => kv::range_stream;
     unary "/etcdserverpb.KV/Put": Write => kv::put;
     unary "/etcdserverpb.KV/DeleteRange": Write => kv::delete_range;
@@ -75,11 +81,11 @@ pub(crate) static RPCS: &[Rpc] = rpcs! {
     unary "/etcdserverpb.Cluster/MemberPromote": Root => cluster::member_promote;
 
     unary "/etcdserverpb.Maintenance/Alarm": RootToChange => maintenance::alarm;
-    unary "/etcdserverpb.Maintenance/Status": Identity => maintenance::status;
+    unary "/etcdserverpb.Maintenance/Status": Identity => maintenance::status [on learners];
     unary "/etcdserverpb.Maintenance/Defragment": Root => maintenance::defragment;
     unary "/etcdserverpb.Maintenance/Hash": Root => maintenance::hash;
     unary "/etcdserverpb.Maintenance/HashKV": Root => maintenance::hash_kv;
-    server_stream "/etcdserverpb.Maintenance/Snapshot": Root => maintenance::snapshot;
+    server_stream "/etcdserverpb.Maintenance/Snapshot": Root => maintenance::snapshot [on learners];
     unary "/etcdserverpb.Maintenance/MoveLeader": Root => maintenance::move_leader;
     unary "/etcdserverpb.Maintenance/Downgrade": Root => maintenance::downgrade;
 
@@ -141,6 +147,21 @@ mod tests {
         declared.sort_by(|a, b| a.0.cmp(&b.0));
         served.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(served, declared);
+    }
+
+    /// As in etcd, which on a learner refuses the health service too.
+    #[test]
+    fn learners_answer_few_rpcs() {
+        let answered: Vec<_> =
+            RPCS.iter().filter(|rpc| rpc.is_for_learners).map(|rpc| rpc.path).collect();
+        assert_eq!(
+            answered,
+            [
+                "/etcdserverpb.KV/Range",
+                "/etcdserverpb.Maintenance/Status",
+                "/etcdserverpb.Maintenance/Snapshot",
+            ]
+        );
     }
 
     /// Whoever adds a row here opens an RPC to callers without a name.

@@ -7,7 +7,10 @@ use keepd_env::SimDisk;
 use keepd_node::{Handle, Node, Options};
 use sim::fixture;
 
+use crate::authorization::{self, Caller, Everyone, Permission};
 use crate::context::{Context, Limits};
+use crate::grpc::call::Call;
+use crate::peer::Peer;
 
 /// A running member.
 pub(crate) struct Member(Node);
@@ -37,4 +40,12 @@ pub(crate) async fn member(config: Option<&[u8]>) -> Member {
 pub(crate) fn context(member: &Member) -> Arc<Context> {
     let encryption = Arc::clone(member.handle().encryption());
     Context::new(member.handle(), encryption, Limits::default())
+}
+
+/// An authorized call with this request, without a deadline.
+pub(crate) fn call<R>(context: &Context, request: R) -> Call<R> {
+    let (peer, share) = (Peer::default(), context.unfinished.share(Peer::default()));
+    let caller = Caller { peer: &peer, token: None };
+    let authorized = authorization::authorize(&Everyone, "/test", Permission::None, caller);
+    Call::new(request, None, share, authorized.expect("everyone may"))
 }

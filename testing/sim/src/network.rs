@@ -68,7 +68,9 @@ pub(crate) struct Arrival {
 }
 
 impl SimNetwork {
-    pub(crate) fn new(seed: u64, clock: ManualClock) -> Self {
+    /// A network that delivers everything, in an order that the seed chooses.
+    #[must_use]
+    pub fn new(seed: u64, clock: ManualClock) -> Self {
         let state = State {
             random: SeededRandom::new(seed),
             faults: Faults { jitter: Duration::from_millis(1), ..Faults::default() },
@@ -82,7 +84,8 @@ impl SimNetwork {
     }
 
     /// One member's end of it.
-    pub(crate) fn of(&self, member: MemberId) -> Arc<dyn Transport> {
+    #[must_use]
+    pub fn of(&self, member: MemberId) -> Arc<dyn Transport> {
         Arc::new(SimTransport { network: self.clone(), member })
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::sim::CrashMode;
-use keepd_machine::Command;
 use keepd_machine::command::Put;
+use keepd_machine::{ApplyError, Command, CommandResponse, MembershipChange};
 use keepd_mvcc::View;
 use keepd_node::{Error, Handle, Renewal};
 use keepd_types::{KeyRange, KeyValue, LeaseId, MemberId, StoredValue};
@@ -208,4 +208,60 @@ fn leadership_is_handed_over_and_leases_are_renewed_through_followers() {
         })],
     );
     cluster.run_until(ELECTION, |cluster| cluster.leader() == Some(follower));
+}
+
+/// A change that any member may ask for is judged by all at the same place of the log.
+#[test]
+fn members_are_changed_through_a_follower_and_known_to_all() {
+    let mut cluster = started(5);
+    let leader = cluster.leader().expect("there is one");
+    let follower = cluster.handle((leader + 1) % 3);
+    let (learner, peer_urls) = (MemberId(77), vec!["http://learner:2380".to_owned()]);
+    let change = follower.clone();
+    cluster.run(vec![Box::pin(async move {
+        let add =
+            MembershipChange::Add { id: learner, peer_urls, is_learner: true, max_learners: 1 };
+        let added = change.change_membership(add.clone()).await.expect("it is committed");
+        let Ok(CommandResponse::Members(members)) = added.outcome.result else {
+            panic!("the change is taken: {added:?}");
+        };
+        let learners: Vec<u64> =
+            members.iter().filter(|member| member.is_learner).map(|member| member.id).collect();
+        assert_eq!((members.len(), learners), (4, vec![77]));
+        let again = change.change_membership(add).await.expect("it is judged");
+        assert_eq!(again.outcome.result, Err(ApplyError::MemberExists));
+    })]);
+    cluster.run_until(ELECTION, |cluster| {
+        (0..3).all(|member| cluster.handle(member).view().applied() == follower.view().applied())
+    });
+    let digests: Vec<_> = (0..3).map(|member| cluster.handle(member).view().digest()).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]));
+
+    let (asks, remove) = (follower.clone(), MembershipChange::Remove { id: learner });
+    cluster.run(vec![Box::pin(async move {
+        let told = asks.replicated().await.expect("the leader tells");
+        let of_learner = told.iter().find(|(member, _)| *member == learner);
+        assert_eq!((told.len(), of_learner), (4, Some(&(learner, 0))), "nobody is there");
+        let removed = asks.change_membership(remove.clone()).await.expect("it is committed");
+        assert!(removed.outcome.result.is_ok());
+        let again = asks.change_membership(remove).await.expect("it is judged");
+        assert_eq!(again.outcome.result, Err(ApplyError::MemberRemoved));
+        assert_eq!(asks.replicated().await.expect("the leader tells").len(), 3);
+    })]);
+}
+
+#[test]
+fn a_member_knows_for_how_long_the_others_have_been_connected() {
+    let mut cluster = started(6);
+    cluster.run_for(6 * SECOND, Vec::new());
+    let (own, cut, other) = (cluster.handle(0), cluster.id(1), cluster.id(2));
+    let is_long = |time: Option<Duration>| time.is_some_and(|time| time >= 5 * SECOND);
+    assert!(is_long(own.connected_for(cut)) && is_long(own.connected_for(other)));
+    assert_eq!(own.connected_for(MemberId(4)), None, "it is no member");
+    cluster.network().isolate(cut, cluster.ids().to_vec());
+    cluster.run_for(3 * SECOND, Vec::new());
+    assert!(own.connected_for(cut).is_none() && is_long(own.connected_for(other)));
+    cluster.network().heal();
+    cluster.run_for(3 * SECOND, Vec::new());
+    assert!(own.connected_for(cut).is_some_and(|time| time < 5 * SECOND), "it counts anew");
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use keepd_types::MemberId;
@@ -23,6 +24,8 @@ pub(crate) struct Network {
     /// Set once the member is put together; until then everything is lost.
     transport: ArcSwapOption<Arc<dyn Transport>>,
     peers: Mutex<Vec<PeerAddress>>,
+    /// Peers that are connected, and since when, as of the last look.
+    connected: Mutex<BTreeMap<MemberId, Duration>>,
     waiting_bytes: Arc<AtomicUsize>,
     asked: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<PeerResponse>>>,
@@ -55,6 +58,11 @@ impl Network {
         }
     }
 
+    /// Whether there is a network in use.
+    pub(crate) fn is_there(&self) -> bool {
+        self.transport.load().is_some()
+    }
+
     /// Says who the other members are.
     pub(crate) fn set_peers(&self, peers: Vec<PeerAddress>) {
         let mut known = self.peers.lock();
@@ -77,6 +85,22 @@ impl Network {
     pub(crate) fn is_active(&self, peer: MemberId) -> bool {
         let transport = self.transport.load();
         transport.as_ref().is_some_and(|transport| transport.is_active(peer))
+    }
+
+    /// Looks who is connected now; with every tick.
+    pub(crate) fn observe(&self, now: Duration) {
+        let transport = self.transport.load();
+        let Some(transport) = transport.as_ref() else { return };
+        let mut connected = self.connected.lock();
+        let peers = self.peers.lock();
+        let active = peers.iter().map(|peer| peer.id).filter(|peer| transport.is_active(*peer));
+        let since = |peer| (peer, connected.get(&peer).copied().unwrap_or(now));
+        *connected = active.map(since).collect();
+    }
+
+    /// Since when a peer has been connected without a break; `None` if it is not.
+    pub(crate) fn connected_since(&self, peer: MemberId) -> Option<Duration> {
+        self.connected.lock().get(&peer).copied()
     }
 
     /// Counts a message that waits for the Raft part; `None` if as much waits as may.

@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     pub(crate) log_needed: AtomicU64,
     /// Times the leader changed, as this member saw it.
     pub(crate) leader_changes: AtomicU64,
+    /// Whether this member learns only, as of the applied index.
+    pub(crate) is_learner: AtomicBool,
     /// In which term this member leads, if it does.
     pub(crate) leadership: Leadership,
     /// Entries that are committed and not published.

@@ -25,7 +25,7 @@ use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
     Renewal,
 };
-use crate::receive::peers;
+use crate::receive::{is_learner, peers};
 use crate::shared::Shared;
 use crate::shared::unapplied::Waiting;
 
@@ -77,6 +77,9 @@ pub(crate) struct ApplyThread {
 impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
         let published = machine.applied().index;
+        let members = machine.store().meta(tables::MEMBERS);
+        let is_learner = is_learner(members, shared.identity.member);
+        shared.progress.is_learner.store(is_learner, Ordering::Release);
         Self {
             shared,
             machine,
@@ -223,6 +226,8 @@ impl ApplyThread {
         if !self.members.as_ref().is_some_and(|known| known.ptr_eq(view.meta(tables::MEMBERS))) {
             self.members = Some(view.meta(tables::MEMBERS).clone());
             shared.network.set_peers(peers(&view, shared.identity.member));
+            let is_learner = is_learner(view.meta(tables::MEMBERS), shared.identity.member);
+            shared.progress.is_learner.store(is_learner, Ordering::Release);
         }
         if let Some(term) = self.takes_over.take() {
             // ORDER: after the view is published, which holds what was acknowledged before a

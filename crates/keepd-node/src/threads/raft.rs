@@ -129,7 +129,7 @@ impl RaftThread {
                     let _ = reply.send(self.transfer(to));
                 }
                 RaftEvent::Progress(reply) => {
-                    let _ = reply.send(self.core.progress());
+                    reply.send(self.core.progress());
                 }
                 RaftEvent::Removed => {
                     let end = self.shared.env.clock.monotonic() + REMOVED_PATIENCE;
@@ -254,6 +254,7 @@ impl RaftThread {
             return;
         }
         self.watch_for_stalls(now);
+        self.shared.network.observe(now);
         self.core.tick();
         self.publish_needed();
         self.expire_waiters(now);

@@ -85,7 +85,11 @@ fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
         "Whether or not this member is a leader. 1 if is, 0 otherwise.",
         u8::from(leads),
     );
-    page.gauge("etcd_server_is_learner", "Whether or not this member is a learner.", 0);
+    page.gauge(
+        "etcd_server_is_learner",
+        "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+        u8::from(node.is_learner()),
+    );
     page.family("etcd_server_leader_changes_seen_total", "counter", "Leader changes seen.");
     page.sample("etcd_server_leader_changes_seen_total", "", status.leader_changes);
     page.gauge(
