@@ -37,6 +37,8 @@ pub enum FileKind {
     Segment = 3,
     /// A checkpoint of the key index.
     Checkpoint = 4,
+    /// The record of an install that is under way.
+    Install = 5,
 }
 
 impl FileKind {
@@ -54,6 +56,7 @@ impl fmt::Display for FileKind {
             Self::Manifest => "manifest",
             Self::Segment => "segment",
             Self::Checkpoint => "checkpoint",
+            Self::Install => "install record",
         })
     }
 }

@@ -53,6 +53,7 @@ pub struct StateMachine {
     lessor: Lessor,
     /// Raised alarms, as the meta table has them.
     alarms: Vec<Alarm>,
+    options: Options,
     /// The last entry that was applied.
     applied: Applied,
     /// Changes since the last [`Self::publish`].
@@ -68,34 +69,39 @@ impl StateMachine {
     /// # Errors
     /// If a meta table cannot be read.
     pub fn new(store: Store, options: Options) -> Result<Self, Halt> {
-        let mut lessor = Lessor::new(keepd_lease::Options {
-            // Proposers raise short leases; members may differ in how far.
-            revoke_retry: options.revoke_retry,
-        });
-        for value in store.meta(tables::LEASES).values() {
-            let lease =
-                Lease::decode(value).map_err(|_malformed| Halt::Meta { table: tables::LEASES })?;
-            lessor.restore(lease);
-        }
-        for (key, value) in store.meta(tables::ATTACHMENTS) {
-            let halt = Halt::Meta { table: tables::ATTACHMENTS };
-            let Some(lease) = tables::read_u64(value) else { return Err(halt) };
-            lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
-        }
-        membership::members(store.meta(tables::MEMBERS))?;
-        let mut alarms = Vec::new();
-        for key in store.meta(tables::ALARMS).keys() {
-            let halt = Halt::Meta { table: tables::ALARMS };
-            let Some(member) = tables::read_u64(key) else { return Err(halt) };
-            let Some(&kind) = key.get(8) else { return Err(halt) };
-            alarms.push(Alarm { member: MemberId(member), kind });
-        }
+        let (lessor, alarms) = restore(&store, options)?;
         let applied = store.applied();
         let (changes, attachments) = (Vec::new(), Vec::new());
         let awaited = None;
-        let machine = Self { store, lessor, alarms, applied, changes, attachments, awaited };
+        let machine =
+            Self { store, lessor, alarms, options, applied, changes, attachments, awaited };
         machine.assert_sound();
         Ok(machine)
+    }
+
+    /// Goes on in the state of another member, whose store `switch` gives the directory's name to: see
+    /// [`Store::replace`]. Leases and alarms are those of the new store; deadlines that this member counted
+    /// as primary are gone with its old ones, and so is what was applied and not published: it is in the
+    /// new state. The view that is published from now on.
+    ///
+    /// # Errors
+    /// If the switch fails or the new store cannot be taken over: this member must stop.
+    ///
+    /// # Panics
+    /// If the new state is older than what was applied.
+    pub fn install(
+        &mut self,
+        switch: impl FnOnce() -> Result<(), keepd_mvcc::Error>,
+    ) -> Result<Arc<View>, Halt> {
+        let view = self.store.replace(switch)?;
+        let (lessor, alarms) = restore(&self.store, self.options)?;
+        (self.lessor, self.alarms) = (lessor, alarms);
+        assert!(view.applied() >= self.applied, "an applied entry is never taken back");
+        self.applied = view.applied();
+        self.changes.clear();
+        self.awaited = None;
+        self.assert_sound();
+        Ok(view)
     }
 
     /// The store, for the node's background jobs.
@@ -397,6 +403,33 @@ impl StateMachine {
         self.store.meta_delete(tables::ALARMS, &tables::alarm_key(alarm.member, alarm.kind));
         CommandResponse::Alarms(vec![alarm])
     }
+}
+
+/// Leases and alarms as the meta tables of a store have them; all tables are read.
+fn restore(store: &Store, options: Options) -> Result<(Lessor, Vec<Alarm>), Halt> {
+    let mut lessor = Lessor::new(keepd_lease::Options {
+        // Proposers raise short leases; members may differ in how far.
+        revoke_retry: options.revoke_retry,
+    });
+    for value in store.meta(tables::LEASES).values() {
+        let lease =
+            Lease::decode(value).map_err(|_malformed| Halt::Meta { table: tables::LEASES })?;
+        lessor.restore(lease);
+    }
+    for (key, value) in store.meta(tables::ATTACHMENTS) {
+        let halt = Halt::Meta { table: tables::ATTACHMENTS };
+        let Some(lease) = tables::read_u64(value) else { return Err(halt) };
+        lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
+    }
+    membership::members(store.meta(tables::MEMBERS))?;
+    let mut alarms = Vec::new();
+    for key in store.meta(tables::ALARMS).keys() {
+        let halt = Halt::Meta { table: tables::ALARMS };
+        let Some(member) = tables::read_u64(key) else { return Err(halt) };
+        let Some(&kind) = key.get(8) else { return Err(halt) };
+        alarms.push(Alarm { member: MemberId(member), kind });
+    }
+    Ok((lessor, alarms))
 }
 
 /// Whether any branch puts: the cost that NOSPACE refuses does not depend on the branch taken.

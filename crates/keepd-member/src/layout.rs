@@ -7,6 +7,8 @@
 //!     KEYRING          wrapped data keys (only with an encryption configuration)
 //!     wal/             write-ahead log segments
 //!     store/           manifest, segments, checkpoints
+//!     incoming/        the state of another member on its way into `store` (`install.rs`)
+//!     INSTALL          says that it is to become the store
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -51,6 +53,18 @@ impl Layout {
     #[must_use]
     pub fn store(member_dir: &Path) -> PathBuf {
         member_dir.join("store")
+    }
+
+    /// The place of a state that comes from another member.
+    #[must_use]
+    pub fn incoming(member_dir: &Path) -> PathBuf {
+        member_dir.join("incoming")
+    }
+
+    /// The record of an install that is under way.
+    #[must_use]
+    pub fn install(member_dir: &Path) -> PathBuf {
+        member_dir.join("INSTALL")
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod create;
 mod initial_cluster;
+pub mod install;
 mod layout;
 
 pub use create::{create, create_joining_log, create_log, remake_dir, sync_with_parent};

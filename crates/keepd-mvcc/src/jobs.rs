@@ -11,7 +11,10 @@ pub(crate) mod reclaim;
 pub(crate) mod rewrite;
 pub(crate) mod scrub;
 
+use std::sync::Arc;
+
 use crate::error::Error;
+use crate::gate::Gate;
 use crate::jobs::checkpoint::{CheckpointDone, CheckpointJob};
 use crate::jobs::compaction_hash::CompactionHashJob;
 use crate::jobs::flush::{FlushDone, FlushJob};
@@ -120,6 +123,26 @@ impl Job {
     /// [`Done::abandoned`]. After a flush that failed the store must be opened again before it is
     /// written to; otherwise it is not affected, unless the manifest is: then every later job fails.
     pub fn run(self, pace: &mut Pace<'_>) -> Result<Done, Error> {
+        let gate = self.gate();
+        match self.work(pace) {
+            // Another store has taken the directory over: nothing has failed.
+            Err(_in_vain) if gate.is_some_and(|gate| gate.is_closed()) => Err(Error::Stopped),
+            ended => ended,
+        }
+    }
+
+    /// The gate of the store whose files it creates or removes.
+    fn gate(&self) -> Option<Arc<Gate>> {
+        let files = match &self.0 {
+            Work::Flush(job) => &job.files,
+            Work::Checkpoint(job) => &job.files,
+            Work::Rewrite(job) => &job.files,
+            Work::CompactionHash(_) | Work::Scrub(_) => return None,
+        };
+        Some(Arc::clone(&files.dir.gate))
+    }
+
+    fn work(self, pace: &mut Pace<'_>) -> Result<Done, Error> {
         Ok(Done(match self.0 {
             Work::Flush(job) => End::Flush(Box::new(job.run()?)),
             Work::Checkpoint(job) => End::Checkpoint(job.run(pace)?),

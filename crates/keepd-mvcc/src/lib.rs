@@ -18,6 +18,7 @@ mod digest;
 mod disk_full;
 mod durable;
 mod error;
+mod gate;
 mod hash;
 mod index;
 mod jobs;

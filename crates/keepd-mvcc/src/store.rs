@@ -11,6 +11,7 @@ pub(crate) mod in_place;
 mod model_tests;
 pub(crate) mod reclaim;
 mod reencrypt;
+mod replace;
 pub(crate) mod scrub;
 mod sound;
 pub(crate) mod txn;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
 use keepd_types::Revision;
+use parking_lot::Mutex;
 
 use crate::digest::{self, Digest};
 use crate::error::{Error, RangeError};
@@ -35,6 +37,7 @@ use crate::record::{Applied, Entry, Record};
 use crate::recovery::{self, LogSpan};
 use crate::revlog::cache::BlockCache;
 use crate::store::background::Jobs;
+use crate::store::in_place::Place;
 use crate::store::txn::{Arena, WriteTxn};
 use crate::view::{View, Views};
 
@@ -82,6 +85,8 @@ pub struct Store {
     compactions: VecDeque<Compaction>,
     rewound: Option<Error>,
     views: Views,
+    /// The files that [`InPlace`](crate::InPlace) looks after.
+    place: Arc<Mutex<Option<Place>>>,
 }
 
 /// Which part of the index still holds compacted history.
@@ -146,7 +151,8 @@ impl Store {
             jobs: Jobs::new(recovered, options),
             compactions: VecDeque::new(),
             rewound,
-            views: Views { newest, damages },
+            views: Views { newest, damages: Arc::new(ArcSwap::from_pointee(damages)) },
+            place: Arc::default(),
         })
     }
 

@@ -35,7 +35,8 @@ const PACE_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Views {
     pub(crate) newest: Arc<ArcSwap<View>>,
-    pub(crate) damages: Damages,
+    /// Of the store that has the directory now.
+    pub(crate) damages: Arc<ArcSwap<Damages>>,
 }
 
 impl Views {
@@ -47,8 +48,8 @@ impl Views {
 
     /// The damage that was met in the store's files.
     #[must_use]
-    pub const fn damages(&self) -> &Damages {
-        &self.damages
+    pub fn damages(&self) -> Damages {
+        Damages::clone(&self.damages.load())
     }
 }
 

@@ -460,7 +460,7 @@ impl Handle {
 
     /// The damage that was met in the store's files.
     #[must_use]
-    pub fn damages(&self) -> &Damages {
+    pub fn damages(&self) -> Damages {
         self.shared.views.damages()
     }
 

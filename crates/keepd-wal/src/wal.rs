@@ -302,20 +302,20 @@ impl Wal {
     /// Begins the log anew after a state of another member that has replaced the store: it starts after
     /// `index`, the commit index rises to there, and the older segments go. The vote is kept; a log that
     /// had not come to `term` yet has given none in it. Entries behind `index` stay only if they follow
-    /// an entry of this term there: they may have been acknowledged. Nothing happens if the log starts
-    /// there or behind it already.
+    /// an entry of this term there: they may have been acknowledged. A log that starts there or behind it
+    /// already is not cut.
     ///
     /// # Errors
     /// If the disk refuses: it can be done again, here or by the next start, unless a sync failed.
     pub fn reset(&mut self, index: u64, term: u64) -> Result<()> {
         self.check_usable()?;
-        if index <= self.shape.start.index {
-            return Ok(());
-        }
         let HardState { term: known, commit, .. } = self.shape.hard_state;
-        if term > known {
+        if term > known && index >= self.shape.start.index {
             let hard_state = Some(HardState { term, vote: 0, commit });
             self.append(&Batch { entries: &[], hard_state })?;
+        }
+        if index <= self.shape.start.index {
+            return self.sync();
         }
         self.release(index, term)?;
         let begun = self.begin_segment(self.options.reserve_bytes);

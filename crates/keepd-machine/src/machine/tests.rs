@@ -379,3 +379,55 @@ fn an_entry_that_comes_twice_stops_the_member() {
     bench.index -= 1;
     bench.put("k", "v");
 }
+
+#[test]
+fn a_state_of_another_member_brings_its_leases_and_alarms() {
+    let mut theirs = Bench::new();
+    for lease in [5, 6] {
+        theirs.apply(Command::LeaseGrant { id: LeaseId(lease), ttl: 100 }).unwrap();
+    }
+    theirs.apply(Command::Put(Put { lease: LeaseId(6), ..put("a", "theirs") })).unwrap();
+    let alarm = Alarm { member: MemberId(9), kind: ALARM_NOSPACE };
+    theirs.apply(Command::AlarmActivate(alarm)).unwrap();
+    theirs.machine.store_mut().run(JobRequest::Flush).unwrap();
+
+    let mut ours = Bench::new();
+    ours.apply(Command::LeaseGrant { id: LeaseId(7), ttl: 100 }).unwrap();
+    ours.apply(Command::Put(Put { lease: LeaseId(7), ..put("b", "ours") })).unwrap();
+    // Applied and not published.
+    ours.index += 1;
+    let at = Applied { index: ours.index, term: 1 };
+    let command = Command::Put(put("c", "ours"));
+    ours.machine.apply(at, &Envelope { origin: None, decided_in: None, command }).unwrap();
+
+    let view = theirs.machine.store().views().load();
+    let dir = Path::new("/staged");
+    let options = keepd_mvcc::Options::default();
+    let mut writer =
+        keepd_mvcc::StateWriter::create(ours.env.clone(), dir, FileKeys::plain(), options).unwrap();
+    let mut reader = keepd_mvcc::StateReader::new(Arc::clone(&view));
+    while let Some(chunk) = reader.next_chunk().unwrap() {
+        writer.push(&chunk).unwrap();
+    }
+    writer.finish().unwrap();
+    let disk = Arc::clone(&ours.env.disk);
+    let installed = ours.machine.install(|| {
+        disk.remove_dir_all(Path::new("/store"))?;
+        Ok(disk.rename(dir, Path::new("/store"))?)
+    });
+    assert_eq!(installed.unwrap().applied(), view.applied());
+    assert_eq!(ours.machine.lessor().len(), 2);
+    assert_eq!(ours.machine.lessor().attached(), 1);
+    assert!(ours.machine.has_alarm(ALARM_NOSPACE));
+    assert!(ours.record("a").is_some() && ours.record("b").is_none() && ours.record("c").is_none());
+    // Both members go on alike, and so does a restart of this one.
+    ours.index = view.applied().index;
+    for bench in [&mut theirs, &mut ours] {
+        bench.apply(Command::LeaseRevoke { id: LeaseId(6) }).unwrap();
+        assert!(bench.record("a").is_none());
+        bench.machine.store_mut().run(JobRequest::Flush).unwrap();
+    }
+    let hash = |machine: &StateMachine| machine.store().views().load().hash().unwrap();
+    assert_eq!(hash(&ours.machine), hash(&theirs.machine));
+    assert_eq!(hash(&open(&ours.env)), hash(&theirs.machine));
+}

@@ -11,6 +11,7 @@ use keepd_env::{DiskFile, Env, IoError};
 use crate::damage::Damages;
 use crate::disk_full::{DiskFullHook, retry_when_full};
 use crate::error::Error;
+use crate::gate::Gate;
 
 /// The longest payload of a frame.
 ///
@@ -75,7 +76,9 @@ impl FileName {
 /// The directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    /// Its disk is behind the gate.
     pub(crate) env: Env,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) path: PathBuf,
     pub(crate) keys: FileKeys,
     /// Called when the disk is full; not set while the store is opened.
@@ -97,7 +100,15 @@ pub(crate) struct Opened {
 
 impl Directory {
     pub(crate) fn new(env: Env, path: PathBuf, keys: FileKeys) -> Self {
-        Self { env, path, keys, disk_full_hook: OnceLock::new(), damages: Damages::default() }
+        let gate = Arc::new(Gate::new(Arc::clone(&env.disk)));
+        let env = Env { disk: Arc::<Gate>::clone(&gate), ..env };
+        let (disk_full_hook, damages) = (OnceLock::new(), Damages::default());
+        Self { env, gate, path, keys, disk_full_hook, damages }
+    }
+
+    /// Disk, clock and randomness as they were given, without the gate.
+    pub(crate) fn outer_env(&self) -> Env {
+        Env { disk: self.gate.disk(), ..self.env.clone() }
     }
 
     /// Makes a call that must succeed once there is space.

@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: at most one job of a kind is out, and `Jobs::out` is the only place that says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keepd_crypto::{DataKeyId, FILE_HEADER_LEN};
@@ -30,6 +30,8 @@ pub(super) struct Jobs {
     /// Jobs that are out, with the data key that was active when they were taken. BOUND: one of each
     /// kind.
     out: BTreeMap<JobKind, DataKeyId>,
+    /// Those of them that the store before this one has handed out.
+    foreign: BTreeSet<JobKind>,
     /// A flush failed: only a restart knows how much of it is in the files.
     is_flush_lost: bool,
     /// The next segment to scrub begins here or beyond; `None` once all were read.
@@ -61,6 +63,7 @@ impl Jobs {
         let since_checkpoint_bytes = segments.bytes_behind(known);
         Self {
             out: BTreeMap::new(),
+            foreign: BTreeSet::new(),
             is_flush_lost: false,
             scrub_from: Some(Revision::default()),
             files,
@@ -74,6 +77,13 @@ impl Jobs {
             closes: false,
             since_checkpoint_bytes,
         }
+    }
+
+    /// Counts the jobs of the store before this one as out, until they are back.
+    pub(super) fn expect_back(&mut self, old: &Self) {
+        assert!(self.out.is_empty(), "a store that was just opened has no job out");
+        self.out.clone_from(&old.out);
+        self.foreign = self.out.keys().copied().collect();
     }
 
     /// The commits that recovery may begin from, besides from nothing.
@@ -127,7 +137,8 @@ impl Store {
         self.note_out(job)
     }
 
-    /// Takes in the end of a job, whether it has a result or not.
+    /// Takes in the end of a job, whether it has a result or not. One of the store that this one has
+    /// replaced changes nothing here.
     ///
     /// # Panics
     /// If no such job is out.
@@ -138,6 +149,9 @@ impl Store {
             self.jobs.out.remove(&kind).is_some(),
             "the end of a job that is not out: {kind:?}"
         );
+        if self.jobs.foreign.remove(&kind) {
+            return;
+        }
         match done.0 {
             End::Flush(done) => self.flushed(*done),
             End::Checkpoint(done) => self.checkpointed(done),

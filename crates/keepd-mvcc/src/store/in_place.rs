@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use keepd_env::{FileId, IoError};
+use parking_lot::Mutex;
 
 use crate::revlog::files::Files;
 use crate::store::Store;
@@ -12,20 +13,34 @@ use crate::view::Views;
 /// Looks after the directory's names.
 #[derive(Debug)]
 pub struct InPlace {
-    files: Arc<Files>,
+    /// Held while another store takes the directory over: it is looked at next time.
+    place: Arc<Mutex<Option<Place>>>,
     views: Views,
+}
+
+/// The files of the store that has the directory.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) files: Arc<Files>,
     directory: Option<FileId>,
 }
 
+impl Place {
+    pub(super) fn of(files: &Arc<Files>) -> Result<Self, IoError> {
+        let directory = files.dir.env.disk.identity(&files.dir.path)?;
+        Ok(Self { files: Arc::clone(files), directory })
+    }
+}
+
 impl Store {
-    /// A look-out for files that somebody else removes; for any thread.
+    /// A look-out for files that somebody else removes; for any thread. It goes on with the store that
+    /// [`Self::replace`] brings.
     ///
     /// # Errors
     /// If the directory cannot be looked at.
     pub fn in_place(&self) -> Result<InPlace, IoError> {
-        let files = Arc::clone(&self.jobs.files);
-        let directory = files.dir.env.disk.identity(&files.dir.path)?;
-        Ok(InPlace { files, views: self.views(), directory })
+        *self.place.lock() = Some(Place::of(&self.jobs.files)?);
+        Ok(InPlace { place: Arc::clone(&self.place), views: self.views() })
     }
 }
 
@@ -35,13 +50,15 @@ impl InPlace {
     /// # Errors
     /// If they cannot be looked at.
     pub fn missing(&self) -> Result<Option<PathBuf>, IoError> {
-        let dir = &self.files.dir;
+        let Some(place) = self.place.try_lock() else { return Ok(None) };
+        let Some(Place { files, directory }) = place.as_ref() else { return Ok(None) };
+        let dir = &files.dir;
         let disk = &dir.env.disk;
-        if disk.identity(&dir.path)? != self.directory {
+        if disk.identity(&dir.path)? != *directory {
             return Ok(Some(dir.path.clone()));
         }
         // A manifest that is just being written is looked at next time.
-        if let Some(manifest) = self.files.manifest.try_lock()
+        if let Some(manifest) = files.manifest.try_lock()
             && !disk.exists(manifest.path())?
         {
             return Ok(Some(manifest.path().to_owned()));

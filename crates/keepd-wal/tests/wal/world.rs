@@ -123,7 +123,7 @@ impl State {
     /// The state in which a reset finds the term of its start known.
     pub(crate) fn raised(&self, index: u64, term: u64) -> Self {
         let mut state = self.clone();
-        if index > state.start.index && term > state.hard_state.term {
+        if index >= state.start.index && term > state.hard_state.term {
             state.hard_state = HardState { term, vote: 0, ..state.hard_state };
         }
         state
