@@ -47,7 +47,7 @@ pub enum InstallError {
         /// Its record.
         record: PathBuf,
     },
-    /// What was staged is not encrypted with the active data key, and counted nowhere: it has to be
+    /// The staged state is not encrypted with the active data key, and counted nowhere: it has to be
     /// sent again.
     #[error("the data key changed since the state of another member was received")]
     KeyChanged,
@@ -56,7 +56,7 @@ pub enum InstallError {
     Key {
         /// The record.
         record: PathBuf,
-        /// Why.
+        /// The reason.
         source: FileError,
     },
     /// The record does not hold what was written into it.

@@ -15,6 +15,7 @@ use keepd_wal::Wal;
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
 use crate::force;
+use crate::install;
 use crate::open_store::open_store;
 use crate::options::Options;
 
@@ -117,6 +118,7 @@ impl DataDir {
         let keys = self.encryption.files();
         let wal_dir = Layout::wal(&self.member_dir);
         let (store, (mut wal, mut recovered)) = self.ballast.start_with_room(|| {
+            install::complete(env, &self.member_dir, &keys)?;
             let store = open_store(env, &self.member_dir, keys.clone())?;
             if let Some(damage) = store.rewound() {
                 let applied = store.applied().index;

@@ -87,6 +87,9 @@ pub enum BootError {
     /// The store is damaged.
     #[error(transparent)]
     Store(#[from] keepd_mvcc::Error),
+    /// A state of another member cannot be installed.
+    #[error(transparent)]
+    Install(#[from] keepd_member::install::InstallError),
     /// The state machine cannot take the store over.
     #[error(transparent)]
     Machine(#[from] keepd_machine::Halt),
@@ -137,6 +140,7 @@ impl BootError {
         let (Self::Io(error)
         | Self::Keyring(keepd_crypto::KeyringError::Io(error))
         | Self::Wal(keepd_wal::Error::Io(error))
+        | Self::Install(keepd_member::install::InstallError::Io(error))
         | Self::Store(keepd_mvcc::Error::Io(error))) = self
         else {
             return None;

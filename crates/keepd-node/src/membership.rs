@@ -1,4 +1,4 @@
-//! What a member knows of the others: whether they are connected, and how far the leader has brought
+//! A member's knowledge of the others: whether they are connected, and how far the leader has brought
 //! them. Changes of the membership are judged by it before they are proposed.
 
 use std::sync::atomic::Ordering;

@@ -12,7 +12,7 @@ use keepd_types::{ClusterId, MemberId};
 /// BOUND: bytes of one message between members: the largest command, and 1 MiB for what is around it.
 pub const PEER_MESSAGE_BYTES_MAX: usize = keepd_types::limits::COMMAND_BYTES_MAX + 1024 * 1024;
 /// BOUND: bytes of one chunk of a state.
-pub const STATE_CHUNK_BYTES_MAX: usize = 256 * 1024;
+pub const STATE_CHUNK_BYTES_MAX: usize = keepd_mvcc::STATE_CHUNK_BYTES_MAX;
 
 /// The queue in which a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ const LOOKS_MAX: u32 = 3;
 /// The one who looks, once somebody has asked.
 #[derive(Debug, Default)]
 pub(crate) struct LeaderWatch {
-    /// How often the leader was lost.
+    /// The number of times that the leader was lost.
     losses: OnceLock<watch::Receiver<u64>>,
 }
 

@@ -1,3 +1,5 @@
+//! Installs over a simulated disk: whole or not at all, under the active key only.
+
 use std::sync::Arc;
 
 use keepd_crypto::FileKeys;

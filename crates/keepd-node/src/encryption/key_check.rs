@@ -10,7 +10,7 @@ use std::path::Path;
 use keepd_crypto::{EncryptionConfig, Keyring, list_in_use};
 use keepd_env::Env;
 use keepd_machine::Envelope;
-use keepd_member::Layout;
+use keepd_member::{Layout, install};
 use keepd_types::KeyId;
 use keepd_wal::{EntryKind, Wal};
 
@@ -28,7 +28,8 @@ pub(crate) fn check(
     }
     let mut counts: BTreeMap<KeyId, u64> = BTreeMap::new();
     let mut count = |key| *counts.entry(key).or_default() += 1;
-    let view = keepd_mvcc::inspect(env, &Layout::store(member_dir), &found.files)?;
+    let store = install::store_of_next_start(&*env.disk, member_dir)?;
+    let view = keepd_mvcc::inspect(env, &store, &found.files)?;
     for record in view.records() {
         if let Some(seal) = record?.1.seal {
             count(seal.key_id);

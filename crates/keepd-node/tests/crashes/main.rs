@@ -6,6 +6,7 @@
 
 mod full_disk;
 mod given_back;
+mod install;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

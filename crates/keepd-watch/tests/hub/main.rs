@@ -4,5 +4,6 @@
 
 mod golden;
 mod histories;
+mod installed;
 mod readers;
 mod world;

@@ -8,9 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
-use keepd_mvcc::{Applied, Change, JobRequest, Options, Reclaim, Store, Urgency};
+use keepd_mvcc::{
+    Applied, Change, JobRequest, Options, Reclaim, StateReader, StateWriter, Store, Urgency,
+};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 use keepd_watch::{Batch, CloseReason, Hub, Limits, Sink, StreamId, StreamMessage};
+
+const DIR: &str = "/data";
 
 /// The queue between hub and edge.
 #[derive(Clone)]
@@ -98,6 +102,7 @@ pub(crate) enum Op {
 
 /// Store, hub, and the batches between them.
 pub(crate) struct World {
+    env: Env,
     pub(crate) store: Store,
     pub(crate) hub: Hub,
     pub(crate) now: Duration,
@@ -112,10 +117,10 @@ impl World {
         let keys = FileKeys::plain();
         // Small blocks and segments, so that the history spans many of them.
         let options = Options { segment_bytes: 2048, block_bytes: 256, ..Options::default() };
-        let mut store = Store::open(env, Path::new("/data"), keys, options).unwrap();
+        let mut store = Store::open(env.clone(), Path::new(DIR), keys, options).unwrap();
         store.publish(Applied { index: 1, term: 1 });
         let hub = Hub::new(limits, store.views());
-        Self { store, hub, now: Duration::from_secs(1000), held: Vec::new(), applied: 1 }
+        Self { env, store, hub, now: Duration::from_secs(1000), held: Vec::new(), applied: 1 }
     }
 
     /// Applies txns as one batch; returns the changes. They reach the hub with [`Self::release`].
@@ -155,6 +160,25 @@ impl World {
         for request in [JobRequest::Flush, JobRequest::Checkpoint, rewrite] {
             self.store.run(request).unwrap();
         }
+    }
+
+    /// Goes on in the state of another member. Nothing tells the hub.
+    pub(crate) fn install(&mut self, from: &Self) {
+        let staged = Path::new("/staged");
+        let (env, keys, options) = (self.env.clone(), FileKeys::plain(), Options::default());
+        let mut writer = StateWriter::create(env, staged, keys, options).unwrap();
+        let mut reader = StateReader::new(from.store.views().load());
+        while let Some(chunk) = reader.next_chunk().unwrap() {
+            writer.push(&chunk).unwrap();
+        }
+        writer.finish().unwrap();
+        let disk = Arc::clone(&self.env.disk);
+        let switch = || {
+            disk.remove_dir_all(Path::new(DIR))?;
+            Ok(disk.rename(staged, Path::new(DIR))?)
+        };
+        self.store.replace(switch).unwrap();
+        self.applied = from.applied;
     }
 
     pub(crate) fn release(&mut self) {
