@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -285,12 +284,6 @@ impl AsyncWrite for Watched {
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(task)
     }
-}
-
-/// The bytes of a frame, as a body that ends behind it.
-pub(crate) fn one_frame(frame: Bytes) -> FrameBody {
-    use http_body_util::BodyExt as _;
-    http_body_util::Full::new(frame).boxed_unsync()
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@
 //! member that finds etcd at a peer URL says that.
 
 use http::{HeaderValue, Response, StatusCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::dial::{Socket, one_frame};
-use crate::frames::FrameBody;
+use crate::frames::{FrameBody, one_frame};
 
 /// BOUND: bytes that are read of the answer of a stranger.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -57,7 +56,10 @@ pub(crate) enum Found {
 }
 
 /// Asks for the version, over HTTP/1.1, which every etcd speaks on both of its ports.
-pub(crate) async fn ask_version(socket: &mut Box<dyn Socket>, authority: &str) -> Option<Found> {
+pub(crate) async fn ask_version(
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    authority: &str,
+) -> Option<Found> {
     let request =
         format!("GET /version HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.ok()?;

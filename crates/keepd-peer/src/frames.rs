@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::Body;
-use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,11 @@ const AHEAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// The body of a request or an answer.
 pub type FrameBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// The bytes of a frame, as a body that ends behind it.
+pub(crate) fn one_frame(frame: Bytes) -> FrameBody {
+    Full::new(frame).boxed_unsync()
+}
 
 /// The reason why no frame came.
 #[derive(Debug, thiserror::Error)]

@@ -65,7 +65,7 @@ pub(crate) fn judge(receiver: &dyn Receiver, greeting: &Greeting) -> Result<(), 
     receiver.meet(other)
 }
 
-/// How a handshake of the dialing side ended badly.
+/// The bad end of a handshake, on the dialing side.
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The connection broke, or something unexpected came.

@@ -8,10 +8,11 @@ use keepd_node::{Lane, NotReceived};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::count;
 use crate::frames::ReadError;
-use crate::peer::{Peer, count};
+use crate::opened::Opened;
+use crate::peer::Peer;
 use crate::protocol::{self, HEAD_BYTES, Kind};
-use crate::service::Opened;
 
 /// The pause before a message that had no room is given again.
 const FULL_PAUSE: Duration = Duration::from_millis(2);

@@ -20,9 +20,10 @@
 //! accepting side ends a lane's former stream before it reads the next. A message for a lane that is
 //! full, or for a peer that is not connected, is not queued at all: `send` says so.
 //!
-//! Who has no room reads nothing more: the HTTP/2 window fills, then the sender's queue, and then the
+//! A member without room reads nothing more: the HTTP/2 window fills, then the sender's queue, and then the
 //! sender drops. Nothing here waits for a member, and no member waits for the network.
 
+mod counters;
 mod dial;
 mod etcd;
 mod frames;
@@ -31,14 +32,19 @@ mod inbound;
 mod link;
 mod membership;
 mod network;
+mod opened;
+mod pace;
 mod peer;
 mod protocol;
 mod queue;
 mod service;
+mod shared;
 mod state;
 
 pub use frames::FrameBody;
 pub use membership::{Error, fetch_membership};
-pub use network::{Network, Options};
+pub use network::Network;
+pub use opened::Remote;
 pub use peer::PeerStatus;
-pub use service::{PeerService, Remote};
+pub use service::PeerService;
+pub use shared::Options;

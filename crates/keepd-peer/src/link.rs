@@ -9,13 +9,14 @@ use keepd_node::{Lane, Receiver, Refusal};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::count;
 use crate::dial::{Connection, DialError};
 use crate::frames::{FrameReader, ReadError};
 use crate::handshake::{self, Failed};
-use crate::network::Shared;
-use crate::peer::{Peer, count};
+use crate::peer::Peer;
 use crate::protocol::{self, Kind, MESSAGES, Purpose};
 use crate::queue::{LaneBody, SendQueue};
+use crate::shared::Shared;
 
 /// The first pause between attempts; doubled up to the longest, an election timeout.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use keepd_tls::ClientTls;
 use tokio::time::timeout;
 
-use crate::dial::{Dialer, one_frame};
+use crate::dial::Dialer;
+use crate::frames::one_frame;
 use crate::protocol::{self, Kind, MEMBERSHIP};
 
 /// BOUND: URLs that are asked.

@@ -1,14 +1,12 @@
 //! The network of a member: its peers, and the one place that knows all of them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use keepd_env::{Env, Random};
+use keepd_env::Env;
 use keepd_node::{Lane, PEER_MESSAGE_BYTES_MAX, PeerAddress, Receiver, StateSource, Transport};
-use keepd_tls::ClientTls;
 use keepd_types::MemberId;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -16,128 +14,20 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dial::Dialer;
 use crate::link;
+use crate::pace::Pace;
 use crate::peer::{Peer, PeerStatus};
 use crate::protocol::STATE_HEAD_BYTES_MAX;
 use crate::service::PeerService;
+use crate::shared::{Options, PEERS_MAX, Shared};
 use crate::state::{self, Source};
 
 /// BOUND: states that are sent at once.
 const STATES_SENT_MAX: usize = 2;
 /// BOUND: states that are received at once.
 const STATES_RECEIVED_MAX: usize = 1;
-/// BOUND: refusals of which the log keeps the last reason, so that it has each once.
-const REFUSALS_MAX: usize = 256;
-/// BOUND: members that the network knows. A cluster has a few.
-const PEERS_MAX: usize = 1024;
 /// Time limit for streams to end when the network is shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Options of the network.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// TLS for `https` peer URLs.
-    pub tls: Option<Arc<ClientTls>>,
-    /// The election timeout, by which a dead connection is noticed, and the longest pause between two
-    /// attempts to connect.
-    pub election_timeout: Duration,
-    /// The rate at which states are sent, all together.
-    pub state_bytes_per_second: Option<u64>,
-}
-
-impl Options {
-    /// Three pings within the time after which a silent peer is no longer active.
-    pub(crate) fn ping_interval(&self) -> Duration {
-        (self.election_timeout / 3).max(Duration::from_millis(1))
-    }
-
-    /// Time limit of a peer's silence, after which its stream is given up.
-    pub(crate) fn silence_max(&self) -> Duration {
-        self.election_timeout * 10
-    }
-
-    fn dialer(&self) -> Dialer {
-        Dialer {
-            tls: self.tls.clone(),
-            // As etcd: a second to connect, and an election timeout to write and read.
-            timeout: Duration::from_secs(1) + self.election_timeout,
-            keepalive: (self.election_timeout / 2, self.election_timeout),
-        }
-    }
-}
-
-/// What all tasks of the network share.
-pub(crate) struct Shared {
-    pub(crate) options: Options,
-    pub(crate) dialer: Dialer,
-    pub(crate) pace: state::Pace,
-    pub(crate) state_sends: Arc<Semaphore>,
-    pub(crate) state_receives: Arc<Semaphore>,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-    runtime: Handle,
-    random: Arc<dyn Random>,
-    receiver: watch::Sender<Option<Arc<dyn Receiver>>>,
-    peers: Mutex<HashMap<MemberId, Arc<Peer>>>,
-    refusals: Mutex<HashMap<MemberId, String>>,
-}
-
-impl Shared {
-    /// The member, once it is there; `None` at the end.
-    pub(crate) async fn attached(&self) -> Option<Arc<dyn Receiver>> {
-        let mut receiver = self.receiver.subscribe();
-        let receiver = receiver.wait_for(Option::is_some).await.ok()?;
-        receiver.clone()
-    }
-
-    /// The member, if it is there.
-    pub(crate) fn receiver(&self) -> Option<Arc<dyn Receiver>> {
-        self.receiver.borrow().clone()
-    }
-
-    pub(crate) fn peer(&self, id: MemberId) -> Option<Arc<Peer>> {
-        self.peers.lock().get(&id).map(Arc::clone)
-    }
-
-    /// A member that has dialed, and that the receiver has met.
-    pub(crate) fn peer_or_new(&self, id: MemberId) -> Option<Arc<Peer>> {
-        let mut peers = self.peers.lock();
-        if peers.len() >= PEERS_MAX && !peers.contains_key(&id) {
-            return None;
-        }
-        Some(Arc::clone(peers.entry(id).or_insert_with(|| Peer::new(id))))
-    }
-
-    /// Between a half and the whole of a pause, so that members do not dial in step.
-    pub(crate) fn jittered(&self, pause: Duration) -> Duration {
-        let part = u32::try_from(self.random.next_u64() % 1024).unwrap_or_default();
-        pause / 2 + pause / 2 * part / 1024
-    }
-
-    /// Whether a reason is news for the log.
-    pub(crate) fn is_new_refusal(&self, of: MemberId, reason: &str) -> bool {
-        let mut refusals = self.refusals.lock();
-        if refusals.get(&of).is_some_and(|before| before == reason) {
-            return false;
-        }
-        if refusals.len() >= REFUSALS_MAX {
-            refusals.clear();
-        }
-        refusals.insert(of, reason.to_owned());
-        true
-    }
-
-    /// Forgets a refusal, because the member is welcome now.
-    pub(crate) fn is_welcome(&self, member: MemberId) {
-        self.refusals.lock().remove(&member);
-    }
-
-    /// Runs a task of the network, from whichever thread.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_on(task, &self.runtime);
-    }
-}
 
 /// The network of one member.
 #[derive(Clone)]
@@ -156,7 +46,7 @@ impl Network {
     pub fn new(options: Options, env: &Env) -> Self {
         Self(Arc::new(Shared {
             dialer: options.dialer(),
-            pace: state::Pace::new(options.state_bytes_per_second),
+            pace: Pace::new(options.state_bytes_per_second),
             options,
             state_sends: Arc::new(Semaphore::new(STATES_SENT_MAX)),
             state_receives: Arc::new(Semaphore::new(STATES_RECEIVED_MAX)),

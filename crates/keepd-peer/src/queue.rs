@@ -15,7 +15,7 @@ use http_body::{Body, Frame};
 use keepd_node::{Lane, Refusal};
 use parking_lot::Mutex;
 
-use crate::peer::Counters;
+use crate::counters::Counters;
 use crate::protocol::{self, HEAD_BYTES, Kind};
 
 /// BOUND: bytes that wait in the lane of heartbeats.
@@ -163,7 +163,7 @@ impl LaneBody {
         piece
     }
 
-    /// What waits and goes together: `Ready(None)` if there is no more, ever.
+    /// The frames that wait and go together: `Ready(None)` if there is no more, ever.
     fn batch(&mut self, task: &Context<'_>) -> Poll<Option<Bytes>> {
         let mut waiting = self.queue.lane(self.lane).lock();
         if waiting.is_closed {

@@ -13,7 +13,7 @@ use crate::access::{self, AccessControl};
 use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
 use crate::metrics::{self, RpcMetrics};
-use crate::peer::Peer;
+use crate::peer::{Peer, is_local};
 
 /// The listener that a request came in on; not every one shows everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(crate) async fn answer_client<B>(
     }
     // No page reaches a unix socket.
     if !is_tls
-        && !peer.is_local()
+        && !is_local(peer)
         && is_own(request.uri().path())
         && let Some(host) = access.foreign_host(request)
     {

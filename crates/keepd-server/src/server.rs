@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use keepd_peer::{PeerService, Remote};
+use keepd_peer::PeerService;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +18,6 @@ use crate::context::Context;
 use crate::dispatch::Dispatch;
 use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
-use crate::peer::Peer;
 use crate::unfinished::Share;
 
 /// Runs services on listeners.
@@ -152,8 +151,7 @@ impl Service for PeerEdge {
         request: Request<Incoming>,
         share: Arc<Share>,
     ) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
-        let Peer { address, identity } = share.peer.clone();
-        let response = self.peers.call(request, Remote { address, identity }).map(Body::new);
+        let response = self.peers.call(request, share.peer.clone()).map(Body::new);
         Box::pin(std::future::ready(response))
     }
 }

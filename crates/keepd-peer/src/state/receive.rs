@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{CHUNKS_MAX, STALL_MAX};
+use crate::counters::count;
 use crate::frames::FrameReader;
-use crate::network::Shared;
-use crate::peer::{Peer, count};
+use crate::peer::Peer;
 use crate::protocol::{self, Kind};
+use crate::shared::Shared;
 
-/// What the thread that writes is given.
+/// Work for the thread that writes.
 enum Piece {
     Chunk(Bytes),
     End,

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{CHUNKS_MAX, FINISH_MAX, STALL_MAX};
+use crate::counters::count;
 use crate::dial::Connection;
 use crate::frames::{FrameReader, QueuedBody, ReadError};
 use crate::handshake::{self, Failed};
-use crate::network::Shared;
-use crate::peer::{Peer, count};
+use crate::peer::Peer;
 use crate::protocol::{self, Kind, Purpose, STATE};
+use crate::shared::Shared;
 
 /// A source that is told of its end exactly once, whatever happens.
 pub(crate) struct Source(Option<Box<dyn StateSource>>);
