@@ -86,7 +86,7 @@ impl SimNetwork {
     /// One member's end of it.
     #[must_use]
     pub fn of(&self, member: MemberId) -> Arc<dyn Transport> {
-        Arc::new(SimTransport { network: self.clone(), member })
+        Arc::new(SimTransport { network: self.clone(), member, peers: Mutex::default() })
     }
 
     /// Sets the faults from now on.
@@ -176,6 +176,8 @@ impl State {
 struct SimTransport {
     network: SimNetwork,
     member: MemberId,
+    /// The members that it was told of: only these are reached.
+    peers: Mutex<BTreeSet<MemberId>>,
 }
 
 impl fmt::Debug for SimTransport {
@@ -186,6 +188,9 @@ impl fmt::Debug for SimTransport {
 
 impl Transport for SimTransport {
     fn send(&self, to: MemberId, lane: Lane, message: Bytes) -> bool {
+        if !self.peers.lock().contains(&to) {
+            return false;
+        }
         let now = self.network.clock.monotonic();
         let mut state = self.network.state.lock();
         state.sent += 1;
@@ -210,7 +215,9 @@ impl Transport for SimTransport {
         true
     }
 
-    fn set_peers(&self, _peers: Vec<PeerAddress>) {}
+    fn set_peers(&self, peers: Vec<PeerAddress>) {
+        *self.peers.lock() = peers.into_iter().map(|peer| peer.id).collect();
+    }
 
     fn send_state(
         &self,
@@ -222,6 +229,9 @@ impl Transport for SimTransport {
     }
 
     fn is_active(&self, peer: MemberId) -> bool {
+        if !self.peers.lock().contains(&peer) {
+            return false;
+        }
         let state = self.network.state.lock();
         !state.cut.contains(&(self.member, peer)) && !state.cut.contains(&(peer, self.member))
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_machine::membership::ConfState;
 use keepd_machine::{AppliedBatch, Command, Judgement, Outcome, StateMachine, tables};
-use keepd_mvcc::{Applied, MetaTable};
+use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
 use keepd_types::{LeaseId, Term};
 
@@ -77,10 +77,8 @@ pub(crate) struct ApplyThread {
 impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
         let published = machine.applied().index;
-        let members = machine.store().meta(tables::MEMBERS);
-        let is_learner = is_learner(members, shared.identity.member);
-        shared.progress.is_learner.store(is_learner, Ordering::Release);
-        Self {
+        let view = machine.store().views().load();
+        let mut thread = Self {
             shared,
             machine,
             waiting: VecDeque::new(),
@@ -94,7 +92,22 @@ impl ApplyThread {
             active_keys: None,
             outcomes: Vec::new(),
             is_stopping: false,
+        };
+        thread.note_members(&view);
+        thread
+    }
+
+    /// Tells the network who the other members are, and the requests whether this one learns only, if
+    /// that changed.
+    fn note_members(&mut self, view: &View) {
+        let members = view.meta(tables::MEMBERS);
+        if self.members.as_ref().is_some_and(|known| known.ptr_eq(members)) {
+            return;
         }
+        self.members = Some(members.clone());
+        let own = self.shared.identity.member;
+        self.shared.network.set_peers(peers(view, own));
+        self.shared.progress.is_learner.store(is_learner(members, own), Ordering::Release);
     }
 
     fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<(), keepd_machine::Halt> {
@@ -220,15 +233,10 @@ impl ApplyThread {
     fn publish(&mut self) {
         let applied = self.machine.applied();
         let AppliedBatch { view, changes } = self.machine.publish();
-        let shared = &self.shared;
         self.published = applied.index;
+        self.note_members(&view);
+        let shared = &self.shared;
         shared.progress.applied_index.store(applied.index, Ordering::Release);
-        if !self.members.as_ref().is_some_and(|known| known.ptr_eq(view.meta(tables::MEMBERS))) {
-            self.members = Some(view.meta(tables::MEMBERS).clone());
-            shared.network.set_peers(peers(&view, shared.identity.member));
-            let is_learner = is_learner(view.meta(tables::MEMBERS), shared.identity.member);
-            shared.progress.is_learner.store(is_learner, Ordering::Release);
-        }
         if let Some(term) = self.takes_over.take() {
             // ORDER: after the view is published, which holds what was acknowledged before a
             // restart; who reads without a round must find it.
