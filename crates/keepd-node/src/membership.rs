@@ -9,6 +9,7 @@ use keepd_types::MemberId;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::peer_message::{PeerRequest, PeerResponse};
+use crate::receive::matched;
 
 impl Handle {
     /// Whether this member learns only.
@@ -42,8 +43,7 @@ impl Handle {
             loop {
                 let own = self.progress().await?;
                 if !own.is_empty() {
-                    let told = own.into_iter().map(|it| (MemberId(it.id), it.matched));
-                    return Ok(told.collect());
+                    return Ok(matched(own));
                 }
                 match self.ask_leader(PeerRequest::Replicated).await? {
                     Some(PeerResponse::Replicated(told)) if !told.is_empty() => return Ok(told),

@@ -76,7 +76,9 @@ impl Handle {
         let shared = Arc::clone(&self.shared);
         let event = match request {
             PeerRequest::Replicated => {
-                let reply = reply_to(shared, to, name, replicated);
+                let reply = reply_to(shared, to, name, |progress| {
+                    PeerResponse::Replicated(matched(progress))
+                });
                 return self.tell(RaftEvent::Progress(reply));
             }
             PeerRequest::Renew(id) => {
@@ -174,9 +176,9 @@ pub(crate) fn is_learner(members: &MetaTable, member: MemberId) -> bool {
     membership::member(members, member).ok().flatten().is_some_and(|member| member.is_learner)
 }
 
-fn replicated(progress: Vec<Progress>) -> PeerResponse {
-    let members = progress.into_iter().map(|member| (MemberId(member.id), member.matched));
-    PeerResponse::Replicated(members.collect())
+/// The last entry that each member has for certain.
+pub(crate) fn matched(progress: Vec<Progress>) -> Vec<(MemberId, u64)> {
+    progress.into_iter().map(|member| (MemberId(member.id), member.matched)).collect()
 }
 
 /// Each command is the sender's own, and each change of the configuration can be read.
