@@ -59,8 +59,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Require a certificate of every member.",
     ),
-    Flag::new(Security, "peer-client-cert-file", Kind::Text, "", "Certificate to show to members."),
-    Flag::new(Security, "peer-client-key-file", Kind::Text, "", "Its private key."),
+    Flag::new(Security, "peer-client-cert-file", Kind::Text, "", "Certificate to show to members.")
+        .no_effect(),
+    Flag::new(Security, "peer-client-key-file", Kind::Text, "", "Its private key.").no_effect(),
     Flag::new(Security, "peer-trusted-ca-file", Kind::Text, "", "CA certificates for members."),
     Flag::new(Security, "peer-cert-allowed-cn", Kind::List, "", "Common names of members let in."),
     Flag::new(
@@ -87,7 +88,8 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "Do not compare a member's address with its certificate.",
-    ),
+    )
+    .no_effect(),
     Flag::new(
         Security,
         "cipher-suites",
