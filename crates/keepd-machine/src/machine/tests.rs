@@ -387,6 +387,10 @@ fn a_state_of_another_member_brings_its_leases_and_alarms() {
         theirs.apply(Command::LeaseGrant { id: LeaseId(lease), ttl: 100 }).unwrap();
     }
     theirs.apply(Command::Put(Put { lease: LeaseId(6), ..put("a", "theirs") })).unwrap();
+    // They have come further than this member, whatever it has not published.
+    for value in ["more", "and more"] {
+        theirs.apply(Command::Put(put("d", value))).unwrap();
+    }
     let alarm = Alarm { member: MemberId(9), kind: ALARM_NOSPACE };
     theirs.apply(Command::AlarmActivate(alarm)).unwrap();
     theirs.machine.store_mut().run(JobRequest::Flush).unwrap();

@@ -63,12 +63,16 @@ impl Network {
         self.transport.load().is_some()
     }
 
-    /// Says who the other members are.
+    /// Says who the other members are. One that has left is not connected from now on.
     pub(crate) fn set_peers(&self, peers: Vec<PeerAddress>) {
+        // ORDER: as in `observe`.
+        let mut connected = self.connected.lock();
         let mut known = self.peers.lock();
         if *known == peers {
             return;
         }
+        connected.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
+        drop(connected);
         known.clone_from(&peers);
         if let Some(transport) = &*self.transport.load() {
             transport.set_peers(peers);
