@@ -86,6 +86,8 @@ impl Reencryption {
 
     /// Finds the next step. Cheap when nothing is left to do.
     pub(crate) fn next_step(&mut self, store: &mut Store, now: Duration) -> NextStep {
+        // ORDER: before anything is looked at.
+        let begun = self.shared.encryption_state.begun();
         let files = self.shared.encryption.files();
         let active = files.active();
         let log = self.shared.encryption_state.wal_files();
@@ -104,7 +106,7 @@ impl Reencryption {
             *counts.entry(*key).or_default() += count;
         }
         let is_complete = files.known() == [active];
-        self.publish(&counts, active, is_complete, store.held_back());
+        self.publish(&counts, active, (is_complete, begun), store.held_back());
         self.is_all_plain &= active == DataKeyId::PLAIN;
         if is_complete && !store.is_reencrypting() {
             self.is_all_plain = false;
@@ -184,7 +186,7 @@ impl Reencryption {
         &self,
         counts: &BTreeMap<DataKeyId, u64>,
         active: DataKeyId,
-        is_complete: bool,
+        (is_complete, begun): (bool, u64),
         held_back: Vec<PathBuf>,
     ) {
         let sum = |wanted: &dyn Fn(DataKeyId) -> bool| {
@@ -197,7 +199,7 @@ impl Reencryption {
             is_complete,
             held_back,
         };
-        let before = self.shared.encryption_state.replace_file_counts(now.clone());
+        let before = self.shared.encryption_state.replace_file_counts(now.clone(), begun);
         for file in now.held_back.iter().filter(|file| !before.held_back.contains(file)) {
             tracing::warn!(file = %file.display(), "{HELD_BACK_ADVICE}");
         }

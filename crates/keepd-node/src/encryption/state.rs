@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keepd_crypto::DataKeyId;
@@ -50,6 +51,8 @@ pub struct Reloads {
 pub(crate) struct EncryptionState {
     wal_files: Mutex<WalFiles>,
     file_counts: Mutex<FileCounts>,
+    /// Re-encryptions that were begun.
+    begun: AtomicU64,
     reloads: Mutex<Reloads>,
 }
 
@@ -66,14 +69,24 @@ impl EncryptionState {
         self.file_counts.lock().clone()
     }
 
-    /// Publishes a count of the files and returns the one before.
-    pub(crate) fn replace_file_counts(&self, counts: FileCounts) -> FileCounts {
-        std::mem::replace(&mut self.file_counts.lock(), counts)
+    /// Re-encryptions that were begun, as a count of the files has to know before it begins.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Publishes a count of the files, which began when so many re-encryptions were begun, and returns
+    /// the one before.
+    pub(crate) fn replace_file_counts(&self, counts: FileCounts, begun: u64) -> FileCounts {
+        let mut published = self.file_counts.lock();
+        let is_complete = counts.is_complete && begun == self.begun();
+        std::mem::replace(&mut published, FileCounts { is_complete, ..counts })
     }
 
     /// Keeps the counts from saying that everything is done until the files are counted again.
     pub(crate) fn begin_reencryption(&self) {
-        self.file_counts.lock().is_complete = false;
+        let mut published = self.file_counts.lock();
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        published.is_complete = false;
     }
 
     pub(crate) fn reloads(&self) -> Reloads {
@@ -100,4 +113,21 @@ impl EncryptionState {
 /// The keys that the cluster seals values under; `None` before the first activation.
 pub(crate) fn active_keys(view: &View) -> Option<ActiveKeys> {
     tables::active_keys(view.meta(tables::CLUSTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_began_before_a_reencryption_does_not_say_that_it_is_done() {
+        let state = EncryptionState::default();
+        let complete = || FileCounts { is_complete: true, ..FileCounts::default() };
+        let before = state.begun();
+        state.begin_reencryption();
+        state.replace_file_counts(complete(), before);
+        assert!(!state.file_counts().is_complete);
+        state.replace_file_counts(complete(), state.begun());
+        assert!(state.file_counts().is_complete);
+    }
 }
