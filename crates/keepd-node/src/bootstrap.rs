@@ -4,8 +4,8 @@
 //! is applied at [`BOOTSTRAP_INDEX`] and is no entry of the log. INVARIANT: what is in their stores at
 //! that index depends on the names, the URLs and the token alone.
 //!
-//! A member that joins makes nothing: its log and its store are empty, and since no leader's log
-//! reaches back to the initial membership, the leader sends it the state first.
+//! A member that joins makes nothing: its log is empty, its store holds but where the others are, and
+//! since no leader's log reaches back to the initial membership, the leader sends it the state first.
 
 use std::path::Path;
 
@@ -29,7 +29,12 @@ pub enum Bootstrap {
     /// One of the first members of a cluster.
     New(InitialCluster),
     /// A member of a cluster that has been told of it; see [`crate::join()`].
-    Join(Identity),
+    Join {
+        /// The member, as the cluster knows it.
+        identity: Identity,
+        /// The members as the cluster told them. They are asked for nothing, but answered.
+        members: Vec<Member>,
+    },
 }
 
 impl Bootstrap {
@@ -49,7 +54,10 @@ impl Bootstrap {
                 drop(store);
                 create_log(env, dir, encryption.files(), cluster.identity())?;
             }
-            Self::Join(identity) => {
+            Self::Join { identity, members } => {
+                members.iter().for_each(|member| member.store(&mut store));
+                store.publish(Applied::default());
+                store.run(JobRequest::Flush)?;
                 drop(store);
                 create_joining_log(env, dir, encryption.files(), *identity)?;
             }

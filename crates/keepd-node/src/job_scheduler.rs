@@ -15,6 +15,7 @@ use crate::encryption::reencrypt::{NextStep, Reencryption};
 use crate::encryption::state::active_keys;
 use crate::messages::{Done, Job};
 use crate::shared::Shared;
+use crate::shared::incoming::IncomingPlace;
 use crate::threads::background::Background;
 
 /// Expired leases proposed per pass; 1000 a second, as in etcd.
@@ -29,10 +30,6 @@ const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Flushed bytes between two checkpoints.
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
-/// Entries that become durable in the store between two releases of the log.
-const RELEASE_ENTRIES: u64 = 10_000;
-/// BOUND: bytes of log that are kept for followers that lack entries.
-const HELD_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Bytes of entries written between two releases of the log: few large entries fill a disk too.
 const RELEASE_BYTES: u64 = 64 * 1024 * 1024;
 /// Index leaves trimmed of compacted history per turn.
@@ -169,8 +166,14 @@ impl JobScheduler {
             Done::CountSealed(sealed) => self.reencryption.counted(store, sealed),
             Done::RetireKeys(result) => self.reencryption.retired(result),
             Done::RestoreBallast => self.restoring_ballast = false,
+            Done::DiscardState => {}
         }
         self.publish_space(machine);
+    }
+
+    /// Removes what a state replaced.
+    pub(crate) fn discard_state(&self, place: IncomingPlace) {
+        self.background.run(Job::DiscardState(place));
     }
 
     fn take_in(&mut self, store: &mut Store, done: keepd_mvcc::Done, took: Duration) {
@@ -191,7 +194,10 @@ impl JobScheduler {
                 self.shared.metrics.backend_commit_seconds.observe(took);
                 let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
                 let is_due = written >= self.release_at || self.shared.space.ballast.is_short();
-                self.release_log(store.durable(), if is_due { 1 } else { RELEASE_ENTRIES });
+                self.release_log(
+                    store.durable(),
+                    if is_due { 1 } else { self.shared.options.snapshot_count },
+                );
             }
             JobKind::Checkpoint => self.checkpoint_refused = None,
             JobKind::Rewrite => self.space_due = Duration::ZERO,
@@ -231,7 +237,7 @@ impl JobScheduler {
         let needed = self.shared.progress.log_needed.load(Ordering::Relaxed);
         let bytes = self.shared.space.log_bytes.load(Ordering::Relaxed);
         let is_short = self.shared.space.ballast.is_short();
-        (1..=index).contains(&needed) && bytes < HELD_LOG_BYTES && !is_short
+        (1..=index).contains(&needed) && bytes < self.shared.options.log_held_bytes && !is_short
     }
 
     /// Someone wants space back now.

@@ -38,6 +38,7 @@ mod options;
 mod peer_message;
 mod receive;
 mod shared;
+mod state_transfer;
 #[cfg(test)]
 mod testing;
 mod threads;

@@ -68,7 +68,7 @@ impl Member {
             PartName::Raft,
             &shared,
             &shared.mailboxes.raft,
-            RaftThread::new(of(), core),
+            RaftThread::new(of(), core, background.clone()),
         );
         let apply = ApplyThread::new(of(), machine, jobs);
         let apply = Driver::new(PartName::Apply, &shared, &shared.mailboxes.apply, apply);

@@ -13,8 +13,11 @@ use bytes::Bytes;
 use keepd_crypto::{DataKeyId, KeyringError};
 use keepd_machine::command::{Compare, Op};
 use keepd_machine::{Command, Origin, Outcome};
-use keepd_mvcc::View;
-use keepd_raft::{Actions, ConfChange, ConfState, Fetch, Fetched, Message, Progress, Verdict};
+use keepd_mvcc::{StagedState, View};
+use keepd_raft::{
+    Actions, ConfChange, ConfState, Fetch, Fetched, Message, Progress, SnapshotEnd, SnapshotMeta,
+    Verdict,
+};
 use keepd_types::{HardState, KeyRange, LeaseId, MemberId, RangeEnd, Term};
 use keepd_watch::{Batch, Sink, StreamId, WatchId, WatchSpec};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -22,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::admission::Permit;
 use crate::error::Error;
 use crate::mailbox::Mailbox;
+use crate::shared::incoming::IncomingPlace;
 
 /// BOUND: keys or leases told at once; who wants all asks again, so that applying goes on between.
 pub(crate) const PIECE_MAX: usize = 5_000;
@@ -95,6 +99,10 @@ pub(crate) enum RaftEvent {
     LogReleased(u64),
     /// Messages to a member were lost.
     Lost(MemberId),
+    /// Sending the state to a member has ended.
+    StateSent(MemberId, SnapshotEnd),
+    /// A state of another member is staged, with the message that it came with.
+    State(Box<ReceivedState>),
     /// The state machine has judged the change of the configuration at this index, and everything
     /// before it is published.
     Judged {
@@ -112,6 +120,18 @@ pub(crate) enum RaftEvent {
     Removed,
     /// Shut down in order.
     Stop,
+}
+
+/// A state of another member that lies on the disk, whole and durable.
+#[derive(Debug)]
+pub(crate) struct ReceivedState {
+    /// Raft's message that it came with.
+    pub(crate) message: Message,
+    /// Its place in the log, and the configuration then.
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) staged: StagedState,
+    /// Nothing else is staged until it is given back.
+    pub(crate) place: IncomingPlace,
 }
 
 /// Commands on their way to the leader.
@@ -272,6 +292,8 @@ impl Proposal {
 pub(crate) enum WalEvent {
     /// Append, sync, confirm.
     Append(Actions),
+    /// Commit the member to a state and begin the log anew after it.
+    Install(StagedState),
     /// A hard state that may be written with the next batch.
     DeferHardState(HardState),
     /// The store is durable up to here: segments before it may go.
@@ -310,6 +332,8 @@ pub(crate) enum ApplyEvent {
         /// The configuration.
         conf_state: ConfState,
     },
+    /// Go on in the state that the member is committed to, the log already does.
+    Install(Box<ReceivedState>),
     /// Renew a lease.
     Renew(LeaseId, Reply<Renewal>),
     /// Tell a lease's time.
@@ -432,6 +456,8 @@ pub(crate) enum Job {
     CountSealed(Arc<View>),
     /// Brings the ballast back.
     RestoreBallast,
+    /// Removes what a state replaced, or a staged state that is not wanted, and gives its place back.
+    DiscardState(IncomingPlace),
     /// Forgets data keys that no file lies under.
     RetireKeys {
         /// The data key that was active when the files were counted.
@@ -452,5 +478,6 @@ pub(crate) enum Done {
     /// None if a part of the store cannot be read, or the member stops.
     CountSealed(Option<u64>),
     RestoreBallast,
+    DiscardState,
     RetireKeys(Result<bool, KeyringError>),
 }

@@ -11,6 +11,11 @@ use crate::bootstrap::Bootstrap;
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Entries between two releases of the log: etcd's between two snapshots.
+const SNAPSHOT_COUNT: u64 = 10_000;
+/// Enough for a member that was away for minutes under load.
+const LOG_HELD_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Bytes that a member keeps in reserve for the day when the disk is full: enough for thousands of
 /// deletions and the rewrite of a whole segment.
 pub const BALLAST_BYTES: u64 = 64 * 1024 * 1024;
@@ -46,6 +51,11 @@ pub struct Options {
     pub progress_notify_interval: Duration,
     /// Longest time until applied records become durable in the store.
     pub flush_interval: Duration,
+    /// Applied entries after which the log on the disk is let go: what is before stays in the store.
+    pub snapshot_count: u64,
+    /// BOUND: bytes of log that are kept for members that lack entries; one that lacks more gets the
+    /// state.
+    pub log_held_bytes: u64,
     /// The size of the ballast at most.
     pub ballast_bytes: u64,
 }
@@ -73,6 +83,8 @@ impl Options {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             progress_notify_interval: Duration::from_secs(600),
             flush_interval: FLUSH_INTERVAL,
+            snapshot_count: SNAPSHOT_COUNT,
+            log_held_bytes: LOG_HELD_BYTES,
             ballast_bytes: BALLAST_BYTES,
         }
     }

@@ -13,6 +13,7 @@ use crate::mailbox::Refused;
 use crate::messages::{ApplyEvent, Forward, RaftEvent, Reply};
 use crate::peer_message::{Malformed, PeerMessage, PeerRequest, PeerResponse, RequestName};
 use crate::shared::Shared;
+use crate::state_transfer;
 use crate::transport::{
     Hello, Lane, NotReceived, PeerAddress, Receiver, Refusal, StateSink, Transport,
 };
@@ -59,7 +60,7 @@ impl Handle {
     }
 
     /// Has the Raft part react here: it never blocks.
-    fn tell(&self, event: RaftEvent) -> Result<(), NotReceived> {
+    pub(crate) fn tell(&self, event: RaftEvent) -> Result<(), NotReceived> {
         if !self.shared.mailboxes.raft.push_quietly(event) {
             return Err(NotReceived::Stopped);
         }
@@ -100,11 +101,14 @@ impl Handle {
 impl Receiver for Handle {
     fn hello(&self) -> Hello {
         let identity = self.shared.identity;
+        let view = self.view();
+        let own = membership::member(view.meta(tables::MEMBERS), identity.member).ok().flatten();
         Hello {
             cluster: identity.cluster,
             member: identity.member,
             version: version::SERVER_VERSION.to_owned(),
             feature_level: FEATURE_LEVEL,
+            urls: own.map(|own| own.peer_urls).unwrap_or_default(),
             keys: Vec::new(),
         }
     }
@@ -119,6 +123,12 @@ impl Receiver for Handle {
             );
             return Err(Refusal { reason, is_removed: true });
         }
+        if view.meta(tables::CONF_STATE).is_empty() {
+            // This member joins: who came to the cluster after it asked for the membership has to be
+            // answered too.
+            let (id, urls) = (hello.member, hello.urls.clone());
+            self.shared.network.add_peer(PeerAddress { id, urls });
+        }
         Ok(())
     }
 
@@ -126,8 +136,8 @@ impl Receiver for Handle {
         self.take(from, message)
     }
 
-    fn begin_state(&self, _from: MemberId, _head: Bytes) -> Result<Box<dyn StateSink>, String> {
-        Err("states are not taken".to_owned())
+    fn begin_state(&self, from: MemberId, head: Bytes) -> Result<Box<dyn StateSink>, String> {
+        state_transfer::begin(self, from, head)
     }
 
     fn lost(&self, to: MemberId) {

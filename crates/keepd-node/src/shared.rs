@@ -1,5 +1,6 @@
 //! The state that the parts of a member share with one another and with the tasks that serve clients.
 
+pub(crate) mod incoming;
 mod leadership;
 mod mailboxes;
 mod network;
@@ -18,12 +19,13 @@ use keepd_crypto::Encryption;
 use keepd_env::{Env, IoError};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
 use keepd_machine::{Command, Envelope, Origin};
-use keepd_member::Identity;
+use keepd_member::{Identity, Layout};
 use keepd_mvcc::{Applied, HashKv, Views};
 use keepd_types::Term;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use self::incoming::Incoming;
 use self::mailboxes::Mailboxes;
 use self::network::Network;
 use self::progress::Progress;
@@ -33,6 +35,7 @@ use self::space::DiskSpace;
 use crate::admission::ProposalBudget;
 use crate::ballast::{Asks, Ballast};
 use crate::encryption::state::EncryptionState;
+use crate::install::Installer;
 use crate::messages::{Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -52,6 +55,9 @@ pub(crate) struct Shared {
     pub(crate) views: Views,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) network: Network,
+    /// Puts the state of another member in the place of this one's.
+    pub(crate) installer: Installer,
+    pub(crate) incoming: Incoming,
     /// Bytes of large requests on their way through the log.
     pub(crate) budget: ProposalBudget,
     pub(crate) progress: Progress,
@@ -77,6 +83,8 @@ impl Shared {
         ballast: Ballast,
     ) -> Arc<Self> {
         let boot = env.random.next_u64();
+        let member_dir = Layout::new(&options.data_dir).member;
+        let installer = Installer::new(env.clone(), member_dir, encryption.files());
         Arc::new(Self {
             boot,
             proposals: AtomicU64::new(0),
@@ -86,6 +94,8 @@ impl Shared {
             views,
             mailboxes: Mailboxes::new(),
             network: Network::default(),
+            installer,
+            incoming: Incoming::default(),
             budget: ProposalBudget::default(),
             progress: Progress::default(),
             space: DiskSpace::new(ballast),

@@ -43,6 +43,9 @@ pub struct Hello {
     pub version: String,
     /// The newest format of messages and records that it reads.
     pub feature_level: u32,
+    /// URLs at which its peers reach it, as far as it knows: a member that joins cannot know every
+    /// other one.
+    pub urls: Vec<String>,
     /// Check values of the encryption keys that it can read with, opaque to the network.
     pub keys: Vec<Bytes>,
 }

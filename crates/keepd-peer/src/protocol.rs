@@ -24,6 +24,8 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const STATE_HEAD_BYTES_MAX: usize = 1024 * 1024;
 /// BOUND: bytes of a reason.
 const REASON_BYTES_MAX: usize = 4096;
+/// BOUND: URLs in a greeting.
+const URLS_MAX: usize = 8;
 /// BOUND: check values of keys in a greeting.
 const KEYS_MAX: usize = 1024;
 
@@ -181,6 +183,11 @@ impl Greeting {
         out.extend_from_slice(&hello.member.0.to_be_bytes());
         varint::write_u64(u64::from(hello.feature_level), &mut out);
         put_bytes(cut(&hello.version).as_bytes(), &mut out);
+        let urls = &hello.urls[..hello.urls.len().min(URLS_MAX)];
+        varint::write_u64(urls.len() as u64, &mut out);
+        for url in urls {
+            put_bytes(cut(url).as_bytes(), &mut out);
+        }
         assert!(hello.keys.len() <= KEYS_MAX, "a configuration has fewer keys");
         varint::write_u64(hello.keys.len() as u64, &mut out);
         for key in &hello.keys {
@@ -211,11 +218,17 @@ impl Greeting {
         let feature_level = u32::try_from(take_varint(&mut rest)?).ok()?;
         let version = text(&take_bytes(&mut rest)?);
         let count = usize::try_from(take_varint(&mut rest)?).ok()?;
+        if count > URLS_MAX {
+            return None;
+        }
+        let urls = (0..count).map(|_| Some(text(&take_bytes(&mut rest)?)));
+        let urls = urls.collect::<Option<Vec<_>>>()?;
+        let count = usize::try_from(take_varint(&mut rest)?).ok()?;
         if count > KEYS_MAX {
             return None;
         }
         let keys = (0..count).map(|_| take_bytes(&mut rest)).collect::<Option<Vec<_>>>()?;
-        let hello = Hello { cluster, member, version, feature_level, keys };
+        let hello = Hello { cluster, member, version, feature_level, urls, keys };
         rest.is_empty().then_some(Self { to, purpose, hello })
     }
 }
@@ -248,6 +261,7 @@ mod tests {
             cluster: ClusterId(0xc1),
             member: MemberId(0xa),
             version: "0.1.0".to_owned(),
+            urls: vec!["http://a:2380".to_owned()],
             feature_level: 300,
             keys: vec![Bytes::from_static(b"12345678"), Bytes::new()],
         };

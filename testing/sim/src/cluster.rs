@@ -1,17 +1,19 @@
 //! Several members in one thread, with a network between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use keepd_env::sim::CrashMode;
 use keepd_env::{Clock, ManualClock, Random, SeededRandom};
-use keepd_member::InitialCluster;
+use keepd_machine::Membership;
+use keepd_member::{Identity, InitialCluster};
 use keepd_node::{Bootstrap, Handle, NotReceived, Options, Receiver};
 use keepd_types::MemberId;
 
-use crate::network::SimNetwork;
+use crate::network::{SimNetwork, Transfer};
 use crate::{Client, RUN_TIME_MAX, SimMember};
 
 /// A cluster that runs in the thread of its test.
@@ -23,6 +25,11 @@ pub struct SimCluster {
     network: SimNetwork,
     hosts: Vec<SimMember>,
     ids: Vec<MemberId>,
+    /// Connections, by who dialed and who was dialed.
+    met: BTreeSet<(MemberId, MemberId)>,
+    /// Hosts that were taken away.
+    gone: BTreeSet<usize>,
+    adjust: fn(Options) -> Options,
     steps: u64,
     /// Timeouts of clients need a runtime; its clock stands still.
     runtime: tokio::runtime::Runtime,
@@ -35,6 +42,15 @@ impl SimCluster {
     /// If no runtime can be made.
     #[must_use]
     pub fn new(seed: u64, members: usize) -> Self {
+        Self::with(seed, members, |options| options)
+    }
+
+    /// As [`Self::new`], with other options.
+    ///
+    /// # Panics
+    /// If no runtime can be made.
+    #[must_use]
+    pub fn with(seed: u64, members: usize, adjust: fn(Options) -> Options) -> Self {
         let schedule = SeededRandom::new(seed);
         let clock = ManualClock::new();
         let names: BTreeMap<String, Vec<String>> = (0..members)
@@ -42,21 +58,62 @@ impl SimCluster {
             .collect();
         let mut hosts = Vec::new();
         let mut ids = Vec::new();
-        for (name, urls) in &names {
+        for name in names.keys() {
             let cluster =
                 InitialCluster::new(name, names.clone(), "sim").expect("the names are right");
             ids.push(cluster.local);
-            let mut options = Options::new(PathBuf::from("/data"));
-            options.ballast_bytes = 64 * 1024;
-            options.name.clone_from(name);
-            options.client_urls = vec![urls[0].replace("2380", "2379")];
+            let mut options = options(name);
             options.bootstrap = Bootstrap::New(cluster);
+            let options = adjust(options);
             hosts.push(SimMember::with(schedule.next_u64(), clock.clone(), options));
         }
         let network = SimNetwork::new(schedule.next_u64(), clock.clone());
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build().expect("it needs no file");
-        Self { seed, schedule, clock, network, hosts, ids, steps: 0, runtime }
+        Self {
+            seed,
+            schedule,
+            clock,
+            network,
+            hosts,
+            ids,
+            met: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            adjust,
+            steps: 0,
+            runtime,
+        }
+    }
+
+    /// A host with an empty disk for a member that the cluster has been told of; its number. `told` is
+    /// what one of the members says of the membership.
+    ///
+    /// # Panics
+    /// If that is no membership.
+    pub fn add_host(&mut self, id: MemberId, told: Bytes) -> usize {
+        let told = Membership::decode(told).expect("a member tells the membership");
+        let number = self.hosts.len();
+        let mut options = options(&format!("m{number}"));
+        let identity = Identity { member: id, cluster: told.cluster };
+        options.bootstrap = Bootstrap::Join { identity, members: told.members };
+        let options = (self.adjust)(options);
+        self.hosts.push(SimMember::with(self.schedule.next_u64(), self.clock.clone(), options));
+        self.ids.push(id);
+        number
+    }
+
+    /// The hosts, whose members run or not.
+    #[must_use]
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Takes a host away, with its disk: no member runs there any more.
+    pub fn take_away(&mut self, member: usize) {
+        if self.is_running(member) {
+            self.kill(member);
+        }
+        self.gone.insert(member);
     }
 
     /// Starts a member that does not run.
@@ -72,7 +129,7 @@ impl SimCluster {
     /// Starts all members that do not run.
     pub fn start_all(&mut self) {
         for member in 0..self.hosts.len() {
-            if !self.hosts[member].is_running() {
+            if !self.hosts[member].is_running() && !self.gone.contains(&member) {
                 self.start(member);
             }
         }
@@ -148,13 +205,13 @@ impl SimCluster {
     /// The process of a member dies; what it wrote stays, synced or not.
     pub fn kill(&mut self, member: usize) {
         self.hosts[member].kill();
-        self.network.hang_up(self.ids[member]);
+        self.hang_up(member);
     }
 
     /// The power of a member fails.
     pub fn cut_power(&mut self, member: usize, mode: CrashMode) {
         self.hosts[member].cut_power(mode);
-        self.network.hang_up(self.ids[member]);
+        self.hang_up(member);
     }
 
     /// Steps the members, carries messages and polls the clients until all of these have ended.
@@ -211,6 +268,9 @@ impl SimCluster {
                 self.handle(sender).lost(to);
             }
         }
+        if let Some(transfer) = self.network.take_transfer() {
+            self.carry(transfer);
+        }
         let ready: Vec<(usize, usize)> = (0..self.hosts.len())
             .flat_map(|host| self.hosts[host].ready().into_iter().map(move |part| (host, part)))
             .collect();
@@ -230,9 +290,9 @@ impl SimCluster {
         }
     }
 
-    fn deliver(&self, which: usize) {
+    fn deliver(&mut self, which: usize) {
         let arrival = self.network.take(which);
-        let Some(receiver) = self.running(arrival.to) else { return };
+        let Some(receiver) = self.meeting(arrival.from, arrival.to) else { return };
         match self.handle(receiver).receive(arrival.from, arrival.message.clone()) {
             Ok(()) | Err(NotReceived::Stopped) => {}
             Err(NotReceived::Full) => self.network.put_back(arrival),
@@ -242,8 +302,76 @@ impl SimCluster {
         }
     }
 
+    /// Carries the next piece of a state.
+    fn carry(&mut self, mut transfer: Transfer) {
+        let receiver = self.meeting(transfer.from, transfer.to);
+        let Some(receiver) = receiver.filter(|_| self.network.carries(&transfer)) else {
+            return transfer.end(Err("the receiver is out of reach".to_owned()));
+        };
+        let Some(sink) = &mut transfer.sink else {
+            return match self.handle(receiver).begin_state(transfer.from, transfer.head.clone()) {
+                Ok(sink) => {
+                    transfer.sink = Some(sink);
+                    self.network.go_on(transfer);
+                }
+                Err(reason) => transfer.end(Err(reason)),
+            };
+        };
+        let taken = match transfer.source.next_chunk() {
+            Ok(Some(chunk)) => sink.chunk(chunk),
+            Ok(None) => {
+                let sink = transfer.sink.take().expect("it was just seen");
+                let finished = sink.finish();
+                if finished.is_ok() {
+                    self.network.count_state();
+                }
+                return transfer.end(finished);
+            }
+            Err(reason) => Err(reason),
+        };
+        match taken {
+            Ok(()) => self.network.go_on(transfer),
+            Err(reason) => transfer.end(Err(reason)),
+        }
+    }
+
+    /// The receiver of what another member sends, if it runs and they talk to each other: both say first
+    /// who they are, as on a new connection.
+    fn meeting(&mut self, from: MemberId, to: MemberId) -> Option<usize> {
+        let (sender, receiver) = (self.running(from)?, self.running(to)?);
+        if !self.met.contains(&(from, to)) {
+            let (dialing, dialed) = (self.handle(sender), self.handle(receiver));
+            if let Err(refusal) = dialed.meet(&dialing.hello()) {
+                dialing.refused_by(to, &refusal);
+                return None;
+            }
+            if let Err(refusal) = dialing.meet(&dialed.hello()) {
+                dialed.refused_by(from, &refusal);
+                return None;
+            }
+            self.met.insert((from, to));
+        }
+        Some(receiver)
+    }
+
+    /// The connections of a member that has ended are gone.
+    fn hang_up(&mut self, member: usize) {
+        let id = self.ids[member];
+        self.met.retain(|(from, to)| *from != id && *to != id);
+        self.network.hang_up(id);
+    }
+
     fn running(&self, id: MemberId) -> Option<usize> {
         let host = self.ids.iter().position(|known| *known == id)?;
         self.is_running(host).then_some(host)
     }
+}
+
+/// Options of a member with this name.
+fn options(name: &str) -> Options {
+    let mut options = Options::new(PathBuf::from("/data"));
+    options.ballast_bytes = 64 * 1024;
+    options.name = name.to_owned();
+    options.client_urls = vec![format!("http://{name}:2379")];
+    options
 }

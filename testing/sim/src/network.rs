@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::{Clock, ManualClock, Random, SeededRandom};
-use keepd_node::{Lane, PeerAddress, StateSource, Transport};
+use keepd_node::{Lane, PeerAddress, StateSink, StateSource, Transport};
 use keepd_types::MemberId;
 use parking_lot::Mutex;
 
@@ -35,6 +35,28 @@ pub struct Faults {
     pub jitter: Duration,
 }
 
+/// BOUND: states that a member sends at once, as over the real network.
+const STATES_MAX: usize = 2;
+/// Time that a chunk of a state takes, of 256 KiB at most.
+const CHUNK_TIME: Duration = Duration::from_millis(2);
+
+/// A state on its way from one member to another.
+pub(crate) struct Transfer {
+    at: Duration,
+    pub(crate) from: MemberId,
+    pub(crate) to: MemberId,
+    pub(crate) head: Bytes,
+    pub(crate) source: Box<dyn StateSource>,
+    /// The receiver's end, once it has the head.
+    pub(crate) sink: Option<Box<dyn StateSink>>,
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transfer({} to {})", self.from, self.to)
+    }
+}
+
 /// Messages of one lane from one member to another.
 type Link = (MemberId, MemberId, bool);
 
@@ -45,6 +67,11 @@ struct State {
     links: BTreeMap<Link, VecDeque<(Duration, Bytes)>>,
     /// Cut links, each in one direction.
     cut: BTreeSet<(MemberId, MemberId)>,
+    /// States on their way, in the order in which their next chunk arrives.
+    transfers: VecDeque<Transfer>,
+    /// States that were begun and that arrived.
+    states_begun: u64,
+    states: u64,
     /// Senders who have yet to be told of a loss.
     losses: VecDeque<(MemberId, MemberId)>,
     sent: u64,
@@ -76,6 +103,9 @@ impl SimNetwork {
             faults: Faults { jitter: Duration::from_millis(1), ..Faults::default() },
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            transfers: VecDeque::new(),
+            states_begun: 0,
+            states: 0,
             losses: VecDeque::new(),
             sent: 0,
             lost: 0,
@@ -121,8 +151,27 @@ impl SimNetwork {
         (state.sent, state.lost)
     }
 
+    /// States that were begun.
+    #[must_use]
+    pub fn states_begun(&self) -> u64 {
+        self.state.lock().states_begun
+    }
+
+    /// States that arrived whole.
+    #[must_use]
+    pub fn states(&self) -> u64 {
+        self.state.lock().states
+    }
+
     /// Loses whatever is on its way to and from a member that has ended.
     pub(crate) fn hang_up(&self, member: MemberId) {
+        let mut state = self.state.lock();
+        let is_lost = |transfer: &Transfer| transfer.from == member || transfer.to == member;
+        let (lost, others): (VecDeque<Transfer>, VecDeque<Transfer>) =
+            std::mem::take(&mut state.transfers).into_iter().partition(is_lost);
+        state.transfers = others;
+        drop(state);
+        lost.into_iter().for_each(|transfer| transfer.end(Err("the connection broke".to_owned())));
         let mut state = self.state.lock();
         state.links.retain(|(from, to, _), _| *from != member && *to != member);
         state.losses.retain(|(from, to)| *from != member && *to != member);
@@ -131,7 +180,8 @@ impl SimNetwork {
     /// The time at which the next message arrives.
     pub(crate) fn next_arrival(&self) -> Option<Duration> {
         let state = self.state.lock();
-        state.links.values().filter_map(|link| link.front()).map(|(at, _)| *at).min()
+        let messages = state.links.values().filter_map(|link| link.front()).map(|(at, _)| *at);
+        messages.chain(state.transfers.iter().map(|transfer| transfer.at)).min()
     }
 
     /// The links whose next message has arrived.
@@ -161,9 +211,42 @@ impl SimNetwork {
         state.links.entry(arrival.link).or_default().push_front((at, arrival.message));
     }
 
+    /// The next state of which a chunk is due.
+    pub(crate) fn take_transfer(&self) -> Option<Transfer> {
+        let (now, mut state) = (self.clock.monotonic(), self.state.lock());
+        let due = state.transfers.iter().position(|transfer| transfer.at <= now)?;
+        state.transfers.remove(due)
+    }
+
+    /// Whether the link that a state goes over is there.
+    pub(crate) fn carries(&self, transfer: &Transfer) -> bool {
+        let (Transfer { from, to, .. }, state) = (transfer, self.state.lock());
+        !state.cut.contains(&(*from, *to)) && !state.cut.contains(&(*to, *from))
+    }
+
+    /// The next chunk of a state is on its way.
+    pub(crate) fn go_on(&self, mut transfer: Transfer) {
+        transfer.at = self.clock.monotonic() + CHUNK_TIME;
+        self.state.lock().transfers.push_back(transfer);
+    }
+
+    /// A state has arrived whole.
+    pub(crate) fn count_state(&self) {
+        self.state.lock().states += 1;
+    }
+
     /// A sender that is to be told of a loss, and to whom messages were lost.
     pub(crate) fn take_loss(&self) -> Option<(MemberId, MemberId)> {
         self.state.lock().losses.pop_front()
+    }
+}
+
+impl Transfer {
+    /// Tells the sender how it went.
+    pub(crate) fn end(self, result: Result<(), String>) {
+        // ORDER: the receiver's end goes first, as with a connection that breaks.
+        drop(self.sink);
+        self.source.ended(result);
     }
 }
 
@@ -221,11 +304,20 @@ impl Transport for SimTransport {
 
     fn send_state(
         &self,
-        _to: MemberId,
-        _head: Bytes,
+        to: MemberId,
+        head: Bytes,
         source: Box<dyn StateSource>,
     ) -> Result<(), Box<dyn StateSource>> {
-        Err(source)
+        let at = self.network.clock.monotonic() + CHUNK_TIME;
+        let mut state = self.network.state.lock();
+        let own = state.transfers.iter().filter(|transfer| transfer.from == self.member);
+        if own.count() >= STATES_MAX {
+            return Err(source);
+        }
+        let transfer = Transfer { at, from: self.member, to, head, source, sink: None };
+        state.states_begun += 1;
+        state.transfers.push_back(transfer);
+        Ok(())
     }
 
     fn is_active(&self, peer: MemberId) -> bool {

@@ -51,14 +51,19 @@ fn the_first_members_make_the_same_state_and_are_each_themselves() {
 }
 
 #[test]
-fn a_joining_member_begins_with_nothing_and_starts_again_so() {
+fn a_joining_member_begins_with_the_others_addresses_alone_and_starts_again_so() {
     let disk = SimDisk::new();
     let identity = Identity { member: MemberId(7), cluster: ClusterId(9) };
-    for bootstrap in [Bootstrap::Join(identity), Bootstrap::New(cluster("a"))] {
+    let known = Member { id: 5, peer_urls: vec!["http://e:2380".to_owned()], ..Member::default() };
+    let join = Bootstrap::Join { identity, members: vec![known.clone()] };
+    for bootstrap in [join, Bootstrap::New(cluster("a"))] {
         let joined = opened(&disk, bootstrap);
         assert_eq!(joined.identity, identity);
         assert_eq!(joined.machine.applied(), Applied { index: 0, term: 0 });
-        assert!(joined.machine.store().meta(tables::MEMBERS).is_empty());
+        let store = joined.machine.store();
+        assert!(store.meta(tables::CONF_STATE).is_empty());
+        let members = membership::members(store.meta(tables::MEMBERS)).unwrap();
+        assert_eq!(members, std::slice::from_ref(&known));
         let Status { last_index, commit, term, .. } = joined.core.status();
         assert_eq!((last_index, commit, term), (0, 0, 0));
     }

@@ -138,7 +138,9 @@ impl Reencryption {
         }
         let is_over = counts.keys().all(|key| *key == active)
             && log.seen == Some(active)
-            && !store.may_write_stale_file();
+            && !store.may_write_stale_file()
+            // What is staged is counted nowhere.
+            && !self.shared.incoming.is_taken();
         if is_over && now >= self.retry_at && !self.is_retiring {
             return self.retire(&counts, active, now);
         }

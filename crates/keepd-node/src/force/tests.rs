@@ -187,7 +187,7 @@ fn a_learner_gets_the_vote() {
 fn a_member_that_has_nothing_cannot_go_on_alone() {
     let disk = SimDisk::new();
     let identity = cluster().identity();
-    let bootstrap = Bootstrap::Join(identity);
+    let bootstrap = Bootstrap::Join { identity, members: Vec::new() };
     let options = Options { bootstrap, ..Options::new("/data".into()) };
     drop(DataDir::prepare(&env(&disk), &options, None).unwrap());
     let error = opened(&disk, true).err().unwrap();

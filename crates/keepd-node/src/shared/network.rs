@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use keepd_types::MemberId;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::messages::PeerBytes;
 use crate::peer_message::{PeerMessage, PeerResponse, RequestName};
-use crate::transport::{Lane, PeerAddress, Transport};
+use crate::transport::{Lane, PeerAddress, StateSource, Transport};
 
 /// BOUND: questions to the leader that may be open.
 const REQUESTS_MAX: usize = 10_000;
+/// BOUND: members that a joining member knows. A cluster has a few.
+const PEERS_MAX: usize = 1024;
 /// BOUND: bytes of peers' messages that may wait for the Raft part.
 const PEER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -79,10 +82,32 @@ impl Network {
         }
     }
 
+    /// Adds a member that is not known yet.
+    pub(crate) fn add_peer(&self, peer: PeerAddress) {
+        let mut peers = self.peers.lock().clone();
+        let is_known = peers.iter().any(|known| known.id == peer.id);
+        if !is_known && !peer.urls.is_empty() && peers.len() < PEERS_MAX {
+            peers.push(peer);
+            self.set_peers(peers);
+        }
+    }
+
     /// Sends a message; `false` if it is lost already.
     pub(crate) fn send(&self, to: MemberId, lane: Lane, message: &PeerMessage) -> bool {
         let transport = self.transport.load();
         transport.as_ref().is_some_and(|transport| transport.send(to, lane, message.encode()))
+    }
+
+    /// Sends a state; `false` if it is not sent, because as many as may be are under way.
+    pub(crate) fn send_state(
+        &self,
+        to: MemberId,
+        head: Bytes,
+        source: Box<dyn StateSource>,
+    ) -> bool {
+        let transport = self.transport.load();
+        let sent = transport.as_ref().map(|transport| transport.send_state(to, head, source));
+        matches!(sent, Some(Ok(())))
     }
 
     /// Whether messages go to and come from a member.

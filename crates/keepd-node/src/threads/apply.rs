@@ -20,10 +20,11 @@ use keepd_types::{LeaseId, Term};
 
 use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
+use crate::error::Error;
 use crate::job_scheduler::JobScheduler;
 use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
-    Renewal,
+    ReceivedState, Renewal,
 };
 use crate::receive::{is_learner, peers};
 use crate::shared::Shared;
@@ -128,6 +129,10 @@ impl ApplyThread {
                     self.waiting.push_back((index, readers));
                 }
                 ApplyEvent::Leading(term) => self.lead(term),
+                ApplyEvent::Install(received) => {
+                    self.install(*received)?;
+                    dirty = false;
+                }
                 ApplyEvent::Renew(id, reply) => {
                     let renewal = self.renew(id);
                     reply.send(renewal);
@@ -175,6 +180,37 @@ impl ApplyThread {
         }
         self.time_apply(started);
         Ok(dirty)
+    }
+
+    /// Goes on in the state of another member, which holds everything that is committed here.
+    fn install(&mut self, received: ReceivedState) -> Result<(), keepd_machine::Halt> {
+        let ReceivedState { meta, staged, place, .. } = received;
+        let installer = &self.shared.installer;
+        let view = installer.switch(&mut self.machine)?;
+        assert_eq!(view.applied(), staged.head.applied, "the state that was committed to");
+        if let Err(error) = installer.finish() {
+            self.shared.halt(error);
+            return Ok(());
+        }
+        // A change that Raft has not answered is in the state, with its configuration.
+        (self.judged, self.takes_over) = (None, None);
+        self.behind_change.clear();
+        self.outcomes.clear();
+        for Waiting { waiter, .. } in self.shared.progress.unapplied.take(meta.last.index) {
+            // The state does not tell what came of it.
+            let _ = waiter.send(Err(Error::LeaderChanged));
+        }
+        // ORDER: before the hub gets a batch of what follows.
+        self.shared.hub_missed.store(true, Ordering::Release);
+        self.publish();
+        self.shared.mailboxes.hub.wake();
+        self.jobs.discard_state(place);
+        tracing::info!(
+            index = meta.last.index,
+            revision = view.revision(),
+            "the state of the leader is installed"
+        );
+        Ok(())
     }
 
     /// A change of the configuration is a barrier: everything before it is published, and what comes

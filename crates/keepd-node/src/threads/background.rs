@@ -25,8 +25,8 @@ const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// BOUND: jobs that are neither flush nor rewrite, one of each kind: checkpoint, compaction hash,
-/// scrub, count of sealed values, keyring, ballast.
-const OTHER_JOBS_MAX: usize = 6;
+/// scrub, count of sealed values, keyring, ballast, a replaced state.
+const OTHER_JOBS_MAX: usize = 7;
 
 /// The way to the background parts: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]
@@ -158,6 +158,13 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
         Job::CountSealed(view) => Done::CountSealed(count_sealed(&view, shared)?),
         Job::RetireKeys { active, in_use } => {
             Done::RetireKeys(shared.encryption.retire_data_keys(active, &in_use))
+        }
+        Job::DiscardState(place) => {
+            if let Err(error) = shared.installer.discard() {
+                tracing::warn!(%error, "what a state replaced stays on the disk until the next one");
+            }
+            drop(place);
+            Done::DiscardState
         }
         Job::RestoreBallast => {
             shared.space.ballast.restore(shared.space.growth.promised_bytes());

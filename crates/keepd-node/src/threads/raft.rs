@@ -19,8 +19,9 @@ use keepd_types::{MemberId, Term};
 use self::proposals::Proposals;
 use crate::driver::{Next, Part};
 use crate::error::Error;
-use crate::messages::{ApplyEvent, RaftEvent, Reader, WalEvent};
+use crate::messages::{ApplyEvent, RaftEvent, Reader, ReceivedState, WalEvent};
 use crate::shared::Shared;
+use crate::threads::background::Background;
 
 /// Fewer queued proposals than this do not wait for others: there may be no other clients.
 const GROUP_COMMIT_MIN: usize = 8;
@@ -41,6 +42,8 @@ struct Unconfirmed {
     is_in_log: bool,
     /// Messages that promise what is in the batch.
     messages: Vec<Message>,
+    /// The state that the batch begins with.
+    state: Option<Box<ReceivedState>>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,11 @@ pub(crate) struct RaftThread {
     unconfirmed: VecDeque<Unconfirmed>,
     /// The number of them that are in the log's hands.
     in_log: u64,
+    /// The state that the core is about to be told of.
+    staged: Option<Box<ReceivedState>>,
+    /// The index of the last state of another member that was installed.
+    installed: u64,
+    background: Background,
     /// A hard state that goes into the log with the next batch.
     deferred_hard_state: Option<HardState>,
     next_tick: Duration,
@@ -74,7 +82,7 @@ pub(crate) struct RaftThread {
 
 impl RaftThread {
     /// A member that stands for election at once if nobody else votes.
-    pub(crate) fn new(shared: Arc<Shared>, mut core: Core) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, mut core: Core, background: Background) -> Self {
         if let Err(error) = core.campaign_if_alone() {
             shared.halt(error);
         }
@@ -88,6 +96,9 @@ impl RaftThread {
             held_readers: Vec::new(),
             unconfirmed: VecDeque::new(),
             in_log: 0,
+            staged: None,
+            installed: 0,
+            background,
             deferred_hard_state: None,
             next_tick,
             leads_in: None,
@@ -119,6 +130,10 @@ impl RaftThread {
                 RaftEvent::Fetched(fetch, fetched) => self.core.fetched(&fetch, fetched),
                 RaftEvent::LogReleased(index) => self.core.log_starts_at(index),
                 RaftEvent::Lost(member) => self.core.report_unreachable(member.0),
+                RaftEvent::StateSent(to, end) => self.core.report_snapshot(to.0, end),
+                RaftEvent::State(received) => self.take_state(received),
+                // The state that came since has the change in it.
+                RaftEvent::Judged { index, .. } if index <= self.installed => {}
                 RaftEvent::Judged { index, verdict } => {
                     let conf_state = self.core.apply_conf_change(index, verdict);
                     self.publish_status();
@@ -149,6 +164,10 @@ impl RaftThread {
         let is_next = |batch: &mut Unconfirmed| batch.number <= number || !batch.is_in_log;
         while let Some(batch) = self.unconfirmed.pop_front_if(is_next) {
             self.core.persisted(batch.number);
+            if let Some(state) = batch.state {
+                // ORDER: before anything that follows it.
+                self.shared.mailboxes.apply.push(ApplyEvent::Install(state));
+            }
             self.send(batch.messages);
         }
     }
@@ -324,7 +343,7 @@ impl RaftThread {
     }
 
     fn handle_actions(&mut self, mut actions: Actions) {
-        assert!(actions.snapshot.is_none(), "no state is taken");
+        let state = actions.snapshot.take().map(|meta| self.install(&meta));
         for fetch in std::mem::take(&mut actions.fetches) {
             self.shared.mailboxes.log_reader.push(fetch);
         }
@@ -333,14 +352,15 @@ impl RaftThread {
         let reads = std::mem::take(&mut actions.reads);
         let messages = std::mem::take(&mut actions.messages_after_sync);
         let number = actions.number;
-        if !actions.entries.is_empty() || actions.must_sync {
+        if !actions.entries.is_empty() || actions.must_sync || state.is_some() {
             self.in_log += 1;
             if self.in_log == 1 {
                 self.note_log(true);
             }
             let deferred_hard_state = self.deferred_hard_state.take();
             actions.hard_state = actions.hard_state.or(deferred_hard_state);
-            self.unconfirmed.push_back(Unconfirmed { number, is_in_log: true, messages });
+            let batch = Unconfirmed { number, is_in_log: true, messages, state };
+            self.unconfirmed.push_back(batch);
             self.shared.mailboxes.wal.push(WalEvent::Append(actions));
         } else {
             // A commit index alone need not be synced (rule 9.2); it goes along with the next batch.
@@ -350,7 +370,8 @@ impl RaftThread {
                 self.core.persisted(number);
                 self.send(messages);
             } else {
-                self.unconfirmed.push_back(Unconfirmed { number, is_in_log: false, messages });
+                let batch = Unconfirmed { number, is_in_log: false, messages, state: None };
+                self.unconfirmed.push_back(batch);
             }
         }
         if let Some((last, term)) = committed.last().map(|entry| (entry.index, entry.term)) {
@@ -478,7 +499,7 @@ mod tests {
 
     fn raft_thread() -> RaftThread {
         let Unassembled { shared, core, .. } = testing::member();
-        RaftThread::new(shared, core)
+        RaftThread::new(shared, core, Background::new())
     }
 
     /// Confirms as the WAL part does, without a log; the number of entries of each batch.

@@ -6,12 +6,14 @@
 //! nothing. A write that found the disk full has changed nothing: it is made again, for as long as it
 //! takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_crypto::DataKeyId;
+use keepd_member::install::InstallError;
+use keepd_mvcc::StagedState;
 use keepd_types::{Entry, HardState};
 use keepd_wal::{Batch, Wal};
 
@@ -69,6 +71,10 @@ pub(crate) struct WalThread {
     apply: Arc<Driver<ApplyThread>>,
     wal: Wal,
     in_place: LogInPlace,
+    /// Events that wait for an install. BOUND: as the mailbox.
+    events: VecDeque<WalEvent>,
+    /// The state to commit to, once everything before it is written.
+    install: Option<StagedState>,
     /// BOUND: what Raft leaves uncommitted.
     unwritten: Unwritten,
     /// Until the log has truncated itself.
@@ -100,6 +106,8 @@ impl WalThread {
             apply,
             wal,
             in_place: LogInPlace::default(),
+            events: VecDeque::new(),
+            install: None,
             unwritten: Unwritten::default(),
             release: None,
             must_rotate: false,
@@ -108,8 +116,11 @@ impl WalThread {
         }
     }
 
-    fn take_in(&mut self, events: &mut Vec<WalEvent>) {
-        for event in events.drain(..) {
+    /// Takes in what comes before the next install.
+    fn take_in(&mut self) {
+        while self.install.is_none()
+            && let Some(event) = self.events.pop_front()
+        {
             match event {
                 WalEvent::Append(actions) => {
                     self.unwritten.numbers.push(actions.number);
@@ -121,6 +132,7 @@ impl WalThread {
                 WalEvent::DeferHardState(hard_state) => {
                     self.unwritten.hard_state = Some(hard_state);
                 }
+                WalEvent::Install(staged) => self.install = Some(staged),
                 WalEvent::Release { index, term, is_short } => {
                     self.release = Some(Release { index, term, is_short });
                 }
@@ -128,6 +140,46 @@ impl WalThread {
                 WalEvent::Stop => self.is_stopping = true,
             }
         }
+    }
+
+    /// Works through everything that is queued, or up to a call that found no space.
+    fn work_through(&mut self, now: Duration) -> Result<(), keepd_wal::Error> {
+        loop {
+            self.take_in();
+            self.work(now)?;
+            if self.retry_at.is_some() || !self.install(now)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Commits the member to a state and begins the log anew after it; whether there was one.
+    ///
+    /// From the record on the state is this member's, if need be after a start. So the log may follow
+    /// it before the store does, and what the state holds may be confirmed (rule 9.2).
+    fn install(&mut self, now: Duration) -> Result<bool, keepd_wal::Error> {
+        let Some(staged) = self.install.take() else { return Ok(false) };
+        let shared = Arc::clone(&self.shared);
+        let last = staged.head.applied;
+        let tried =
+            self.try_call(Asks::Write, now, |this| match shared.installer.commit(&staged) {
+                Ok(()) => this.wal.reset(last.index, last.term),
+                Err(InstallError::Io(error)) => Err(error.into()),
+                Err(error) => {
+                    shared.halt(error);
+                    Ok(())
+                }
+            })?;
+        if tried == Tried::Later {
+            self.install = Some(staged);
+            return Ok(false);
+        }
+        if shared.is_halted() {
+            return Ok(false);
+        }
+        tracing::info!(index = last.index, term = last.term, "installing the state of the leader");
+        self.release = None;
+        Ok(true)
     }
 
     /// Writes, confirms and tidies up; what finds no space is left for later.
@@ -274,8 +326,8 @@ impl Part for WalThread {
     type Event = WalEvent;
 
     fn react(&mut self, batch: &mut Vec<WalEvent>, now: Duration) {
-        self.take_in(batch);
-        match self.work(now) {
+        self.events.extend(batch.drain(..));
+        match self.work_through(now) {
             Ok(()) => {}
             Err(error) if error.is_shortage() => {
                 tracing::warn!(%error, "stopping without what was not acknowledged");

@@ -214,6 +214,7 @@ impl Member {
             member: id,
             version: "0.1.0".to_owned(),
             feature_level: 1,
+            urls: Vec::new(),
             keys: vec![Bytes::from_static(b"12345678")],
         };
         let recorder = Arc::new(Recorder {

@@ -52,9 +52,10 @@ pub(super) async fn decide(
                       information from the given URLs",
                 )
             })?;
-            let identity =
-                keepd_node::join(&flags, running.id, &running.members, options.learners_max);
-            Ok(Bootstrap::Join(identity.map_err(|error| refused(&error))?))
+            let RunningCluster { id, members } = running;
+            let identity = keepd_node::join(&flags, id, &members, options.learners_max);
+            let identity = identity.map_err(|error| refused(&error))?;
+            Ok(Bootstrap::Join { identity, members })
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The Raft part among other members: messages, forwarded commands, transfers.
 
-use keepd_raft::{Body, Error as Refusal, Message, SnapshotEnd};
+use std::sync::atomic::Ordering;
+
+use keepd_raft::{Body, Error as Refusal, Message, SnapshotEnd, SnapshotMeta};
 use keepd_types::MemberId;
 
 use super::RaftThread;
 use crate::error::Error;
-use crate::messages::Forward;
+use crate::messages::{Forward, Job, ReceivedState, WalEvent};
 use crate::peer_message::PeerMessage;
+use crate::state_transfer;
 use crate::transport::Lane;
 
 impl RaftThread {
@@ -20,6 +23,39 @@ impl RaftThread {
             }
             Err(error) => tracing::debug!(%from, name, %error, "ignored a peer's message"),
         }
+    }
+
+    /// Takes the state that a leader has sent, if it is still wanted.
+    pub(super) fn take_state(&mut self, received: Box<ReceivedState>) {
+        if received.staged.data_key != self.shared.encryption.files().active() {
+            tracing::info!("the data key changed while a state was received: it has to come again");
+            return self.discard(received);
+        }
+        let message = received.message.clone();
+        self.staged = Some(received);
+        self.take_message(message);
+        self.process_actions();
+        if let Some(unwanted) = self.staged.take() {
+            tracing::info!("a state that was received is not needed any more");
+            self.discard(unwanted);
+        }
+    }
+
+    /// The core wants the state that it was told of, which becomes this member's, whatever comes.
+    pub(super) fn install(&mut self, meta: &SnapshotMeta) -> Box<ReceivedState> {
+        let received = self.staged.take().expect("Raft was told of a state that is staged");
+        assert_eq!(received.meta, *meta, "Raft takes the state that it was told of");
+        self.installed = meta.last.index;
+        self.shared.progress.commit_index.store(meta.last.index, Ordering::Release);
+        // Their outcomes are in the state, or they are lost: nobody can tell.
+        self.proposals.fail_lost(meta.last.term);
+        // ORDER: behind what was appended before, and before what follows the state.
+        self.shared.mailboxes.wal.push(WalEvent::Install(received.staged.clone()));
+        received
+    }
+
+    fn discard(&self, received: Box<ReceivedState>) {
+        self.background.run(Job::DiscardState(received.place));
     }
 
     /// Takes commands that a follower sent to its leader.
@@ -59,8 +95,10 @@ impl RaftThread {
         for message in messages {
             let to = MemberId(message.to);
             if matches!(message.body, Body::Snapshot(_)) {
-                tracing::error!(%to, "this member lacks more than the log holds: add it anew");
-                self.core.report_snapshot(to.0, SnapshotEnd::Failed);
+                if !state_transfer::send(&self.shared, message) {
+                    // Raft asks again.
+                    self.core.report_snapshot(to.0, SnapshotEnd::Failed);
+                }
                 continue;
             }
             let lane = match message.body {

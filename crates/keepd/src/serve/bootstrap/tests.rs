@@ -38,7 +38,7 @@ async fn a_joining_member_takes_the_ids_of_the_cluster() {
         asked.borrow_mut().push((urls, timeout));
         Ok(running())
     });
-    let Bootstrap::Join(identity) = decided.await.unwrap() else { panic!("it joins") };
+    let Bootstrap::Join { identity, .. } = decided.await.unwrap() else { panic!("it joins") };
     let own = options.members().unwrap().local;
     assert_eq!((identity.cluster, identity.member.0), (ClusterId(5), own.0 + 1));
     let others = vec!["http://h:1".to_owned(), "http://h:3".to_owned()];
