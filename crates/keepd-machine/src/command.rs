@@ -12,7 +12,7 @@ use keepd_mvcc::KeyState;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
 
 use crate::member::MembershipChange;
-use crate::tables::ActiveKeys;
+use crate::tables::{ActiveKeys, ReadableKeys};
 
 /// A command of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +66,16 @@ pub enum Command {
         client_urls: Vec<String>,
     },
     /// Sets the keys that the cluster encrypts with, unless they are older than the current ones.
-    /// The same ones again serve as a barrier: when they are applied, so is all that was proposed
-    /// before.
+    /// Written before a cluster had several members.
     SetActiveKeys(ActiveKeys),
+    /// Announces the keys that a member can read. The same ones again serve as a barrier: when they
+    /// are applied, so is all that was proposed before.
+    SetReadableKeys {
+        /// The member.
+        member: MemberId,
+        /// Its keys.
+        keys: ReadableKeys,
+    },
     /// Sets a member's encryption fingerprint.
     SetSealing {
         /// The member.
@@ -288,6 +295,7 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
+            | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_) => false,
         }
@@ -312,6 +320,7 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
+            | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_)
             | Self::SetClusterVersion { .. } => {}

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod tables;
 
 mod codec;
+mod keys;
 mod member;
 mod txn;
 

@@ -14,6 +14,7 @@ use keepd_types::{LeaseId, MemberId, Term};
 use crate::codec::CommandError;
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, Op, Txn};
 use crate::envelope::Envelope;
+use crate::keys::{self, KnownKeys};
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
 use crate::tables;
@@ -61,6 +62,7 @@ pub struct StateMachine {
     attachments: Vec<(Bytes, LeaseId)>,
     /// An accepted change of the membership for which Raft's configuration is not stored yet.
     awaited: Option<AwaitedChange>,
+    known_keys: KnownKeys,
 }
 
 impl StateMachine {
@@ -72,9 +74,17 @@ impl StateMachine {
         let (lessor, alarms) = restore(&store, options)?;
         let applied = store.applied();
         let (changes, attachments) = (Vec::new(), Vec::new());
-        let awaited = None;
-        let machine =
-            Self { store, lessor, alarms, options, applied, changes, attachments, awaited };
+        let machine = Self {
+            store,
+            lessor,
+            alarms,
+            options,
+            applied,
+            changes,
+            attachments,
+            awaited: None,
+            known_keys: KnownKeys::default(),
+        };
         machine.assert_sound();
         Ok(machine)
     }
@@ -169,7 +179,9 @@ impl StateMachine {
             return Ok(Outcome { revision: self.store.revision(), result });
         }
         let before = self.store.revision();
-        let result = match self.refused_by_alarm(command) {
+        let is_sealed_otherwise = self.known_keys.refuse(self.store.meta(tables::CLUSTER), command);
+        let refused = is_sealed_otherwise.then_some(ApplyError::KeyNotActive);
+        let result = match self.refused_by_alarm(command).or(refused) {
             Some(error) => Err(error),
             None => match self.execute(command) {
                 Ok(response) => Ok(response),
@@ -246,6 +258,7 @@ impl StateMachine {
             | Command::AlarmDeactivate(_)
             | Command::PublishMember { .. }
             | Command::SetActiveKeys(_)
+            | Command::SetReadableKeys { .. }
             | Command::SetSealing { .. }
             | Command::ChangeMembership(_)
             | Command::SetClusterVersion { .. } => (false, false),
@@ -296,6 +309,12 @@ impl StateMachine {
                 {
                     let key = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
                     self.store.meta_put(tables::CLUSTER, key, keys.encode());
+                }
+                Ok(CommandResponse::Done)
+            }
+            Command::SetReadableKeys { member, keys } => {
+                if membership::member(self.store.meta(tables::MEMBERS), *member)?.is_some() {
+                    keys::announce(&mut self.store, *member, keys);
                 }
                 Ok(CommandResponse::Done)
             }

@@ -51,6 +51,9 @@ pub enum ApplyError {
     /// A resolved comparison went stale before the command was applied: resolve and propose again.
     #[error("compared values changed")]
     GuardMissed,
+    /// A value is sealed under a key that some member may not be able to read: seal and propose again.
+    #[error("encryption key is not active")]
+    KeyNotActive,
     /// A leader decided it in an earlier term; it is void.
     #[error("decided in another term")]
     OtherTerm,

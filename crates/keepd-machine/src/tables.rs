@@ -14,11 +14,13 @@
 //! | [`CONF_STATE`] | `confState` | JSON as etcd's key `confState` has it |
 //! | [`FOREIGN`] | bucket name, 0, entry key | entry value, of buckets kept for re-export (auth) |
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use keepd_mvcc::MetaTable;
 use keepd_types::{KeyId, LeaseId, MemberId};
+
+use crate::codec::{Reader, Writer};
 
 /// Granted leases.
 pub const LEASES: u8 = 1;
@@ -75,6 +77,59 @@ impl ActiveKeys {
     }
 }
 
+/// Prefix of the [`CLUSTER`] entries that hold what each member can read.
+const READABLE_PREFIX: &str = "readable/";
+
+/// The keys of a member's encryption configuration, with their names there. Encoded as their number,
+/// then each check value (8 bytes BE) and name (length, UTF-8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadableKeys(pub BTreeMap<KeyId, String>);
+
+impl ReadableKeys {
+    /// The keys' check values.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.0.keys().copied()
+    }
+
+    /// Encodes the table's entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::default();
+        w.u64(self.0.len() as u64);
+        for (key, name) in &self.0 {
+            w.u64_fixed(key.0);
+            w.bytes(name.as_bytes());
+        }
+        w.finish()
+    }
+
+    /// Reads it back.
+    #[must_use]
+    pub fn decode(bytes: Bytes) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        let keys = (0..r.count().ok()?).map(|_| Some((KeyId(r.u64_fixed().ok()?), r.text().ok()?)));
+        let keys = keys.collect::<Option<_>>()?;
+        r.finish().ok()?;
+        Some(Self(keys))
+    }
+}
+
+/// The entry of [`CLUSTER`] that holds what a member can read.
+#[must_use]
+pub fn readable_key(member: MemberId) -> Bytes {
+    format!("{READABLE_PREFIX}{:016x}", member.0).into()
+}
+
+/// The keys that each member can read, of those that have announced them.
+#[must_use]
+pub fn readable_keys(cluster: &MetaTable) -> Vec<(MemberId, ReadableKeys)> {
+    let entries = cluster.iter().filter_map(|(name, value)| {
+        let keys = ReadableKeys::decode(value.clone())?;
+        Some((member_in(name, READABLE_PREFIX)?, keys))
+    });
+    entries.collect()
+}
+
 /// The keys in force, as [`CLUSTER`] has them; `None` before the first were activated.
 #[must_use]
 pub fn active_keys(cluster: &MetaTable) -> Option<ActiveKeys> {
@@ -90,7 +145,12 @@ pub fn sealing_key(member: MemberId) -> Bytes {
 
 /// The member whose fingerprint an entry of [`CLUSTER`] holds.
 pub(crate) fn sealing_member(name: &[u8]) -> Option<MemberId> {
-    let digits = std::str::from_utf8(name).ok()?.strip_prefix(SEALING_PREFIX)?;
+    member_in(name, SEALING_PREFIX)
+}
+
+/// The member in the name of an entry.
+fn member_in(name: &[u8], prefix: &str) -> Option<MemberId> {
+    let digits = std::str::from_utf8(name).ok()?.strip_prefix(prefix)?;
     let id = u64::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 16)?;
     Some(MemberId(id))
 }
@@ -129,6 +189,12 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn readable_keys_round_trip(keys: BTreeMap<u64, String>) {
+            let keys = ReadableKeys(keys.into_iter().map(|(id, name)| (KeyId(id), name)).collect());
+            prop_assert_eq!(ReadableKeys::decode(keys.encode()), Some(keys));
+        }
+
         #[test]
         fn active_keys_round_trip(epoch: u64, keys: BTreeSet<u64>) {
             let keys = ActiveKeys { epoch, keys: keys.into_iter().map(KeyId).collect() };

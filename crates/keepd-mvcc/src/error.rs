@@ -121,6 +121,15 @@ pub enum Error {
         /// The format version.
         version: u8,
     },
+    /// A value of a received state is sealed under a key that cannot be read here.
+    #[error(
+        "a value of the state is sealed under key {key:016x}, which the encryption configuration of this \
+         member lacks: give it the configuration of the other members"
+    )]
+    KeyLacking {
+        /// The key's check value.
+        key: u64,
+    },
     /// The active data key changed while a state was received; it has to be sent again.
     #[error("the data key changed while {} was written; the state is to be sent again", dir.display())]
     KeyChanged {

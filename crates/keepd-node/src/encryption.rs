@@ -11,10 +11,12 @@
 
 mod activate;
 pub(crate) mod key_check;
+pub(crate) mod own_keys;
 pub(crate) mod reencrypt;
 mod reload;
 pub(crate) mod state;
 mod status;
 
+pub use activate::ActivationError;
 pub use state::{FileCounts, Reloads};
 pub use status::ValueCounts;

@@ -4,6 +4,7 @@
 //! The order in which things become durable is in `keepd-member`'s `install.rs`; here store and log
 //! are brought along.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use keepd_machine::{Halt, StateMachine};
 use keepd_member::Layout;
 use keepd_member::install::{self, InstallError, InstallRecord};
 use keepd_mvcc::{StagedState, StateWriter, View};
+use keepd_types::KeyId;
 use keepd_wal::Wal;
 
 use crate::error::BootError;
@@ -33,14 +35,15 @@ impl Installer {
     }
 
     /// Begins to take a state, in place of one that was staged before. Whoever calls sees to it that
-    /// it is the only one. The writer's calls write to the disk, and so does this.
+    /// it is the only one. Values may be sealed under keys that are `readable`. The writer's calls write to the disk, and so does this.
     ///
     /// # Errors
     /// If an install is under way, or the disk refuses; the member goes on as it is.
-    pub fn begin(&self) -> Result<StateWriter, BootError> {
+    pub fn begin(&self, readable: BTreeSet<KeyId>) -> Result<StateWriter, BootError> {
         let dir = install::begin(&*self.env.disk, &self.member_dir)?;
         let options = keepd_mvcc::Options::default();
-        Ok(StateWriter::create(self.env.clone(), &dir, self.keys.clone(), options)?)
+        let writer = StateWriter::create(self.env.clone(), &dir, self.keys.clone(), options)?;
+        Ok(writer.with_readable(readable))
     }
 
     /// Commits to a state that was taken: from now on it is this member's, if need be after a start.

@@ -11,8 +11,8 @@ use keepd_mvcc::{Applied, Cause, JobKind, JobRequest, Reclaim, Store, Urgency};
 use tokio::sync::oneshot;
 
 use crate::ballast::Asks;
+use crate::encryption::own_keys::readable;
 use crate::encryption::reencrypt::{NextStep, Reencryption};
-use crate::encryption::state::active_keys;
 use crate::messages::{Done, Job};
 use crate::shared::Shared;
 use crate::shared::incoming::IncomingPlace;
@@ -403,8 +403,9 @@ impl JobScheduler {
             NextStep::Run(job) => self.background.run(*job),
             NextStep::Checkpoint => self.checkpoint(machine.store_mut()),
             NextStep::Propose => {
-                let keys = active_keys(&self.shared.views.load()).unwrap_or_default();
-                self.shared.propose_own(Command::SetActiveKeys(keys), None, now);
+                let keys = readable(self.shared.encryption.config().as_ref());
+                let member = self.shared.identity.member;
+                self.shared.propose_own(Command::SetReadableKeys { member, keys }, None, now);
             }
         }
     }

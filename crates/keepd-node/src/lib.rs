@@ -47,7 +47,7 @@ mod transport;
 pub use boot::DataDir;
 pub use bootstrap::Bootstrap;
 pub use driver::PartName;
-pub use encryption::{FileCounts, Reloads, ValueCounts};
+pub use encryption::{ActivationError, FileCounts, Reloads, ValueCounts};
 pub use error::{BootError, Error};
 pub use handle::{Handle, Space, Status};
 pub use hub_handle::HubHandle;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use keepd_machine::{Membership, membership, tables};
 use keepd_mvcc::MetaTable;
 use keepd_raft::{Body, ConfChange, Progress};
-use keepd_types::{MemberId, version};
+use keepd_types::{KeyId, MemberId, version};
 
 use crate::handle::Handle;
 use crate::mailbox::Refused;
@@ -109,7 +109,7 @@ impl Receiver for Handle {
             version: version::SERVER_VERSION.to_owned(),
             feature_level: FEATURE_LEVEL,
             urls: own.map(|own| own.peer_urls).unwrap_or_default(),
-            keys: Vec::new(),
+            keys: self.shared.encryption.readable().iter().map(check_value).collect(),
         }
     }
 
@@ -122,6 +122,14 @@ impl Receiver for Handle {
                 hello.member, hello.cluster
             );
             return Err(Refusal { reason, is_removed: true });
+        }
+        let active = tables::active_keys(view.meta(tables::CLUSTER)).unwrap_or_default();
+        let lacks = |key: &&KeyId| !hello.keys.contains(&check_value(key));
+        let lacking: Vec<String> =
+            active.keys.iter().filter(lacks).map(|key| format!("{:016x}", key.0)).collect();
+        if !lacking.is_empty() {
+            let keys = lacking.join(", ");
+            tracing::warn!(peer = %hello.member, keys, "a member's encryption configuration lacks active keys");
         }
         if view.meta(tables::CONF_STATE).is_empty() {
             // This member joins: who came to the cluster after it asked for the membership has to be
@@ -202,6 +210,11 @@ fn check_origins(from: MemberId, forward: &Forward) -> Result<(), NotReceived> {
         }
     }
     Ok(())
+}
+
+/// A key's check value as it travels.
+fn check_value(key: &KeyId) -> Bytes {
+    Bytes::copy_from_slice(&key.0.to_be_bytes())
 }
 
 fn malformed(error: Malformed) -> NotReceived {

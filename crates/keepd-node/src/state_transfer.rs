@@ -108,7 +108,8 @@ pub(crate) fn begin(
     }
     let place = shared.incoming.take();
     let place = place.ok_or("another state is on its way in; try again later")?;
-    let writer = shared.installer.begin().map_err(|error| error.to_string())?;
+    let readable = shared.encryption.readable();
+    let writer = shared.installer.begin(readable).map_err(|error| error.to_string())?;
     tracing::info!(peer = %from, index = meta.last.index, "receiving the state from the leader");
     Ok(Box::new(IncomingState { handle: handle.clone(), message, meta, writer, place }))
 }

@@ -68,7 +68,7 @@ async fn put(node: &Node, number: u32) -> Result<(), Error> {
 async fn reencrypt(node: &Node) -> Result<(), Error> {
     node.ready().await?;
     let handle = node.handle();
-    handle.activate_encryption().await?;
+    handle.encryption_is_active().await?;
     let mut waited = Duration::ZERO;
     while !handle.file_counts().is_complete {
         if handle.halted().borrow().is_some() || waited > REENCRYPTION_MAX {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use keepd_api::etcdserverpb::ResponseHeader;
 use keepd_api::mvccpb;
 use keepd_crypto::{Encryption, ValueSealer};
-use keepd_machine::Command;
+use keepd_machine::{ApplyError, Command};
 use keepd_mvcc::{Record, View};
 use keepd_node::{Completion, Handle};
 use keepd_tls::ServerTls;
@@ -23,6 +23,9 @@ use crate::errors;
 use crate::leader_watch::{LeaderLoss, LeaderWatch};
 use crate::listener::TrafficBytes;
 use crate::unfinished::Unfinished;
+
+/// BOUND: times that a request's values are sealed because their keys were not active any more.
+pub(crate) const SEALS_MAX: usize = 3;
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +143,21 @@ impl Context {
     /// Proposes a command and waits until it is applied here.
     pub(crate) async fn propose(&self, command: Command) -> Result<Completion, Status> {
         self.node.propose(command).await.map_err(errors::node)
+    }
+
+    /// Proposes a command whose values `make` seals, and again if their keys were not active any more
+    /// when it was applied. Then the member has learned of the active ones.
+    pub(crate) async fn propose_sealed(
+        &self,
+        make: impl Fn() -> Result<Command, Status>,
+    ) -> Result<Completion, Status> {
+        for _ in 1..SEALS_MAX {
+            let done = self.propose(make()?).await?;
+            if done.outcome.result != Err(ApplyError::KeyNotActive) {
+                return Ok(done);
+            }
+        }
+        self.propose(make()?).await
     }
 
     /// Seals a value if its key's resource asks for it.

@@ -40,6 +40,11 @@ pub(crate) fn apply(error: ApplyError) -> Status {
         ApplyError::Corrupt => Api::Corrupt.into(),
         // `kv::txn` tries it again until the request timeout.
         ApplyError::GuardMissed => Api::TimedOut.into(),
+        // It was sealed again, and again the keys had changed: some member lacks the rule's key.
+        ApplyError::KeyNotActive => Status::unavailable(
+            "keepd: the value's encryption key cannot be read by every member yet; give all members \
+             the same encryption configuration",
+        ),
         // No command of a client has a term.
         ApplyError::OtherTerm => Api::LeaderChanged.into(),
         ApplyError::MemberRemoved | ApplyError::MemberNotFound => Api::MemberNotFound.into(),

@@ -88,8 +88,8 @@ pub(crate) async fn put(
     let request = call.request;
     context.admission.write(quota::put_cost(&request)).await?;
     validate::put(&request)?;
-    let command = Command::Put(to_command::put(context, request)?);
-    let done = context.propose(command).await?;
+    let seal = || Ok(Command::Put(to_command::put(context, request.clone())?));
+    let done = context.propose_sealed(seal).await?;
     let header = context.header(done.outcome.revision);
     let outcome = done.outcome.result.map_err(errors::apply)?;
     if let CommandResponse::Put { prev: Some(prev) } = outcome {

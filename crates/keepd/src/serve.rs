@@ -135,22 +135,21 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     for listener in listeners.peers {
         server.serve_peers(listener, network.service());
     }
-    if node.ready().await.is_ok() {
+    // ORDER: a configuration that lacks keys is mended by its reload.
+    if options.encryption_provider_config_automatic_reload
+        && let Some(path) = options.encryption_provider_config.clone()
+    {
+        tokio::spawn(node.handle().reload_encryption_on_change(path, services));
+    }
+    if node.ready().await.is_ok() && node.handle().encryption_is_active().await.is_ok() {
         tracing::info!("published local member to cluster through raft");
-        if let Err(error) = node.handle().activate_encryption().await {
-            tracing::error!(%error, "the keys of the encryption configuration are not active yet");
-        }
         announce(&listeners.clients);
         for listener in listeners.clients {
             server.serve_clients(listener);
         }
         process::notify_ready();
     }
-    if options.encryption_provider_config_automatic_reload
-        && let Some(path) = options.encryption_provider_config.clone()
-    {
-        tokio::spawn(node.handle().reload_encryption_on_change(path, services));
-    }
+    tokio::spawn(node.handle().follow_active_keys());
     tokio::spawn(give_back_memory());
     server.compact_automatically(options.auto_compaction);
     let ending = wait_for_end(&node).await?;

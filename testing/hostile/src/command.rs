@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keepd_machine::command::{
     Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn,
 };
-use keepd_machine::tables::ActiveKeys;
+use keepd_machine::tables::{ActiveKeys, ReadableKeys};
 use keepd_machine::{Envelope, MembershipChange, Origin};
 use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue, Term,
@@ -97,6 +97,10 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
             id: MemberId(9),
             name: "m".to_owned(),
             client_urls: vec!["http://m:2379".to_owned()],
+        },
+        Command::SetReadableKeys {
+            member: MemberId(7),
+            keys: ReadableKeys([(KeyId(1), "aesgcm:a".to_owned())].into()),
         },
         Command::SetActiveKeys(ActiveKeys { epoch: 3, keys: [KeyId(1), KeyId(2)].into() }),
         Command::SetSealing { member: MemberId(9), fingerprint: Bytes::from_static(b"print") },

@@ -10,7 +10,7 @@ use keepd_types::{
 use super::{Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
 use crate::codec::{CommandError, Reader, Writer};
 use crate::member::{Member, MembershipChange};
-use crate::tables::{self, ActiveKeys};
+use crate::tables::{self, ActiveKeys, ReadableKeys};
 
 /// Depth to which transactions may nest; request validation stops far earlier.
 const TXN_DEPTH_MAX: usize = 130;
@@ -77,6 +77,11 @@ impl Command {
                 w.u8(17);
                 w.bytes(version.as_bytes());
             }
+            Self::SetReadableKeys { member, keys } => {
+                w.u8(18);
+                w.u64(member.0);
+                w.bytes(&keys.encode());
+            }
         }
     }
 
@@ -103,6 +108,11 @@ impl Command {
             15 => Self::LeaseExpire { id: LeaseId(r.i64()?) },
             16 => Self::ChangeMembership(read_change(r)?),
             17 => Self::SetClusterVersion { version: r.text()? },
+            18 => Self::SetReadableKeys {
+                member: MemberId(r.u64()?),
+                keys: ReadableKeys::decode(r.bytes()?)
+                    .ok_or(CommandError::Malformed("list of keys"))?,
+            },
             value => return Err(CommandError::Unknown { what: "command", value }),
         })
     }
@@ -131,6 +141,7 @@ impl Command {
             | Self::AlarmDeactivate(_)
             | Self::PublishMember { .. }
             | Self::SetActiveKeys(_)
+            | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_)
             | Self::SetClusterVersion { .. } => 0,

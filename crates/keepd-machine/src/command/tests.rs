@@ -1,6 +1,6 @@
 //! Commands survive the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
@@ -116,6 +116,10 @@ fn command() -> impl Strategy<Value = Command> {
         any::<u64>().prop_map(|id| Command::AlarmActivate(Alarm { member: MemberId(id), kind: 1 })),
         change().prop_map(Command::ChangeMembership),
         any::<String>().prop_map(|version| Command::SetClusterVersion { version }),
+        (any::<u64>(), any::<BTreeMap<u64, String>>()).prop_map(|(id, keys)| {
+            let keys = keys.into_iter().map(|(key, name)| (KeyId(key), name)).collect();
+            Command::SetReadableKeys { member: MemberId(id), keys: ReadableKeys(keys) }
+        }),
     ]
 }
 

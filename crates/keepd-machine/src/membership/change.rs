@@ -10,6 +10,7 @@ use keepd_mvcc::{MetaTable, Store, View};
 use keepd_types::MemberId;
 
 use super::{ConfState, is_removed, member, members};
+use crate::keys;
 use crate::member::{Member, MembershipChange};
 use crate::outcome::{ApplyError, Failure};
 use crate::tables;
@@ -113,7 +114,7 @@ impl MembershipChange {
             }
             Self::Remove { .. } => {
                 store.meta_delete(tables::MEMBERS, &tables::member_key(id));
-                store.meta_delete(tables::CLUSTER, &tables::sealing_key(id));
+                keys::forget(store, id);
                 store.meta_put(tables::MEMBERS_REMOVED, tables::member_key(id), Bytes::new());
                 return Ok(());
             }

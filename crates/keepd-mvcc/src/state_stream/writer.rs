@@ -1,11 +1,12 @@
 //! Chunks into a fresh store.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use keepd_crypto::{DataKeyId, FileKeys};
 use keepd_env::Env;
-use keepd_types::Revision;
+use keepd_types::{KeyId, Revision};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
@@ -45,6 +46,8 @@ pub struct StateWriter {
     metas: u64,
     records: u64,
     is_whole: bool,
+    /// Keys that values may be sealed under; `None` is any.
+    readable: Option<BTreeSet<KeyId>>,
 }
 
 /// A store that a stream has filled: durable, closed and not yet in use.
@@ -85,10 +88,18 @@ impl StateWriter {
             metas: 0,
             records: 0,
             is_whole: false,
+            readable: None,
         };
         // Dropped by an error, the writer removes what this has made.
         writer.store = Some(Store::open(env, dir, keys, options)?);
         Ok(writer)
+    }
+
+    /// Refuses values that are sealed under another key than these.
+    #[must_use]
+    pub fn with_readable(mut self, keys: BTreeSet<KeyId>) -> Self {
+        self.readable = Some(keys);
+        self
     }
 
     /// The state that is coming; `None` before the first chunk.
@@ -191,6 +202,11 @@ impl StateWriter {
         let found = format::decode_record(body);
         let StreamedRecord { revision, ended, record } =
             found.ok_or_else(|| self.malformed("a malformed record"))?;
+        if let (Some(readable), Some(seal)) = (&self.readable, record.seal)
+            && !readable.contains(&seal.key_id)
+        {
+            return Err(Error::KeyLacking { key: seal.key_id.0 });
+        }
         if revision.main > head.revision {
             return Err(self.malformed("a record after the head's revision"));
         }

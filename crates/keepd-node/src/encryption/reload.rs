@@ -10,9 +10,11 @@ use keepd_crypto::{
     DataKeyId, Encryption, EncryptionConfig, EncryptionStatus, KeyName, KeyServices, KeyringError,
     ReloadError, ReloadReport, wiping,
 };
+use keepd_machine::tables::ReadableKeys;
 use keepd_types::KeyId;
 use zeroize::Zeroizing;
 
+use crate::encryption::own_keys::{readable, values_under};
 use crate::encryption::state::FileCounts;
 use crate::error::Error;
 use crate::handle::Handle;
@@ -161,8 +163,10 @@ impl Reloader {
     async fn reload(&self, content: &Content) -> Result<ReloadReport, Failure> {
         let config = self.resolve(content).await?;
         let lost = |error: Error| Failure::Unavailable(error.to_string());
-        // What was sealed before is stored, so that counting the values finds it.
-        self.node.reactivate_encryption().await.map_err(lost)?;
+        let before = readable(self.encryption.config().as_ref());
+        // What was sealed before is stored then, so that counting the values finds it; and nobody seals
+        // under a key that is to go.
+        self.node.announce(self.kept(&config, &before)).await.map_err(lost)?;
         let (encryption, node) = (Arc::clone(&self.encryption), self.node.clone());
         let reloading = tokio::task::spawn_blocking(move || {
             wiping(|| encryption.reload(config, &|key| values_under(&node, key)))
@@ -171,12 +175,27 @@ impl Reloader {
         let report = match reloaded {
             Ok(report) => report,
             Err(error) => {
+                self.node.announce(before).await.map_err(lost)?;
                 self.reencrypt_leftovers(&error).await;
                 return Err(Failure::Refused(error));
             }
         };
-        self.node.activate_encryption().await.map_err(lost)?;
+        let activated = self.node.activate_encryption().await;
+        activated.map_err(|error| Failure::Unavailable(error.to_string()))?;
         Ok(report)
+    }
+
+    /// The keys that this member can read before and after a reload. One that seals today stays: the
+    /// reload is refused.
+    fn kept(&self, config: &EncryptionConfig, before: &ReadableKeys) -> ReadableKeys {
+        let after = readable(Some(config));
+        let sealing = self.encryption.sealer().sealing_keys();
+        let is_dropped = |key: &KeyId| !after.0.contains_key(key);
+        if sealing.iter().any(is_dropped) {
+            return before.clone();
+        }
+        let kept = before.0.iter().filter(|(key, _)| !is_dropped(key));
+        ReadableKeys(kept.map(|(key, name)| (*key, name.clone())).collect())
     }
 
     /// Begins a new data key, so that values are re-encrypted that are still sealed under an old
@@ -249,24 +268,6 @@ async fn read(path: &Path) -> std::io::Result<Content> {
 
 fn names(keys: &[KeyName]) -> String {
     keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Counts the stored values that are sealed under a key. Reads the whole store, so it is asked only
-/// when a key is to be dropped; a store that cannot be read counts as in use.
-fn values_under(node: &Handle, key: KeyId) -> u64 {
-    let mut count = 0;
-    for record in node.view().records() {
-        match record {
-            Ok((_, record)) => {
-                count += u64::from(record.seal.is_some_and(|seal| seal.key_id == key));
-            }
-            Err(error) => {
-                tracing::error!(%error, "counting values under a key failed");
-                return count + 1;
-            }
-        }
-    }
-    count
 }
 
 #[cfg(test)]

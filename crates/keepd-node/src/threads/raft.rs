@@ -7,6 +7,7 @@
 
 mod peers;
 mod proposals;
+mod states;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use keepd_raft::{Actions, Core, HardState, Message, Role};
 use keepd_types::{MemberId, Term};
 
 use self::proposals::Proposals;
+use self::states::States;
 use crate::driver::{Next, Part};
 use crate::error::Error;
 use crate::messages::{ApplyEvent, RaftEvent, Reader, ReceivedState, WalEvent};
@@ -62,6 +64,7 @@ pub(crate) struct RaftThread {
     unconfirmed: VecDeque<Unconfirmed>,
     /// The number of them that are in the log's hands.
     in_log: u64,
+    states: States,
     /// The state that the core is about to be told of.
     staged: Option<Box<ReceivedState>>,
     /// The index of the last state of another member that was installed.
@@ -96,6 +99,7 @@ impl RaftThread {
             held_readers: Vec::new(),
             unconfirmed: VecDeque::new(),
             in_log: 0,
+            states: States::default(),
             staged: None,
             installed: 0,
             background,
@@ -130,7 +134,7 @@ impl RaftThread {
                 RaftEvent::Fetched(fetch, fetched) => self.core.fetched(&fetch, fetched),
                 RaftEvent::LogReleased(index) => self.core.log_starts_at(index),
                 RaftEvent::Lost(member) => self.core.report_unreachable(member.0),
-                RaftEvent::StateSent(to, end) => self.core.report_snapshot(to.0, end),
+                RaftEvent::StateSent(to, end) => self.state_sent(to, end),
                 RaftEvent::State(received) => self.take_state(received),
                 // The state that came since has the change in it.
                 RaftEvent::Judged { index, .. } if index <= self.installed => {}

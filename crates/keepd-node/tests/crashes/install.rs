@@ -128,7 +128,7 @@ fn install(
         reached.voted = true;
     }
     let installer = Installer::new(env, MEMBER.into(), keys);
-    let mut writer = installer.begin()?;
+    let mut writer = installer.begin(dir.encryption().readable())?;
     for chunk in &states.chunks {
         writer.push(chunk)?;
     }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::{range, to_command};
-use crate::context::{Context, to_proto};
+use crate::context::{Context, SEALS_MAX, to_proto};
 use crate::errors;
 
 /// Misses in its turn after which a transaction makes other writes yield.
@@ -72,8 +72,15 @@ async fn attempt(
     view: &Arc<View>,
     request: &TxnRequest,
 ) -> Result<Option<TxnResponse>, Status> {
-    let txn = to_command::resolved(context, view, request.clone()).await?;
-    let done = context.propose(Command::Txn(Box::new(txn))).await?;
+    let mut seals = 0;
+    let done = loop {
+        let txn = to_command::resolved(context, view, request.clone()).await?;
+        let done = context.propose(Command::Txn(Box::new(txn))).await?;
+        seals += 1;
+        if seals == SEALS_MAX || done.outcome.result != Err(ApplyError::KeyNotActive) {
+            break done;
+        }
+    };
     let mut response = match done.outcome.result {
         Ok(CommandResponse::Txn(outcome)) => {
             Replies { context, view: &done.view }.txn(request, outcome).await?

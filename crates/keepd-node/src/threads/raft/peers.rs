@@ -25,6 +25,15 @@ impl RaftThread {
         }
     }
 
+    /// Sending a state has ended.
+    pub(super) fn state_sent(&mut self, to: MemberId, end: SnapshotEnd) {
+        match end {
+            SnapshotEnd::Finished => self.states.arrived(to),
+            SnapshotEnd::Failed => self.states.failed(to, self.shared.env.clock.monotonic()),
+        }
+        self.core.report_snapshot(to.0, end);
+    }
+
     /// Takes the state that a leader has sent, if it is still wanted.
     pub(super) fn take_state(&mut self, received: Box<ReceivedState>) {
         if received.staged.data_key != self.shared.encryption.files().active() {
@@ -95,7 +104,9 @@ impl RaftThread {
         for message in messages {
             let to = MemberId(message.to);
             if matches!(message.body, Body::Snapshot(_)) {
-                if !state_transfer::send(&self.shared, message) {
+                let now = self.shared.env.clock.monotonic();
+                let is_time = self.states.may_send(to, now);
+                if !is_time || !state_transfer::send(&self.shared, message) {
                     // Raft asks again.
                     self.core.report_snapshot(to.0, SnapshotEnd::Failed);
                 }
