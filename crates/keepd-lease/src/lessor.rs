@@ -2,8 +2,9 @@
 //!
 //! The machine calls grant, revoke, attach, detach and checkpoint while it applies; these take no
 //! time and give the same result on every member. The node calls the rest: promote and demote when
-//! leadership changes, [`Lessor::arm`] after each applied batch, and [`Lessor::expired`] every half
-//! second, proposing a revoke for what it returns.
+//! leadership changes, [`Lessor::arm`] after each applied batch, and every half second
+//! [`Lessor::expired`] and [`Lessor::unrecorded`], proposing a revoke for what the first returns and
+//! a checkpoint for what the second does.
 //!
 //! Invariants: `owners` and the leases' key sets are each other's inverse; every attached key
 //! belongs to one lease; deadlines exist if and only if this member is the primary.
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use keepd_types::LeaseId;
 use keepd_types::limits::LEASE_TTL_MAX;
 
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Life};
 use crate::{Error, Lease};
 
 /// The remaining seconds of a lease on a member that keeps no deadlines, as etcd shows them: the
@@ -38,8 +39,8 @@ pub struct Options {
 pub struct Renewed {
     /// Granted TTL, which the lease has in full again.
     pub ttl: i64,
-    /// The lease carries a checkpoint that is now too low: propose one of 0, or the next primary
-    /// would end the lease too early.
+    /// The lease carries a checkpoint that is now too low, or one is under way: propose one of 0 and
+    /// promise nothing before it is applied, or the next primary would end the lease too early.
     pub checkpoint_stale: bool,
 }
 
@@ -154,6 +155,9 @@ impl Lessor {
         // A foreign file may have brought a negative TTL.
         held.lease.remaining_ttl = remaining_ttl.clamp(0, held.lease.ttl.max(0));
         let lease = held.lease;
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.recorded(id, remaining_ttl);
+        }
         self.assert_sound();
         Ok(lease)
     }
@@ -204,10 +208,10 @@ impl Lessor {
     /// Becomes primary: every lease lives `extend` plus its remaining (or full) TTL from `now`, and
     /// if there are many, longer, so that not all run out at once.
     pub fn promote(&mut self, now: Duration, extend: Duration) {
-        let lives = self
-            .leases
-            .values()
-            .map(|held| (held.lease.id, life(&held.lease).saturating_add(extend)));
+        let lives = self.leases.values().map(|held| {
+            let life = life(&held.lease);
+            (held.lease.id, Life { left: life.left.saturating_add(extend), ..life })
+        });
         self.deadlines = Some(Deadlines::promoted(lives, now));
         self.assert_sound();
     }
@@ -216,6 +220,7 @@ impl Lessor {
     pub fn demote(&mut self) {
         self.deadlines = None;
     }
+
     /// Begins the lives of the leases granted since the last call.
     ///
     /// The node calls it after each applied batch. A time taken before the grant would end a lease
@@ -235,14 +240,32 @@ impl Lessor {
     /// or not that was reported yet: what is promised to end is not brought back.
     pub fn renew(&mut self, id: LeaseId, now: Duration) -> Result<Renewed, Error> {
         let deadlines = self.deadlines.as_mut().ok_or(Error::NotPrimary)?;
-        let Lease { ttl, remaining_ttl, .. } =
-            self.leases.get(&id).ok_or(Error::NotFound(id))?.lease;
+        let lease = self.leases.get(&id).ok_or(Error::NotFound(id))?.lease;
         deadlines.arm(now);
-        if !deadlines.renew(id, seconds(ttl), now) {
-            return Err(Error::Expired(id));
+        let is_under_way = deadlines.renew(id, life(&lease), now).ok_or(Error::Expired(id))?;
+        let checkpoint_stale = is_under_way || lease.remaining_ttl > 0;
+        if checkpoint_stale {
+            deadlines.record_full(id);
         }
         self.assert_sound();
-        Ok(Renewed { ttl, checkpoint_stale: remaining_ttl > 0 })
+        Ok(Renewed { ttl: lease.ttl, checkpoint_stale })
+    }
+
+    /// Up to `max` leases whose remaining time is to be checkpointed, with it in seconds; the caller
+    /// proposes that. None when not primary. It is always less than what is known of the lease, so a
+    /// time that no renewal has made full again only falls.
+    pub fn unrecorded(&mut self, now: Duration, max: usize) -> Vec<(LeaseId, i64)> {
+        let Some(deadlines) = &mut self.deadlines else { return Vec::new() };
+        deadlines.arm(now);
+        let unrecorded = deadlines.take_unrecorded(now, max, |id, seconds| {
+            self.leases.get(&id).is_some_and(|held| {
+                let Lease { ttl, remaining_ttl, .. } = held.lease;
+                seconds < if remaining_ttl > 0 { remaining_ttl } else { ttl }
+            })
+        });
+        assert!(unrecorded.len() <= max, "no more than the caller can propose");
+        self.assert_sound();
+        unrecorded
     }
 
     /// The whole seconds left, truncated toward zero and negative past the deadline;
@@ -251,7 +274,7 @@ impl Lessor {
     pub fn remaining(&self, id: LeaseId, now: Duration) -> Option<i64> {
         let lease = self.get(id)?;
         let Some(deadlines) = &self.deadlines else { return Some(FOREVER_SECONDS) };
-        let at = deadlines.at(id).unwrap_or_else(|| now.saturating_add(life(&lease)));
+        let at = deadlines.at(id).unwrap_or_else(|| now.saturating_add(life(&lease).left));
         let whole = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(FOREVER_SECONDS);
         Some(at.checked_sub(now).map_or_else(|| -whole(now - at), whole))
     }
@@ -269,7 +292,7 @@ impl Lessor {
         let page = self.leases.range((after, Bound::Unbounded)).take(max);
         let listed = page.map(|(id, held)| {
             let at = self.deadlines.as_ref().map(|deadlines| {
-                deadlines.at(*id).unwrap_or_else(|| now.saturating_add(life(&held.lease)))
+                deadlines.at(*id).unwrap_or_else(|| now.saturating_add(life(&held.lease).left))
             });
             (at.unwrap_or_default(), *id)
         });
@@ -296,8 +319,10 @@ impl Lessor {
 }
 
 /// Lifetime of a lease from a promotion or its grant on.
-fn life(lease: &Lease) -> Duration {
-    seconds(if lease.remaining_ttl > 0 { lease.remaining_ttl } else { lease.ttl })
+fn life(lease: &Lease) -> Life {
+    let full = seconds(lease.ttl);
+    let left = if lease.remaining_ttl > 0 { seconds(lease.remaining_ttl) } else { full };
+    Life { left, full }
 }
 
 /// Converts a TTL; a negative one, which only a foreign file can bring, counts as none.

@@ -33,6 +33,8 @@ use crate::transport::Lane;
 const READ_WEIGHT: usize = 64;
 /// Interval at which is looked whether another member leads.
 const TRANSFER_POLL: Duration = Duration::from_millis(2);
+/// Pause between two attempts to renew a lease, as in etcd.
+const RENEW_PAUSE: Duration = Duration::from_millis(50);
 /// Proposals from this size on go into the log also while a batch is being synced: many of them
 /// would fill the queue.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -292,11 +294,37 @@ impl Handle {
         self.within_request_timeout(progress).await
     }
 
-    /// Gives a lease its full time again.
+    /// Gives a lease its full time again, and says so only if whoever did it still leads: a member that
+    /// was paused may take itself for the leader, while another one has let the lease end.
     ///
     /// # Errors
-    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    /// `NoLeader`, `TooManyRequests`, `TimedOut` or `Stopped`.
     pub async fn renew_lease(&self, id: LeaseId) -> Result<Renewal, Error> {
+        let (shared, clock) = (&self.shared, &self.shared.env.clock);
+        let end = clock.monotonic() + shared.options.request_timeout();
+        loop {
+            let leader = || {
+                let progress = &shared.progress;
+                let term = progress.term.load(Ordering::Acquire);
+                (term, progress.leader.load(Ordering::Acquire))
+            };
+            let asked = leader();
+            let renewal = self.renew_once(id).await?;
+            if renewal != Renewal::NotPrimary {
+                self.linearizable_view().await?;
+                if leader() == asked {
+                    return Ok(renewal);
+                }
+            }
+            if clock.monotonic() >= end {
+                let (_, leader) = leader();
+                return Err(if leader == 0 { Error::NoLeader } else { Error::TimedOut });
+            }
+            tokio::time::sleep(RENEW_PAUSE).await;
+        }
+    }
+
+    async fn renew_once(&self, id: LeaseId) -> Result<Renewal, Error> {
         let own = self.ask(|reply| ApplyEvent::Renew(id, Reply::Task(reply))).await?;
         if own != Renewal::NotPrimary {
             return Ok(own);

@@ -18,12 +18,8 @@ use crate::shared::Shared;
 use crate::shared::incoming::IncomingPlace;
 use crate::threads::background::Background;
 
-/// Expired leases proposed per pass; 1000 a second, as in etcd.
-pub(crate) const EXPIRED_MAX: usize = 500;
 /// Time that a stop waits for a checkpoint that is being written: it ends with its current piece.
 const STOP_CHECKPOINT_TIME: Duration = Duration::from_secs(2);
-/// Interval between two searches for expired leases.
-const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Unflushed bytes that make a flush due before its time.
 const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
 /// Interval at which space is measured and jobs are scheduled.
@@ -60,7 +56,6 @@ pub(crate) struct JobScheduler {
     shared: Arc<Shared>,
     background: Background,
     flush_due: Duration,
-    expiry_due: Duration,
     space_due: Duration,
     /// A NOSPACE command of ours is on its way until the alarms change; one that raft dropped is
     /// proposed again then.
@@ -99,7 +94,6 @@ impl JobScheduler {
             shared,
             background,
             flush_due: Duration::ZERO,
-            expiry_due: Duration::ZERO,
             space_due: Duration::ZERO,
             nospace_again: None,
             checkpoint_pending: false,
@@ -140,14 +134,6 @@ impl JobScheduler {
             self.scrub(machine.store_mut());
         }
         trimming
-    }
-
-    pub(crate) fn expiry_is_due(&mut self, now: Duration) -> bool {
-        let due = now >= self.expiry_due;
-        if due {
-            self.expiry_due = now + EXPIRY_INTERVAL;
-        }
-        due
     }
 
     /// Has a background thread run a job, if there is one; whether there is.

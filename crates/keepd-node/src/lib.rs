@@ -27,6 +27,7 @@ mod in_place;
 mod install;
 mod job_scheduler;
 mod join;
+mod leases;
 mod mailbox;
 mod member;
 mod membership;

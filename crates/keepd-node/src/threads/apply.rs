@@ -6,7 +6,6 @@
 //! them; whatever may take longer is left to this part's own thread.
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,15 +15,15 @@ use keepd_machine::membership::ConfState;
 use keepd_machine::{AppliedBatch, Command, Judgement, Outcome, StateMachine, tables};
 use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
-use keepd_types::{LeaseId, Term};
+use keepd_types::Term;
 
 use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
 use crate::error::Error;
 use crate::job_scheduler::JobScheduler;
+use crate::leases::LeaseKeeper;
 use crate::messages::{
-    ApplyEvent, Committed, Completion, HubEvent, LeaseTimeToLive, PIECE_MAX, RaftEvent, Reader,
-    ReceivedState, Renewal,
+    ApplyEvent, Committed, Completion, HubEvent, PIECE_MAX, RaftEvent, Reader, ReceivedState,
 };
 use crate::receive::{is_learner, peers};
 use crate::shared::Shared;
@@ -55,8 +54,7 @@ pub(crate) struct ApplyThread {
     machine: StateMachine,
     /// Reads by index, ascending.
     waiting: VecDeque<(u64, Vec<Reader>)>,
-    /// The term this member leads in; leases are taken over with its first own entry.
-    leads: Option<Term>,
+    leases: LeaseKeeper,
     /// Of that term, if its first own entry is in the batch at hand.
     takes_over: Option<Term>,
     jobs: JobScheduler,
@@ -79,6 +77,7 @@ impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
         let published = machine.applied().index;
         let view = machine.store().views().load();
+        let leases = LeaseKeeper::new(Arc::clone(&shared));
         let mut thread = Self {
             shared,
             machine,
@@ -86,7 +85,7 @@ impl ApplyThread {
             behind_change: VecDeque::new(),
             judged: None,
             published,
-            leads: None,
+            leases,
             takes_over: None,
             jobs,
             members: None,
@@ -128,17 +127,17 @@ impl ApplyThread {
                 ApplyEvent::WaitApplied { index, readers } => {
                     self.waiting.push_back((index, readers));
                 }
-                ApplyEvent::Leading(term) => self.lead(term),
+                ApplyEvent::Leading(term) => self.leases.lead(self.machine.lessor_mut(), term),
                 ApplyEvent::Install(received) => {
                     self.install(*received)?;
                     dirty = false;
                 }
                 ApplyEvent::Renew(id, reply) => {
-                    let renewal = self.renew(id);
-                    reply.send(renewal);
+                    self.leases.renew(self.machine.lessor_mut(), id, reply);
                 }
                 ApplyEvent::TimeToLive { id, keys_after, reply } => {
-                    reply.send(self.time_to_live(id, keys_after.as_ref()));
+                    let lessor = self.machine.lessor();
+                    reply.send(self.leases.time_to_live(lessor, id, keys_after.as_ref()));
                 }
                 ApplyEvent::Leases { after, reply } => {
                     let now = self.shared.env.clock.monotonic();
@@ -254,11 +253,15 @@ impl ApplyThread {
         let at = Applied { index: entry.index, term: entry.term };
         if entry.data.is_empty() {
             self.machine.advance(at);
-            self.take_over(Term(entry.term));
+            let term = Term(entry.term);
+            if self.leases.take_over(self.machine.lessor_mut(), term) {
+                self.takes_over = Some(term);
+            }
             return Ok(());
         }
         let (command, outcome) = self.machine.apply_entry(at, entry.data)?;
         self.count(&command, &outcome);
+        self.leases.applied(&command, &outcome);
         if is_awaited {
             self.outcomes.push((entry.index, outcome));
         }
@@ -326,66 +329,6 @@ impl ApplyThread {
         }
     }
 
-    fn lead(&mut self, term: Option<Term>) {
-        if term != self.leads {
-            // The deadlines are those of one term: another leader may have renewed leases since.
-            self.machine.lessor_mut().demote();
-        }
-        self.leads = term;
-    }
-
-    /// The first entry of a new leader is applied: whatever earlier terms committed is here.
-    fn take_over(&mut self, term: Term) {
-        if self.leads == Some(term) {
-            let now = self.shared.env.clock.monotonic();
-            self.machine.lessor_mut().promote(now, self.shared.options.election_timeout);
-            self.takes_over = Some(term);
-        }
-    }
-
-    fn renew(&mut self, id: LeaseId) -> Renewal {
-        let now = self.shared.env.clock.monotonic();
-        match self.machine.lessor_mut().renew(id, now) {
-            Ok(renewed) => {
-                self.shared.metrics.lease_renewed.fetch_add(1, Ordering::Relaxed);
-                if renewed.checkpoint_stale {
-                    // Or the next primary would take the old, shorter time for the truth.
-                    let full = Command::LeaseCheckpoint { id, remaining_ttl: 0 };
-                    self.shared.propose_own(full, self.leads, now);
-                }
-                Renewal::Renewed { ttl: renewed.ttl }
-            }
-            Err(keepd_lease::Error::NotPrimary) => Renewal::NotPrimary,
-            Err(_) => Renewal::Gone,
-        }
-    }
-
-    fn time_to_live(&self, id: LeaseId, keys_after: Option<&Bytes>) -> Option<LeaseTimeToLive> {
-        let lessor = self.machine.lessor();
-        let lease = lessor.get(id)?;
-        let remaining = lessor.remaining(id, self.shared.env.clock.monotonic())?;
-        let keys = lessor.keys(id).zip(keys_after).map(|(keys, after)| {
-            let behind = keys.range::<Bytes, _>((Bound::Excluded(after), Bound::Unbounded));
-            behind.take(PIECE_MAX).cloned().collect()
-        });
-        Some(LeaseTimeToLive {
-            granted_ttl: lease.ttl,
-            remaining_ttl: remaining,
-            keys: keys.unwrap_or_default(),
-        })
-    }
-
-    /// Proposes the end of every lease whose time is over.
-    fn expire(&mut self, now: Duration) {
-        if !self.jobs.expiry_is_due(now) {
-            return;
-        }
-        for id in self.machine.lessor_mut().expired(now, crate::job_scheduler::EXPIRED_MAX) {
-            self.shared.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            self.shared.propose_own(Command::LeaseExpire { id }, self.leads, now);
-        }
-    }
-
     fn time_apply(&self, started: Duration) {
         let took = self.shared.env.clock.monotonic().saturating_sub(started);
         self.shared.metrics.apply_seconds.observe(took);
@@ -430,7 +373,7 @@ impl Part for ApplyThread {
                 false => Next::At(now + BRIEF),
             };
         }
-        self.expire(now);
+        self.leases.turn(self.machine.lessor_mut(), now);
         let is_busy = self.jobs.turn(&mut self.machine, now);
         Next::At(now + if is_busy { BRIEF } else { IDLE })
     }
