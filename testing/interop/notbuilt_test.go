@@ -31,10 +31,6 @@ func TestWhatIsNotBuiltIsRefused(t *testing.T) {
 				wantUnimplemented(t, "users", second(a.auth.AuthEnable(ctx(t), &pb.AuthEnableRequest{})))
 				wantUnimplemented(t, "users", second(a.auth.UserAdd(ctx(t), &pb.AuthUserAddRequest{Name: "a"})))
 			}
-			if !flavor.Has(harness.Downgrade) {
-				enable := &pb.DowngradeRequest{Action: pb.DowngradeRequest_ENABLE, Version: "3.6"}
-				wantUnimplemented(t, "downgrade", second(a.maintenance.Downgrade(ctx(t), enable)))
-			}
 			if !flavor.Has(harness.LockService) {
 				locks := lockpb.NewLockClient(a.conn)
 				wantUnimplemented(t, "lock", second(locks.Lock(ctx(t), &lockpb.LockRequest{Name: []byte("l")})))

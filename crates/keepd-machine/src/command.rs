@@ -7,6 +7,8 @@
 
 mod encoding;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use keepd_mvcc::KeyState;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
@@ -90,6 +92,19 @@ pub enum Command {
     SetClusterVersion {
         /// The version, as etcd writes it.
         version: String,
+    },
+    /// Raises the feature level, because the leader was told by all members that they read it. It does
+    /// nothing if one has joined that was not asked.
+    SetFeatureLevel {
+        /// The level.
+        level: u32,
+        /// The members that were asked.
+        asked: BTreeSet<MemberId>,
+    },
+    /// Begins or ends a downgrade.
+    SetDowngrade {
+        /// The version to go to, as `3.6.0`; `None` ends it.
+        target: Option<String>,
     },
 }
 
@@ -282,7 +297,9 @@ impl Command {
     #[must_use]
     pub fn is_void(&self, decided_in: Option<Term>, term: Term) -> bool {
         match self {
-            Self::LeaseExpire { .. } | Self::SetClusterVersion { .. } => decided_in != Some(term),
+            Self::LeaseExpire { .. }
+            | Self::SetClusterVersion { .. }
+            | Self::SetFeatureLevel { .. } => decided_in != Some(term),
             // Logs of version 0.1 have them without a term.
             Self::LeaseCheckpoint { .. } => decided_in.is_some_and(|decided_in| decided_in != term),
             Self::Put(_)
@@ -297,7 +314,8 @@ impl Command {
             | Self::SetActiveKeys(_)
             | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
-            | Self::ChangeMembership(_) => false,
+            | Self::ChangeMembership(_)
+            | Self::SetDowngrade { .. } => false,
         }
     }
 
@@ -323,7 +341,9 @@ impl Command {
             | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_)
-            | Self::SetClusterVersion { .. } => {}
+            | Self::SetClusterVersion { .. }
+            | Self::SetFeatureLevel { .. }
+            | Self::SetDowngrade { .. } => {}
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod command;
 pub mod envelope;
+pub mod facts;
 pub mod machine;
 pub mod membership;
 pub mod outcome;
@@ -23,6 +24,7 @@ mod txn;
 pub use codec::CommandError;
 pub use command::Command;
 pub use envelope::{Envelope, Origin};
+pub use facts::ClusterFacts;
 pub use machine::{AppliedBatch, Judgement, Options, StateMachine};
 pub use membership::{Membership, MembershipChange};
 pub use outcome::{ApplyError, CommandResponse, Halt, OpResponse, Outcome, RecordRef, TxnResponse};

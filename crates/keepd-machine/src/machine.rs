@@ -14,6 +14,7 @@ use keepd_types::{LeaseId, MemberId, Term};
 use crate::codec::CommandError;
 use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, Op, Txn};
 use crate::envelope::Envelope;
+use crate::facts::{self, ClusterFacts};
 use crate::keys::{self, KnownKeys};
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
@@ -261,7 +262,9 @@ impl StateMachine {
             | Command::SetReadableKeys { .. }
             | Command::SetSealing { .. }
             | Command::ChangeMembership(_)
-            | Command::SetClusterVersion { .. } => (false, false),
+            | Command::SetClusterVersion { .. }
+            | Command::SetFeatureLevel { .. }
+            | Command::SetDowngrade { .. } => (false, false),
         };
         if writes && self.has_alarm(ALARM_CORRUPT) {
             return Some(ApplyError::Corrupt);
@@ -326,6 +329,14 @@ impl StateMachine {
             Command::SetClusterVersion { version } => {
                 let key = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
                 self.store.meta_put(tables::CLUSTER, key, version.clone().into());
+                Ok(CommandResponse::Done)
+            }
+            Command::SetFeatureLevel { level, asked } => {
+                facts::raise_feature_level(&mut self.store, *level, asked)?;
+                Ok(CommandResponse::Done)
+            }
+            Command::SetDowngrade { target } => {
+                facts::set_downgrade(&mut self.store, target.as_deref());
                 Ok(CommandResponse::Done)
             }
             Command::ChangeMembership(_) => {
@@ -441,6 +452,7 @@ fn restore(store: &Store, options: Options) -> Result<(Lessor, Vec<Alarm>), Halt
         lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
     }
     membership::members(store.meta(tables::MEMBERS))?;
+    ClusterFacts::of(store.meta(tables::CLUSTER))?;
     let mut alarms = Vec::new();
     for key in store.meta(tables::ALARMS).keys() {
         let halt = Halt::Meta { table: tables::ALARMS };

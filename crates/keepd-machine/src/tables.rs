@@ -46,6 +46,11 @@ pub const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 
 /// The entry of [`CLUSTER`] that names the keys that every member can read; see [`ActiveKeys`].
 pub const ACTIVE_KEYS_KEY: &[u8] = b"activeKeys";
+/// The entry of [`CLUSTER`] that holds the feature level, 4 bytes BE; see [`crate::facts`].
+pub const FEATURE_LEVEL_KEY: &[u8] = b"featureLevel";
+/// The entry of [`CLUSTER`] that holds the version that the cluster is being downgraded to, ASCII
+/// `3.6.0`; absent while it is not.
+pub const DOWNGRADE_KEY: &[u8] = b"downgrade";
 /// Prefix of the [`CLUSTER`] entries that hold each member's encryption fingerprint.
 const SEALING_PREFIX: &str = "sealing/";
 

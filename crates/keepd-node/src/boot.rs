@@ -7,13 +7,14 @@ use std::time::Duration;
 use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, Keyring, WrappedKey};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::ConfState;
-use keepd_machine::{StateMachine, tables};
+use keepd_machine::{ClusterFacts, StateMachine, tables};
 use keepd_member::{Identity, Layout};
 use keepd_raft::{Core, InitialState, Settings};
 use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
 use crate::error::BootError;
+use crate::features::FEATURE_LEVEL;
 use crate::force;
 use crate::install;
 use crate::open_store::open_store;
@@ -137,6 +138,10 @@ impl DataDir {
         if options.force_new_cluster && !self.is_new {
             let own = identity.member;
             force::go_on_alone(&mut wal, &mut recovered, &store, own, &*env.random)?;
+        }
+        let level = ClusterFacts::of(store.meta(tables::CLUSTER))?.feature_level;
+        if level > FEATURE_LEVEL {
+            return Err(BootError::FeatureLevel { level, known: FEATURE_LEVEL });
         }
         // None yet in a member that joins; the core judges.
         let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();

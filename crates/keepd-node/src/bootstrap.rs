@@ -12,6 +12,7 @@ use std::path::Path;
 use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig};
 use keepd_env::Env;
+use keepd_machine::facts::begin_feature_level;
 use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
 use keepd_member::{
@@ -21,6 +22,7 @@ use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::version::CLUSTER_VERSION;
 
 use crate::error::BootError;
+use crate::features::FEATURE_LEVEL;
 use crate::open_store::open_store;
 
 /// The way in which a member without a data directory comes to be.
@@ -74,6 +76,10 @@ fn first_state(store: &mut Store, cluster: &InitialCluster) {
     ConfState::of_voters(cluster.members.iter().map(|member| member.id)).store(store);
     let version = Bytes::from_static(CLUSTER_VERSION.as_bytes());
     store.meta_put(tables::CLUSTER, Bytes::from_static(tables::CLUSTER_VERSION_KEY), version);
+    if cluster.members.len() == 1 {
+        // Nobody else has to read what it writes. In others the leader asks first.
+        begin_feature_level(store, FEATURE_LEVEL);
+    }
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
 }
 

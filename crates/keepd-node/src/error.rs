@@ -68,6 +68,17 @@ pub enum BootError {
         /// The directory.
         dir: std::path::PathBuf,
     },
+    /// The cluster writes what this version does not read.
+    #[error(
+        "the cluster writes records of feature level {level}, and this version reads level {known} at \
+         most: start a newer version, as the other members run it"
+    )]
+    FeatureLevel {
+        /// The cluster's level.
+        level: u32,
+        /// The newest level of this version.
+        known: u32,
+    },
     /// The key ring cannot be opened.
     #[error(transparent)]
     Keyring(#[from] keepd_crypto::KeyringError),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_env::Env;
 use keepd_machine::command::Alarm;
-use keepd_machine::{Command, Envelope, MembershipChange, Outcome};
+use keepd_machine::{ClusterFacts, Command, Envelope, MembershipChange, Outcome};
 use keepd_member::Identity;
 use keepd_mvcc::{Damages, HashKv, View};
 use keepd_raft::{ConfChange, Step, Transition};
@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::features::Feature;
 use crate::hub_handle::HubHandle;
 use crate::mailbox::Refused;
 use crate::messages::{
@@ -449,6 +450,24 @@ impl Handle {
             applied_index: shared.progress.applied_index.load(Ordering::Acquire),
             leader_changes: shared.progress.leader_changes.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether every member of the cluster reads what this feature brings, so that it may be proposed.
+    #[must_use]
+    pub fn may_write(&self, feature: Feature) -> bool {
+        self.shared.may_write(feature)
+    }
+
+    /// The cluster version, the downgrade and the feature level, as of the applied index.
+    #[must_use]
+    pub fn cluster_facts(&self) -> Arc<ClusterFacts> {
+        self.shared.facts.load_full()
+    }
+
+    /// Whether this member leads, and has what earlier leaders committed.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.shared.progress.leadership.term().is_some()
     }
 
     /// Raft's term.

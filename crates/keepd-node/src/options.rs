@@ -7,6 +7,7 @@ use keepd_member::InitialCluster;
 use keepd_types::limits;
 
 use crate::bootstrap::Bootstrap;
+use crate::features::FEATURE_LEVEL;
 
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -41,6 +42,8 @@ pub struct Options {
     pub force_new_cluster: bool,
     /// Learners that the cluster may have.
     pub learners_max: usize,
+    /// The feature level that the member announces; less than this version reads only in tests.
+    pub feature_level: u32,
     /// Refuse changes of the cluster that would lose its quorum.
     pub strict_reconfig_check: bool,
     /// Live bytes beyond which writes are refused; `None` is no limit.
@@ -78,6 +81,7 @@ impl Options {
             pre_vote: true,
             force_new_cluster: false,
             learners_max: 1,
+            feature_level: FEATURE_LEVEL,
             strict_reconfig_check: true,
             quota_bytes: Some(limits::QUOTA_BYTES_DEFAULT),
             request_bytes_max: limits::REQUEST_BYTES_MAX,

@@ -13,13 +13,12 @@ use crate::mailbox::Refused;
 use crate::messages::{ApplyEvent, Forward, RaftEvent, Reply};
 use crate::peer_message::{Malformed, PeerMessage, PeerRequest, PeerResponse, RequestName};
 use crate::shared::Shared;
+use crate::shared::network::Announcement;
 use crate::state_transfer;
 use crate::transport::{
     Hello, Lane, NotReceived, PeerAddress, Receiver, Refusal, StateSink, Transport,
 };
 
-/// The newest format of messages and records that this version reads.
-const FEATURE_LEVEL: u32 = 1;
 /// Bytes that a message counts beside its own.
 const MESSAGE_BYTES: usize = 256;
 
@@ -107,7 +106,7 @@ impl Receiver for Handle {
             cluster: identity.cluster,
             member: identity.member,
             version: version::SERVER_VERSION.to_owned(),
-            feature_level: FEATURE_LEVEL,
+            feature_level: self.shared.options.feature_level,
             urls: own.map(|own| own.peer_urls).unwrap_or_default(),
             keys: self.shared.encryption.readable().iter().map(check_value).collect(),
         }
@@ -137,6 +136,17 @@ impl Receiver for Handle {
             let (id, urls) = (hello.member, hello.urls.clone());
             self.shared.network.add_peer(PeerAddress { id, urls });
         }
+        let level = self.shared.facts.load().feature_level;
+        if hello.feature_level < level {
+            let reason = format!(
+                "member {} reads records of feature level {} at most, and cluster {} writes level \
+                 {level}: replace its binary by one of the version of the others",
+                hello.member, hello.feature_level, hello.cluster
+            );
+            return Err(Refusal { reason, is_removed: false });
+        }
+        let (version, feature_level) = (hello.version.clone(), hello.feature_level);
+        self.shared.network.announce(hello.member, Announcement { version, feature_level });
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 pub(crate) mod incoming;
 mod leadership;
 mod mailboxes;
-mod network;
+pub(crate) mod network;
 mod progress;
 mod shutdown;
 mod space;
@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
 use keepd_env::{Env, IoError};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
-use keepd_machine::{Command, Envelope, Origin};
+use keepd_machine::{ClusterFacts, Command, Envelope, Origin};
 use keepd_member::{Identity, Layout};
 use keepd_mvcc::{Applied, HashKv, Views};
 use keepd_types::Term;
@@ -35,6 +35,7 @@ use self::space::DiskSpace;
 use crate::admission::ProposalBudget;
 use crate::ballast::{Asks, Ballast};
 use crate::encryption::state::EncryptionState;
+use crate::features::Feature;
 use crate::install::Installer;
 use crate::messages::{Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     pub(crate) space: DiskSpace,
     pub(crate) alarms: ArcSwap<Vec<Alarm>>,
+    /// Facts about the cluster, as of the applied index.
+    pub(crate) facts: ArcSwap<ClusterFacts>,
     /// The hub missed applied changes because its queue was full, and must catch up.
     pub(crate) hub_missed: AtomicBool,
     pub(crate) metrics: Metrics,
@@ -100,6 +103,7 @@ impl Shared {
             progress: Progress::default(),
             space: DiskSpace::new(ballast),
             alarms: ArcSwap::default(),
+            facts: ArcSwap::default(),
             hub_missed: AtomicBool::new(false),
             metrics: Metrics::default(),
             encryption,
@@ -164,6 +168,11 @@ impl Shared {
         let Applied { index, term } = durable;
         self.mailboxes.wal.push(WalEvent::Release { index, term, is_short });
         self.mailboxes.raft.push_quietly(RaftEvent::LogReleased(index));
+    }
+
+    /// Whether every member of the cluster reads what this feature brings: asked before it is written.
+    pub(crate) fn may_write(&self, feature: Feature) -> bool {
+        self.facts.load().feature_level >= feature.level()
     }
 
     /// This member's NOSPACE alarm.

@@ -1,4 +1,5 @@
-//! Automatic compaction, by age or by count of revisions, as etcd times it.
+//! Automatic compaction, by age or by count of revisions, as etcd times it. Every member takes the
+//! samples, and only the leader compacts: a new one goes on at once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,6 +45,7 @@ async fn periodic(context: &Context, retention: Duration) {
         since_last += sample;
         let oldest = window.push(context.node.view().revision());
         if since_last >= interval
+            && context.node.leads()
             && let Some(revision) = oldest
         {
             since_last = Duration::ZERO;
@@ -77,7 +79,9 @@ impl Window {
 async fn by_revision(context: &Context, keep: i64) {
     loop {
         tokio::time::sleep(REVISION_INTERVAL).await;
-        compact(context, context.node.view().revision() - keep).await;
+        if context.node.leads() {
+            compact(context, context.node.view().revision() - keep).await;
+        }
     }
 }
 

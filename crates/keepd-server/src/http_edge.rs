@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::encryption_status::{self, Refusal};
 use crate::metrics::{self, RpcMetrics};
 use crate::peer::{Peer, is_local};
+use crate::versions;
 
 /// The listener that a request came in on; not every one shows everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +152,7 @@ async fn get(server: &Served, path: &str, query: Query<'_>) -> Response<Body> {
     let context = &server.context;
     match path {
         "/health" => health(server, query).await,
-        "/version" => version(),
+        "/version" => version(context),
         "/keepd/encryption" => encryption(context, query).await,
         "/metrics" => {
             let mut response = plain(StatusCode::OK, metrics::render(context, &server.rpc_metrics));
@@ -170,12 +171,13 @@ async fn get(server: &Served, path: &str, query: Query<'_>) -> Response<Body> {
     }
 }
 
-fn version() -> Response<Body> {
+fn version(context: &Context) -> Response<Body> {
+    let facts = context.node.cluster_facts();
     let body = format!(
         r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}","keepd":"{}"}}"#,
         keepd_api::SERVER_VERSION,
-        keepd_api::CLUSTER_VERSION,
-        keepd_api::STORAGE_VERSION,
+        facts.version.as_deref().unwrap_or("not_decided"),
+        versions::storage(&facts),
         env!("CARGO_PKG_VERSION"),
     );
     let mut response = plain(StatusCode::OK, body);

@@ -40,6 +40,7 @@ mod snapshot;
 mod testing;
 mod unfinished;
 mod unread;
+mod versions;
 mod watch;
 
 /// The warning of a member that syncs nothing (`--unsafe-no-fsync`).

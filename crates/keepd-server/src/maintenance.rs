@@ -6,9 +6,8 @@ use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::alarm_request::AlarmAction;
 use keepd_api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
-    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
-    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use keepd_machine::command::Alarm;
 use keepd_machine::{Command, CommandResponse};
@@ -18,7 +17,7 @@ use tonic::Status;
 use crate::context::Context;
 use crate::grpc::call::Call;
 use crate::response_stream::Receiver;
-use crate::{errors, snapshot};
+use crate::{errors, snapshot, versions};
 
 /// BOUND: damaged places that one status names.
 const DAMAGES_TOLD_MAX: usize = 16;
@@ -100,9 +99,9 @@ pub(crate) async fn status(
         errors,
         db_size_in_use: space.live_bytes,
         is_learner: node.is_learner(),
-        storage_version: keepd_api::STORAGE_VERSION.to_owned(),
+        storage_version: versions::storage(&node.cluster_facts()).to_owned(),
         db_size_quota: space.quota_bytes.unwrap_or(-1),
-        downgrade_info: Some(DowngradeInfo::default()),
+        downgrade_info: Some(versions::downgrade_info(&node.cluster_facts())),
     })
 }
 
@@ -171,11 +170,4 @@ pub(crate) async fn move_leader(
     }
     // etcd leaves the header out.
     Ok(MoveLeaderResponse { header: None })
-}
-
-pub(crate) async fn downgrade(
-    _context: &Arc<Context>,
-    _call: Call<DowngradeRequest>,
-) -> Result<DowngradeResponse, Status> {
-    Err(Status::unimplemented("keepd: downgrades come with clusters"))
 }

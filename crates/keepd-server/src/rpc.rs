@@ -7,7 +7,7 @@
 
 use crate::authorization::Permission;
 use crate::grpc::{self, Answering, Kind, Opened};
-use crate::{auth, cluster, health, kv, lease, maintenance, watch};
+use crate::{auth, cluster, health, kv, lease, maintenance, versions, watch};
 
 /// One RPC.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(crate) static RPCS: &[Rpc] = rpcs! {
     unary "/etcdserverpb.Maintenance/HashKV": Root => maintenance::hash_kv;
     server_stream "/etcdserverpb.Maintenance/Snapshot": Root => maintenance::snapshot [on learners];
     unary "/etcdserverpb.Maintenance/MoveLeader": Root => maintenance::move_leader;
-    unary "/etcdserverpb.Maintenance/Downgrade": Root => maintenance::downgrade;
+    unary "/etcdserverpb.Maintenance/Downgrade": Root => versions::downgrade;
 
     unary "/etcdserverpb.Auth/AuthEnable": Root => auth::enable;
     unary "/etcdserverpb.Auth/AuthDisable": Root => auth::disable;

@@ -8,7 +8,6 @@ const (
 	Clusters    Feature = "clusters of several members"
 	Users       Feature = "users and roles"
 	Gateway     Feature = "the JSON gateway"
-	Downgrade   Feature = "downgrade"
 	LockService Feature = "the lock and election services"
 	Mirror      Feature = "etcdctl make-mirror"
 )
@@ -20,7 +19,6 @@ var notBuilt = map[Feature]bool{
 	Clusters:    true,
 	Users:       true,
 	Gateway:     true,
-	Downgrade:   true,
 	LockService: true,
 	Mirror:      true,
 }

@@ -126,6 +126,11 @@ impl SimCluster {
         self.handle(member).connect(self.network.of(self.ids[member]));
     }
 
+    /// Has a member announce another feature level from its next start on: it stands for another binary.
+    pub fn set_feature_level(&mut self, member: usize, level: u32) {
+        self.hosts[member].options.feature_level = level;
+    }
+
     /// Starts all members that do not run.
     pub fn start_all(&mut self) {
         for member in 0..self.hosts.len() {

@@ -67,6 +67,8 @@ struct State {
     links: BTreeMap<Link, VecDeque<(Duration, Bytes)>>,
     /// Cut links, each in one direction.
     cut: BTreeSet<(MemberId, MemberId)>,
+    /// Members that have ended and not come back.
+    ended: BTreeSet<MemberId>,
     /// States on their way, in the order in which their next chunk arrives.
     transfers: VecDeque<Transfer>,
     /// States that were begun and that arrived.
@@ -103,6 +105,7 @@ impl SimNetwork {
             faults: Faults { jitter: Duration::from_millis(1), ..Faults::default() },
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            ended: BTreeSet::new(),
             transfers: VecDeque::new(),
             states_begun: 0,
             states: 0,
@@ -116,6 +119,7 @@ impl SimNetwork {
     /// One member's end of it.
     #[must_use]
     pub fn of(&self, member: MemberId) -> Arc<dyn Transport> {
+        self.state.lock().ended.remove(&member);
         Arc::new(SimTransport { network: self.clone(), member, peers: Mutex::default() })
     }
 
@@ -166,6 +170,7 @@ impl SimNetwork {
     /// Loses whatever is on its way to and from a member that has ended.
     pub(crate) fn hang_up(&self, member: MemberId) {
         let mut state = self.state.lock();
+        state.ended.insert(member);
         let is_lost = |transfer: &Transfer| transfer.from == member || transfer.to == member;
         let (lost, others): (VecDeque<Transfer>, VecDeque<Transfer>) =
             std::mem::take(&mut state.transfers).into_iter().partition(is_lost);
@@ -325,6 +330,8 @@ impl Transport for SimTransport {
             return false;
         }
         let state = self.network.state.lock();
-        !state.cut.contains(&(self.member, peer)) && !state.cut.contains(&(peer, self.member))
+        !state.ended.contains(&peer)
+            && !state.cut.contains(&(self.member, peer))
+            && !state.cut.contains(&(peer, self.member))
     }
 }

@@ -1,8 +1,6 @@
 //! Leases while leaders change: none ends before the time that a client was told of, none lives on for
 //! much longer than it should, and a member that was cut off promises nothing.
 
-#![expect(clippy::panic, reason = "a failed check names its seed")]
-
 use std::cell::RefCell;
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! The layout is in `docs/formats/command.md`. The number of a variant is never used again for
 //! another one; what this version does not know is refused, never skipped.
 
+use std::collections::BTreeSet;
+
 use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
 };
@@ -82,6 +84,8 @@ impl Command {
                 w.u64(member.0);
                 w.bytes(&keys.encode());
             }
+            Self::SetFeatureLevel { level, asked } => write_level(w, *level, asked),
+            Self::SetDowngrade { target } => write_downgrade(w, target.as_deref()),
         }
     }
 
@@ -112,6 +116,14 @@ impl Command {
                 member: MemberId(r.u64()?),
                 keys: ReadableKeys::decode(r.bytes()?)
                     .ok_or(CommandError::Malformed("list of keys"))?,
+            },
+            19 => Self::SetFeatureLevel { level: r.u32()?, asked: read_members(r)? },
+            20 => Self::SetDowngrade {
+                target: match r.u8()? {
+                    0 => None,
+                    1 => Some(r.text()?),
+                    value => return Err(CommandError::Unknown { what: "downgrade", value }),
+                },
             },
             value => return Err(CommandError::Unknown { what: "command", value }),
         })
@@ -144,7 +156,9 @@ impl Command {
             | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_)
-            | Self::SetClusterVersion { .. } => 0,
+            | Self::SetClusterVersion { .. }
+            | Self::SetFeatureLevel { .. }
+            | Self::SetDowngrade { .. } => 0,
         }
     }
 }
@@ -176,6 +190,28 @@ fn put_overhead(put: &Put) -> usize {
     };
     let plain = lengths(None, put.value.plain_len());
     lengths(Some(seal), put.value.bytes.len()).saturating_sub(plain)
+}
+
+fn write_level(w: &mut Writer, level: u32, asked: &BTreeSet<MemberId>) {
+    w.u8(19);
+    w.u64(u64::from(level));
+    w.u64(asked.len() as u64);
+    asked.iter().for_each(|member| w.u64(member.0));
+}
+
+fn write_downgrade(w: &mut Writer, target: Option<&str>) {
+    w.u8(20);
+    w.u8(u8::from(target.is_some()));
+    if let Some(target) = target {
+        w.bytes(target.as_bytes());
+    }
+}
+
+fn read_members(r: &mut Reader) -> Result<BTreeSet<MemberId>, CommandError> {
+    let count = r.count()?;
+    let members = (0..count).map(|_| Ok(MemberId(r.u64()?))).collect::<Result<BTreeSet<_>, _>>()?;
+    // Ascending, each once: there is one encoding.
+    if members.len() == count { Ok(members) } else { Err(CommandError::Malformed("member")) }
 }
 
 fn write_alarm(w: &mut Writer, tag: u8, alarm: Alarm) {

@@ -120,6 +120,11 @@ fn command() -> impl Strategy<Value = Command> {
             let keys = keys.into_iter().map(|(key, name)| (KeyId(key), name)).collect();
             Command::SetReadableKeys { member: MemberId(id), keys: ReadableKeys(keys) }
         }),
+        (any::<u32>(), any::<BTreeSet<u64>>()).prop_map(|(level, asked)| {
+            let asked = asked.into_iter().map(MemberId).collect();
+            Command::SetFeatureLevel { level, asked }
+        }),
+        any::<Option<String>>().prop_map(|target| Command::SetDowngrade { target }),
     ]
 }
 

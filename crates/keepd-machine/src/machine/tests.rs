@@ -1,6 +1,7 @@
 //! The machine on a real store: etcd's rules for transactions, alarms and leases, and the rules
 //! that keep sealing out of apply.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use keepd_crypto::FileKeys;
@@ -369,6 +370,61 @@ fn what_a_leader_decided_in_another_term_is_void() {
     assert_eq!(bench.machine.lessor().get(id).map(|lease| lease.remaining_ttl), Some(7));
     bench.apply_at(7, in_time(Command::LeaseExpire { id })).unwrap();
     assert!(bench.record("k").is_none());
+}
+
+/// The level is raised in the name of those that were asked, and never falls.
+#[test]
+fn a_feature_level_rises_if_every_member_was_asked() {
+    let mut bench = Bench::new();
+    let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 9 });
+    let own = |bench: &Bench| {
+        let members = membership::members(bench.machine.store().meta(tables::MEMBERS)).unwrap();
+        members.iter().map(|member| MemberId(member.id)).collect::<BTreeSet<_>>()
+    };
+    for id in [7, 8] {
+        let store = bench.machine.store_mut();
+        Member { id, ..Member::default() }.store(store);
+    }
+    let level = |bench: &Bench| {
+        ClusterFacts::of(bench.machine.store().meta(tables::CLUSTER)).unwrap().feature_level
+    };
+    let raise = |bench: &mut Bench, level, asked: &BTreeSet<MemberId>, decided_in| {
+        let command = Command::SetFeatureLevel { level, asked: asked.clone() };
+        let envelope = Envelope { origin, decided_in: Some(Term(decided_in)), command };
+        bench.apply_at(3, envelope)
+    };
+    let all = own(&bench);
+    let mut some = all.clone();
+    some.remove(&MemberId(8));
+    assert_eq!(level(&bench), 1);
+    raise(&mut bench, 2, &some, 3).unwrap();
+    assert_eq!(level(&bench), 1, "one was not asked");
+    assert_eq!(raise(&mut bench, 2, &all, 2), Err(ApplyError::OtherTerm));
+    raise(&mut bench, 3, &all, 3).unwrap();
+    assert_eq!(level(&bench), 3);
+    raise(&mut bench, 2, &all, 3).unwrap();
+    assert_eq!(level(&bench), 3, "it never falls");
+    let target = Some("3.6.0".to_owned());
+    bench
+        .apply_at(
+            3,
+            Envelope {
+                origin,
+                decided_in: None,
+                command: Command::SetDowngrade { target: target.clone() },
+            },
+        )
+        .unwrap();
+    let facts =
+        |bench: &Bench| ClusterFacts::of(bench.machine.store().meta(tables::CLUSTER)).unwrap();
+    assert_eq!(facts(&bench).downgrade, target);
+    bench
+        .apply_at(
+            3,
+            Envelope { origin, decided_in: None, command: Command::SetDowngrade { target: None } },
+        )
+        .unwrap();
+    assert_eq!(facts(&bench).downgrade, None);
 }
 
 #[test]

@@ -19,8 +19,17 @@ use crate::transport::{Lane, PeerAddress, StateSource, Transport};
 const REQUESTS_MAX: usize = 10_000;
 /// BOUND: members that a joining member knows. A cluster has a few.
 const PEERS_MAX: usize = 1024;
+/// BOUND: members whose announcements are kept, those that are still to be added included.
+const ANNOUNCED_MAX: usize = 1024;
 /// BOUND: bytes of peers' messages that may wait for the Raft part.
 const PEER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// A member's version and the feature level that it reads, as it said when it connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) version: String,
+    pub(crate) feature_level: u32,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Network {
@@ -29,6 +38,8 @@ pub(crate) struct Network {
     peers: Mutex<Vec<PeerAddress>>,
     /// Peers that are connected, and since when, as of the last look.
     connected: Mutex<BTreeMap<MemberId, Duration>>,
+    /// The announcements of members, as they were when these connected last.
+    announced: Mutex<BTreeMap<MemberId, Announcement>>,
     waiting_bytes: Arc<AtomicUsize>,
     asked: AtomicU64,
     requests: Mutex<BTreeMap<u64, oneshot::Sender<PeerResponse>>>,
@@ -74,7 +85,10 @@ impl Network {
         if *known == peers {
             return;
         }
-        connected.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
+        let is_there = |id: &MemberId| peers.iter().any(|peer| peer.id == *id);
+        connected.retain(|id, _| is_there(id));
+        let was_there = |id: &MemberId| known.iter().any(|peer| peer.id == *id);
+        self.announced.lock().retain(|id, _| is_there(id) || !was_there(id));
         drop(connected);
         known.clone_from(&peers);
         if let Some(transport) = &*self.transport.load() {
@@ -90,6 +104,20 @@ impl Network {
             peers.push(peer);
             self.set_peers(peers);
         }
+    }
+
+    /// Keeps the announcement of a member that connects.
+    pub(crate) fn announce(&self, member: MemberId, announcement: Announcement) {
+        let mut announced = self.announced.lock();
+        if announced.len() < ANNOUNCED_MAX || announced.contains_key(&member) {
+            announced.insert(member, announcement);
+        }
+    }
+
+    /// The announcement of a member that is connected.
+    pub(crate) fn announced(&self, member: MemberId) -> Option<Announcement> {
+        let announced = self.announced.lock().get(&member).cloned();
+        announced.filter(|_| self.is_active(member))
     }
 
     /// Sends a message; `false` if it is lost already.

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::membership::ConfState;
-use keepd_machine::{AppliedBatch, Command, Judgement, Outcome, StateMachine, tables};
+use keepd_machine::{
+    AppliedBatch, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
+};
 use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
 use keepd_types::Term;
@@ -28,6 +30,7 @@ use crate::messages::{
 use crate::receive::{is_learner, peers};
 use crate::shared::Shared;
 use crate::shared::unapplied::Waiting;
+use crate::versions::VersionKeeper;
 
 /// The longest sleep: jobs are scheduled at this pace.
 const IDLE: Duration = Duration::from_millis(50);
@@ -60,6 +63,9 @@ pub(crate) struct ApplyThread {
     jobs: JobScheduler,
     /// The members, as the network was last told.
     members: Option<MetaTable>,
+    /// Facts about the cluster, as the others were last told.
+    facts: Option<MetaTable>,
+    versions: VersionKeeper,
     /// The active keys of the cluster, as the sealer was last told.
     active_keys: Option<Bytes>,
     /// Entries that wait for a change of the configuration. BOUND: as [`crate::shared::unapplied`].
@@ -78,6 +84,7 @@ impl ApplyThread {
         let published = machine.applied().index;
         let view = machine.store().views().load();
         let leases = LeaseKeeper::new(Arc::clone(&shared));
+        let versions = VersionKeeper::new(Arc::clone(&shared));
         let mut thread = Self {
             shared,
             machine,
@@ -89,11 +96,14 @@ impl ApplyThread {
             takes_over: None,
             jobs,
             members: None,
+            facts: None,
+            versions,
             active_keys: None,
             outcomes: Vec::new(),
             is_stopping: false,
         };
         thread.note_members(&view);
+        thread.note_facts(&view);
         thread
     }
 
@@ -108,6 +118,25 @@ impl ApplyThread {
         let own = self.shared.identity.member;
         self.shared.network.set_peers(peers(view, own));
         self.shared.progress.is_learner.store(is_learner(members, own), Ordering::Release);
+    }
+
+    /// Tells the facts about the cluster, if they changed.
+    fn note_facts(&mut self, view: &View) {
+        let cluster = view.meta(tables::CLUSTER);
+        if self.facts.as_ref().is_some_and(|known| known.ptr_eq(cluster)) {
+            return;
+        }
+        self.facts = Some(cluster.clone());
+        // A malformed table ends the member's start, and nothing malformed is ever written into it.
+        let Ok(facts) = ClusterFacts::of(cluster) else { return };
+        let old = self.shared.facts.swap(Arc::new(facts.clone()));
+        if old.version != facts.version {
+            tracing::info!(from = ?old.version, to = ?facts.version, "cluster version is updated");
+        }
+        if old.feature_level != facts.feature_level {
+            let (from, to) = (old.feature_level, facts.feature_level);
+            tracing::info!(from, to, "the feature level of the cluster is known");
+        }
     }
 
     fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<(), keepd_machine::Halt> {
@@ -274,6 +303,7 @@ impl ApplyThread {
         let AppliedBatch { view, changes } = self.machine.publish();
         self.published = applied.index;
         self.note_members(&view);
+        self.note_facts(&view);
         let shared = &self.shared;
         shared.progress.applied_index.store(applied.index, Ordering::Release);
         if let Some(term) = self.takes_over.take() {
@@ -374,6 +404,7 @@ impl Part for ApplyThread {
             };
         }
         self.leases.turn(self.machine.lessor_mut(), now);
+        self.versions.turn(self.machine.store().meta(tables::MEMBERS), now);
         let is_busy = self.jobs.turn(&mut self.machine, now);
         Next::At(now + if is_busy { BRIEF } else { IDLE })
     }

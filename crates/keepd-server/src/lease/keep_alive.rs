@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
+use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
 use keepd_node::Renewal;
 use keepd_types::LeaseId;
@@ -73,7 +74,12 @@ impl Renewals {
         self.places.free();
         // Sampled before the renewal, as etcd does.
         let header = Some(self.context.current_header());
-        match self.context.node.renew_lease(LeaseId(id)).await.map_err(errors::node)? {
+        let renewal = match self.context.node.renew_lease(LeaseId(id)).await {
+            // Other requests without a leader time out; this one says why.
+            Err(keepd_node::Error::NoLeader) => return Err(Api::NoLeader.into()),
+            renewal => renewal.map_err(errors::node)?,
+        };
+        match renewal {
             Renewal::Renewed { ttl } => Ok(LeaseKeepAliveResponse { header, id, ttl }),
             Renewal::Gone => Ok(LeaseKeepAliveResponse { header, id, ttl: 0 }),
             Renewal::NotPrimary => Err(Status::unknown("not a primary lessor")),

@@ -7,6 +7,7 @@ use keepd_node::Histogram;
 
 use super::{CODES, RpcMetrics, process};
 use crate::context::Context;
+use crate::versions;
 
 /// A page under construction.
 struct Page {
@@ -69,6 +70,18 @@ pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
     page.out
 }
 
+fn running_versions(page: &mut Page, context: &Context) {
+    page.family("etcd_server_version", "gauge", "Which version is running.");
+    let version = keepd_api::SERVER_VERSION;
+    page.sample("etcd_server_version", &format!("server_version=\"{version}\""), 1);
+    page.family("etcd_cluster_version", "gauge", "Which version is running.");
+    if let Some(version) = versions::cluster(&context.node.cluster_facts()) {
+        page.sample("etcd_cluster_version", &format!("cluster_version=\"{version}\""), 1);
+    }
+    page.family("keepd_build_info", "gauge", "keepd's own version.");
+    page.sample("keepd_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+}
+
 fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
     let node = &context.node;
     let status = node.status();
@@ -119,13 +132,7 @@ fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
     );
     page.family("etcd_server_id", "gauge", "Server or member ID in hexadecimal format.");
     page.sample("etcd_server_id", &format!("server_id=\"{member}\""), 1);
-    page.family("etcd_server_version", "gauge", "Which version is running.");
-    let version = keepd_api::SERVER_VERSION;
-    page.sample("etcd_server_version", &format!("server_version=\"{version}\""), 1);
-    page.family("etcd_cluster_version", "gauge", "Which version is running.");
-    page.sample("etcd_cluster_version", "cluster_version=\"3.7\"", 1);
-    page.family("keepd_build_info", "gauge", "keepd's own version.");
-    page.sample("keepd_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
+    running_versions(page, context);
     page.gauge(
         "keepd_unsafe_no_fsync",
         "1 if nothing is synced, so that a power cut loses acknowledged writes.",
