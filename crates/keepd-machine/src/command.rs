@@ -101,11 +101,26 @@ pub enum Command {
         /// The members that were asked.
         asked: BTreeSet<MemberId>,
     },
+    /// Compares the members by the digests of what they applied: each notes its own behind this entry
+    /// and tells the leader, and looks whether it noted what was found at an earlier entry.
+    CheckDigest {
+        /// The result of an earlier comparison.
+        found: Option<DigestFound>,
+    },
     /// Begins or ends a downgrade.
     SetDowngrade {
         /// The version to go to, as `3.6.0`; `None` ends it.
         target: Option<String>,
     },
+}
+
+/// Result of a comparison of digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestFound {
+    /// The entry behind which the digests were noted.
+    pub index: u64,
+    /// Start and value of the digest that a majority of the voters has; `None` if there can be none.
+    pub majority: Option<(u64, u64)>,
 }
 
 /// A raised or cleared alarm.
@@ -299,7 +314,8 @@ impl Command {
         match self {
             Self::LeaseExpire { .. }
             | Self::SetClusterVersion { .. }
-            | Self::SetFeatureLevel { .. } => decided_in != Some(term),
+            | Self::SetFeatureLevel { .. }
+            | Self::CheckDigest { .. } => decided_in != Some(term),
             // Logs of version 0.1 have them without a term.
             Self::LeaseCheckpoint { .. } => decided_in.is_some_and(|decided_in| decided_in != term),
             Self::Put(_)
@@ -343,6 +359,7 @@ impl Command {
             | Self::ChangeMembership(_)
             | Self::SetClusterVersion { .. }
             | Self::SetFeatureLevel { .. }
+            | Self::CheckDigest { .. }
             | Self::SetDowngrade { .. } => {}
         }
     }

@@ -19,6 +19,10 @@ use crate::tables;
 /// The level of a cluster that has recorded none.
 pub const FIRST_FEATURE_LEVEL: u32 = 1;
 
+/// The level that brought the comparison of digests. From it on an alarm CORRUPT stops the writes of the
+/// cluster only if no majority of healthy members is left.
+pub const DIGEST_CHECK_LEVEL: u32 = 3;
+
 /// The facts, as of an applied index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterFacts {
@@ -52,7 +56,7 @@ impl ClusterFacts {
     }
 }
 
-fn feature_level(cluster: &MetaTable) -> Result<u32, Halt> {
+pub(crate) fn feature_level(cluster: &MetaTable) -> Result<u32, Halt> {
     let Some(bytes) = cluster.get(tables::FEATURE_LEVEL_KEY) else {
         return Ok(FIRST_FEATURE_LEVEL);
     };
@@ -79,6 +83,12 @@ pub(crate) fn raise_feature_level(
 pub fn begin_feature_level(store: &mut Store, level: u32) {
     let value = Bytes::copy_from_slice(&level.to_be_bytes());
     store.meta_put(tables::CLUSTER, Bytes::from_static(tables::FEATURE_LEVEL_KEY), value);
+}
+
+/// Records the cluster version.
+pub(crate) fn set_version(store: &mut Store, version: &str) {
+    let value = Bytes::copy_from_slice(version.as_bytes());
+    store.meta_put(tables::CLUSTER, Bytes::from_static(tables::CLUSTER_VERSION_KEY), value);
 }
 
 /// Records the version that the cluster is being downgraded to, or that it no longer is.

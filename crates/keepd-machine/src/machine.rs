@@ -12,7 +12,7 @@ use keepd_mvcc::{Applied, Change, RangeError, Store, View};
 use keepd_types::{LeaseId, MemberId, Term};
 
 use crate::codec::CommandError;
-use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, Op, Txn};
+use crate::command::{ALARM_CORRUPT, ALARM_NOSPACE, Alarm, Command, DigestFound, Op, Txn};
 use crate::envelope::Envelope;
 use crate::facts::{self, ClusterFacts};
 use crate::keys::{self, KnownKeys};
@@ -242,6 +242,28 @@ impl StateMachine {
         AppliedBatch { view, changes }
     }
 
+    /// Whether nothing may be written because of CORRUPT. While a majority of the voters is healthy it
+    /// stops only whom it names: that member serves nothing.
+    fn is_corrupt(&self) -> bool {
+        if !self.has_alarm(ALARM_CORRUPT) {
+            return false;
+        }
+        let level = facts::feature_level(self.store.meta(tables::CLUSTER)).unwrap_or(0);
+        let members = membership::members(self.store.meta(tables::MEMBERS)).unwrap_or_default();
+        let is_one_of_them = |alarm: &Alarm| members.iter().any(|it| it.id == alarm.member.0);
+        let mut corrupt = self.alarms.iter().filter(|alarm| alarm.kind == ALARM_CORRUPT);
+        if level < facts::DIGEST_CHECK_LEVEL || !corrupt.all(is_one_of_them) {
+            return true;
+        }
+        let voters = || members.iter().filter(|member| !member.is_learner);
+        let is_healthy = |member: &&Member| {
+            let alarm = Alarm { member: MemberId(member.id), kind: ALARM_CORRUPT };
+            !self.alarms.contains(&alarm)
+        };
+        let healthy = voters().filter(is_healthy).count();
+        healthy <= voters().count() / 2
+    }
+
     /// CORRUPT refuses every write; NOSPACE whatever could grow the store, on either branch.
     fn refused_by_alarm(&self, command: &Command) -> Option<ApplyError> {
         if self.alarms.is_empty() {
@@ -264,9 +286,10 @@ impl StateMachine {
             | Command::ChangeMembership(_)
             | Command::SetClusterVersion { .. }
             | Command::SetFeatureLevel { .. }
+            | Command::CheckDigest { .. }
             | Command::SetDowngrade { .. } => (false, false),
         };
-        if writes && self.has_alarm(ALARM_CORRUPT) {
+        if writes && self.is_corrupt() {
             return Some(ApplyError::Corrupt);
         }
         (grows && self.has_alarm(ALARM_NOSPACE)).then_some(ApplyError::NoSpace)
@@ -327,14 +350,14 @@ impl StateMachine {
                 Ok(CommandResponse::Done)
             }
             Command::SetClusterVersion { version } => {
-                let key = Bytes::from_static(tables::CLUSTER_VERSION_KEY);
-                self.store.meta_put(tables::CLUSTER, key, version.clone().into());
+                facts::set_version(&mut self.store, version);
                 Ok(CommandResponse::Done)
             }
             Command::SetFeatureLevel { level, asked } => {
                 facts::raise_feature_level(&mut self.store, *level, asked)?;
                 Ok(CommandResponse::Done)
             }
+            Command::CheckDigest { found } => Ok(self.check_digest(*found)),
             Command::SetDowngrade { target } => {
                 facts::set_downgrade(&mut self.store, target.as_deref());
                 Ok(CommandResponse::Done)
@@ -413,6 +436,14 @@ impl StateMachine {
         }
         self.store.meta_delete(tables::LEASES, &tables::lease_key(id));
         Ok(CommandResponse::Done)
+    }
+
+    fn check_digest(&mut self, found: Option<DigestFound>) -> CommandResponse {
+        if found.is_some_and(|found| found.majority.is_none()) {
+            // As in etcd this stands for the whole cluster: nobody knows whom to believe.
+            self.alarm_activate(Alarm { member: MemberId(0), kind: ALARM_CORRUPT });
+        }
+        CommandResponse::Done
     }
 
     fn alarm_activate(&mut self, alarm: Alarm) -> CommandResponse {

@@ -5,14 +5,18 @@
 //! which the leader raises when all members have announced it (`versions.rs`), has come so far. Who
 //! adds a kind raises [`FEATURE_LEVEL`] and adds a row to [`Feature`].
 
+use keepd_machine::facts::DIGEST_CHECK_LEVEL;
+
 /// The newest level of commands, records and messages that this version reads, and announces.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// A kind of command, record or message that not every version can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     /// The command that begins and ends a downgrade.
     Downgrade,
+    /// The command that compares digests, and the messages that go with it.
+    DigestChecks,
 }
 
 impl Feature {
@@ -20,6 +24,7 @@ impl Feature {
     pub(crate) const fn level(self) -> u32 {
         match self {
             Self::Downgrade => 2,
+            Self::DigestChecks => DIGEST_CHECK_LEVEL,
         }
     }
 }

@@ -207,9 +207,19 @@ impl Handle {
         if leader == 0 || leader == shared.identity.member.0 {
             return Ok(None);
         }
+        self.ask_member(MemberId(leader), request).await
+    }
+
+    /// Asks another member; `None` if the question could not be sent.
+    pub(crate) async fn ask_member(
+        &self,
+        member: MemberId,
+        request: PeerRequest,
+    ) -> Result<Option<PeerResponse>, Error> {
+        let shared = &self.shared;
         let mut asked = shared.network.ask(shared.boot()).ok_or(Error::TooManyRequests)?;
         let request = PeerMessage::Request(asked.name, request);
-        if !shared.network.send(MemberId(leader), Lane::Control, &request) {
+        if !shared.network.send(member, Lane::Control, &request) {
             return Ok(None);
         }
         let timeout = shared.options.request_timeout();
@@ -464,6 +474,12 @@ impl Handle {
         self.shared.facts.load_full()
     }
 
+    /// Whether this member serves no client, because its data is not to be believed.
+    #[must_use]
+    pub fn serves_nothing(&self) -> bool {
+        self.shared.corruption.serves_nothing()
+    }
+
     /// Whether this member leads, and has what earlier leaders committed.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -527,6 +543,12 @@ impl Handle {
     #[must_use]
     pub fn compaction_hash(&self, revision: i64) -> Option<HashKv> {
         self.shared.compaction_hash(revision)
+    }
+
+    /// The hashes that the newest compactions left, ascending by revision.
+    #[must_use]
+    pub fn compaction_hashes(&self) -> Vec<HashKv> {
+        self.shared.compaction_hashes()
     }
 
     /// The ids of this member and its cluster.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::ballast::Asks;
 use crate::encryption::own_keys::readable;
 use crate::encryption::reencrypt::{NextStep, Reencryption};
-use crate::messages::{Done, Job};
+use crate::messages::{Done, Job, PeerHash, Reply};
 use crate::shared::Shared;
 use crate::shared::incoming::IncomingPlace;
 use crate::threads::background::Background;
@@ -72,6 +72,8 @@ pub(crate) struct JobScheduler {
     /// Segments below this id belong to the round of reclaiming that somebody waits for.
     round: Option<u64>,
     restoring_ballast: bool,
+    /// A hash for another member is being computed.
+    hashing: bool,
     ballast_due: Duration,
     /// Tasks that wait for a round of reclaiming.
     defrag_waiters: Vec<oneshot::Sender<()>>,
@@ -103,6 +105,7 @@ impl JobScheduler {
             log_due: Duration::ZERO,
             round: None,
             restoring_ballast: false,
+            hashing: false,
             ballast_due: Duration::ZERO,
             defrag_waiters: Vec::new(),
             compaction_waiters: Vec::new(),
@@ -152,6 +155,7 @@ impl JobScheduler {
             Done::CountSealed(sealed) => self.reencryption.counted(store, sealed),
             Done::RetireKeys(result) => self.reencryption.retired(result),
             Done::RestoreBallast => self.restoring_ballast = false,
+            Done::HashKv => self.hashing = false,
             Done::DiscardState => {}
         }
         self.publish_space(machine);
@@ -232,6 +236,15 @@ impl JobScheduler {
             self.defrag_waiters.push(reply);
         }
         self.space_due = Duration::ZERO;
+    }
+
+    /// Another member wants the hash of the keys at a revision. One is computed at a time.
+    pub(crate) fn hash_kv(&mut self, revision: i64, reply: Reply<PeerHash>) {
+        if self.hashing {
+            return reply.send(PeerHash::Failed);
+        }
+        self.hashing = true;
+        self.background.run(Job::HashKv(revision, reply));
     }
 
     /// Someone wants to see past compactions done with.

@@ -4,18 +4,27 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepd_machine::tables;
 use keepd_types::MemberId;
 
 use crate::error::Error;
+use crate::features::Feature;
 use crate::handle::Handle;
+use crate::messages::PeerHash;
 use crate::peer_message::{PeerRequest, PeerResponse};
-use crate::receive::matched;
+use crate::receive::{matched, peers};
 
 impl Handle {
     /// Whether this member learns only.
     #[must_use]
     pub fn is_learner(&self) -> bool {
         self.shared.progress.is_learner.load(Ordering::Acquire)
+    }
+
+    /// Whether the cluster has no other member.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.view().meta(tables::MEMBERS).len() < 2
     }
 
     /// Whether this member can talk to others at all.
@@ -30,6 +39,39 @@ impl Handle {
     pub fn connected_for(&self, peer: MemberId) -> Option<Duration> {
         let since = self.shared.network.connected_since(peer)?;
         Some(self.shared.env.clock.monotonic().saturating_sub(since))
+    }
+
+    /// The other members.
+    #[must_use]
+    pub fn others(&self) -> Vec<MemberId> {
+        let own = self.shared.identity.member;
+        peers(&self.view(), own).into_iter().map(|peer| peer.id).collect()
+    }
+
+    /// The hash of another member's keys at a revision; `None` if it is not connected, or does not
+    /// know the question.
+    ///
+    /// # Errors
+    /// `TooManyRequests`, `TimedOut` or `Stopped`.
+    pub async fn hash_kv_of(
+        &self,
+        member: MemberId,
+        revision: i64,
+    ) -> Result<Option<PeerHash>, Error> {
+        let announced = self.shared.network.announced(member);
+        if announced.is_none_or(|it| it.feature_level < Feature::DigestChecks.level()) {
+            return Ok(None);
+        }
+        match self.ask_member(member, PeerRequest::HashKv(revision)).await? {
+            Some(PeerResponse::HashKv(hash)) => Ok(Some(hash)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether another member is connected and has said what it reads.
+    #[must_use]
+    pub fn is_announced(&self, member: MemberId) -> bool {
+        self.shared.network.announced(member).is_some()
     }
 
     /// The last entry that each member has for certain, as the leader knows it: this member's own

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use keepd_crypto::{DataKeyId, KeyringError};
 use keepd_machine::command::{Compare, Op};
 use keepd_machine::{Command, Origin, Outcome};
-use keepd_mvcc::{StagedState, View};
+use keepd_mvcc::{Digest, HashKv, StagedState, View};
 use keepd_raft::{
     Actions, ConfChange, ConfState, Fetch, Fetched, Message, Progress, SnapshotEnd, SnapshotMeta,
     Verdict,
@@ -63,6 +63,24 @@ pub enum Renewal {
     Gone,
     /// This member does not keep the deadlines.
     NotPrimary,
+}
+
+/// The answer of a member that was asked for the hash of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerHash {
+    /// The hash, and the member's current revision.
+    Hashed {
+        /// The hash.
+        hash: HashKv,
+        /// The revision.
+        revision: i64,
+    },
+    /// The history up to the revision that was asked for is compacted.
+    Compacted,
+    /// The member has not come so far.
+    Future,
+    /// It cannot tell: a file is damaged, or it computes another hash.
+    Failed,
 }
 
 /// A lease's time and keys.
@@ -352,6 +370,10 @@ pub(crate) enum ApplyEvent {
         /// The task that asks.
         reply: oneshot::Sender<Vec<(Duration, LeaseId)>>,
     },
+    /// Tell the hash of the keys at a revision.
+    HashKv(i64, Reply<PeerHash>),
+    /// The digest that a member noted at a comparison.
+    Digest(MemberId, Digest),
     /// A background job has ended.
     Background(Box<Done>),
     /// Reclaim what can be reclaimed; answered when a full round is done.
@@ -456,6 +478,8 @@ pub(crate) enum Job {
     CountSealed(Arc<View>),
     /// Brings the ballast back.
     RestoreBallast,
+    /// Hashes the keys at a revision for another member.
+    HashKv(i64, Reply<PeerHash>),
     /// Removes what a state replaced, or a staged state that is not wanted, and gives its place back.
     DiscardState(IncomingPlace),
     /// Forgets data keys that no file lies under.
@@ -478,6 +502,7 @@ pub(crate) enum Done {
     /// None if a part of the store cannot be read, or the member stops.
     CountSealed(Option<u64>),
     RestoreBallast,
+    HashKv,
     DiscardState,
     RetireKeys(Result<bool, KeyringError>),
 }

@@ -7,11 +7,12 @@
 //! in the log only before the first entry of a later term: whoever waits for it knows its fate then.
 
 use bytes::Bytes;
+use keepd_mvcc::{Digest, HashKv};
 use keepd_raft::{MalformedMessage, Message};
 use keepd_types::{LeaseId, MemberId, varint};
 use thiserror::Error;
 
-use crate::messages::{Forward, ForwardedCommand, LeaseTimeToLive, PIECE_MAX, Renewal};
+use crate::messages::{Forward, ForwardedCommand, LeaseTimeToLive, PIECE_MAX, PeerHash, Renewal};
 
 /// The format that is written.
 const FORMAT: u8 = 1;
@@ -39,6 +40,8 @@ pub(crate) enum PeerMessage {
     Request(RequestName, PeerRequest),
     /// Its answer.
     Response(RequestName, PeerResponse),
+    /// The digest that the sender noted at a comparison, for the leader. Of feature level 3.
+    Digest(Digest),
 }
 
 /// The name of a question: no two of a member have the same.
@@ -50,7 +53,7 @@ pub(crate) struct RequestName {
     pub(crate) number: u64,
 }
 
-/// A question that only the leader can answer.
+/// A question, most of them to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PeerRequest {
     /// Renew a lease.
@@ -59,9 +62,11 @@ pub(crate) enum PeerRequest {
     TimeToLive(LeaseId, Option<Bytes>),
     /// Tell how far every member's log goes.
     Replicated,
+    /// Tell the hash of the keys at a revision; any member answers. Of feature level 3.
+    HashKv(i64),
 }
 
-/// The leader's answer.
+/// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PeerResponse {
     /// To [`PeerRequest::Renew`].
@@ -71,6 +76,8 @@ pub(crate) enum PeerResponse {
     /// To [`PeerRequest::Replicated`]: the last entry that each member has for certain; empty if the
     /// receiver does not lead.
     Replicated(Vec<(MemberId, u64)>),
+    /// To [`PeerRequest::HashKv`].
+    HashKv(PeerHash),
 }
 
 /// Bytes that no member sends.
@@ -94,10 +101,12 @@ mod tag {
     pub(super) const REFUSED: u8 = 3;
     pub(super) const REQUEST: u8 = 4;
     pub(super) const RESPONSE: u8 = 5;
+    pub(super) const DIGEST: u8 = 6;
 
     pub(super) const RENEW: u8 = 1;
     pub(super) const TIME_TO_LIVE: u8 = 2;
     pub(super) const REPLICATED: u8 = 3;
+    pub(super) const HASH_KV: u8 = 4;
 }
 
 impl PeerMessage {
@@ -138,6 +147,12 @@ impl PeerMessage {
                 name.write(&mut out);
                 response.write(&mut out);
             }
+            Self::Digest(digest) => {
+                out.push(tag::DIGEST);
+                for number in [digest.since, digest.index, digest.value] {
+                    varint::write_u64(number, &mut out);
+                }
+            }
         }
         out.into()
     }
@@ -169,6 +184,9 @@ impl PeerMessage {
             tag::REQUEST => Self::Request(RequestName::read(&mut r)?, PeerRequest::read(&mut r)?),
             tag::RESPONSE => {
                 Self::Response(RequestName::read(&mut r)?, PeerResponse::read(&mut r)?)
+            }
+            tag::DIGEST => {
+                Self::Digest(Digest { since: r.u64()?, index: r.u64()?, value: r.u64()? })
             }
             _ => return Err(Malformed::Unknown),
         };
@@ -203,6 +221,10 @@ impl PeerRequest {
                 }
             }
             Self::Replicated => out.push(tag::REPLICATED),
+            Self::HashKv(revision) => {
+                out.push(tag::HASH_KV);
+                varint::write_i64(*revision, out);
+            }
         }
     }
 
@@ -210,6 +232,7 @@ impl PeerRequest {
         match r.u8()? {
             tag::RENEW => Ok(Self::Renew(LeaseId(r.i64()?))),
             tag::REPLICATED => Ok(Self::Replicated),
+            tag::HASH_KV => Ok(Self::HashKv(r.i64()?)),
             tag::TIME_TO_LIVE => {
                 let id = LeaseId(r.i64()?);
                 let keys_after = if r.bool()? { Some(r.bytes()?) } else { None };
@@ -254,6 +277,21 @@ impl PeerResponse {
                     varint::write_u64(*index, out);
                 }
             }
+            Self::HashKv(found) => {
+                out.push(tag::HASH_KV);
+                match found {
+                    PeerHash::Hashed { hash, revision } => {
+                        out.push(0);
+                        varint::write_u64(u64::from(hash.hash), out);
+                        for number in [hash.compact_revision, hash.revision, *revision] {
+                            varint::write_i64(number, out);
+                        }
+                    }
+                    PeerHash::Compacted => out.push(1),
+                    PeerHash::Future => out.push(2),
+                    PeerHash::Failed => out.push(3),
+                }
+            }
         }
     }
 
@@ -280,6 +318,18 @@ impl PeerResponse {
                 }
                 Ok(Self::Replicated(members))
             }
+            tag::HASH_KV => Ok(Self::HashKv(match r.u8()? {
+                0 => {
+                    let hash = u32::try_from(r.u64()?).map_err(|_wide| Malformed::Unknown)?;
+                    let (compact_revision, at) = (r.i64()?, r.i64()?);
+                    let hash = HashKv { hash, compact_revision, revision: at };
+                    PeerHash::Hashed { hash, revision: r.i64()? }
+                }
+                1 => PeerHash::Compacted,
+                2 => PeerHash::Future,
+                3 => PeerHash::Failed,
+                _ => return Err(Malformed::Unknown),
+            })),
             _ => Err(Malformed::Unknown),
         }
     }
@@ -379,6 +429,18 @@ mod tests {
             PeerMessage::Request(name, PeerRequest::Replicated),
             PeerMessage::Response(name, PeerResponse::Replicated(Vec::new())),
             PeerMessage::Response(name, PeerResponse::Replicated(vec![(MemberId(7), 300)])),
+            PeerMessage::Digest(Digest { since: 1, index: 300, value: u64::MAX }),
+            PeerMessage::Request(name, PeerRequest::HashKv(-1)),
+            PeerMessage::Response(
+                name,
+                PeerResponse::HashKv(PeerHash::Hashed {
+                    hash: HashKv { hash: u32::MAX, compact_revision: -1, revision: 300 },
+                    revision: 301,
+                }),
+            ),
+            PeerMessage::Response(name, PeerResponse::HashKv(PeerHash::Compacted)),
+            PeerMessage::Response(name, PeerResponse::HashKv(PeerHash::Future)),
+            PeerMessage::Response(name, PeerResponse::HashKv(PeerHash::Failed)),
         ]
     }
 

@@ -53,6 +53,14 @@ impl Handle {
                 self.shared.network.answer(name, response);
                 Ok(())
             }
+            PeerMessage::Digest(digest) => {
+                let event = ApplyEvent::Digest(from, digest);
+                match self.shared.mailboxes.apply.try_push(event, 1) {
+                    // The next comparison makes up for one that finds no room.
+                    Ok(()) | Err(Refused::Full) => Ok(()),
+                    Err(Refused::Closed) => Err(NotReceived::Stopped),
+                }
+            }
             // Meant for an earlier start of this member.
             PeerMessage::Refused { .. } | PeerMessage::Response(..) => Ok(()),
         }
@@ -83,6 +91,9 @@ impl Handle {
             }
             PeerRequest::Renew(id) => {
                 ApplyEvent::Renew(id, reply_to(shared, to, name, PeerResponse::Renewal))
+            }
+            PeerRequest::HashKv(revision) => {
+                ApplyEvent::HashKv(revision, reply_to(shared, to, name, PeerResponse::HashKv))
             }
             PeerRequest::TimeToLive(id, keys_after) => {
                 let reply = reply_to(shared, to, name, PeerResponse::TimeToLive);

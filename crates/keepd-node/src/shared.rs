@@ -1,5 +1,6 @@
 //! The state that the parts of a member share with one another and with the tasks that serve clients.
 
+mod corruption;
 pub(crate) mod incoming;
 mod leadership;
 mod mailboxes;
@@ -25,6 +26,7 @@ use keepd_types::Term;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use self::corruption::Corruption;
 use self::incoming::Incoming;
 use self::mailboxes::Mailboxes;
 use self::network::Network;
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     pub(crate) space: DiskSpace,
     pub(crate) alarms: ArcSwap<Vec<Alarm>>,
+    pub(crate) corruption: Corruption,
     /// Facts about the cluster, as of the applied index.
     pub(crate) facts: ArcSwap<ClusterFacts>,
     /// The hub missed applied changes because its queue was full, and must catch up.
@@ -103,6 +106,7 @@ impl Shared {
             progress: Progress::default(),
             space: DiskSpace::new(ballast),
             alarms: ArcSwap::default(),
+            corruption: Corruption::default(),
             facts: ArcSwap::default(),
             hub_missed: AtomicBool::new(false),
             metrics: Metrics::default(),
@@ -224,6 +228,11 @@ impl Shared {
         if hashes.len() > COMPACTION_HASHES_MAX {
             hashes.remove(0);
         }
+    }
+
+    /// The hashes of the newest compactions, ascending by revision.
+    pub(crate) fn compaction_hashes(&self) -> Vec<HashKv> {
+        self.compaction_hashes.lock().clone()
     }
 
     pub(crate) fn compaction_hash(&self, revision: i64) -> Option<HashKv> {

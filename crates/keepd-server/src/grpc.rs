@@ -61,11 +61,21 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Whether the call asks about the member and the cluster, and not about keys or leases.
+    fn is_for_operators(&self) -> bool {
+        let services =
+            ["/etcdserverpb.Maintenance/", "/etcdserverpb.Cluster/", "/grpc.health.v1.Health/"];
+        services.iter().any(|service| self.path.starts_with(service))
+    }
+
     /// Admits the call: it is refused if this member is a learner and learners do not answer it, if
-    /// it wants a leader and none is known, or if its caller may not call it.
+    /// the member's data is not to be believed and the call is not an operator's, if it wants a leader and none is known, or if its caller may not call it.
     fn admit(&self, context: &Context, connection: &Share) -> Result<Authorized, Status> {
         if !self.is_for_learners && context.node.is_learner() {
             return Err(Api::NotSupportedForLearner.into());
+        }
+        if context.node.serves_nothing() && !self.is_for_operators() {
+            return Err(Api::Corrupt.into());
         }
         if self.metadata.wants_leader && context.node.status().leader == 0 {
             return Err(Api::NoLeader.into());

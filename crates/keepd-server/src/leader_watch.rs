@@ -29,7 +29,8 @@ impl LeaderWatch {
         let losses = self.losses.get_or_init(|| {
             let (sender, losses) = watch::channel(0);
             let (node, pause) = (node.clone(), node.options().election_timeout);
-            let has_leader = move || node.status().leader != 0;
+            // One whose data is not to be believed is as good as cut off.
+            let has_leader = move || node.status().leader != 0 && !node.serves_nothing();
             tokio::spawn(async move { look(has_leader, pause, sender).await });
             losses
         });

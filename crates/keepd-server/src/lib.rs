@@ -14,6 +14,7 @@ mod blocking;
 mod cluster;
 mod connection_executor;
 mod context;
+mod corruption;
 mod dispatch;
 mod encoded_message;
 mod encryption_status;
@@ -50,6 +51,7 @@ pub const UNSYNCED: &str =
 pub use access::AccessControl;
 pub use auto_compaction::AutoCompaction;
 pub use context::{Context, Limits};
+pub use corruption::{CorruptionChecks, check_initially};
 pub use http_edge::HttpScope;
 pub use listener::{
     Bind, BindError, ConnectionOptions, Endpoint, Listener, RESERVED_DESCRIPTORS, TrafficBytes,

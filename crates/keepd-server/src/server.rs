@@ -15,6 +15,7 @@ use tonic::body::Body;
 use crate::access::AccessControl;
 use crate::auto_compaction::{self, AutoCompaction};
 use crate::context::Context;
+use crate::corruption::{self, CorruptionChecks};
 use crate::dispatch::Dispatch;
 use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
@@ -81,6 +82,17 @@ impl Server {
         self.tasks.spawn(async move {
             tokio::select! {
                 () = auto_compaction::run(&context, compaction) => {}
+                _ = stop.changed() => {}
+            }
+        });
+    }
+
+    /// Compares the members' data in the background until the server stops.
+    pub fn check_for_corruption(&self, checks: CorruptionChecks) {
+        let (context, mut stop) = (Arc::clone(&self.served.context), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = corruption::run(&context, checks) => {}
                 _ = stop.changed() => {}
             }
         });

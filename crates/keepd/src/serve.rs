@@ -110,10 +110,10 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         let (env, node_options) = (env.clone(), node_options.clone());
         tokio::task::spawn_blocking(move || DataDir::prepare(&env, &node_options, config)).await??
     };
-    let encryption = data_dir.encryption();
+    let (encryption, is_new) = (data_dir.encryption(), data_dir.is_new());
     tracing::info!(
         data_dir = %options.data_dir.display(),
-        is_new = data_dir.is_new(),
+        is_new,
         sealed = encryption.files().is_sealing(),
         "starting an etcd server"
     );
@@ -143,6 +143,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     }
     if node.ready().await.is_ok() && node.handle().encryption_is_active().await.is_ok() {
         tracing::info!("published local member to cluster through raft");
+        check_initially(&options, &node, is_new).await?;
         announce(&listeners.clients);
         for listener in listeners.clients {
             server.serve_clients(listener);
@@ -152,6 +153,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     tokio::spawn(node.handle().follow_active_keys());
     tokio::spawn(give_back_memory());
     server.compact_automatically(options.auto_compaction);
+    server.check_for_corruption(options.corruption_checks);
     let ending = wait_for_end(&node).await?;
     let patience = match &ending {
         Ending::Signal(_) => node.handle().options().request_timeout(),
@@ -163,6 +165,17 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
     Ok(ending)
+}
+
+/// Compares a member that was there before with the others, before it serves anybody.
+async fn check_initially(options: &ServerOptions, node: &Node, is_new: bool) -> anyhow::Result<()> {
+    if !options.initial_corruption_check || is_new {
+        return Ok(());
+    }
+    keepd_server::check_initially(&node.handle()).await.map_err(|error| {
+        tracing::error!(error, "checkInitialHashKV failed");
+        anyhow::anyhow!("{error}: remove this member, empty its data directory and add it again")
+    })
 }
 
 fn tell_of_plain_data(encryption: &Encryption) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use keepd_machine::command::{
-    Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn,
+    Alarm, Command, Compare, DeleteRange, DigestFound, Guard, Op, Put, Range, Relation, Target, Txn,
 };
 use keepd_machine::tables::{ActiveKeys, ReadableKeys};
 use keepd_machine::{Envelope, MembershipChange, Origin};
@@ -30,6 +30,16 @@ pub fn command(bytes: &[u8]) {
     let written = Envelope { origin: envelope.origin.or(Some(ORIGIN)), ..envelope };
     let again = Envelope::decode(written.encode());
     assert!(again.as_ref() == Ok(&written), "{written:?} became {again:?}");
+}
+
+/// The commands that say something of the whole cluster.
+fn of_cluster() -> [Command; 3] {
+    let found = DigestFound { index: 300, majority: Some((1, u64::MAX)) };
+    [
+        Command::SetFeatureLevel { level: 3, asked: [MemberId(7), MemberId(9)].into() },
+        Command::SetDowngrade { target: Some("3.6.0".to_owned()) },
+        Command::CheckDigest { found: Some(found) },
+    ]
 }
 
 /// One change of the membership of each kind.
@@ -106,7 +116,8 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
         Command::SetSealing { member: MemberId(9), fingerprint: Bytes::from_static(b"print") },
         Command::SetClusterVersion { version: "3.7.0".to_owned() },
     ];
-    let commands = commands.into_iter().chain(changes().into_iter().map(Command::ChangeMembership));
+    let commands = commands.into_iter().chain(of_cluster());
+    let commands = commands.chain(changes().into_iter().map(Command::ChangeMembership));
     // As 0.1 wrote them.
     let json =
         br#"{"id":9,"peerURLs":["http://m:2380"],"name":"m","clientURLs":["http://m:2379"]}"#;

@@ -78,6 +78,8 @@ struct State {
     losses: VecDeque<(MemberId, MemberId)>,
     sent: u64,
     lost: u64,
+    /// Bytes that reach a member as others of the same length: whatever lets members diverge.
+    altered: Vec<(MemberId, Vec<u8>, Vec<u8>)>,
 }
 
 /// The network between the members of a simulation.
@@ -112,6 +114,7 @@ impl SimNetwork {
             losses: VecDeque::new(),
             sent: 0,
             lost: 0,
+            altered: Vec::new(),
         };
         Self { clock, state: Arc::new(Mutex::new(state)) }
     }
@@ -139,6 +142,16 @@ impl SimNetwork {
             self.cut(member, other);
             self.cut(other, member);
         }
+    }
+
+    /// Has a member read other bytes than it was sent, from now on. Nothing finds that on the way: it
+    /// stands for whatever makes a member apply something else than the others.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn alter(&self, to: MemberId, sent: &[u8], read: &[u8]) {
+        assert_eq!(sent.len(), read.len(), "lengths in the message stay right");
+        self.state.lock().altered.push((to, sent.to_vec(), read.to_vec()));
     }
 
     /// Mends all links and ends all faults.
@@ -204,9 +217,13 @@ impl SimNetwork {
             .iter_mut()
             .filter(|(_, link)| link.front().is_some_and(|(at, _)| *at <= now));
         let (link, messages) = due.nth(which).expect("so many have arrived");
-        let (_, message) = messages.pop_front().expect("it was just seen");
+        let (_, mut message) = messages.pop_front().expect("it was just seen");
         let (from, to, _) = *link;
-        Arrival { link: *link, from, to, message }
+        let link = *link;
+        for (_, sent, read) in state.altered.iter().filter(|(victim, ..)| *victim == to) {
+            message = altered(message, sent, read);
+        }
+        Arrival { link, from, to, message }
     }
 
     /// The receiver has no room: it is asked again.
@@ -253,6 +270,20 @@ impl Transfer {
         drop(self.sink);
         self.source.ended(result);
     }
+}
+
+/// The message with every occurrence of some bytes replaced.
+fn altered(message: Bytes, sent: &[u8], read: &[u8]) -> Bytes {
+    let places: Vec<usize> =
+        (0..message.len()).filter(|at| message[*at..].starts_with(sent)).collect();
+    if places.is_empty() {
+        return message;
+    }
+    let mut message = message.to_vec();
+    for at in places {
+        message[at..at + read.len()].copy_from_slice(read);
+    }
+    message.into()
 }
 
 impl State {

@@ -9,7 +9,9 @@ use keepd_types::{
     KeyId, KeyRange, LeaseId, MemberId, PlainDigest, RangeEnd, SealMark, StoredValue,
 };
 
-use super::{Alarm, Command, Compare, DeleteRange, Guard, Op, Put, Range, Relation, Target, Txn};
+use super::{
+    Alarm, Command, Compare, DeleteRange, DigestFound, Guard, Op, Put, Range, Relation, Target, Txn,
+};
 use crate::codec::{CommandError, Reader, Writer};
 use crate::member::{Member, MembershipChange};
 use crate::tables::{self, ActiveKeys, ReadableKeys};
@@ -85,6 +87,7 @@ impl Command {
                 w.bytes(&keys.encode());
             }
             Self::SetFeatureLevel { level, asked } => write_level(w, *level, asked),
+            Self::CheckDigest { found } => write_found(w, *found),
             Self::SetDowngrade { target } => write_downgrade(w, target.as_deref()),
         }
     }
@@ -125,6 +128,7 @@ impl Command {
                     value => return Err(CommandError::Unknown { what: "downgrade", value }),
                 },
             },
+            21 => Self::CheckDigest { found: read_found(r)? },
             value => return Err(CommandError::Unknown { what: "command", value }),
         })
     }
@@ -158,6 +162,7 @@ impl Command {
             | Self::ChangeMembership(_)
             | Self::SetClusterVersion { .. }
             | Self::SetFeatureLevel { .. }
+            | Self::CheckDigest { .. }
             | Self::SetDowngrade { .. } => 0,
         }
     }
@@ -205,6 +210,29 @@ fn write_downgrade(w: &mut Writer, target: Option<&str>) {
     if let Some(target) = target {
         w.bytes(target.as_bytes());
     }
+}
+
+fn write_found(w: &mut Writer, found: Option<DigestFound>) {
+    w.u8(21);
+    let Some(DigestFound { index, majority }) = found else { return w.u8(0) };
+    w.u8(if majority.is_some() { 1 } else { 2 });
+    w.u64(index);
+    if let Some((since, value)) = majority {
+        w.u64(since);
+        w.u64_fixed(value);
+    }
+}
+
+fn read_found(r: &mut Reader) -> Result<Option<DigestFound>, CommandError> {
+    Ok(match r.u8()? {
+        0 => None,
+        1 => {
+            let (index, since) = (r.u64()?, r.u64()?);
+            Some(DigestFound { index, majority: Some((since, r.u64_fixed()?)) })
+        }
+        2 => Some(DigestFound { index: r.u64()?, majority: None }),
+        value => return Err(CommandError::Unknown { what: "result of a comparison", value }),
+    })
 }
 
 fn read_members(r: &mut Reader) -> Result<BTreeSet<MemberId>, CommandError> {

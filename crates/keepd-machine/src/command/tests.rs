@@ -125,6 +125,10 @@ fn command() -> impl Strategy<Value = Command> {
             Command::SetFeatureLevel { level, asked }
         }),
         any::<Option<String>>().prop_map(|target| Command::SetDowngrade { target }),
+        any::<Option<(u64, Option<(u64, u64)>)>>().prop_map(|found| {
+            let found = found.map(|(index, majority)| DigestFound { index, majority });
+            Command::CheckDigest { found }
+        }),
     ]
 }
 

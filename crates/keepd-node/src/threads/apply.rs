@@ -13,12 +13,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_machine::membership::ConfState;
 use keepd_machine::{
-    AppliedBatch, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
+    AppliedBatch, ApplyError, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
 };
 use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
 use keepd_types::Term;
 
+use crate::digests::DigestKeeper;
 use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
 use crate::error::Error;
@@ -66,6 +67,7 @@ pub(crate) struct ApplyThread {
     /// Facts about the cluster, as the others were last told.
     facts: Option<MetaTable>,
     versions: VersionKeeper,
+    digests: DigestKeeper,
     /// The active keys of the cluster, as the sealer was last told.
     active_keys: Option<Bytes>,
     /// Entries that wait for a change of the configuration. BOUND: as [`crate::shared::unapplied`].
@@ -85,6 +87,7 @@ impl ApplyThread {
         let view = machine.store().views().load();
         let leases = LeaseKeeper::new(Arc::clone(&shared));
         let versions = VersionKeeper::new(Arc::clone(&shared));
+        let digests = DigestKeeper::new(Arc::clone(&shared));
         let mut thread = Self {
             shared,
             machine,
@@ -98,12 +101,14 @@ impl ApplyThread {
             members: None,
             facts: None,
             versions,
+            digests,
             active_keys: None,
             outcomes: Vec::new(),
             is_stopping: false,
         };
         thread.note_members(&view);
         thread.note_facts(&view);
+        thread.note_alarms(&view);
         thread
     }
 
@@ -118,6 +123,20 @@ impl ApplyThread {
         let own = self.shared.identity.member;
         self.shared.network.set_peers(peers(view, own));
         self.shared.progress.is_learner.store(is_learner(members, own), Ordering::Release);
+    }
+
+    /// Tells the alarms, if there are or were any.
+    fn note_alarms(&self, view: &View) {
+        let (shared, alarms) = (&self.shared, self.machine.alarms());
+        let old = shared.alarms.load_full();
+        if alarms.is_empty() && old.is_empty() {
+            return;
+        }
+        if old.as_slice() != alarms {
+            shared.alarms.store(Arc::new(alarms.to_vec()));
+        }
+        let is_alone = view.meta(tables::MEMBERS).len() < 2;
+        shared.corruption.note_alarms(&old, alarms, shared.identity.member, is_alone);
     }
 
     /// Tells the facts about the cluster, if they changed.
@@ -172,6 +191,8 @@ impl ApplyThread {
                     let now = self.shared.env.clock.monotonic();
                     let _ = reply.send(self.machine.lessor().list(after, PIECE_MAX, now));
                 }
+                ApplyEvent::HashKv(revision, reply) => self.jobs.hash_kv(revision, reply),
+                ApplyEvent::Digest(from, digest) => self.digests.report(from, digest),
                 ApplyEvent::Background(done) => self.jobs.done(&mut self.machine, *done),
                 ApplyEvent::Reclaim(reply) => self.jobs.reclaim(reply),
                 ApplyEvent::Settle(reply) => self.jobs.settle(reply),
@@ -220,6 +241,7 @@ impl ApplyThread {
             self.shared.halt(error);
             return Ok(());
         }
+        self.digests.installed();
         // A change that Raft has not answered is in the state, with its configuration.
         (self.judged, self.takes_over) = (None, None);
         self.behind_change.clear();
@@ -289,6 +311,9 @@ impl ApplyThread {
             return Ok(());
         }
         let (command, outcome) = self.machine.apply_entry(at, entry.data)?;
+        let is_void = outcome.result == Err(ApplyError::OtherTerm);
+        let digest = self.machine.store().digest();
+        self.digests.applied(&command, Term(entry.term), is_void, digest);
         self.count(&command, &outcome);
         self.leases.applied(&command, &outcome);
         if is_awaited {
@@ -304,6 +329,7 @@ impl ApplyThread {
         self.published = applied.index;
         self.note_members(&view);
         self.note_facts(&view);
+        self.note_alarms(&view);
         let shared = &self.shared;
         shared.progress.applied_index.store(applied.index, Ordering::Release);
         if let Some(term) = self.takes_over.take() {
@@ -312,9 +338,6 @@ impl ApplyThread {
             shared.progress.leadership.take_over(term);
         }
         self.machine.lessor_mut().arm(shared.env.clock.monotonic());
-        if shared.alarms.load().as_slice() != self.machine.alarms() {
-            shared.alarms.store(Arc::new(self.machine.alarms().to_vec()));
-        }
         self.jobs.publish_space(&self.machine);
         let active = view.meta(tables::CLUSTER).get(tables::ACTIVE_KEYS_KEY);
         if active != self.active_keys.as_ref() {
@@ -405,6 +428,8 @@ impl Part for ApplyThread {
         }
         self.leases.turn(self.machine.lessor_mut(), now);
         self.versions.turn(self.machine.store().meta(tables::MEMBERS), now);
+        let members = self.machine.store().meta(tables::MEMBERS);
+        self.digests.turn(members, self.machine.alarms(), now);
         let is_busy = self.jobs.turn(&mut self.machine, now);
         Next::At(now + if is_busy { BRIEF } else { IDLE })
     }

@@ -7,13 +7,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_mvcc::{Cause, InPlace, JobKind, View};
+use keepd_mvcc::{Cause, InPlace, JobKind, RangeError, View};
 
 use crate::ballast::Asks;
 use crate::driver::{Next, Part};
 use crate::in_place::check_store;
 use crate::mailbox::{Mailbox, Refused};
-use crate::messages::{ApplyEvent, Done, Job};
+use crate::messages::{ApplyEvent, Done, Job, PeerHash};
 use crate::shared::Shared;
 
 /// Interval at which files are checked for having been taken away.
@@ -25,8 +25,8 @@ const REWRITE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 const SCRUB_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// BOUND: jobs that are neither flush nor rewrite, one of each kind: checkpoint, compaction hash,
-/// scrub, count of sealed values, keyring, ballast, a replaced state.
-const OTHER_JOBS_MAX: usize = 7;
+/// scrub, count of sealed values, keyring, ballast, hash for another member, a replaced state.
+const OTHER_JOBS_MAX: usize = 8;
 
 /// The way to the background parts: one for flushes, one for rewrites, one for the rest.
 #[derive(Clone, Debug)]
@@ -166,11 +166,34 @@ pub(crate) fn run(job: Job, shared: &Shared) -> Result<Done, keepd_mvcc::Error> 
             drop(place);
             Done::DiscardState
         }
+        Job::HashKv(revision, reply) => {
+            reply.send(hash_kv(revision, shared));
+            Done::HashKv
+        }
         Job::RestoreBallast => {
             shared.space.ballast.restore(shared.space.growth.promised_bytes());
             Done::RestoreBallast
         }
     })
+}
+
+/// The hash of the keys at a revision; that of a past compaction counts first, as in the protocol.
+fn hash_kv(revision: i64, shared: &Shared) -> PeerHash {
+    let view = shared.views.load();
+    let current = view.revision();
+    let hash = match shared.compaction_hash(revision) {
+        Some(hash) => Ok(hash),
+        None => view.hash_kv(revision),
+    };
+    match hash {
+        Ok(hash) => PeerHash::Hashed { hash, revision: current },
+        Err(keepd_mvcc::Error::Range(RangeError::Compacted { .. })) => PeerHash::Compacted,
+        Err(keepd_mvcc::Error::Range(RangeError::Future { .. })) => PeerHash::Future,
+        Err(error) => {
+            tracing::warn!(%error, "the hash that another member asked for cannot be computed");
+            PeerHash::Failed
+        }
+    }
 }
 
 /// The number of sealed values; none if a part of the store cannot be read, which ends nothing, or

@@ -33,6 +33,9 @@ impl HubThread {
 
     fn handle(&mut self, event: HubEvent, now: Duration) {
         match event {
+            HubEvent::Publish(_) if self.shared.corruption.serves_nothing() => {
+                self.shared.hub_missed.store(true, Ordering::Release);
+            }
             HubEvent::Publish(batch) => {
                 // ORDER: a dropped batch sets the flag before a later batch is queued.
                 self.resync_if_missed();
@@ -107,6 +110,10 @@ impl Part for HubThread {
     fn turn(&mut self, now: Duration) -> Next {
         if self.shared.mailboxes.hub.is_closed() {
             return Next::End;
+        }
+        if self.shared.corruption.serves_nothing() {
+            // The history of this member is not to be believed: watchers go on when it is again.
+            return Next::At(now + IDLE);
         }
         // A dropped batch may have been the last of its burst.
         self.resync_if_missed();

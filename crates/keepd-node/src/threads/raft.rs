@@ -305,13 +305,15 @@ impl RaftThread {
     fn watch_for_stalls(&mut self, now: Duration) {
         let limit = self.shared.options.election_timeout;
         let stall = self.shared.progress.unapplied.stall(now, limit);
-        self.core.set_stalled(stall.is_some());
-        if stall.is_none() || self.leads_in.is_none() {
+        // Nor does one whose data differs from the majority's (rule 9.4).
+        let is_corrupt = self.shared.corruption.is_own();
+        self.core.set_stalled(stall.is_some() || is_corrupt);
+        if !(stall.is_some() || is_corrupt) || self.leads_in.is_none() {
             return;
         }
         if let Some(heir) = self.core.step_down() {
             let heir = MemberId(heir);
-            tracing::error!(?stall, %heir, "this member hangs: it hands leadership over");
+            tracing::error!(?stall, is_corrupt, %heir, "this member hands leadership over");
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keepd_gotext::{GoDuration, parse_int};
-use keepd_server::{AccessControl, AutoCompaction};
+use keepd_server::{AccessControl, AutoCompaction, CorruptionChecks};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
@@ -144,6 +144,10 @@ pub(crate) struct ServerOptions {
     pub(crate) unsafe_no_fsync: bool,
     /// The automatic compaction.
     pub(crate) auto_compaction: AutoCompaction,
+    /// The comparisons with other members.
+    pub(crate) corruption_checks: CorruptionChecks,
+    /// Compare with other members before serving.
+    pub(crate) initial_corruption_check: bool,
     /// Certificates towards clients.
     pub(crate) client_security: TransportSecurity,
     /// Certificates between members.
@@ -212,6 +216,8 @@ impl ServerOptions {
             socket_reuse_port: settings.is_true("socket-reuse-port"),
             unsafe_no_fsync: settings.is_true("unsafe-no-fsync"),
             auto_compaction: auto_compaction(settings)?,
+            corruption_checks: corruption_checks(settings),
+            initial_corruption_check: settings.gates().is_enabled("InitialCorruptCheck"),
             client_security: client_security(settings),
             peer_security: peer_security(settings),
             tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
@@ -352,6 +358,15 @@ pub(super) fn log_level(settings: &Settings) -> Result<LogLevel, String> {
 
 /// A whole number counts hours or revisions; anything else is a duration, whose nanoseconds count
 /// revisions in revision mode, as in etcd.
+fn corruption_checks(settings: &Settings) -> CorruptionChecks {
+    let has_gate = settings.gates().is_enabled("CompactHashCheck");
+    let interval = |name| Some(settings.duration(name)).filter(|interval| !interval.is_zero());
+    CorruptionChecks {
+        everything: interval("corrupt-check-time"),
+        compacted: interval("compact-hash-check-time").filter(|_| has_gate),
+    }
+}
+
 fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
     const HOUR_NANOS: i64 = 3_600_000_000_000;
     let text = settings.text("auto-compaction-retention");

@@ -88,17 +88,15 @@ pub(super) static FLAGS: &[Flag] = &[
         "corrupt-check-time",
         Kind::Duration,
         "0s",
-        "How often members compare their data; 0 is never.",
-    )
-    .no_effect(),
+        "How often the leader compares the members' data; 0 is never.",
+    ),
     Flag::new(
         Features,
         "compact-hash-check-time",
         Kind::Duration,
         "1m0s",
-        "How often members compare compacted data.",
-    )
-    .no_effect(),
+        "How often the leader compares compacted data; with the feature gate CompactHashCheck.",
+    ),
     Flag::new(Features, "compaction-batch-limit", Kind::Int, "0", "Revisions compacted at a time.")
         .no_effect(),
     Flag::new(
