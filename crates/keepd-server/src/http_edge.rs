@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use keepd_machine::command::ALARM_CORRUPT;
+use keepd_machine::command::{ALARM_CORRUPT, Alarm};
 use keepd_types::KeyRange;
 use tonic::body::Body;
 
@@ -225,11 +225,14 @@ async fn health(server: &Served, query: Query<'_>) -> Response<Body> {
 
 /// Alarms, then the leader, then a read: the first that fails is the reason.
 async fn health_reason(context: &Arc<Context>, query: Query<'_>) -> Option<String> {
-    for alarm in context.node.alarms().iter() {
+    for alarm in context.node.alarms().iter().filter(|alarm| concerns(context, **alarm)) {
         let name = alarm.name();
         if !query.values("exclude").any(|excluded| excluded == name) {
             return Some(format!("ALARM {name}"));
         }
+    }
+    if context.node.serves_nothing() {
+        return Some("ALARM CORRUPT".to_owned());
     }
     let serializable = query.values("serializable").any(|value| value == "true");
     if !serializable && context.node.status().leader == 0 {
@@ -237,6 +240,13 @@ async fn health_reason(context: &Arc<Context>, query: Query<'_>) -> Option<Strin
     }
     let read = if serializable { read_local(context) } else { read_linearizable(context).await };
     read.err().map(|error| format!("RANGE ERROR:{error}"))
+}
+
+/// Whether an alarm says something of this member: CORRUPT of another one does not.
+fn concerns(context: &Context, alarm: Alarm) -> bool {
+    let node = &context.node;
+    let is_others = alarm.member != node.identity().member && alarm.member.0 != 0;
+    alarm.kind != ALARM_CORRUPT || !is_others || node.is_alone()
 }
 
 /// One readiness or liveness check.
@@ -248,6 +258,7 @@ struct Check {
 #[derive(Clone, Copy)]
 enum CheckKind {
     DataCorruption,
+    LiveRead,
     SerializableRead,
     LinearizableRead,
     NonLearner,
@@ -257,7 +268,7 @@ impl CheckKind {
     const fn name(self) -> &'static str {
         match self {
             Self::DataCorruption => "data_corruption",
-            Self::SerializableRead => "serializable_read",
+            Self::LiveRead | Self::SerializableRead => "serializable_read",
             Self::LinearizableRead => "linearizable_read",
             Self::NonLearner => "non_learner",
         }
@@ -266,9 +277,13 @@ impl CheckKind {
     async fn run(self, context: &Arc<Context>) -> Result<(), String> {
         match self {
             Self::DataCorruption => {
-                let corrupt = context.node.alarms().iter().any(|alarm| alarm.kind == ALARM_CORRUPT);
+                let alarms = context.node.alarms();
+                let mut own = alarms.iter().filter(|alarm| concerns(context, **alarm));
+                let corrupt =
+                    own.any(|alarm| alarm.kind == ALARM_CORRUPT) || context.node.serves_nothing();
                 if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
             }
+            Self::LiveRead => read_alive(context),
             Self::SerializableRead => read_local(context),
             Self::LinearizableRead => read_linearizable(context).await,
             Self::NonLearner if context.node.is_learner() => {
@@ -279,8 +294,7 @@ impl CheckKind {
     }
 }
 
-const LIVEZ: &[Check] =
-    &[Check { path: "/livez/serializable_read", kind: CheckKind::SerializableRead }];
+const LIVEZ: &[Check] = &[Check { path: "/livez/serializable_read", kind: CheckKind::LiveRead }];
 const READYZ: &[Check] = &[
     Check { path: "/readyz/data_corruption", kind: CheckKind::DataCorruption },
     Check { path: "/readyz/serializable_read", kind: CheckKind::SerializableRead },
@@ -327,9 +341,19 @@ fn read_local(context: &Arc<Context>) -> Result<(), String> {
 }
 
 async fn read_linearizable(context: &Arc<Context>) -> Result<(), String> {
+    // A member that is alone can always read, and one that follows would wait for its own disk; but
+    // while it is stalled it acknowledges nothing.
+    context.node.stall().map_or(Ok(()), Err)?;
     context.view(false).await.map_err(|status| status.message().to_owned())?;
-    // A member that is alone can always read; but while it is stalled it acknowledges nothing.
     context.node.stall().map_or(Ok(()), Err)
+}
+
+/// A member that hangs is not alive. One whose disk is full is: it waits for space, and a restart would
+/// give it none.
+fn read_alive(context: &Arc<Context>) -> Result<(), String> {
+    read_local(context)?;
+    let stall = context.node.stall().filter(|_| !context.node.space().is_disk_full);
+    stall.map_or(Ok(()), Err)
 }
 
 /// A query string. Escapes are not decoded: no value here needs them.
@@ -369,7 +393,77 @@ fn nosniff(mut response: Response<Body>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use keepd_api::etcdserverpb::StatusRequest;
+    use keepd_env::SimDisk;
+    use keepd_machine::Command;
+    use keepd_machine::command::Put;
+    use keepd_types::StoredValue;
+
     use super::*;
+    use crate::context::Limits;
+    use crate::dispatch::Dispatch;
+    use crate::{maintenance, testing};
+
+    /// The status and the text of an answer.
+    async fn asked(server: &Served, path: &str) -> (u16, String) {
+        let request = Request::builder().uri(path).body(()).unwrap();
+        let response = answer(server, HttpScope::Client, &request).await;
+        let status = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        (status, String::from_utf8(body.to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_whose_log_waits_says_so_everywhere_and_is_alive_while_it_waits_for_space() {
+        let disk = SimDisk::new();
+        let mut options = keepd_node::Options::new("/data".into());
+        options.ballast_bytes = 0;
+        let node = sim::fixture::started(&disk, 1, options, None).await;
+        let encryption = Arc::clone(node.handle().encryption());
+        let context = Context::new(node.handle(), encryption, Limits::default());
+        let rpc_metrics = Arc::new(Dispatch::metrics());
+        let server = Served { context: Arc::clone(&context), rpc_metrics };
+        for path in ["/health", "/livez", "/readyz"] {
+            assert_eq!(asked(&server, path).await.0, 200, "{path}");
+        }
+        disk.set_capacity(Some(disk.used_bytes()));
+        let writer = node.handle();
+        let writing = tokio::spawn(async move {
+            // More than what is reserved for the log.
+            for _ in 0..16 {
+                let value = StoredValue::plain(vec![7; 1024 * 1024].into());
+                let put = Put { key: "k".into(), value, ..Put::default() };
+                // Those that come while the log waits time out.
+                let _done = writer.propose(Command::Put(put)).await;
+            }
+        });
+        let now = || context.node.env().clock.monotonic();
+        let limit = now() + Duration::from_secs(60);
+        while context.node.stall().is_none() {
+            assert!(now() < limit, "the log does not wait");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let says_so = |text: &str| text.contains("has not become durable for");
+        for path in ["/health?exclude=NOSPACE", "/readyz", "/readyz/linearizable_read"] {
+            let (status, text) = asked(&server, path).await;
+            assert!(status == 503 && says_so(&text), "{path}: {status} {text}");
+        }
+        let status = maintenance::status(&context, testing::call(&context, StatusRequest {}));
+        let errors = status.await.unwrap().errors;
+        assert!(errors.iter().any(|error| says_so(error)), "{errors:?}");
+        assert!(context.node.space().is_disk_full);
+        assert_eq!(asked(&server, "/livez").await.0, 200, "a restart gives no space");
+        disk.set_capacity(None);
+        writing.await.unwrap();
+        while context.node.stall().is_some() {
+            assert!(now() < limit, "it goes on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(asked(&server, "/health?exclude=NOSPACE").await.0, 200);
+        tokio::task::spawn_blocking(move || node.stop()).await.unwrap();
+    }
 
     #[test]
     fn paths_are_cleaned_as_in_go() {

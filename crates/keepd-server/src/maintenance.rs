@@ -81,6 +81,9 @@ pub(crate) async fn status(
     if !node.env().disk.is_synced() {
         errors.push(crate::UNSYNCED.to_owned());
     }
+    if let Some(stall) = node.stall() {
+        errors.push(format!("keepd: {stall}"));
+    }
     for alarm in node.alarms().iter() {
         let (member, name) = (alarm.member.0, alarm.name());
         errors.push(format!("memberID:{member} alarm:{name}"));

@@ -10,7 +10,7 @@ use keepd_env::sim::CrashMode;
 use keepd_env::{Clock, ManualClock, Random, SeededRandom};
 use keepd_machine::Membership;
 use keepd_member::{Identity, InitialCluster};
-use keepd_node::{Bootstrap, Handle, NotReceived, Options, Receiver};
+use keepd_node::{Bootstrap, Handle, NotReceived, Options, PartName, Receiver};
 use keepd_types::MemberId;
 
 use crate::network::{SimNetwork, Transfer};
@@ -124,6 +124,11 @@ impl SimCluster {
         let started = self.hosts[member].start();
         started.unwrap_or_else(|error| panic!("{}: m{member}: {error}", self.context()));
         self.handle(member).connect(self.network.of(self.ids[member]));
+    }
+
+    /// A part of a member hangs in a call, as in a write to a disk that does not answer; `None` ends it.
+    pub fn hang(&mut self, member: usize, part: Option<PartName>) {
+        self.hosts[member].hang(part);
     }
 
     /// Has a member announce another feature level from its next start on: it stands for another binary.

@@ -50,6 +50,8 @@ pub struct SimMember {
     member: Option<Member>,
     /// The time of the next turn of each part that has not ended.
     turns: BTreeMap<usize, Duration>,
+    /// A part that hangs in a call.
+    hung: Option<usize>,
     /// The digest of all steps so far.
     trace: u64,
     steps: u64,
@@ -81,6 +83,7 @@ impl SimMember {
             options,
             member: None,
             turns: BTreeMap::new(),
+            hung: None,
             trace: 0,
             steps: 0,
             runtime: runtime.enable_time().start_paused(true).build().expect("it needs no file"),
@@ -224,13 +227,16 @@ impl SimMember {
         let (now, Some(member)) = (self.now(), &self.member) else { return Vec::new() };
         let has_work =
             |part: usize, due: Duration| due <= now || member.has_events(PartName::ALL[part]);
-        let ready = self.turns.iter().filter(|(part, due)| has_work(**part, **due));
+        let moves = |part: usize| self.hung != Some(part);
+        let ready =
+            self.turns.iter().filter(|(part, due)| moves(**part) && has_work(**part, **due));
         ready.map(|(part, _)| *part).collect()
     }
 
     /// The time at which a part is due next; `None` if the member does not run.
     fn next_turn(&self) -> Option<Duration> {
-        self.turns.values().min().copied()
+        let moving = self.turns.iter().filter(|(part, _)| self.hung != Some(**part));
+        moving.map(|(_, due)| *due).min()
     }
 
     fn step_part(&mut self, part: usize) {
@@ -275,7 +281,13 @@ impl SimMember {
         self.member.is_some() && !self.turns.is_empty()
     }
 
+    /// One of the parts hangs in a call from now on, or no longer.
+    fn hang(&mut self, part: Option<PartName>) {
+        self.hung = part.and_then(|part| PartName::ALL.iter().position(|known| *known == part));
+    }
+
     fn end(&mut self) {
+        self.hung = None;
         self.member = None;
         self.turns.clear();
     }
