@@ -133,9 +133,7 @@ func TestNothingPlainIsFoundInASealedStore(t *testing.T) {
 			for where := range c.sightings(t, b.DataDir, b.LogFile) {
 				t.Errorf("found %s in the restored store", where)
 			}
-			if flavor.Has(harness.Clusters) {
-				t.Run("cluster", canariesOfACluster)
-			}
+			t.Run("cluster", canariesOfACluster)
 		})
 	}
 }

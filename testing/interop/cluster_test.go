@@ -42,7 +42,7 @@ func TestMemberListAndIds(t *testing.T) {
 }
 
 func TestMemberChangeErrors(t *testing.T) {
-	onEachThatHas(t, harness.Clusters, func(t *testing.T, a *api) {
+	onEach(t, func(t *testing.T, a *api) {
 		self := a.status().Header.MemberId
 		for _, urls := range [][]string{nil, {"localhost:1"}, {"http://h"}, {"http://h:1/path"}, {"ftp://h:1"}} {
 			_, err := a.cluster.MemberAdd(ctx(t), &pb.MemberAddRequest{PeerURLs: urls})

@@ -70,7 +70,7 @@ func TestAStoreEndsCleanlyOnSIGTERM(t *testing.T) {
 
 func TestThreeMembers(t *testing.T) {
 	t.Parallel()
-	for _, flavor := range harness.FlavorsWith(harness.Clusters) {
+	for _, flavor := range harness.Flavors() {
 		t.Run(string(flavor), func(t *testing.T) {
 			var members []*api
 			for _, s := range harness.StartCluster(t, 3, harness.Options{Flavor: flavor}) {
@@ -137,7 +137,7 @@ func TestThreeMembers(t *testing.T) {
 // A learner joins, catches up and is promoted, as `etcdctl member add --learner` users do it.
 func TestAMemberJoins(t *testing.T) {
 	t.Parallel()
-	for _, flavor := range harness.FlavorsWith(harness.Clusters) {
+	for _, flavor := range harness.Flavors() {
 		t.Run(string(flavor), func(t *testing.T) {
 			a := newAPI(t, harness.Start(t, harness.Options{Flavor: flavor}))
 			for i := range 500 {

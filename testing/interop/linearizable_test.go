@@ -151,10 +151,7 @@ func TestHistoriesUnderKillsAreLinearizable(t *testing.T) {
 			t.Parallel()
 			var members []*api
 			var urls []string
-			size := 3
-			if !flavor.Has(harness.Clusters) {
-				size = 1
-			}
+			const size = 3
 			for _, s := range harness.StartCluster(t, size, harness.Options{Flavor: flavor}) {
 				members = append(members, newAPI(t, s))
 				urls = append(urls, s.ClientURL)

@@ -26,6 +26,9 @@ pub enum Error {
     /// Nothing came back in time; it may or may not have been applied.
     #[error("request timed out")]
     TimedOut,
+    /// There was no leader to give it to in time; it was not applied.
+    #[error("context deadline exceeded")]
+    NotProposed,
     /// As [`Self::TimedOut`], while another leader was elected.
     #[error("request timed out, possibly due to previous leader failure")]
     TimedOutByElection,

@@ -70,6 +70,10 @@ pub struct Space {
     pub available_bytes: Option<u64>,
 }
 
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Counts a proposal as pending until dropped, also when its client goes away.
 struct Pending<'a>(&'a AtomicU64);
 
@@ -145,10 +149,18 @@ impl Handle {
         if self.shared.progress.leadership.serves_reads_locally() {
             return Ok(self.view());
         }
+        let metrics = &self.shared.metrics;
+        self.read_index().await.inspect_err(|error| match error {
+            Error::TimedOut | Error::NoLeader => count(&metrics.slow_read_indexes),
+            _ => count(&metrics.read_indexes_failed),
+        })?;
+        Ok(self.view())
+    }
+
+    async fn read_index(&self) -> Result<(), Error> {
         let (reader, released) = oneshot::channel();
         self.tell_raft(RaftEvent::Read(reader), READ_WEIGHT).await?;
-        self.within_request_timeout(released).await??;
-        Ok(self.view())
+        self.within_request_timeout(released).await?
     }
 
     /// Gives the Raft part something to do and has it react here: it never blocks, and waking its

@@ -57,6 +57,10 @@ impl Histogram {
 pub struct Metrics {
     pub proposals_pending: AtomicU64,
     pub proposals_failed: AtomicU64,
+    pub heartbeat_send_failures: AtomicU64,
+    pub slow_read_indexes: AtomicU64,
+    pub read_indexes_failed: AtomicU64,
+    pub installs_in_progress: AtomicU64,
     pub wal_write_seconds: Histogram,
     pub wal_fsync_seconds: Histogram,
     pub wal_write_bytes: AtomicU64,
@@ -83,6 +87,10 @@ impl Default for Metrics {
         Self {
             proposals_pending: zero(),
             proposals_failed: zero(),
+            heartbeat_send_failures: zero(),
+            slow_read_indexes: zero(),
+            read_indexes_failed: zero(),
+            installs_in_progress: zero(),
             wal_write_seconds: Histogram::doubling(0.001, 14),
             wal_fsync_seconds: Histogram::doubling(0.001, 14),
             wal_write_bytes: zero(),

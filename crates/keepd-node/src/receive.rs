@@ -177,7 +177,7 @@ impl Receiver for Handle {
     fn refused_by(&self, peer: MemberId, refusal: &Refusal) {
         if refusal.is_removed {
             tracing::error!(%peer, reason = refusal.reason, "this member was removed");
-            self.shared.halt("the member has been permanently removed from the cluster");
+            self.shared.leave();
         }
     }
 

@@ -127,6 +127,17 @@ impl Shared {
         }
     }
 
+    /// Stops the member, which was removed from its cluster.
+    pub(crate) fn leave(&self) {
+        let reason = HaltReason::removed();
+        if self.shutdown.halt(reason.clone()) {
+            tracing::warn!(error = reason.0, "server error");
+            tracing::warn!("data-dir used by this member must be removed");
+            self.progress.leadership.end();
+            self.close();
+        }
+    }
+
     pub(crate) fn is_halted(&self) -> bool {
         self.shutdown.is_halted()
     }

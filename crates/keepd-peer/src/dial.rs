@@ -43,6 +43,8 @@ pub(crate) enum DialError {
     Connect { url: String, reason: String },
     #[error("{url}: no answer within {after:?}; is the port filtered, or the machine gone?")]
     Timeout { url: String, after: Duration },
+    #[error("{url}: the member there starts or stops")]
+    Busy { url: String },
     #[error("{url}: TLS: {reason}")]
     Tls { url: String, reason: String },
     #[error("{}", etcd::is_etcd(url, version))]
@@ -206,6 +208,9 @@ impl Connection {
             && content_type.is_some_and(|it| it.as_bytes() == CONTENT_TYPE.as_bytes())
         {
             return Ok(FrameReader::new(answer.into_body()));
+        }
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(DialError::Busy { url: url() });
         }
         let reason = format!("HTTP status {}", answer.status());
         Err(self.dialer.explain(&self.address, reason).await)

@@ -1,10 +1,11 @@
 //! etcd's members and keepd's never form one cluster, and each tells the operator so.
 //!
-//! On a peer port etcd's paths are answered so that its log has the reason: 412 with a text, which its
-//! Raft streams log as it is; a joining etcd logs a field of the answer to `/members` instead. A keepd
-//! member that finds etcd at a peer URL says that.
+//! On a peer port etcd's paths are answered so that its log has the reason: 412 with a text instead of
+//! `Precondition Failed`, since its prober logs the status line; a joining etcd logs a field of the
+//! answer to `/members`. A keepd member that finds etcd at a peer URL says that.
 
 use http::{HeaderValue, Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::frames::{FrameBody, one_frame};
@@ -39,6 +40,7 @@ pub(crate) fn answer(path: &str) -> Option<Response<FrameBody>> {
     let body = if path == JOINING { "[]\n".to_owned() } else { format!("{NOT_ETCD}\n") };
     let mut response = Response::new(one_frame(body.into()));
     *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+    response.extensions_mut().insert(ReasonPhrase::from_static(NOT_ETCD.as_bytes()));
     let content_type = if path == JOINING { "application/json" } else { "text/plain" };
     let fields = response.headers_mut();
     fields.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -64,9 +66,15 @@ pub(crate) async fn ask_version(
         format!("GET /version HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    // A server may close without a farewell.
-    let _cut = socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await;
-    found(&String::from_utf8_lossy(&answer))
+    let mut socket = socket.take(ANSWER_BYTES_MAX);
+    loop {
+        // A server may close without a farewell; etcd's peer port closes five seconds after its answer.
+        let is_end = socket.read_buf(&mut answer).await.unwrap_or_default() == 0;
+        let found = found(&String::from_utf8_lossy(&answer));
+        if is_end || found.is_some() {
+            return found;
+        }
+    }
 }
 
 fn found(answer: &str) -> Option<Found> {
@@ -102,6 +110,17 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn an_answer_is_taken_as_soon_as_it_is_there() {
+        let (mut asks, mut answers) = tokio::io::duplex(4096);
+        answers.write_all(b"HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\":\"3.7.1\"}").await.unwrap();
+        // The other side stays open.
+        let found = ask_version(&mut asks, "m1:2380").await;
+        assert_eq!(found, Some(Found::Etcd("3.7.1".to_owned())));
+        drop(answers);
+        assert_eq!(ask_version(&mut asks, "m1:2380").await, None);
+    }
+
     #[test]
     fn every_path_of_an_etcd_peer_is_answered_and_no_other() {
         for path in [
@@ -117,7 +136,10 @@ mod tests {
             "/downgrade/enabled",
             "/version",
         ] {
-            assert_eq!(answer(path).unwrap().status(), StatusCode::PRECONDITION_FAILED, "{path}");
+            let answer = answer(path).unwrap();
+            assert_eq!(answer.status(), StatusCode::PRECONDITION_FAILED, "{path}");
+            let reason = answer.extensions().get::<ReasonPhrase>().unwrap();
+            assert_eq!(reason.as_bytes(), NOT_ETCD.as_bytes());
         }
         for path in ["/", "/rafts", "/metrics", "/keepd.peer.v1.Peers/State"] {
             assert!(answer(path).is_none(), "{path}");

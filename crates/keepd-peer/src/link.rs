@@ -171,6 +171,7 @@ impl Dialing {
         tracing::info!(peer = %peer.id, url, "connected to a peer");
         let reason = self.watch(receiver, &mut link).await;
         count(&peer.counters.sent_failures);
+        count(&peer.counters.disconnects);
         tracing::warn!(peer = %peer.id, url, reason, "lost the connection to a peer");
         drop(published);
     }

@@ -34,6 +34,8 @@ pub struct PeerStatus {
     pub received_failures: u64,
     /// Failed attempts to connect to it.
     pub dial_failures: u64,
+    /// Connections to it that ended.
+    pub disconnects: u64,
     /// States that it took, failed ones, states taken from it, failed ones.
     pub states: [u64; 4],
     /// The last round trip.
@@ -222,6 +224,7 @@ impl Peer {
             sent_failures: read(&counters.sent_failures),
             received_failures: read(&counters.received_failures),
             dial_failures: read(&counters.dial_failures),
+            disconnects: read(&counters.disconnects),
             states: [
                 read(&counters.states_sent),
                 read(&counters.state_send_failures),

@@ -145,6 +145,15 @@ pub(crate) async fn member_promote(
     context: &Arc<Context>,
     call: Call<MemberPromoteRequest>,
 ) -> Result<MemberPromoteResponse, Status> {
+    let result = promote(context, call).await;
+    context.promotions.count(&result);
+    result
+}
+
+async fn promote(
+    context: &Context,
+    call: Call<MemberPromoteRequest>,
+) -> Result<MemberPromoteResponse, Status> {
     let id = MemberId(call.request.id);
     let replicated = context.node.replicated().await.map_err(errors::node)?;
     checks::in_sync(&replicated, id)?;

@@ -1,7 +1,7 @@
 //! The context of every service: the member, the value sealer, limits, admission, headers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use keepd_api::etcdserverpb::ResponseHeader;
@@ -10,6 +10,7 @@ use keepd_crypto::{Encryption, ValueSealer};
 use keepd_machine::{ApplyError, Command};
 use keepd_mvcc::{Record, View};
 use keepd_node::{Completion, Handle};
+use keepd_peer::{Network, PeerStatus};
 use keepd_tls::ServerTls;
 use keepd_types::{KeyValue, LeaseId, StoredValue, limits};
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ use crate::authorization::{Authorizer, Everyone};
 use crate::errors;
 use crate::leader_watch::{LeaderLoss, LeaderWatch};
 use crate::listener::TrafficBytes;
+use crate::promotions::Promotions;
 use crate::unfinished::Unfinished;
 
 /// BOUND: times that a request's values are sealed because their keys were not active any more.
@@ -69,6 +71,10 @@ pub struct Context {
     pub(crate) authorizer: Box<dyn Authorizer>,
     /// Bytes that go over the client ports.
     pub(crate) client_bytes: Arc<TrafficBytes>,
+    /// The network to the other members, once there is one.
+    pub(crate) network: OnceLock<Network>,
+    /// Promotions of learners.
+    pub(crate) promotions: Promotions,
     /// The certificates of the client ports.
     pub(crate) certificates: Mutex<Vec<Arc<ServerTls>>>,
     /// Looks for the leader on behalf of the streams whose clients want one.
@@ -94,10 +100,17 @@ impl Context {
             answer_places: answer_places::shared(),
             authorizer: Box::new(Everyone),
             client_bytes: Arc::default(),
+            network: OnceLock::new(),
+            promotions: Promotions::default(),
             certificates: Mutex::default(),
             leader_watch: LeaderWatch::default(),
             lease_ids,
         })
+    }
+
+    /// The other members, as the network knows them.
+    pub(crate) fn peers(&self) -> Vec<PeerStatus> {
+        self.network.get().map(Network::peers).unwrap_or_default()
     }
 
     /// The loss of the leader, from now on.

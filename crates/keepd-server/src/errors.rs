@@ -11,6 +11,8 @@ pub(crate) fn node(error: keepd_node::Error) -> Status {
     match error {
         Error::Stopped => Api::Stopped.into(),
         Error::NoLeader | Error::TimedOut => Api::TimedOut.into(),
+        // As etcd, whose proposal waits for a leader until its context ends.
+        Error::NotProposed => deadline_exceeded(),
         Error::LeaderChanged => Api::LeaderChanged.into(),
         // etcd lets this one through unmapped.
         Error::ProposalDropped => Status::unknown("raft proposal dropped"),

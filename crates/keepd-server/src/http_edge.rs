@@ -162,10 +162,10 @@ async fn get(server: &Served, path: &str, query: Query<'_>) -> Response<Body> {
             );
             response
         }
-        "/livez" => checks(context, LIVEZ, query).await,
-        "/readyz" => checks(context, READYZ, query).await,
+        "/livez" => checks(server, LIVEZ, query).await,
+        "/readyz" => checks(server, READYZ, query).await,
         path => match check_name(path) {
-            Some(check) => checks(context, std::slice::from_ref(check), query).await,
+            Some(check) => checks(server, std::slice::from_ref(check), query).await,
             None => not_found(),
         },
     }
@@ -306,14 +306,18 @@ fn check_name(path: &str) -> Option<&'static Check> {
     LIVEZ.iter().chain(READYZ).find(|check| check.path == path)
 }
 
-async fn checks(context: &Arc<Context>, checks: &[Check], query: Query<'_>) -> Response<Body> {
+async fn checks(server: &Served, checks: &[Check], query: Query<'_>) -> Response<Body> {
+    let context = &server.context;
     let (mut lines, mut healthy) = (String::new(), true);
     for check in checks {
         let name = check.kind.name();
         if query.values("exclude").any(|excluded| excluded == name) {
             continue;
         }
-        match check.kind.run(context).await {
+        let result = check.kind.run(context).await;
+        let of = if check.path.starts_with("/livez") { "/livez" } else { "/readyz" };
+        server.rpc_metrics.checked(of, name, result.is_ok());
+        match result {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(error) => {
                 healthy = false;

@@ -31,6 +31,7 @@ mod maintenance;
 mod metrics;
 mod peer;
 mod proc_fs;
+mod promotions;
 mod protobuf;
 mod response_stream;
 mod rpc;

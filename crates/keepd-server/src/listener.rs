@@ -7,6 +7,7 @@ mod connection;
 mod connection_slots;
 mod metered_stream;
 mod preface_timeout;
+mod remote_names;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,13 +1,17 @@
 //! Counters of the services, and the metrics page in Prometheus' text format with etcd's names.
 
 mod page;
+mod peers;
 mod process;
+mod text;
 
 pub(crate) use page::render;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tonic::Code;
 
 /// The names of gRPC's codes, by number.
@@ -79,6 +83,16 @@ pub(crate) struct RpcMetrics {
     pub(crate) rpcs: Vec<Arc<RpcCounters>>,
     pub(crate) health_success: AtomicU64,
     pub(crate) health_failures: AtomicU64,
+    /// Health checks by the label of their kind and name, passed and failed ones; and the last result.
+    pub(crate) checks: Mutex<BTreeMap<(&'static str, &'static str), CheckCounts>>,
+}
+
+/// Counts of one health check.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CheckCounts {
+    pub(crate) successes: u64,
+    pub(crate) errors: u64,
+    pub(crate) is_good: bool,
 }
 
 impl RpcMetrics {
@@ -92,7 +106,20 @@ impl RpcMetrics {
             let (started, handled) = (zero(), std::array::from_fn(|_| zero()));
             Arc::new(RpcCounters { path, labels, started, handled })
         });
-        Self { rpcs: rpcs.collect(), health_success: zero(), health_failures: zero() }
+        Self {
+            rpcs: rpcs.collect(),
+            health_success: zero(),
+            health_failures: zero(),
+            checks: Mutex::default(),
+        }
+    }
+
+    /// Counts the result of a health check.
+    pub(crate) fn checked(&self, kind: &'static str, name: &'static str, is_good: bool) {
+        let mut checks = self.checks.lock();
+        let counts = checks.entry((kind, name)).or_default();
+        counts.is_good = is_good;
+        *if is_good { &mut counts.successes } else { &mut counts.errors } += 1;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use keepd_peer::PeerService;
+use keepd_peer::{Network, PeerService};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,26 +21,59 @@ use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
 use crate::unfinished::Share;
 
+/// Time for the connections of members to end once their streams have.
+const PEERS_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Runs services on listeners.
 #[derive(Debug)]
 pub struct Server {
     served: Served,
     access: Arc<AccessControl>,
     slots: Arc<ConnectionSlots>,
+    /// Clients and whoever asks for metrics.
+    clients: Group,
+    /// Other members.
+    peers: Group,
+}
+
+/// Listeners that stop together, with their connections.
+#[derive(Debug)]
+struct Group {
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
     /// Ends the connections that are still there after their time.
     cut: CancellationToken,
 }
 
+impl Group {
+    fn new() -> Self {
+        let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
+        Self { tasks, stop, cut: CancellationToken::new() }
+    }
+
+    /// Stops accepting, and says so to whoever waits for it.
+    fn stop_accepting(&self) {
+        self.stop.send_replace(true);
+        self.tasks.close();
+    }
+
+    /// Lets connections finish, and cuts those that take longer than `patience`.
+    async fn finish(&self, patience: Duration) {
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::info!("closing connections that did not finish in time");
+            self.cut.cancel();
+        }
+    }
+}
+
 impl Server {
     /// The services of a member.
     #[must_use]
     pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), watch::Sender::new(false));
-        let (slots, cut) = (ConnectionSlots::of_process(), CancellationToken::new());
+        let (clients, peers) = (Group::new(), Group::new());
+        let slots = ConnectionSlots::of_process();
         let served = Served { context, rpc_metrics: Arc::new(Dispatch::metrics()) };
-        Self { served, access: Arc::new(access), slots, tasks, stop, cut }
+        Self { served, access: Arc::new(access), slots, clients, peers }
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.
@@ -51,35 +84,46 @@ impl Server {
             context.certificates.lock().push(tls);
         }
         let served = self.served.clone();
-        let grpc = Dispatch::new(context, &served.rpc_metrics, self.stop.subscribe());
+        let stop = self.clients.stop.subscribe();
+        let grpc = Dispatch::new(context, &served.rpc_metrics, stop);
         let (access, is_tls) = (Arc::clone(&self.access), listener.is_tls());
-        self.serve(listener, bytes, ClientEdge { served, grpc, access, is_tls });
+        let edge = ClientEdge { served, grpc, access, is_tls };
+        self.serve(&self.clients, listener, bytes, edge);
     }
 
     /// Serves metrics and health, nothing else.
     pub fn serve_metrics(&self, listener: Listener) {
         let edge = MetricsEdge { served: self.served.clone() };
-        self.serve(listener, Arc::default(), edge);
+        self.serve(&self.clients, listener, Arc::default(), edge);
     }
 
-    /// Serves members. Their streams end when the network is shut down, and else by force.
-    pub fn serve_peers(&self, listener: Listener, peers: PeerService) {
-        self.serve(listener, Arc::default(), PeerEdge { peers });
+    /// Serves members. Their streams end when the network is shut down, and else by force. What the
+    /// network counts is shown from now on.
+    pub fn serve_peers(&self, listener: Listener, network: &Network) {
+        let _former = self.served.context.network.set(network.clone());
+        let peers = network.service();
+        self.serve(&self.peers, listener, Arc::default(), PeerEdge { peers });
     }
 
-    fn serve(&self, listener: Listener, bytes: Arc<TrafficBytes>, edge: impl Service) {
-        let (tasks, slots) = (self.tasks.clone(), Arc::clone(&self.slots));
-        let (stop, cut) = (self.stop.subscribe(), self.cut.clone());
+    fn serve(
+        &self,
+        group: &Group,
+        listener: Listener,
+        bytes: Arc<TrafficBytes>,
+        edge: impl Service,
+    ) {
+        let (tasks, slots) = (group.tasks.clone(), Arc::clone(&self.slots));
+        let (stop, cut) = (group.stop.subscribe(), group.cut.clone());
         let unfinished = Arc::clone(&self.served.context.unfinished);
         let accounts = Accounts { bytes, unfinished };
         let serving = listener.serve(Arc::new(edge), slots, tasks, accounts, stop, cut);
-        self.tasks.spawn(serving);
+        group.tasks.spawn(serving);
     }
 
     /// Compacts in the background until the server stops.
     pub fn compact_automatically(&self, compaction: AutoCompaction) {
-        let (context, mut stop) = (Arc::clone(&self.served.context), self.stop.subscribe());
-        self.tasks.spawn(async move {
+        let (context, mut stop) = (Arc::clone(&self.served.context), self.clients.stop.subscribe());
+        self.clients.tasks.spawn(async move {
             tokio::select! {
                 () = auto_compaction::run(&context, compaction) => {}
                 _ = stop.changed() => {}
@@ -89,8 +133,8 @@ impl Server {
 
     /// Compares the members' data in the background until the server stops.
     pub fn check_for_corruption(&self, checks: CorruptionChecks) {
-        let (context, mut stop) = (Arc::clone(&self.served.context), self.stop.subscribe());
-        self.tasks.spawn(async move {
+        let (context, mut stop) = (Arc::clone(&self.served.context), self.clients.stop.subscribe());
+        self.clients.tasks.spawn(async move {
             tokio::select! {
                 () = corruption::run(&context, checks) => {}
                 _ = stop.changed() => {}
@@ -98,16 +142,18 @@ impl Server {
         });
     }
 
-    /// Stops accepting and lets connections finish, up to `patience`.
-    pub async fn stop(self, patience: Duration) {
-        self.stop.send_replace(true);
-        self.tasks.close();
+    /// Stops accepting clients and lets their requests finish, up to `patience`.
+    pub async fn stop_clients(&self, patience: Duration) {
+        self.clients.stop_accepting();
         // Watches never finish by themselves; their clients go on elsewhere.
         self.served.context.node.hub().close();
-        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
-            tracing::info!("closing client connections that did not finish in time");
-            self.cut.cancel();
-        }
+        self.clients.finish(patience).await;
+    }
+
+    /// Stops accepting members, whose network has been shut down.
+    pub async fn stop(self) {
+        self.peers.stop_accepting();
+        self.peers.finish(PEERS_PATIENCE).await;
     }
 }
 

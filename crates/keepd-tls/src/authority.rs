@@ -194,12 +194,14 @@ impl Authority {
     }
 }
 
-fn issue_error(subject: &str) -> impl Fn(rcgen::Error) -> Error + use<> {
+/// The failure to make a certificate.
+pub(crate) fn issue_error(subject: &str) -> impl Fn(rcgen::Error) -> Error + use<> {
     let subject = subject.to_owned();
     move |error| Error::Issue { subject: subject.clone(), reason: error.to_string() }
 }
 
-fn params(env: &Env, common_name: &str, days: u64) -> CertificateParams {
+/// A certificate of a common name that is valid for some days from now.
+pub(crate) fn params(env: &Env, common_name: &str, days: u64) -> CertificateParams {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     let now = env.clock.wall();

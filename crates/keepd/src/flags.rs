@@ -28,7 +28,9 @@ use std::path::Path;
 
 use keepd_gotext::quote;
 
-pub(crate) use options::{ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions};
+pub(crate) use options::{
+    ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity,
+};
 pub(crate) use urls::Url;
 
 use settings::Settings;

@@ -1,6 +1,8 @@
 //! Running a server: from checked options to serving, to an orderly end.
 
+mod auto_tls;
 mod bootstrap;
+mod network;
 mod process;
 mod srv;
 
@@ -15,10 +17,9 @@ use keepd_crypto::{
 };
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
-use keepd_peer::Network;
 use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
-use keepd_tls::{ServerTls, TlsOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use keepd_tls::{ClientTls, ServerTls, TlsOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::flags::{Parsed, ServerOptions, Url};
 
@@ -29,6 +30,8 @@ const FAILED: u8 = 1;
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that connections get to end after the member has stopped by itself.
 const HALTED_PATIENCE: Duration = Duration::from_millis(200);
+/// Election timeouts that another member gets to take leadership over before a stop.
+const HAND_OVER_TIMEOUTS: u32 = 2;
 
 /// Runs a server until it is told to stop; returns the exit code.
 pub(crate) fn run(parsed: Parsed) -> ExitCode {
@@ -75,6 +78,8 @@ enum Ending {
     Signal(i32),
     /// An error after which the member must not go on.
     Halted(String),
+    /// The member was removed from its cluster.
+    Removed,
 }
 
 impl Ending {
@@ -85,6 +90,8 @@ impl Ending {
                 crate::complain_to_person(&reason);
                 ExitCode::from(FAILED)
             }
+            // As etcd: it was asked for, and another start would change nothing.
+            Self::Removed => ExitCode::SUCCESS,
         }
     }
 }
@@ -96,16 +103,18 @@ struct Listeners {
     metrics: Vec<Listener>,
 }
 
-async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
+async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     let env = if options.unsafe_no_fsync { Env::real_unsynced() } else { Env::real() };
     if !env.disk.is_synced() {
         tracing::warn!("{}; for data that may be lost only", keepd_server::UNSYNCED);
     }
     let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
     let config = encryption_config(&env, &options, &*services).await?;
+    auto_tls::prepare(&env, &mut options)?;
     let listeners = bind(&env, &options).await?;
+    let peer_tls = network::tls(&env, &options)?;
     complete_import(&env, &options, config.clone()).await?;
-    let node_options = node_options(&env, &options).await?;
+    let node_options = node_options(&env, &options, peer_tls.clone()).await?;
     let data_dir = {
         let (env, node_options) = (env.clone(), node_options.clone());
         tokio::task::spawn_blocking(move || DataDir::prepare(&env, &node_options, config)).await??
@@ -131,40 +140,79 @@ async fn serve(options: ServerOptions) -> anyhow::Result<Ending> {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);
     }
-    let network = network(&env, &options);
+    let network = network::start(&env, &options, peer_tls);
     for listener in listeners.peers {
-        server.serve_peers(listener, network.service());
+        server.serve_peers(listener, &network);
     }
-    // ORDER: a configuration that lacks keys is mended by its reload.
+    // ORDER: the others reach this member before it waits for a leader, whom they may have to elect
+    // with it; it answers before it speaks.
+    network.attach(Arc::new(node.handle()));
+    node.handle().connect(Arc::new(network.clone()));
+    // ORDER: before it is waited for; a configuration that lacks keys is mended by its reload.
     if options.encryption_provider_config_automatic_reload
         && let Some(path) = options.encryption_provider_config.clone()
     {
         tokio::spawn(node.handle().reload_encryption_on_change(path, services));
     }
-    if node.ready().await.is_ok() && node.handle().encryption_is_active().await.is_ok() {
-        tracing::info!("published local member to cluster through raft");
-        check_initially(&options, &node, is_new).await?;
-        announce(&listeners.clients);
-        for listener in listeners.clients {
-            server.serve_clients(listener);
+    let mut signals = Signals::new()?;
+    let ending = tokio::select! {
+        ending = signals.wait_for_end(&node) => Some(ending?),
+        is_ready = is_ready(&options, &node, is_new) => {
+            if is_ready? {
+                serve_clients(&server, listeners.clients);
+            }
+            None
         }
-        process::notify_ready();
-    }
+    };
     tokio::spawn(node.handle().follow_active_keys());
     tokio::spawn(give_back_memory());
     server.compact_automatically(options.auto_compaction);
     server.check_for_corruption(options.corruption_checks);
-    let ending = wait_for_end(&node).await?;
-    let patience = match &ending {
-        Ending::Signal(_) => node.handle().options().request_timeout(),
-        // Nothing is acknowledged any more: whoever watches the process should know soon.
-        Ending::Halted(_) => HALTED_PATIENCE,
+    let ending = match ending {
+        Some(ending) => ending,
+        None => signals.wait_for_end(&node).await?,
     };
+    let patience = match &ending {
+        Ending::Signal(_) => {
+            hand_over(&node).await;
+            node.handle().options().request_timeout()
+        }
+        // Nothing is acknowledged any more: whoever watches the process should know soon.
+        Ending::Halted(_) | Ending::Removed => HALTED_PATIENCE,
+    };
+    // ORDER: clients first, whose requests other members may be answering.
+    server.stop_clients(patience).await;
     network.shutdown().await;
-    server.stop(patience).await;
+    server.stop().await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
     Ok(ending)
+}
+
+/// Waits until the cluster can commit, and until this member may serve the stored values.
+async fn is_ready(options: &ServerOptions, node: &Node, is_new: bool) -> anyhow::Result<bool> {
+    if node.ready().await.is_err() || node.handle().encryption_is_active().await.is_err() {
+        return Ok(false);
+    }
+    check_initially(options, node, is_new).await?;
+    Ok(true)
+}
+
+fn serve_clients(server: &Server, listeners: Vec<Listener>) {
+    tracing::info!("published local member to cluster through raft");
+    announce(&listeners);
+    for listener in listeners {
+        server.serve_clients(listener);
+    }
+    process::notify_ready();
+}
+
+/// Has another member lead, so that nobody has to wait for an election.
+async fn hand_over(node: &Node) {
+    let limit = HAND_OVER_TIMEOUTS * node.handle().options().election_timeout;
+    if tokio::time::timeout(limit, node.handle().hand_over_leadership()).await.is_err() {
+        tracing::warn!("leadership was not handed over in time; the others elect a leader");
+    }
 }
 
 /// Compares a member that was there before with the others, before it serves anybody.
@@ -195,21 +243,35 @@ async fn give_back_memory() {
     }
 }
 
-async fn wait_for_end(node: &Node) -> anyhow::Result<Ending> {
-    let mut halted = node.handle().halted();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let signal = tokio::select! {
-        _ = terminate.recv() => libc::SIGTERM,
-        _ = interrupt.recv() => libc::SIGINT,
-        reason = halted.wait_for(Option::is_some) => {
-            let reason = reason?.as_ref().map(|reason| reason.0.clone()).unwrap_or_default();
-            return Ok(Ending::Halted(reason));
-        }
-    };
-    let name = if signal == libc::SIGTERM { "terminated" } else { "interrupt" };
-    tracing::info!(signal = name, "received signal; shutting down");
-    Ok(Ending::Signal(signal))
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let (terminate, interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Waits for a signal, or for the member to stop by itself.
+    async fn wait_for_end(&mut self, node: &Node) -> anyhow::Result<Ending> {
+        let mut halted = node.handle().halted();
+        let signal = tokio::select! {
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.interrupt.recv() => libc::SIGINT,
+            reason = halted.wait_for(Option::is_some) => {
+                let reason = reason?.clone().expect("it was waited for");
+                let is_removal = reason.is_removal();
+                return Ok(if is_removal { Ending::Removed } else { Ending::Halted(reason.0) });
+            }
+        };
+        let name = if signal == libc::SIGTERM { "terminated" } else { "interrupt" };
+        tracing::info!(signal = name, "received signal; shutting down");
+        Ok(Ending::Signal(signal))
+    }
 }
 
 fn announce(listeners: &[Listener]) {
@@ -304,15 +366,12 @@ async fn complete_import(
     Ok(())
 }
 
-/// The network of a cluster of one: it dials nobody, and answers strangers.
-fn network(env: &Env, options: &ServerOptions) -> Network {
-    let election_timeout = options.election_timeout;
-    let options = keepd_peer::Options { tls: None, election_timeout, state_bytes_per_second: None };
-    Network::new(options, env)
-}
-
 /// The member's options. What the flags say of its first start counts only if there is no member yet.
-async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keepd_node::Options> {
+async fn node_options(
+    env: &Env,
+    options: &ServerOptions,
+    peer_tls: Option<Arc<ClientTls>>,
+) -> anyhow::Result<keepd_node::Options> {
     let mut of_node = keepd_node::Options::new(options.data_dir.clone());
     if DataDir::has_member(env, &options.data_dir)? {
         tracing::info!("server has already been initialized");
@@ -323,8 +382,8 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
             let found = srv::members(&StubResolver::new(), &options).await;
             options.initial_cluster = found.map_err(bootstrap::Refused)?;
         }
-        refuse_clusters(&options)?;
-        of_node.bootstrap = bootstrap::decide(&options, fetch_membership).await?;
+        let fetch = async |urls, timeout| network::fetch(urls, peer_tls.clone(), timeout).await;
+        of_node.bootstrap = bootstrap::decide(&options, fetch).await?;
     }
     Ok(keepd_node::Options {
         name: options.name.clone(),
@@ -334,31 +393,13 @@ async fn node_options(env: &Env, options: &ServerOptions) -> anyhow::Result<keep
         pre_vote: options.pre_vote,
         force_new_cluster: options.force_new_cluster,
         learners_max: options.learners_max,
+        snapshot_count: options.snapshot_count,
         strict_reconfig_check: options.strict_reconfig_check,
         quota_bytes: options.quota_backend_bytes,
         request_bytes_max: options.max_request_bytes,
         progress_notify_interval: options.watch_progress_notify_interval,
         ..of_node
     })
-}
-
-/// A member that lags cannot be sent the state yet, so that none can be replaced: no cluster is begun.
-fn refuse_clusters(options: &ServerOptions) -> anyhow::Result<()> {
-    let are_several = options.members().is_ok_and(|cluster| cluster.members.len() > 1);
-    anyhow::ensure!(
-        !are_several && options.initial_cluster_state == crate::flags::ClusterState::New,
-        "--initial-cluster and --initial-cluster-state=existing ask for a cluster of more than one \
-         member, which is not available in this version of keepd; start this member alone"
-    );
-    Ok(())
-}
-
-/// Asks the members at these peer URLs for their cluster.
-async fn fetch_membership(
-    _urls: Vec<String>,
-    _timeout: Duration,
-) -> anyhow::Result<bootstrap::RunningCluster> {
-    anyhow::bail!("this version does not talk to other members")
 }
 
 async fn bind(env: &Env, options: &ServerOptions) -> anyhow::Result<Listeners> {
@@ -433,6 +474,11 @@ async fn bind_one(
         keepalive_interval: options.grpc_keepalive_interval,
         keepalive_timeout: options.grpc_keepalive_timeout,
         reuse_port: options.socket_reuse_port,
+        checks_addresses: match endpoint {
+            Endpoint::Client => false,
+            Endpoint::Metrics => true,
+            Endpoint::Peer => !options.peer_security.skip_client_san_verification,
+        },
     };
     Ok(Listener::bind(&bind, tls, connection, endpoint).await?)
 }

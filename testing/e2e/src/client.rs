@@ -1,5 +1,7 @@
 //! The client: what the tests need of the protocol, on one connection.
 
+mod members;
+
 use std::time::Duration;
 
 use bytes::Bytes;

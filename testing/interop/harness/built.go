@@ -5,7 +5,6 @@ type Feature string
 
 // Features that some tests need. COMPAT.md tells users the same.
 const (
-	Clusters    Feature = "clusters of several members"
 	Users       Feature = "users and roles"
 	Gateway     Feature = "the JSON gateway"
 	LockService Feature = "the lock and election services"
@@ -16,7 +15,6 @@ const (
 // refused clearly (TestWhatIsNotBuiltIsRefused); the tests that need it run against etcd only.
 // Building a feature means taking it off this list.
 var notBuilt = map[Feature]bool{
-	Clusters:    true,
 	Users:       true,
 	Gateway:     true,
 	LockService: true,

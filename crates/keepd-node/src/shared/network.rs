@@ -61,8 +61,11 @@ impl Drop for Asked<'_> {
 impl Network {
     /// Begins to use a network.
     pub(crate) fn connect(&self, transport: Arc<dyn Transport>) {
-        transport.set_peers(self.peers.lock().clone());
+        // ORDER: no change of the peers comes between its two halves.
+        let peers = self.peers.lock();
+        transport.set_peers(peers.clone());
         self.transport.store(Some(Arc::new(transport)));
+        drop(peers);
     }
 
     /// Hangs up.

@@ -9,6 +9,19 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HaltReason(pub String);
 
+impl HaltReason {
+    /// The end of a member that was removed from its cluster, in etcd's words.
+    pub(super) fn removed() -> Self {
+        Self("the member has been permanently removed from the cluster".to_owned())
+    }
+
+    /// Whether the member was removed from its cluster: then this end is what was asked for.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        *self == Self::removed()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     halted: watch::Sender<Option<HaltReason>>,

@@ -234,6 +234,7 @@ impl ApplyThread {
     /// Goes on in the state of another member, which holds everything that is committed here.
     fn install(&mut self, received: ReceivedState) -> Result<(), keepd_machine::Halt> {
         let ReceivedState { meta, staged, place, .. } = received;
+        self.shared.metrics.installs_in_progress.store(1, Ordering::Relaxed);
         let installer = &self.shared.installer;
         let view = installer.switch(&mut self.machine)?;
         assert_eq!(view.applied(), staged.head.applied, "the state that was committed to");
@@ -255,6 +256,7 @@ impl ApplyThread {
         self.publish();
         self.shared.mailboxes.hub.wake();
         self.jobs.discard_state(place);
+        self.shared.metrics.installs_in_progress.store(0, Ordering::Relaxed);
         tracing::info!(
             index = meta.last.index,
             revision = view.revision(),

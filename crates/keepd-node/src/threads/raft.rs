@@ -284,7 +284,7 @@ impl RaftThread {
         self.read(Vec::new());
         self.process_ready();
         if self.removed_at.is_some_and(|end| now >= end) {
-            self.shared.halt("the member has been permanently removed from the cluster");
+            self.shared.leave();
         }
         self.next_tick = now + self.shared.options.heartbeat_interval;
     }
@@ -296,7 +296,7 @@ impl RaftThread {
         let (elected_at, shared) = (self.elected_at, &self.shared);
         let status = self.core.status();
         let error = |taken: Duration| timeout_error(shared, &status, elected_at, taken);
-        self.proposals.expire(is_over, error);
+        self.proposals.expire(is_over, error, status.leader != 0);
         self.shared.progress.unapplied.expire(now, timeout);
     }
 

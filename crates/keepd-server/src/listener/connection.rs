@@ -21,6 +21,7 @@ use tonic::body::Body;
 use super::connection_slots::{Endpoint, Slot};
 use super::metered_stream::BoxedStream;
 use super::preface_timeout::Preface;
+use super::remote_names;
 use crate::connection_executor::{ConnectionTask, InlineExecutor};
 use crate::http2::{self, Mended};
 use crate::peer::Peer;
@@ -79,6 +80,8 @@ pub struct ConnectionOptions {
     pub keepalive_timeout: Duration,
     /// SO_REUSEPORT.
     pub reuse_port: bool,
+    /// Whether the certificate of whoever connects must be one for the address that it connects from.
+    pub checks_addresses: bool,
 }
 
 impl Default for ConnectionOptions {
@@ -88,6 +91,7 @@ impl Default for ConnectionOptions {
             keepalive_interval: Some(Duration::from_secs(2 * 3600)),
             keepalive_timeout: Duration::from_secs(20),
             reuse_port: false,
+            checks_addresses: false,
         }
     }
 }
@@ -129,6 +133,9 @@ impl Connection {
                         // The handshake has verified them.
                         let certificates = stream.get_ref().1.peer_certificates();
                         peer.identity = PeerIdentity::from_chain(certificates);
+                        if !self.admits(&peer).await {
+                            return;
+                        }
                         Box::new(stream)
                     }
                     None => return,
@@ -174,6 +181,22 @@ impl Connection {
             Err(_elapsed) => self.rejected(peer, &"the handshake took too long", false),
         }
         None
+    }
+
+    /// Whether a certificate may be shown from the address that it comes from.
+    async fn admits(&self, peer: &Peer) -> bool {
+        let Some(identity) = peer.identity.as_ref().filter(|_| self.options.checks_addresses)
+        else {
+            return true;
+        };
+        let checking = remote_names::check(identity, &peer.address, &remote_names::System);
+        let error = match timeout(HANDSHAKE_TIMEOUT, checking).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error,
+            Err(_elapsed) => "the name servers do not answer".to_owned(),
+        };
+        self.rejected(&peer.address, &error, false);
+        false
     }
 
     fn rejected(&self, peer: &str, error: &dyn std::fmt::Display, quiet: bool) {

@@ -1,63 +1,20 @@
 //! The metrics page: etcd's names, types and labels, so that its dashboards and alerts work.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keepd_node::Histogram;
-
-use super::{CODES, RpcMetrics, process};
+use super::text::Page;
+use super::{CODES, RpcMetrics, peers, process};
 use crate::context::Context;
 use crate::versions;
 
-/// A page under construction.
-struct Page {
-    out: String,
-}
-
-impl Page {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing into a string cannot fail.
-        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _ = if labels.is_empty() {
-            writeln!(self.out, "{name} {value}")
-        } else {
-            writeln!(self.out, "{name}{{{labels}}} {value}")
-        };
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, "gauge", help);
-        self.sample(name, "", value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
-        self.family(name, "counter", help);
-        self.sample(name, "", value.load(Ordering::Relaxed));
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.family(name, "histogram", help);
-        let (buckets, sum, count) = histogram.read();
-        let bucket = format!("{name}_bucket");
-        for (bound, total) in buckets {
-            self.sample(&bucket, &format!("le=\"{bound}\""), total);
-        }
-        self.sample(&bucket, "le=\"+Inf\"", count);
-        self.sample(&format!("{name}_sum"), "", sum);
-        self.sample(&format!("{name}_count"), "", count);
-    }
-}
-
 /// Renders the whole page.
 pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
-    let mut page = Page { out: String::with_capacity(64 * 1024) };
+    let mut page = Page::new();
     server(&mut page, context, rpc_metrics);
     store(&mut page, context);
     disk(&mut page, context);
     file_system(&mut page, context);
+    peers::render(&mut page, context);
     rpc(&mut page, context, rpc_metrics);
     tls(&mut page, context);
     encryption(&mut page, context);
@@ -130,6 +87,7 @@ fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
         "The total number of slow apply requests.",
         &metrics.slow_apply,
     );
+    cluster(page, context);
     page.family("etcd_server_id", "gauge", "Server or member ID in hexadecimal format.");
     page.sample("etcd_server_id", &format!("server_id=\"{member}\""), 1);
     running_versions(page, context);
@@ -140,11 +98,74 @@ fn server(page: &mut Page, context: &Context, rpc: &RpcMetrics) {
     );
     page.counter("etcd_server_health_success", "Successful health checks.", &rpc.health_success);
     page.counter("etcd_server_health_failures", "Failed health checks.", &rpc.health_failures);
+    checks(page, rpc);
     page.family("etcd_debugging_server_alarms", "gauge", "Alarms for every member.");
     for alarm in node.alarms().iter() {
         let kind = alarm.name();
         let labels = format!("alarm_type=\"{kind}\",server_id=\"{}\"", alarm.member);
         page.sample("etcd_debugging_server_alarms", &labels, 1);
+    }
+}
+
+/// Reads, heartbeats and promotions among several members.
+fn cluster(page: &mut Page, context: &Context) {
+    let metrics = context.node.metrics();
+    page.counter(
+        "etcd_server_heartbeat_send_failures_total",
+        "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+        &metrics.heartbeat_send_failures,
+    );
+    page.counter(
+        "etcd_server_slow_read_indexes_total",
+        "The total number of pending read indexes not in sync with leader's or timed out read \
+         index requests.",
+        &metrics.slow_read_indexes,
+    );
+    page.counter(
+        "etcd_server_read_indexes_failed_total",
+        "The total number of failed read indexes seen.",
+        &metrics.read_indexes_failed,
+    );
+    page.gauge(
+        "etcd_server_snapshot_apply_in_progress_total",
+        "1 if the server is applying the incoming snapshot. 0 if none.",
+        metrics.installs_in_progress.load(Ordering::Relaxed),
+    );
+    let (successes, failures) = context.promotions.read();
+    let name = "etcd_server_learner_promote_successes";
+    page.family(
+        name,
+        "counter",
+        "The total number of successful learner promotions while this member is leader.",
+    );
+    page.sample(name, "", successes);
+    let name = "etcd_server_learner_promote_failures";
+    page.family(
+        name,
+        "counter",
+        "The total number of failed learner promotions (likely learner not ready) while this \
+         member is leader.",
+    );
+    for (reason, count) in failures {
+        page.sample(name, &format!("Reason=\"{reason}\""), count);
+    }
+}
+
+fn checks(page: &mut Page, rpc: &RpcMetrics) {
+    let checks = rpc.checks.lock().clone();
+    let name = "etcd_server_healthcheck";
+    page.family(name, "gauge", "The result of each kind of healthcheck.");
+    for ((kind, check), counts) in &checks {
+        let labels = format!("name=\"{check}\",type=\"{kind}\"");
+        page.sample(name, &labels, u8::from(counts.is_good));
+    }
+    let name = "etcd_server_healthchecks_total";
+    page.family(name, "counter", "The total number of each kind of healthcheck.");
+    for ((kind, check), counts) in &checks {
+        for (status, count) in [("success", counts.successes), ("error", counts.errors)] {
+            let labels = format!("name=\"{check}\",status=\"{status}\",type=\"{kind}\"");
+            page.sample(name, &labels, count);
+        }
     }
 }
 

@@ -36,7 +36,8 @@ async fn serve(context: Arc<Context>) -> (Server, SendRequest<Bytes>) {
 
 async fn end(server: Server, client: SendRequest<Bytes>, member: Member) {
     drop(client);
-    server.stop(Duration::from_secs(1)).await;
+    server.stop_clients(Duration::from_secs(1)).await;
+    server.stop().await;
     member.stop().await;
 }
 
@@ -130,8 +131,8 @@ async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
         election_timeout: Duration::from_secs(1),
         state_bytes_per_second: None,
     };
-    let network = keepd_peer::Network::new(options, &keepd_env::Env::real());
-    server.serve_peers(listener, network.service());
+    let network = Network::new(options, &keepd_env::Env::real());
+    server.serve_peers(listener, &network);
 
     let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
     let stream = hyper_util::rt::TokioIo::new(stream);
@@ -156,6 +157,7 @@ async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
     assert!(error.contains("503"), "{error}");
     drop(client);
     network.shutdown().await;
-    server.stop(Duration::from_secs(1)).await;
+    server.stop_clients(Duration::from_secs(1)).await;
+    server.stop().await;
     node.stop().await;
 }

@@ -12,6 +12,9 @@ use super::config_file::ALLOWED_CN;
 use super::settings::Settings;
 use super::urls::{self, Url};
 
+/// A year of `--self-signed-cert-validity`.
+const DAYS_OF_YEAR: u64 = 365;
+
 /// The kind of a start: a new cluster, or an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClusterState {
@@ -77,6 +80,10 @@ pub(crate) struct TransportSecurity {
     pub(crate) client_key_file: Option<PathBuf>,
     /// Whether a member's address need not be in its certificate.
     pub(crate) skip_client_san_verification: bool,
+    /// Whether a certificate is made if none is given.
+    pub(crate) auto_tls: bool,
+    /// Whether the certificate was made so: then the others' are not verified either.
+    pub(crate) is_self_signed: bool,
 }
 
 impl TransportSecurity {
@@ -84,6 +91,12 @@ impl TransportSecurity {
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
         self.cert_file.is_none() && self.key_file.is_none()
+    }
+
+    /// Whether a listener can have TLS.
+    #[must_use]
+    pub(crate) const fn has_certificate(&self) -> bool {
+        (self.cert_file.is_some() && self.key_file.is_some()) || (self.auto_tls && self.is_empty())
     }
 }
 
@@ -124,6 +137,8 @@ pub(crate) struct ServerOptions {
     pub(crate) force_new_cluster: bool,
     /// Learners that the cluster may have.
     pub(crate) learners_max: usize,
+    /// Applied entries between two releases of the log.
+    pub(crate) snapshot_count: u64,
     /// Whether changes of the cluster that would lose its quorum are refused.
     pub(crate) strict_reconfig_check: bool,
     /// Bytes of live data allowed; `None` is no limit.
@@ -152,6 +167,8 @@ pub(crate) struct ServerOptions {
     pub(crate) client_security: TransportSecurity,
     /// Certificates between members.
     pub(crate) peer_security: TransportSecurity,
+    /// Days that a certificate is valid which the member makes for itself.
+    pub(crate) self_signed_cert_days: u64,
     /// Lowest TLS version.
     pub(crate) tls_min_version: TlsVersion,
     /// Highest TLS version.
@@ -204,6 +221,7 @@ impl ServerOptions {
             initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
             force_new_cluster: settings.is_true("force-new-cluster"),
             learners_max: usize::try_from(settings.int("max-learners")).unwrap_or(0),
+            snapshot_count: snapshot_count(settings.uint("snapshot-count")),
             strict_reconfig_check: settings.is_true("strict-reconfig-check"),
             quota_backend_bytes: quota(settings.int("quota-backend-bytes")),
             max_txn_ops: size(settings.uint("max-txn-ops")),
@@ -220,6 +238,9 @@ impl ServerOptions {
             initial_corruption_check: settings.gates().is_enabled("InitialCorruptCheck"),
             client_security: client_security(settings),
             peer_security: peer_security(settings),
+            self_signed_cert_days: settings
+                .uint("self-signed-cert-validity")
+                .saturating_mul(DAYS_OF_YEAR),
             tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
             tls_max_version: tls_version(settings, "tls-max-version"),
             cipher_suites: suites.map_err(|error| error.to_string())?,
@@ -297,6 +318,7 @@ fn client_security(settings: &Settings) -> TransportSecurity {
         crl_file: path(settings, "client-crl-file"),
         allowed_cns: settings.list(ALLOWED_CN),
         allowed_hostnames: settings.list("client-cert-allowed-hostname"),
+        auto_tls: settings.is_true("auto-tls"),
         ..TransportSecurity::default()
     }
 }
@@ -313,6 +335,8 @@ fn peer_security(settings: &Settings) -> TransportSecurity {
         client_cert_file: path(settings, "peer-client-cert-file"),
         client_key_file: path(settings, "peer-client-key-file"),
         skip_client_san_verification: settings.is_true("peer-skip-client-san-verification"),
+        auto_tls: settings.is_true("peer-auto-tls"),
+        is_self_signed: false,
     }
 }
 
@@ -323,6 +347,12 @@ fn tls_version(settings: &Settings, name: &str) -> Option<TlsVersion> {
 
 fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+/// 0 is the default, as in etcd.
+const fn snapshot_count(entries: u64) -> u64 {
+    const DEFAULT: u64 = 10_000;
+    if entries == 0 { DEFAULT } else { entries }
 }
 
 fn quota(bytes: i64) -> Option<i64> {

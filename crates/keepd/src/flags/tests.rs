@@ -393,13 +393,7 @@ fn retention_counts_hours_revisions_or_durations() {
 
 #[test]
 fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
-    for args in [
-        "--auto-tls",
-        "--peer-auto-tls",
-        "--discovery-token=x",
-        "--wal-dir=/fast",
-        "--memory-mlock",
-    ] {
+    for args in ["--discovery-token=x", "--wal-dir=/fast", "--memory-mlock"] {
         let error = refusal(&[args]);
         assert!(error.contains("is not available in keepd: "), "{error}");
     }

@@ -3,7 +3,7 @@
 use keepd_gotext::{GoDuration, parse_bool, quote};
 use keepd_tls::TlsVersion;
 
-use super::options::ServerOptions;
+use super::options::{ServerOptions, TransportSecurity};
 use super::settings::Settings;
 use super::table::{Kind, Support};
 use super::urls::{self, Url};
@@ -233,7 +233,12 @@ pub(super) fn start(options: &ServerOptions, notices: &mut Vec<Notice>) -> Resul
 }
 
 fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), String> {
-    let has_certificate = options.client_tls().is_some();
+    let makes_one = |it: &TransportSecurity| it.auto_tls && it.is_empty();
+    let securities = [&options.client_security, &options.peer_security];
+    if securities.into_iter().any(makes_one) && options.self_signed_cert_days == 0 {
+        return Err("selfSignedCertValidity is invalid,it should be greater than 0".to_owned());
+    }
+    let has_certificate = options.client_security.has_certificate();
     for url in &options.listen_client_urls {
         if url.is_tls() && !has_certificate {
             return Err(format!(
@@ -248,7 +253,7 @@ fn listeners(options: &ServerOptions, notices: &mut Vec<Notice>) -> Result<(), S
         }
     }
     for url in options.listen_peer_urls.iter().filter(|url| url.is_tls()) {
-        if options.peer_tls().is_none() {
+        if !options.peer_security.has_certificate() {
             let address = url.address();
             return Err(format!(
                 "cannot listen on TLS for {address}: KeyFile and CertFile are not presented"

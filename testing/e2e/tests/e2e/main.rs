@@ -5,10 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure fails the test")]
 
+mod cluster;
 mod configuration;
 mod crash;
 mod encryption;
 mod forged;
+mod joining;
 mod leases;
 mod memory;
 mod permissions;
@@ -17,3 +19,4 @@ mod restore;
 mod sealed;
 mod slow_watcher;
 mod start;
+mod strangers;

@@ -116,7 +116,11 @@ impl RaftThread {
                 Body::Append { .. } => Lane::Log,
                 _ => Lane::Control,
             };
+            let is_heartbeat = matches!(message.body, Body::Heartbeat { .. });
             if !self.shared.network.send(to, lane, &PeerMessage::Raft(message)) {
+                if is_heartbeat {
+                    self.shared.metrics.heartbeat_send_failures.fetch_add(1, Ordering::Relaxed);
+                }
                 self.core.report_unreachable(to.0);
             }
         }

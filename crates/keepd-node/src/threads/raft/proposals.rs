@@ -302,24 +302,26 @@ impl Proposals {
         }
     }
 
-    /// Tells those who have waited too long; their commands may still be committed.
+    /// Tells those who have waited too long. What was given to a leader may still be committed.
     pub(super) fn expire(
         &mut self,
         is_over: impl Fn(Duration) -> bool,
         error: impl Fn(Duration) -> Error,
+        has_leader: bool,
     ) {
+        let of_queued = |taken| if has_leader { error(taken) } else { Error::NotProposed };
         let queued_bytes = &mut self.queued_bytes;
         self.queued.retain_mut(|proposal| {
             if !is_over(proposal.taken) {
                 return true;
             }
             *queued_bytes -= proposal.encoded.len();
-            refuse(proposal.waiter.take(), &error(proposal.taken));
+            refuse(proposal.waiter.take(), &of_queued(proposal.taken));
             false
         });
         self.conf_changes.retain_mut(|proposal| {
             if is_over(proposal.taken) {
-                refuse(proposal.waiter.take(), &error(proposal.taken));
+                refuse(proposal.waiter.take(), &of_queued(proposal.taken));
             }
             !is_over(proposal.taken)
         });

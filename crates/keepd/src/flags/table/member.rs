@@ -25,9 +25,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "snapshot-count",
         Kind::Uint,
         "10000",
-        "Applied entries between two snapshots of etcd's log.",
-    )
-    .no_effect(),
+        "Applied entries after which what the store holds may leave the log.",
+    ),
     Flag::new(
         Member,
         "snapshot-catchup-entries",

@@ -130,8 +130,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "Defragment at the start if that frees so much.",
     )
     .no_effect(),
-    Flag::new(Features, "max-learners", Kind::Int, "1", "Learners allowed in the cluster.")
-        .no_effect(),
+    Flag::new(Features, "max-learners", Kind::Int, "1", "Learners allowed in the cluster."),
     Flag::new(
         Features,
         "downgrade-check-time",

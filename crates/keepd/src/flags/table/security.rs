@@ -3,10 +3,6 @@
 use super::Section::{Auth, Encryption, Security};
 use super::{Flag, Kind};
 
-/// The reason why certificates are not made in passing.
-const NO_AUTO_TLS: &str = "certificates are not made at the start, since no client could verify \
-     them; make a CA and certificates with: keepd quickstart, or: keepd pki";
-
 pub(super) static FLAGS: &[Flag] = &[
     Flag::new(Security, "cert-file", Kind::Text, "", "Certificate for clients, PEM, leaf first."),
     Flag::new(Security, "key-file", Kind::Text, "", "Private key of --cert-file."),
@@ -48,8 +44,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "",
         "CA certificates for clients; requires a certificate of every client.",
     ),
-    Flag::new(Security, "auto-tls", Kind::Bool, "false", "Make a certificate for clients.")
-        .refused(NO_AUTO_TLS),
+    Flag::new(
+        Security,
+        "auto-tls",
+        Kind::Bool,
+        "false",
+        "Make a certificate for clients, which nobody can verify.",
+    ),
     Flag::new(Security, "peer-cert-file", Kind::Text, "", "Certificate for members."),
     Flag::new(Security, "peer-key-file", Kind::Text, "", "Private key of --peer-cert-file."),
     Flag::new(
@@ -59,9 +60,20 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Require a certificate of every member.",
     ),
-    Flag::new(Security, "peer-client-cert-file", Kind::Text, "", "Certificate to show to members.")
-        .no_effect(),
-    Flag::new(Security, "peer-client-key-file", Kind::Text, "", "Its private key.").no_effect(),
+    Flag::new(
+        Security,
+        "peer-client-cert-file",
+        Kind::Text,
+        "",
+        "Certificate to show to members, instead of --peer-cert-file.",
+    ),
+    Flag::new(
+        Security,
+        "peer-client-key-file",
+        Kind::Text,
+        "",
+        "Private key of --peer-client-cert-file.",
+    ),
     Flag::new(Security, "peer-trusted-ca-file", Kind::Text, "", "CA certificates for members."),
     Flag::new(Security, "peer-cert-allowed-cn", Kind::List, "", "Common names of members let in."),
     Flag::new(
@@ -71,16 +83,20 @@ pub(super) static FLAGS: &[Flag] = &[
         "",
         "Host names of members let in.",
     ),
-    Flag::new(Security, "peer-auto-tls", Kind::Bool, "false", "Make a certificate for members.")
-        .refused(NO_AUTO_TLS),
+    Flag::new(
+        Security,
+        "peer-auto-tls",
+        Kind::Bool,
+        "false",
+        "Make a certificate for members; they do not verify one another.",
+    ),
     Flag::new(
         Security,
         "self-signed-cert-validity",
         Kind::Uint,
         "1",
         "Years a made certificate is valid.",
-    )
-    .no_effect(),
+    ),
     Flag::new(Security, "peer-crl-file", Kind::Text, "", "Revoked certificates of members."),
     Flag::new(
         Security,
@@ -88,8 +104,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "Do not compare a member's address with its certificate.",
-    )
-    .no_effect(),
+    ),
     Flag::new(
         Security,
         "cipher-suites",
