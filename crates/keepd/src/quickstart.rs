@@ -1,4 +1,5 @@
-//! `keepd quickstart`: a server with TLS and encryption at rest, from nothing, in one command.
+//! `keepd quickstart`: a server, or a cluster on one machine, with TLS and encryption at rest, from
+//! nothing, in one command.
 //!
 //! The first run makes a directory with a CA, certificates and an encryption configuration; every
 //! run starts the server on it and prints the lines to try. Everything lives in that directory:
@@ -6,13 +7,14 @@
 //! ```text
 //! pki/              ca, server, peer, client and apiserver, each .crt and .key
 //! encryption.yaml   the key that seals values and the data directory
-//! data/             the server's
+//! data/             the server's; with --members, data-1, data-2, ...
 //! ```
 //!
 //! Each part is made under another name and renamed when complete, so a run that was interrupted
 //! is continued by the next. Nothing that exists is replaced, except certificates near their end.
 //! Data whose encryption configuration is missing is refused, never started with another key.
 
+mod cluster;
 mod guide;
 mod owned;
 mod ports;
@@ -31,6 +33,10 @@ use crate::{flags, verb};
 /// Certificates that end sooner are replaced.
 const RENEWED_BEFORE_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// From a member's ports to those of the next.
+const PORT_DISTANCE: u16 = 10;
+/// BOUND: members on one machine.
+const MEMBERS_MAX: u16 = 7;
 
 /// Make everything a secure server needs in one directory, and start it.
 #[derive(Debug, Parser)]
@@ -39,10 +45,15 @@ struct Arguments {
     /// The directory to make, or to start again from.
     #[arg(long, value_name = "DIR", default_value = "keepd-quickstart")]
     dir: PathBuf,
-    /// The port for clients, on 127.0.0.1.
+    /// Members of the cluster, each a process of its own, in this terminal; as many as the directory
+    /// has, or one.
+    #[arg(long, value_name = "N", value_parser = members_count)]
+    members: Option<u16>,
+    /// The port for clients, on 127.0.0.1; that of each further member is ten higher.
     #[arg(long, value_name = "PORT", default_value_t = 2379)]
     client_port: u16,
-    /// The port for other members, on 127.0.0.1; the one after the clients' if not given.
+    /// The port for other members, on 127.0.0.1; the one after the clients' if not given. That of
+    /// each further member is ten higher.
     #[arg(long, value_name = "PORT")]
     peer_port: Option<u16>,
     /// Make the directory and print the lines, but do not start.
@@ -54,6 +65,8 @@ struct Arguments {
 #[derive(Clone, Debug)]
 struct Place {
     dir: PathBuf,
+    members: u16,
+    /// The first member's ports.
     client_port: u16,
     peer_port: u16,
 }
@@ -67,18 +80,39 @@ impl Place {
         self.dir.join("encryption.yaml")
     }
 
-    fn data(&self) -> PathBuf {
-        self.dir.join("data")
+    /// The data directories of all members.
+    fn data(&self) -> Vec<PathBuf> {
+        (1..=self.members).map(|member| self.data_of(member)).collect()
     }
 
-    /// The server's flags: `keepd server` with them is the same server.
-    fn flags(&self) -> Vec<String> {
-        let client = format!("https://127.0.0.1:{}", self.client_port);
-        let peer = format!("https://127.0.0.1:{}", self.peer_port);
+    fn data_of(&self, member: u16) -> PathBuf {
+        let is_alone = self.members == 1;
+        self.dir.join(if is_alone { "data".to_owned() } else { format!("data-{member}") })
+    }
+
+    /// The ports of a member, for clients and for the other members.
+    fn ports(&self, member: u16) -> (u16, u16) {
+        let distance = (member - 1) * PORT_DISTANCE;
+        (self.client_port + distance, self.peer_port + distance)
+    }
+
+    /// The client URLs of all members.
+    fn client_urls(&self) -> Vec<String> {
+        let url = |member| format!("https://127.0.0.1:{}", self.ports(member).0);
+        (1..=self.members).map(url).collect()
+    }
+
+    /// A member's flags: `keepd server` with them is the same member.
+    fn flags(&self, member: u16) -> Vec<String> {
+        let (client_port, peer_port) = self.ports(member);
+        let client = format!("https://127.0.0.1:{client_port}");
+        let peer = format!("https://127.0.0.1:{peer_port}");
+        let named = |member| format!("keepd-{member}=https://127.0.0.1:{}", self.ports(member).1);
+        let cluster = (1..=self.members).map(named).collect::<Vec<_>>().join(",");
         let pki = |name: &str| self.pki().join(name).display().to_string();
         vec![
-            "--name=keepd-1".to_owned(),
-            format!("--data-dir={}", self.data().display()),
+            format!("--name=keepd-{member}"),
+            format!("--data-dir={}", self.data_of(member).display()),
             format!("--encryption-provider-config={}", self.encryption().display()),
             "--encryption-provider-config-automatic-reload=true".to_owned(),
             format!("--listen-client-urls={client}"),
@@ -89,7 +123,7 @@ impl Place {
             format!("--trusted-ca-file={}", pki("ca.crt")),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=keepd-1={peer}"),
+            format!("--initial-cluster={cluster}"),
             format!("--peer-cert-file={}", pki("peer.crt")),
             format!("--peer-key-file={}", pki("peer.key")),
             "--peer-client-cert-auth=true".to_owned(),
@@ -100,29 +134,52 @@ impl Place {
 
 /// Runs the verb with its arguments.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
-    verb::run("keepd quickstart", arguments, |arguments| {
-        Ok(run(&Env::real(), &arguments)?.map_or(ExitCode::SUCCESS, crate::serve::run))
-    })
+    verb::run("keepd quickstart", arguments, |arguments| run(&Env::real(), &arguments))
 }
 
-/// Prepares the directory and prints the guide; the server's options, unless it is not to start.
-fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<flags::Parsed>> {
+/// Prepares the directory, prints the guide, and runs the server or the cluster unless it is not to
+/// start.
+fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let place = place(arguments)?;
     if !arguments.no_start {
         ports::check(&place)?;
     }
     let made = prepare(env, &place)?;
-    let mut flags = place.flags();
     let guide = guide::text(&place, &made, &std::env::current_exe()?, !arguments.no_start);
     keepd_cli::output::print(guide.as_bytes());
     if arguments.no_start {
-        return Ok(None);
+        return Ok(ExitCode::SUCCESS);
     }
     ready::tell(&place);
-    // Only for the terminal: `keepd server` with the printed flags logs as etcd does.
+    if place.members > 1 {
+        return cluster::run(&place);
+    }
+    let parsed = flags::parse(&for_terminal(place.flags(1)), &[]);
+    let parsed = parsed.map_err(|exit| anyhow::anyhow!("its own flags are refused: {exit:?}"))?;
+    Ok(crate::serve::run(parsed))
+}
+
+/// Only for the terminal: `keepd server` with the printed flags logs as etcd does.
+fn for_terminal(mut flags: Vec<String>) -> Vec<String> {
     flags.extend(["--log-format=console".to_owned(), "--log-level=warn".to_owned()]);
-    let parsed = flags::parse(&flags, &[]);
-    Ok(Some(parsed.map_err(|exit| anyhow::anyhow!("its own flags are refused: {exit:?}"))?))
+    flags
+}
+
+/// A number of members that makes sense: one more than an odd number survives no more failures.
+fn members_count(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5 | 7)) => Ok(count),
+        _ => Err("1, 3, 5 or 7: an even number survives no more failures than one less".to_owned()),
+    }
+}
+
+/// The number of members of a directory that was made before; `None` if there is no data yet.
+fn members_found(dir: &Path) -> anyhow::Result<Option<u16>> {
+    if dir.join("data").exists() {
+        return Ok(Some(1));
+    }
+    let count = (1..=MEMBERS_MAX).take_while(|n| dir.join(format!("data-{n}")).exists()).count();
+    Ok(u16::try_from(count).ok().filter(|count| *count > 0))
 }
 
 fn place(arguments: &Arguments) -> anyhow::Result<Place> {
@@ -133,12 +190,31 @@ fn place(arguments: &Arguments) -> anyhow::Result<Place> {
             anyhow::anyhow!("there is no port after {client_port}; choose one with --peer-port")
         })?,
     };
-    anyhow::ensure!(client_port != peer_port, "clients and members need two ports");
+    let dir = std::path::absolute(&arguments.dir)?;
+    let found = members_found(&dir)?;
+    let members = arguments.members.or(found).unwrap_or(1);
+    if let Some(found) = found.filter(|found| *found != members) {
+        anyhow::bail!(
+            "{} holds a cluster of {found}, not of {members}: start it without --members, or choose \
+             another --dir",
+            dir.display()
+        );
+    }
+    let last = (members - 1) * PORT_DISTANCE;
+    anyhow::ensure!(
+        client_port.max(peer_port).checked_add(last).is_some(),
+        "the ports of {members} members end above 65535; choose lower ones"
+    );
+    anyhow::ensure!(
+        client_port.abs_diff(peer_port) % PORT_DISTANCE != 0
+            || client_port.abs_diff(peer_port) > last,
+        "clients and members need two ports"
+    );
     anyhow::ensure!(
         client_port != 0 && peer_port != 0,
         "port 0 would be another one at each start; choose one"
     );
-    Ok(Place { dir: std::path::absolute(&arguments.dir)?, client_port, peer_port })
+    Ok(Place { dir, members, client_port, peer_port })
 }
 
 /// The state that a run found or made.
@@ -171,15 +247,23 @@ fn prepare(env: &Env, place: &Place) -> anyhow::Result<Made> {
         make_pki(env, place)?;
     }
     if !disk.exists(&place.encryption())? {
-        anyhow::ensure!(
-            disk.list(&place.data())?.is_empty(),
-            "{} is missing, and without it {} cannot be read; put it back from your copy, or \
-             remove the data to begin anew",
-            place.encryption().display(),
-            place.data().display()
-        );
+        for data in place.data() {
+            anyhow::ensure!(
+                disk.list(&data)?.is_empty(),
+                "{} is missing, and without it {} cannot be read; put it back from your copy, or \
+                 remove the data to begin anew",
+                place.encryption().display(),
+                data.display()
+            );
+        }
         let config = keepd_crypto::quickstart_config(env.random.as_ref());
         disk.replace(&place.encryption(), config.as_bytes())?;
+    }
+    if place.members > 1 {
+        // So that the next start knows how many there are.
+        for data in place.data() {
+            disk.create_dir(&data)?;
+        }
     }
     let (renewed, valid_until) = renew(env, place)?;
     Ok(Made { is_new, renewed, valid_until })

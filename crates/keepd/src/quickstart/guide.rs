@@ -10,15 +10,19 @@ pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> 
     let dir = place.dir.display();
     let program = quoted(&program.display().to_string());
     let path = |name: &str| quoted(&place.dir.join(name).display().to_string());
-    let url = format!("https://127.0.0.1:{}", place.client_port);
+    let (urls, first) = (place.client_urls().join(","), place.client_urls()[0].clone());
+    let is_cluster = place.members > 1;
     let happened = if made.is_new { "made" } else { "found" };
     let renewed = if made.renewed.is_empty() {
         String::new()
     } else {
         format!("\nRenewed, being near their end: {}.\n", made.renewed.join(", "))
     };
-    let flags: Vec<String> = place.flags().iter().map(|flag| quoted(flag)).collect();
-    let flags = flags.join(" \\\n    ");
+    let server = |member| {
+        let flags: Vec<String> = place.flags(member).iter().map(|flag| quoted(flag)).collect();
+        format!("  {program} server \\\n    {}\n", flags.join(" \\\n    "))
+    };
+    let servers = (1..=place.members).map(server).collect::<Vec<_>>().join("\n");
     let (ca, client, client_key) =
         (path("pki/ca.crt"), path("pki/client.crt"), path("pki/client.key"));
     let ending = if starts {
@@ -32,7 +36,7 @@ keepd quickstart: {happened} {dir}
 
   pki/             CA and certificates for server, clients and members, until {until}
   encryption.yaml  the key that seals every value and every file of the data
-  data/            the data
+  {data_name}  the data{of_each}
 {renewed}
 Keep a copy elsewhere of encryption.yaml: without it neither data nor snapshots can be read.
 Keep pki/ca.key to yourself: who has it can make certificates that this server trusts.
@@ -43,28 +47,39 @@ In another terminal:
   keepctl put /registry/demo hello
   keepctl get /registry/demo
   keepctl snapshot save snapshot.db
-  {program} encryption status --endpoint {url} \\
+{cluster_lines}  {program} encryption status --endpoint {first} \\
     --cacert {ca} --cert {client} --key {client_key}
   grep -r hello {data} || echo 'no plain text on the disk'
 
 Flags for kube-apiserver:
 
-  --etcd-servers={url} \\
+  --etcd-servers={urls} \\
   --etcd-cafile={ca} \\
   --etcd-certfile={apiserver} \\
   --etcd-keyfile={apiserver_key}
 
-The same server with etcd's flags:
+The same {what} with etcd's flags:
 
-  {program} server \\
-    {flags}
-
+{servers}
 {ending}",
         until = made.valid_until,
         keepctl = quoted(&format!(
-            "{program} ctl --endpoints={url} --cacert={ca} --cert={client} --key={client_key}"
+            "{program} ctl --endpoints={urls} --cacert={ca} --cert={client} --key={client_key}"
         )),
-        data = path("data"),
+        data = place
+            .data()
+            .iter()
+            .map(|dir| quoted(&dir.display().to_string()))
+            .collect::<Vec<_>>()
+            .join(" "),
+        data_name = if is_cluster { "data-1/ ...     " } else { "data/          " },
+        of_each = if is_cluster { " of each member" } else { "" },
+        what = if is_cluster { "members" } else { "server" },
+        cluster_lines = if is_cluster {
+            "  keepctl endpoint status -w table\n  keepctl member list -w table\n"
+        } else {
+            ""
+        },
         apiserver = path("pki/apiserver.crt"),
         apiserver_key = path("pki/apiserver.key"),
     )

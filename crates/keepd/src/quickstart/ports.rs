@@ -6,10 +6,14 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use super::Place;
 
-/// Checks both ports before anything is made.
+/// Checks the ports of all members before anything is made.
 pub(super) fn check(place: &Place) -> anyhow::Result<()> {
-    check_one(place.client_port, "clients", "--client-port")?;
-    check_one(place.peer_port, "members", "--peer-port")
+    for member in 1..=place.members {
+        let (client_port, peer_port) = place.ports(member);
+        check_one(client_port, "clients", "--client-port")?;
+        check_one(peer_port, "members", "--peer-port")?;
+    }
+    Ok(())
 }
 
 fn check_one(port: u16, whom: &str, flag: &str) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use crate::encryption::fetch;
 /// Pause between two questions.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Prints a line once the server answers that it is healthy, from a thread of its own: the server
+/// Prints a line once every member answers that it is healthy, from a thread of its own: a lone server
 /// is the same process and has not begun yet.
 pub(super) fn tell(place: &Place) {
     let place = place.clone();
@@ -25,18 +25,19 @@ pub(super) fn tell(place: &Place) {
 }
 
 async fn wait(place: &Place) {
-    let url = format!("https://127.0.0.1:{}", place.client_port);
-    loop {
+    let urls = place.client_urls();
+    let mut healthy = 0;
+    while healthy < urls.len() {
         tokio::time::sleep(PAUSE).await;
         let tls = ClientTlsOptions {
             trusted_ca_file: Some(place.pki().join("ca.crt")),
             cert_and_key_files: Some(Authority::paths(&place.pki(), "client")),
             ..ClientTlsOptions::default()
         };
-        if fetch::get(&url, "/health", tls).await.is_ok() {
-            break;
+        if fetch::get(&urls[healthy], "/health", tls).await.is_ok() {
+            healthy += 1;
         }
     }
     // A closed standard output is no reason to disturb the server.
-    let _unprintable = writeln!(std::io::stdout(), "Ready: {url}");
+    let _unprintable = writeln!(std::io::stdout(), "Ready: {}", urls.join(","));
 }

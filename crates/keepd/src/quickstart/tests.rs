@@ -20,7 +20,7 @@ impl Scratch {
     }
 
     fn place(&self) -> Place {
-        Place { dir: self.0.clone(), client_port: 2379, peer_port: 2380 }
+        Place { dir: self.0.clone(), members: 1, client_port: 2379, peer_port: 2380 }
     }
 }
 
@@ -58,7 +58,7 @@ fn the_flags_are_those_of_a_server_whose_certificates_work() {
     let (scratch, env) = (Scratch::new(), Env::real());
     let place = scratch.place();
     prepare(&env, &place).unwrap();
-    let options = flags::parse(&place.flags(), &[]).unwrap().options;
+    let options = flags::parse(&place.flags(1), &[]).unwrap().options;
     assert_eq!(options.encryption_provider_config, Some(place.encryption()));
     for tls in [options.client_tls().unwrap(), options.peer_tls().unwrap()] {
         let server = ServerTls::new(tls, &env).unwrap();
@@ -81,8 +81,8 @@ fn data_without_its_encryption_configuration_is_refused() {
     let place = scratch.place();
     prepare(&env, &place).unwrap();
     fs::remove_file(place.encryption()).unwrap();
-    fs::create_dir(place.data()).unwrap();
-    fs::write(place.data().join("KEYRING"), "x").unwrap();
+    fs::create_dir(place.data_of(1)).unwrap();
+    fs::write(place.data_of(1).join("KEYRING"), "x").unwrap();
     let error = prepare(&env, &place).unwrap_err().to_string();
     assert!(error.contains("encryption.yaml is missing"), "{error}");
     assert!(!place.encryption().exists());
@@ -126,7 +126,8 @@ fn a_certificate_near_its_end_is_renewed_by_the_same_ca() {
 
 #[test]
 fn the_guide_names_every_file_and_the_program() {
-    let place = Place { dir: PathBuf::from("/home/a b"), client_port: 4001, peer_port: 4002 };
+    let place =
+        Place { dir: PathBuf::from("/home/a b"), members: 1, client_port: 4001, peer_port: 4002 };
     let made = Made { is_new: true, renewed: vec!["peer"], valid_until: "2029-01-01".to_owned() };
     let text = guide::text(&place, &made, Path::new("/bin/keepd"), true);
     for part in [
@@ -208,10 +209,45 @@ fn what_others_own_or_may_write_is_refused() {
     let parent = Scratch::new();
     fs::create_dir(&parent.0).unwrap();
     chmod(&parent.0, 0o777);
-    let place = Place { dir: parent.0.join("keepd"), client_port: 2379, peer_port: 2380 };
+    let place =
+        Place { dir: parent.0.join("keepd"), members: 1, client_port: 2379, peer_port: 2380 };
     let open = prepare(&Env::real(), &place).unwrap_err().to_string();
     assert!(open.contains("every user of this machine"), "{open}");
     assert!(!place.dir.exists());
     chmod(&parent.0, 0o1777);
     prepare(&Env::real(), &place).unwrap();
+}
+
+#[test]
+fn a_cluster_has_ports_data_and_flags_for_each_member_and_stays_as_large_as_it_is() {
+    let scratch = Scratch::new();
+    let parse = |args: &[&str]| {
+        let dir = format!("--dir={}", scratch.0.display());
+        let all = ["quickstart", &dir].into_iter().chain(args.iter().copied());
+        let parsed = Arguments::try_parse_from(all).map_err(|error| error.to_string())?;
+        place(&parsed).map_err(|error| error.to_string())
+    };
+    let three = parse(&["--members=3"]).unwrap();
+    assert_eq!(three.ports(3), (2399, 2400));
+    let urls = "https://127.0.0.1:2379,https://127.0.0.1:2389,https://127.0.0.1:2399";
+    assert_eq!(three.client_urls().join(","), urls);
+    for member in 1..=3 {
+        let options = flags::parse(&three.flags(member), &[]).unwrap().options;
+        assert_eq!(options.name, format!("keepd-{member}"));
+        assert_eq!(options.data_dir, scratch.0.join(format!("data-{member}")));
+        assert_eq!(options.members().unwrap().members.len(), 3);
+    }
+    let made = prepare(&Env::real(), &three).unwrap();
+    let text = guide::text(&three, &made, Path::new("/bin/keepd"), true);
+    for part in
+        [&format!("--etcd-servers={urls} \\"), "--name=keepd-3", "endpoint status", "data-2"]
+    {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(parse(&["--members=2"]).unwrap_err().contains("1, 3, 5 or 7"));
+    assert!(parse(&["--members=3", "--peer-port=2399"]).unwrap_err().contains("two ports"));
+    assert!(parse(&["--members=7", "--client-port=65480"]).unwrap_err().contains("lower"));
+
+    assert_eq!(parse(&[]).unwrap().members, 3, "as it was made");
+    assert!(parse(&["--members=1"]).unwrap_err().contains("holds a cluster of 3"));
 }
