@@ -237,6 +237,9 @@ fn a_cluster_has_ports_data_and_flags_for_each_member_and_stays_as_large_as_it_i
         assert_eq!(options.data_dir, scratch.0.join(format!("data-{member}")));
         assert_eq!(options.members().unwrap().members.len(), 3);
     }
+    assert!(parse(&["--members=2"]).unwrap_err().contains("1, 3, 5 or 7"));
+    assert!(parse(&["--members=3", "--peer-port=2399"]).unwrap_err().contains("two ports"));
+    assert!(parse(&["--members=7", "--client-port=65480"]).unwrap_err().contains("lower"));
     let made = prepare(&Env::real(), &three).unwrap();
     let text = guide::text(&three, &made, Path::new("/bin/keepd"), true);
     for part in
@@ -244,9 +247,6 @@ fn a_cluster_has_ports_data_and_flags_for_each_member_and_stays_as_large_as_it_i
     {
         assert!(text.contains(part), "{part} in {text}");
     }
-    assert!(parse(&["--members=2"]).unwrap_err().contains("1, 3, 5 or 7"));
-    assert!(parse(&["--members=3", "--peer-port=2399"]).unwrap_err().contains("two ports"));
-    assert!(parse(&["--members=7", "--client-port=65480"]).unwrap_err().contains("lower"));
 
     assert_eq!(parse(&[]).unwrap().members, 3, "as it was made");
     assert!(parse(&["--members=1"]).unwrap_err().contains("holds a cluster of 3"));
