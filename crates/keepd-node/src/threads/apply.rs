@@ -84,6 +84,8 @@ pub(crate) struct ApplyThread {
 impl ApplyThread {
     pub(crate) fn new(shared: Arc<Shared>, machine: StateMachine, jobs: JobScheduler) -> Self {
         let published = machine.applied().index;
+        // ORDER: before the first request, which is refused while much is committed and not applied.
+        shared.progress.applied_index.store(published, Ordering::Release);
         let view = machine.store().views().load();
         let leases = LeaseKeeper::new(Arc::clone(&shared));
         let versions = VersionKeeper::new(Arc::clone(&shared));
@@ -455,5 +457,23 @@ impl Part for ApplyThread {
 impl Drop for ApplyThread {
     fn drop(&mut self) {
         self.shared.progress.unapplied.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Unassembled};
+    use crate::threads::background::Background;
+
+    /// A follower that starts when nothing is written has to take requests all the same.
+    #[test]
+    fn what_the_store_holds_counts_as_applied_from_the_start() {
+        let Unassembled { shared, machine, .. } = testing::member();
+        let applied = machine.applied().index;
+        assert!(applied > 0);
+        let jobs = JobScheduler::new(Arc::clone(&shared), Background::new());
+        let _apply = ApplyThread::new(Arc::clone(&shared), machine, jobs);
+        assert_eq!(shared.progress.applied_index.load(Ordering::Acquire), applied);
     }
 }

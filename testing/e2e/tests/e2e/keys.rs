@@ -2,6 +2,7 @@
 //! lacks one in use.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use e2e::{Cluster, Load, url};
 
@@ -34,14 +35,14 @@ async fn keys_are_changed_one_member_after_the_other_under_load() {
     load.goes_on(100).await;
     for number in 0..3 {
         reload(&cluster, number, &changing(&[("key2", SECOND), ("key1", FIRST)]));
-        cluster.member(number).says("\"keys_added\":\"aesgcm:key2").await;
+        cluster.member(number).says("\"keys-added\":\"aesgcm:key2").await;
         load.goes_on(100).await;
     }
     // The old key goes once nothing of the member's own is under it; until then the file is refused
     // and looked at again.
     for number in 0..3 {
         reload(&cluster, number, &changing(&[("key2", SECOND)]));
-        cluster.member(number).says("\"keys_removed\":\"aesgcm:key1").await;
+        cluster.member(number).says("\"keys-removed\":\"aesgcm:key1").await;
         load.goes_on(100).await;
     }
     let writes = load.stop().await;
@@ -66,7 +67,11 @@ async fn a_member_that_lacks_a_key_does_not_serve_and_names_it_until_it_has_it()
         clients[0].put(&format!("key{number}"), "sealed under key1", 0).await.unwrap();
     }
     let url = url();
-    clients[0].add_member(&url, true).await.unwrap();
+    // As in etcd, not before the members have been connected for a while.
+    while let Err(error) = clients[0].add_member(&url, true).await {
+        assert!(error.message().contains("unhealthy cluster"), "{error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let new = cluster.join(&url, &[0, 1, 2]);
     std::fs::write(file(&cluster, new), changing(&[("key2", SECOND)])).unwrap();
     cluster.start(new);

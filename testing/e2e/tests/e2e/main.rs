@@ -11,6 +11,7 @@ mod crash;
 mod encryption;
 mod forged;
 mod joining;
+mod keys;
 mod leases;
 mod memory;
 mod permissions;
