@@ -52,6 +52,7 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
         let go = tools::go_version();
         if selection.rust {
             counts += rust_tests(go.is_some(), &mut skips)?;
+            counts += mutant_tests()?;
         }
         if selection.go {
             if let Some(version) = go {
@@ -114,7 +115,25 @@ fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {
         skips.push("Rust tests with certificates of cfssl: it needs Go to be built".to_owned());
     }
     let words = ["cargo", "test", "--release", "--workspace", "--no-fail-fast"];
-    let succeeded = Call::new(&root(), &words).env("PATH", path).lines(|line| {
+    counts += cargo_tests(Call::new(&root(), &words).env("PATH", path))?;
+    if counts.skipped > 0 {
+        println!("{} Rust tests are marked as ignored", counts.skipped);
+    }
+    Ok(counts)
+}
+
+/// Whether the simulator finds each mutant of the production code, in a build of its own: no other has
+/// mutants.
+fn mutant_tests() -> Result<Counts> {
+    let words =
+        ["cargo", "test", "--release", "-p", "sim", "--features", "mutants", "--test", "mutants"];
+    cargo_tests(Call::new(&root(), &words))
+}
+
+/// Runs tests of cargo's and counts them.
+fn cargo_tests(call: Call) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let succeeded = call.lines(|line| {
         println!("{line}");
         if let Some(result) = rust_result(line) {
             counts += result;
@@ -122,9 +141,6 @@ fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {
     })?;
     if !succeeded && counts.failed == 0 {
         counts.failed = 1;
-    }
-    if counts.skipped > 0 {
-        println!("{} Rust tests are marked as ignored", counts.skipped);
     }
     Ok(counts)
 }

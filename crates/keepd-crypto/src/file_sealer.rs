@@ -8,6 +8,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
+use keepd_env::mutants::{self, Mutant};
 use thiserror::Error;
 
 use crate::file_header::{DataKeyId, FILE_HEADER_LEN};
@@ -289,6 +290,7 @@ fn low(ordinal: u64) -> u32 {
 
 /// Four zero bytes and the ordinal, little endian.
 fn nonce(ordinal: u64) -> Nonce {
+    let ordinal = if mutants::is_active(Mutant::NonceReuse) { 0 } else { ordinal };
     let [a, b, c, d, e, f, g, h] = ordinal.to_le_bytes();
     let bytes: [u8; NONCE_LEN] = [0, 0, 0, 0, a, b, c, d, e, f, g, h];
     Nonce::assume_unique_for_key(bytes)

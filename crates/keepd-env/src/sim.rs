@@ -83,7 +83,15 @@ impl SimDisk {
 
     /// Limits the sum of all files' lengths; beyond it writes fail with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.state.lock().faults.capacity = bytes;
+        let faults = &mut self.state.lock().faults;
+        (faults.capacity, faults.refusals) = (bytes, None);
+    }
+
+    /// As [`SimDisk::set_capacity`], until so many calls have found no space: who waits for space in the
+    /// thread that would have to make it gets some.
+    pub fn set_capacity_until(&self, bytes: u64, refusals: u64) {
+        let faults = &mut self.state.lock().faults;
+        (faults.capacity, faults.refusals) = (Some(bytes), Some(refusals.max(1)));
     }
 
     /// Makes every opening and creation of a file, and the opening of a directory for its sync, fail

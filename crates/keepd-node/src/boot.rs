@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, Keyring, WrappedKey};
+use keepd_env::mutants::{self, Mutant};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::ConfState;
 use keepd_machine::{ClusterFacts, StateMachine, tables};
@@ -145,6 +146,10 @@ impl DataDir {
         }
         // None yet in a member that joins; the core judges.
         let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
+        if mutants::is_active(Mutant::ForgottenVote) {
+            let last = recovered.entries.last().map_or(recovered.start.term, |entry| entry.term);
+            (recovered.hard_state.term, recovered.hard_state.vote) = (last, 0);
+        }
         let restored = InitialState {
             hard_state: recovered.hard_state,
             start_index: recovered.start.index,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::Env;
+use keepd_env::mutants::{self, Mutant};
 use keepd_machine::command::Alarm;
 use keepd_machine::{ClusterFacts, Command, Envelope, MembershipChange, Outcome};
 use keepd_member::Identity;
@@ -146,7 +147,9 @@ impl Handle {
     /// # Errors
     /// `NoLeader`, `TimedOut` or `Stopped`.
     pub async fn linearizable_view(&self) -> Result<Arc<View>, Error> {
-        if self.shared.progress.leadership.serves_reads_locally() {
+        if self.shared.progress.leadership.serves_reads_locally()
+            || mutants::is_active(Mutant::StaleRead)
+        {
             return Ok(self.view());
         }
         let metrics = &self.shared.metrics;

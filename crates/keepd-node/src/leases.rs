@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use keepd_env::mutants::{self, Mutant};
 use keepd_lease::Lessor;
 use keepd_machine::{ApplyError, Command, Outcome};
 use keepd_types::{LeaseId, Term};
@@ -85,6 +86,11 @@ impl LeaseKeeper {
     /// Renews a lease.
     pub(crate) fn renew(&mut self, lessor: &mut Lessor, id: LeaseId, reply: Reply<Renewal>) {
         let now = self.shared.env.clock.monotonic();
+        if mutants::is_active(Mutant::EarlyExpiry)
+            && let Some(lease) = lessor.get(id).filter(|_| self.leads.is_some())
+        {
+            return reply.send(Renewal::Renewed { ttl: lease.ttl });
+        }
         let renewed = match lessor.renew(id, now) {
             Ok(renewed) => renewed,
             Err(keepd_lease::Error::NotPrimary) => return reply.send(Renewal::NotPrimary),

@@ -100,6 +100,12 @@ impl Member {
         Handle { shared: Arc::clone(&self.shared), raft: Arc::clone(&self.raft) }
     }
 
+    /// Whether it stops by itself: it can no longer keep its promises.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.shared.is_halted()
+    }
+
     /// Has a part react to what is queued for it; when it wants its next turn by the monotonic clock,
     /// `None` once it has ended.
     #[must_use]

@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_env::Random;
+use keepd_env::mutants::{self, Mutant};
 use keepd_types::{Entry, HardState};
 use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, StateRole};
@@ -442,6 +443,10 @@ impl Core {
         *confirmed = number;
         while self.unsynced.pop_front_if(|unsynced| *unsynced <= number).is_some() {}
         self.raw.on_persist_ready(number);
+        if mutants::is_active(Mutant::CommitAlone) && self.raw.raft.state == StateRole::Leader {
+            let own = self.raw.raft.raft_log.persisted;
+            self.raw.raft.raft_log.commit_to(own);
+        }
         self.take_held_handover();
         self.after_event();
     }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use keepd_crypto::FileKeys;
 use keepd_env::Env;
+use keepd_env::mutants::{self, Mutant};
 use keepd_types::{Entry, HardState};
 
 use crate::error::{Error, RecordError, Result};
@@ -72,7 +73,10 @@ pub(crate) fn recover(env: &Env, dir: &Path, keys: &FileKeys) -> Result<Recovere
     let (last_sequence, torn_tail) = (last.name.sequence, last.torn_tail.clone());
     let (last_path, last_end) = (last.summary.path.clone(), last.end);
     let kept_after = final_start(last).index;
-    let unproven = last.take_unproven();
+    let unproven = match mutants::is_active(Mutant::ForgottenTail) {
+        true => Vec::new(),
+        false => last.take_unproven(),
+    };
     let last = &*last;
     let metadata = Bytes::copy_from_slice(&last.head.metadata);
 

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use keepd_crypto::{FILE_HEADER_LEN, FileKeys, FileKind, FileSealer};
+use keepd_env::mutants::{self, Mutant};
 use keepd_env::{DiskDir, DiskFile, Env, IoError};
 
 use crate::error::{Error, Result};
@@ -144,7 +145,9 @@ impl SegmentWriter {
             let _is_gone = env.disk.remove(&temporary).is_ok();
             return Err(error.into());
         }
-        new.folder.sync()?;
+        if !mutants::is_active(Mutant::SkipDirSync) {
+            new.folder.sync()?;
+        }
         assert_eq!(end.frames, count, "every frame of a new segment is counted");
         let reserved = head.reserved.max(end.offset);
         let durable = Watermark { frames: end.frames, len: reserved };
@@ -224,7 +227,9 @@ impl SegmentWriter {
 
     /// Makes everything written durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        self.file.sync().map_err(|error| self.named(error))?;
+        if !mutants::is_active(Mutant::SkipSync) {
+            self.file.sync().map_err(|error| self.named(error))?;
+        }
         let durable = Watermark { frames: self.end.frames, len: self.reserved };
         assert!(durable.frames >= self.durable.frames, "durable frames stay durable");
         self.durable = durable;

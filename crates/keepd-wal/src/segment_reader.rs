@@ -12,6 +12,7 @@ use keepd_crypto::{
     FILE_HEADER_LEN, FRAME_HEAD_LEN, FileError, FileKeys, FileKind, FileSealer, Frame, FrameError,
 };
 use keepd_env::Env;
+use keepd_env::mutants::{self, Mutant};
 
 use crate::error::{Error, RecordError, Result};
 use crate::record::{PreviousSegment, Record, SegmentHeader};
@@ -101,6 +102,11 @@ impl FrameReader {
         if rest.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
+        let SegmentPosition { offset, frames: frame, .. } = self.end;
+        let torn = TornTail { path: self.path.clone(), offset, frame };
+        if mutants::is_active(Mutant::TruncateOnDamage) {
+            return Ok(Some(torn));
+        }
         let mut position = 0;
         while let Some(candidate) = rest.get(position..) {
             let Some(head) = candidate.first_chunk::<FRAME_HEAD_LEN>() else { break };
@@ -115,8 +121,7 @@ impl FrameReader {
             };
             position += len;
         }
-        let SegmentPosition { offset, frames: frame, .. } = self.end;
-        Ok(Some(TornTail { path: self.path.clone(), offset, frame }))
+        Ok(Some(torn))
     }
 
     /// The length of the whole frame at the start of `candidate`, if there is one; an error if it

@@ -18,6 +18,8 @@ mod quickstart;
 mod serve;
 mod verb;
 
+const _: () = assert!(!keepd_env::mutants::ARE_BUILT, "mutants are for the simulator's own test");
+
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::sim::CrashMode;
-use keepd_env::{Clock, ManualClock, Random, SeededRandom};
+use keepd_env::{Clock, ManualClock, Random, SeededRandom, SimDisk};
 use keepd_machine::Membership;
 use keepd_member::{Identity, InitialCluster};
-use keepd_node::{Bootstrap, Handle, NotReceived, Options, PartName, Receiver};
+use keepd_node::{BootError, Bootstrap, Handle, NotReceived, Options, PartName, Receiver};
 use keepd_types::MemberId;
 
 use crate::network::{SimNetwork, Transfer};
@@ -121,9 +121,39 @@ impl SimCluster {
     /// # Panics
     /// If it refuses its data directory.
     pub fn start(&mut self, member: usize) {
-        let started = self.hosts[member].start();
+        let started = self.try_start(member);
         started.unwrap_or_else(|error| panic!("{}: m{member}: {error}", self.context()));
+    }
+
+    /// Starts a member that does not run.
+    ///
+    /// # Errors
+    /// If it refuses its data directory.
+    pub fn try_start(&mut self, member: usize) -> Result<(), BootError> {
+        self.hosts[member].start()?;
         self.handle(member).connect(self.network.of(self.ids[member]));
+        Ok(())
+    }
+
+    /// A member's disk.
+    #[must_use]
+    pub fn disk(&self, member: usize) -> &SimDisk {
+        self.hosts[member].disk()
+    }
+
+    /// A member's host.
+    pub(crate) fn host(&self, member: usize) -> &SimMember {
+        &self.hosts[member]
+    }
+
+    /// A member's host.
+    pub(crate) fn host_mut(&mut self, member: usize) -> &mut SimMember {
+        &mut self.hosts[member]
+    }
+
+    /// The clock of the simulation.
+    pub(crate) const fn clock(&self) -> &ManualClock {
+        &self.clock
     }
 
     /// A part of a member hangs in a call, as in a write to a disk that does not answer; `None` ends it.
@@ -260,7 +290,8 @@ impl SimCluster {
         }
     }
 
-    fn poll(&self, clients: &mut Vec<Client<'_>>) {
+    /// Polls one of the clients, and drops it if it has ended.
+    pub(crate) fn poll(&self, clients: &mut Vec<Client<'_>>) {
         let polled = self.draw_index(clients.len());
         let entered = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
@@ -272,9 +303,35 @@ impl SimCluster {
 
     /// One part of a member does something, or a message arrives; if there is neither, time passes.
     fn step(&mut self) {
+        if self.step_ready() {
+            return;
+        }
+        let next = self.next_event();
+        let next = next.unwrap_or_else(|| panic!("{}: no member runs", self.context()));
+        self.clock.advance(next.saturating_sub(self.now()));
+    }
+
+    /// The next time at which a part is due or a message arrives; `None` if all is still.
+    pub(crate) fn next_event(&self) -> Option<Duration> {
+        let turns = self.hosts.iter().filter_map(SimMember::next_turn);
+        turns.chain(self.network.next_arrival()).min()
+    }
+
+    /// All that could happen now, for a person to read.
+    pub(crate) fn describe_ready(&self) -> String {
+        let parts = (0..self.hosts.len()).flat_map(|host| {
+            let ready = self.hosts[host].ready().into_iter();
+            ready.map(move |part| format!("m{host} {}", keepd_node::PartName::ALL[part].as_str()))
+        });
+        let parts: Vec<_> = parts.collect();
+        format!("{} messages, {}", self.network.arrived(), parts.join(", "))
+    }
+
+    /// One part of a member does something, or a message arrives; `false` if there is neither now.
+    pub(crate) fn step_ready(&mut self) -> bool {
         self.steps += 1;
         while let Some((from, to)) = self.network.take_loss() {
-            if let Some(sender) = self.running(from) {
+            if let Some(sender) = self.running(from).filter(|it| !self.hosts[*it].is_paused()) {
                 self.handle(sender).lost(to);
             }
         }
@@ -287,21 +344,22 @@ impl SimCluster {
         let arrived = self.network.arrived();
         let choices = ready.len() + arrived;
         if choices == 0 {
-            let turns = self.hosts.iter().filter_map(SimMember::next_turn);
-            let next = turns.chain(self.network.next_arrival()).min();
-            let next = next.unwrap_or_else(|| panic!("{}: no member runs", self.context()));
-            self.clock.advance(next - self.now());
-            return;
+            return false;
         }
         let chosen = self.draw_index(choices);
         match ready.get(chosen) {
             Some((host, part)) => self.hosts[*host].step_part(*part),
             None => self.deliver(chosen - ready.len()),
         }
+        true
     }
 
     fn deliver(&mut self, which: usize) {
         let arrival = self.network.take(which);
+        if self.is_paused(arrival.to) {
+            self.network.put_back(arrival);
+            return;
+        }
         let Some(receiver) = self.meeting(arrival.from, arrival.to) else { return };
         match self.handle(receiver).receive(arrival.from, arrival.message.clone()) {
             Ok(()) | Err(NotReceived::Stopped) => {}
@@ -314,6 +372,9 @@ impl SimCluster {
 
     /// Carries the next piece of a state.
     fn carry(&mut self, mut transfer: Transfer) {
+        if self.is_paused(transfer.from) || self.is_paused(transfer.to) {
+            return self.network.go_on(transfer);
+        }
         let receiver = self.meeting(transfer.from, transfer.to);
         let Some(receiver) = receiver.filter(|_| self.network.carries(&transfer)) else {
             return transfer.end(Err("the receiver is out of reach".to_owned()));
@@ -362,6 +423,11 @@ impl SimCluster {
             self.met.insert((from, to));
         }
         Some(receiver)
+    }
+
+    /// Whether the process of a member is stopped as it is.
+    fn is_paused(&self, id: MemberId) -> bool {
+        self.running(id).is_some_and(|host| self.hosts[host].is_paused())
     }
 
     /// The connections of a member that has ended are gone.

@@ -27,6 +27,27 @@ pub fn encryption() -> EncryptionConfig {
     EncryptionConfig::parse("test", ENCRYPTION).expect("the configuration is right")
 }
 
+/// Secrets of further keys.
+const SECRETS: [&str; 3] = [
+    "MTEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    "MjEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    "MzEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+];
+
+/// A configuration that encrypts every value under the last of so many further keys, and has all that
+/// were before.
+///
+/// # Panics
+/// If there are not so many.
+#[must_use]
+pub fn encryption_with(further: usize) -> EncryptionConfig {
+    let keys = SECRETS[..further].iter().enumerate().rev();
+    let keys: String =
+        keys.map(|(number, secret)| format!("{{name: k{number}, secret: {secret}}}, ")).collect();
+    let text = String::from_utf8_lossy(ENCRYPTION).replace("keys: [", &format!("keys: [{keys}"));
+    EncryptionConfig::parse("test", text.as_bytes()).expect("the configuration is right")
+}
+
 /// Settings that let flushes happen within a test, and a ballast for a small disk.
 #[must_use]
 pub fn options() -> Options {

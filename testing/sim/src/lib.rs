@@ -12,24 +12,37 @@
 
 #![expect(clippy::panic, reason = "a failed run names its seed and step")]
 
+mod clock;
 mod cluster;
+mod faults;
 pub mod fixture;
+pub mod history;
+pub mod invariants;
+pub mod logs;
 mod network;
+mod simulation;
+mod trace;
+pub mod truth;
+pub mod workload;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use keepd_crypto::EncryptionConfig;
 use keepd_env::sim::CrashMode;
 use keepd_env::{Clock, Env, ManualClock, Random, SeededRandom, SimDisk};
 use keepd_node::{BootError, DataDir, Handle, Member, Options, PartName};
 
+use self::clock::SimClock;
 pub use self::cluster::SimCluster;
 pub use self::network::{Faults, SimNetwork};
+pub use self::simulation::{Failure, Report, Settings, Simulation};
 
 /// The longest that a run of clients may take of the member's time.
 const RUN_TIME_MAX: Duration = Duration::from_secs(600);
@@ -44,14 +57,21 @@ pub struct SimMember {
     starts: u64,
     /// Chooses the next step.
     schedule: SeededRandom,
-    clock: ManualClock,
+    clock: SimClock,
     disk: SimDisk,
     options: Options,
+    config: EncryptionConfig,
     member: Option<Member>,
-    /// The time of the next turn of each part that has not ended.
+    /// The time of the next turn of each part that has not ended, by the member's clock.
     turns: BTreeMap<usize, Duration>,
     /// A part that hangs in a call.
     hung: Option<usize>,
+    /// Nothing is stepped: the process is stopped, and may go on.
+    is_paused: bool,
+    /// Time that each write to the log takes.
+    slow: Duration,
+    /// The end of the write to the log that is under way.
+    writes_until: Cell<Option<Duration>>,
     /// The digest of all steps so far.
     trace: u64,
     steps: u64,
@@ -78,12 +98,16 @@ impl SimMember {
             seed,
             starts: 0,
             schedule: SeededRandom::new(seed),
-            clock,
+            clock: SimClock::new(clock),
             disk: SimDisk::new(),
             options,
+            config: fixture::encryption(),
             member: None,
             turns: BTreeMap::new(),
             hung: None,
+            is_paused: false,
+            slow: Duration::ZERO,
+            writes_until: Cell::new(None),
             trace: 0,
             steps: 0,
             runtime: runtime.enable_time().start_paused(true).build().expect("it needs no file"),
@@ -105,9 +129,11 @@ impl SimMember {
             clock: Arc::new(self.clock.clone()),
             random: Arc::new(SeededRandom::new(self.seed ^ self.starts << 32)),
         };
-        let data_dir = DataDir::prepare(&env, &self.options, Some(fixture::encryption()))?;
+        let data_dir = DataDir::prepare(&env, &self.options, Some(self.config.clone()))?;
         self.member = Some(Member::open(env, self.options.clone(), data_dir)?);
         self.turns = (0..PartName::ALL.len()).map(|part| (part, Duration::ZERO)).collect();
+        self.is_paused = false;
+        self.writes_until.set(None);
         Ok(())
     }
 
@@ -143,10 +169,45 @@ impl SimMember {
         &self.disk
     }
 
-    /// The member's clock.
+    /// The time of the simulation.
     #[must_use]
     pub fn now(&self) -> Duration {
-        self.clock.monotonic()
+        self.clock.global()
+    }
+
+    /// Stops the process as it is, or lets it go on.
+    pub(crate) fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+    }
+
+    /// Whether the process is stopped as it is.
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Has each write to the log take so long from now on.
+    pub(crate) fn set_slow(&mut self, slow: Duration) {
+        self.slow = slow;
+    }
+
+    /// The member's clock.
+    pub(crate) const fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    /// The encryption configuration of the next start.
+    pub(crate) fn set_config(&mut self, config: EncryptionConfig) {
+        self.config = config;
+    }
+
+    /// The encryption configuration of the last start, or the next one.
+    pub(crate) const fn config(&self) -> &EncryptionConfig {
+        &self.config
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.options.data_dir
     }
 
     /// The digest of every step so far: which part, at what time, and what was on the disk.
@@ -215,7 +276,7 @@ impl SimMember {
         if ready.is_empty() {
             let next = self.next_turn();
             let next = next.unwrap_or_else(|| panic!("{}: it has halted", self.context()));
-            self.clock.advance(next - self.now());
+            self.clock.advance(next.saturating_sub(self.now()));
             return;
         }
         let chosen = ready[usize::try_from(self.draw(ready.len() as u64)).expect("few parts")];
@@ -224,19 +285,41 @@ impl SimMember {
 
     /// The parts that have something to do now.
     fn ready(&self) -> Vec<usize> {
-        let (now, Some(member)) = (self.now(), &self.member) else { return Vec::new() };
+        let (now, Some(member)) = (self.clock.monotonic(), &self.member) else {
+            return Vec::new();
+        };
+        if self.is_paused {
+            return Vec::new();
+        }
         let has_work =
             |part: usize, due: Duration| due <= now || member.has_events(PartName::ALL[part]);
         let moves = |part: usize| self.hung != Some(part);
         let ready =
             self.turns.iter().filter(|(part, due)| moves(**part) && has_work(**part, **due));
-        ready.map(|(part, _)| *part).collect()
+        ready.map(|(part, _)| *part).filter(|part| !self.is_writing(*part)).collect()
     }
 
-    /// The time at which a part is due next; `None` if the member does not run.
+    /// Whether a part is the log's, and what it has to write takes its time.
+    fn is_writing(&self, part: usize) -> bool {
+        if self.slow.is_zero() || PartName::ALL[part] != PartName::Wal {
+            return false;
+        }
+        let until = self.writes_until.get().unwrap_or(self.now() + self.slow);
+        self.writes_until.set(Some(until));
+        self.now() < until
+    }
+
+    /// The time of the simulation at which a part is due next; `None` if the member does nothing.
     fn next_turn(&self) -> Option<Duration> {
+        if self.is_paused {
+            return None;
+        }
+        let written = self.writes_until.get().filter(|until| *until > self.now());
+        let is_log = |part: usize| PartName::ALL[part] == PartName::Wal;
         let moving = self.turns.iter().filter(|(part, _)| self.hung != Some(**part));
-        moving.map(|(_, due)| *due).min()
+        let turns = moving.filter(|(part, _)| written.is_none() || !is_log(**part));
+        let due = turns.map(|(_, due)| *due).min().map(|due| self.clock.global_at(due));
+        due.into_iter().chain(written).min()
     }
 
     fn step_part(&mut self, part: usize) {
@@ -245,6 +328,9 @@ impl SimMember {
             None => self.turns.remove(&part),
         };
         self.steps += 1;
+        if PartName::ALL[part] == PartName::Wal {
+            self.writes_until.set(None);
+        }
         for fact in [
             part as u64,
             u64::try_from(self.now().as_nanos()).expect("less than 584 years"),
@@ -278,7 +364,8 @@ impl SimMember {
     /// Whether the member runs: it was started and has not ended by itself.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.member.is_some() && !self.turns.is_empty()
+        let is_halted = self.member.as_ref().is_none_or(Member::is_halted);
+        !is_halted && !self.turns.is_empty()
     }
 
     /// One of the parts hangs in a call from now on, or no longer.

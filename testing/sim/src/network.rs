@@ -35,6 +35,14 @@ pub struct Faults {
     pub jitter: Duration,
 }
 
+impl Faults {
+    /// No faults: messages are late by a little.
+    #[must_use]
+    pub const fn calm() -> Self {
+        Self { lost: 0, doubled: 0, jitter: Duration::from_millis(1) }
+    }
+}
+
 /// BOUND: states that a member sends at once, as over the real network.
 const STATES_MAX: usize = 2;
 /// Time that a chunk of a state takes, of 256 KiB at most.
@@ -104,7 +112,7 @@ impl SimNetwork {
     pub fn new(seed: u64, clock: ManualClock) -> Self {
         let state = State {
             random: SeededRandom::new(seed),
-            faults: Faults { jitter: Duration::from_millis(1), ..Faults::default() },
+            faults: Faults::calm(),
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -158,7 +166,12 @@ impl SimNetwork {
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.cut.clear();
-        state.faults = Faults { jitter: Duration::from_millis(1), ..Faults::default() };
+        state.faults = Faults::calm();
+    }
+
+    /// Mends all links.
+    pub fn mend(&self) {
+        self.state.lock().cut.clear();
     }
 
     /// Messages that were sent, and those that were lost.

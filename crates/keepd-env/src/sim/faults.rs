@@ -50,6 +50,8 @@ pub(super) struct Faults {
     pub(super) mutations: u64,
     pub(super) crash_at: Option<u64>,
     pub(super) capacity: Option<u64>,
+    /// The limit ends with so many refusals.
+    pub(super) refusals: Option<u64>,
     /// No file can be opened.
     pub(super) lacks_descriptors: bool,
     pub(super) log: Option<Vec<Call>>,
@@ -64,8 +66,18 @@ impl Faults {
     pub(super) fn heal(&mut self) {
         self.plans.clear();
         self.capacity = None;
+        self.refusals = None;
         self.lacks_descriptors = false;
         self.crash_at = None;
+    }
+
+    /// Counts a call that found no space.
+    pub(super) fn refuse(&mut self) {
+        let Some(refusals) = &mut self.refusals else { return };
+        *refusals = refusals.saturating_sub(1);
+        if *refusals == 0 {
+            (self.capacity, self.refusals) = (None, None);
+        }
     }
 
     /// Whether the power is still on.

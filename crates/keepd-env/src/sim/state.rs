@@ -109,12 +109,13 @@ impl State {
     }
 
     /// Fails if a change does not fit on the disk.
-    pub(super) fn reserve(&self, inode: u64, change: &Change) -> io::Result<()> {
+    pub(super) fn reserve(&mut self, inode: u64, change: &Change) -> io::Result<()> {
         let Some(capacity) = self.faults.capacity else { return Ok(()) };
         let (before, used) = (self.len_of(inode), self.used());
         let after = change.len_after(before);
         let wanted = u64::try_from((used - before.min(used)) + after).map_err(io::Error::other)?;
         if after > before && wanted > capacity {
+            self.faults.refuse();
             return Err(ErrorKind::StorageFull.into());
         }
         Ok(())

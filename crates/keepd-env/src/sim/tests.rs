@@ -164,6 +164,15 @@ fn a_full_disk_refuses_growth_only() {
 }
 
 #[test]
+fn a_full_disk_gets_space_after_some_refusals() {
+    let disk = disk();
+    let a = file(&disk, "a");
+    disk.set_capacity_until(10, 2);
+    assert!(a.allocate(20).is_err() && a.allocate(20).is_err());
+    a.allocate(20).unwrap();
+}
+
+#[test]
 fn after_the_crash_point_nothing_works() {
     let disk = disk();
     let before = disk.mutations();

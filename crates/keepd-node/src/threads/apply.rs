@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use keepd_env::mutants::{self, Mutant};
 use keepd_machine::membership::ConfState;
 use keepd_machine::{
     AppliedBatch, ApplyError, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
@@ -314,6 +315,13 @@ impl ApplyThread {
             }
             return Ok(());
         }
+        let is_left_out = mutants::is_active(Mutant::Divergence)
+            && self.shared.options.name.ends_with('1')
+            && at.index.is_multiple_of(64);
+        if is_left_out {
+            self.machine.advance(at);
+            return Ok(());
+        }
         let (command, outcome) = self.machine.apply_entry(at, entry.data)?;
         let is_void = outcome.result == Err(ApplyError::OtherTerm);
         let digest = self.machine.store().digest();
@@ -376,7 +384,7 @@ impl ApplyThread {
 
     fn release_reads(&mut self) {
         while let Some((index, _)) = self.waiting.front() {
-            if *index > self.published {
+            if *index > self.published && !mutants::is_active(Mutant::EarlyRead) {
                 return;
             }
             let (_, readers) = self.waiting.pop_front().expect("it was just looked at");

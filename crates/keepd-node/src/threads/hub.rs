@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepd_env::mutants::{self, Mutant};
 use keepd_watch::{Hub, Limits, Work};
 
 use crate::driver::{Next, Part};
@@ -39,7 +40,11 @@ impl HubThread {
             HubEvent::Publish(batch) => {
                 // ORDER: a dropped batch sets the flag before a later batch is queued.
                 self.resync_if_missed();
-                self.hub.publish(&batch);
+                let is_lost = mutants::is_active(Mutant::LostEvent)
+                    && batch.view.applied().index.is_multiple_of(64);
+                if !is_lost {
+                    self.hub.publish(&batch);
+                }
             }
             HubEvent::Close(stream) => self.hub.close_stream(stream),
             HubEvent::Request(request, _place) => self.answer(request, now),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use keepd_env::mutants::{self, Mutant};
 use keepd_raft::{Actions, Core, HardState, Message, Role};
 use keepd_types::{MemberId, Term};
 
@@ -356,7 +357,10 @@ impl RaftThread {
         self.send(std::mem::take(&mut actions.messages));
         let committed = std::mem::take(&mut actions.committed);
         let reads = std::mem::take(&mut actions.reads);
-        let messages = std::mem::take(&mut actions.messages_after_sync);
+        let mut messages = std::mem::take(&mut actions.messages_after_sync);
+        if mutants::is_active(Mutant::ConfirmBeforeSync) {
+            self.send(std::mem::take(&mut messages));
+        }
         let number = actions.number;
         if !actions.entries.is_empty() || actions.must_sync || state.is_some() {
             self.in_log += 1;

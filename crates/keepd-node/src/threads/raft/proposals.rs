@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use keepd_env::mutants::{self, Mutant};
 use keepd_machine::Origin;
 use keepd_raft::{ConfChange, EntryKind};
 use keepd_types::MemberId;
@@ -117,7 +118,7 @@ impl Proposals {
         self.enter_term(forward.term);
         let sender = (from, forward.boot);
         let is_new = self.taken.get(&sender).is_none_or(|last| *last < forward.number);
-        if !is_new {
+        if !is_new && !mutants::is_active(Mutant::DoubleForward) {
             return Vec::new();
         }
         if self.taken.len() >= SENDERS_MAX && !self.taken.contains_key(&sender) {
