@@ -443,7 +443,8 @@ impl JobScheduler {
             return;
         }
         let waits = self.nospace_again.is_some_and(|again| now < again);
-        if waits || self.shared.progress.leadership.term().is_none() {
+        // Every member answers for its own disk, whoever leads.
+        if waits || self.shared.progress.leader.load(Ordering::Acquire) == 0 {
             return;
         }
         self.nospace_again = Some(now + self.shared.options.request_timeout());
