@@ -42,7 +42,7 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     // One build for binaries and tests alike, so that no dependency is compiled twice.
     let root = root();
     let build = Call::new(&root, &["cargo", "build", "--release", "--workspace", "--all-targets"]);
-    if let Err(error) = build.run() {
+    if let Err(error) = build_failpoints(&root).and_then(|()| build.run()) {
         println!("{error:#}");
         counts.failed += 1;
     } else {
@@ -98,6 +98,25 @@ pub(crate) fn run_foreign() -> Result<()> {
         .env("KEEPD_INTEROP_ENVTEST", &foreign.envtest)
         .env("KEEPD_INTEROP_PYTHON", &foreign.python)
         .run()
+}
+
+/// Builds the binary with failpoints and puts it aside. Only `keepd` itself knows of the feature, so
+/// everything below it is what the build of the tests needs anyway.
+fn build_failpoints(root: &Path) -> Result<()> {
+    let feature = ["--features", "keepd/failpoints"];
+    let words = ["cargo", "build", "--release", "--workspace", "--all-targets"];
+    Call::new(root, &[words.as_slice(), &feature].concat()).run()?;
+    let binary = keepd_binary();
+    let aside = binary.parent().context("the binary lies in a folder")?.join("failpoints");
+    std::fs::create_dir_all(&aside)?;
+    let target = aside.join("keepd");
+    // A copy, since the build that follows writes the binary anew, and under another inode than one
+    // that may still run.
+    if target.exists() {
+        std::fs::remove_file(&target)?;
+    }
+    std::fs::copy(&binary, &target).with_context(|| format!("copying {}", binary.display()))?;
+    Ok(())
 }
 
 fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {

@@ -41,6 +41,8 @@ use std::process::ExitCode;
 use crate::engine::command::{Command, Program};
 use crate::engine::{self, GROUP_UTILITY, completion, options};
 
+pub use dial::{DialError, Dialing, Target};
+
 const GROUP_KV: &str = "Key-value commands";
 const GROUP_CLUSTER: &str = "Cluster maintenance commands";
 const GROUP_CONCURRENCY: &str = "Concurrency commands";

@@ -1,5 +1,7 @@
 //! etcdctl and etcdutl: their command line, and what every program of the binary does alike.
 //!
+//! The connection that etcdctl makes to a member is there for others too: [`Target`].
+//!
 //! Both speak to a cluster or to files through the crates that the server uses too, but know
 //! neither server nor node: they would do their work beside etcd as well.
 
@@ -10,3 +12,5 @@ pub mod output;
 pub mod shell;
 pub mod start_line;
 pub mod wiping;
+
+pub use etcdctl::{DialError, Dialing, Target};

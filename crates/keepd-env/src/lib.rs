@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod failpoints;
 pub mod mutants;
 pub mod random;
 pub mod real;

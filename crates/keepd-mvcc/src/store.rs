@@ -249,8 +249,10 @@ impl Store {
         if revision > current {
             return Err(RangeError::Future { required: revision, current });
         }
+        keepd_env::failpoint!(CompactBeforeCommitScheduledCompact);
         self.now.compact_revision = revision;
         self.is_dirty = true;
+        keepd_env::failpoint!(CompactAfterCommitScheduledCompact);
         if self.compactions.len() == COMPACTION_HASHES_MAX {
             self.compactions.pop_front();
         }

@@ -54,7 +54,10 @@ impl Installer {
     pub fn commit(&self, staged: &StagedState) -> Result<(), InstallError> {
         let record =
             InstallRecord { index: staged.head.applied.index, term: staged.head.applied.term };
-        install::commit(&self.env, &self.member_dir, &self.keys, staged.data_key, record)
+        keepd_env::failpoint!(RaftBeforeSaveSnap);
+        install::commit(&self.env, &self.member_dir, &self.keys, staged.data_key, record)?;
+        keepd_env::failpoint!(RaftAfterSaveSnap);
+        Ok(())
     }
 
     /// Has the machine go on in it; the view that it publishes. The log is reset before or after,
@@ -63,7 +66,10 @@ impl Installer {
     /// # Errors
     /// If the disk fails: the member must stop.
     pub fn switch(&self, machine: &mut StateMachine) -> Result<Arc<View>, Halt> {
-        machine.install(|| Ok(install::switch(&*self.env.disk, &self.member_dir)?))
+        keepd_env::failpoint!(RaftBeforeApplySnap);
+        let view = machine.install(|| Ok(install::switch(&*self.env.disk, &self.member_dir)?))?;
+        keepd_env::failpoint!(RaftAfterApplySnap);
+        Ok(view)
     }
 
     /// Ends the install, once the store is switched and the log reset. What was replaced stays on the

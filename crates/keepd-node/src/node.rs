@@ -102,6 +102,7 @@ impl Node {
         let is_told = |known: Record| known.name == *name && known.client_urls == *client_urls;
         if !known.is_some_and(is_told) {
             let (name, client_urls) = (name.clone(), client_urls.clone());
+            keepd_env::failpoint!(BeforePublishing);
             handle.propose(Command::PublishMember { id, name, client_urls }).await?;
         }
         Ok(())

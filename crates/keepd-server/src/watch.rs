@@ -170,6 +170,12 @@ impl Stream for Responses {
                 return Poll::Ready(Some(Err(self.ended())));
             };
             self.queued.remove(&message);
+            if let Some(time) =
+                keepd_env::failpoints::pause(keepd_env::failpoints::Place::BeforeSendWatchResponse)
+            {
+                // Other tasks of this thread go on with another one.
+                tokio::task::block_in_place(|| std::thread::sleep(time));
+            }
             match encode(&self.context, message) {
                 Ok(messages) => self.ready.extend(messages),
                 Err(status) => return Poll::Ready(Some(Err(status))),

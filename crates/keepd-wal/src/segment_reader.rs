@@ -76,6 +76,22 @@ impl FrameReader {
         &self.path
     }
 
+    /// The data key that seals the file; 0 is none.
+    pub(crate) fn data_key(&self) -> u32 {
+        self.sealer.data_key().0
+    }
+
+    /// Whether the position is at a place or behind it.
+    pub(crate) const fn is_behind(&self, place: SegmentPosition) -> bool {
+        self.end.frames >= place.frames && self.end.offset >= place.offset
+    }
+
+    /// A cut-off write at the position.
+    pub(crate) fn torn_here(&self) -> TornTail {
+        let SegmentPosition { offset, frames: frame, .. } = self.end;
+        TornTail { path: self.path.clone(), offset, frame }
+    }
+
     fn rest(&self) -> &[u8] {
         let at = usize::try_from(self.end.offset).unwrap_or(usize::MAX);
         self.bytes.get(at..).unwrap_or_default()
@@ -93,7 +109,7 @@ impl FrameReader {
 
     /// Judges the broken frame at the position: `None` if nothing was written there, a torn tail,
     /// or an error if the frame had been acknowledged.
-    fn judge(&self, error: FrameError) -> Result<Option<TornTail>> {
+    pub(crate) fn judge(&self, error: FrameError) -> Result<Option<TornTail>> {
         // A whole frame with the wrong number or seal was moved or tampered with, not torn.
         if !error.is_torn() {
             return Err(self.corrupt(error));
@@ -102,10 +118,8 @@ impl FrameReader {
         if rest.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let SegmentPosition { offset, frames: frame, .. } = self.end;
-        let torn = TornTail { path: self.path.clone(), offset, frame };
         if mutants::is_active(Mutant::TruncateOnDamage) {
-            return Ok(Some(torn));
+            return Ok(Some(self.torn_here()));
         }
         let mut position = 0;
         while let Some(candidate) = rest.get(position..) {
@@ -121,7 +135,7 @@ impl FrameReader {
             };
             position += len;
         }
-        Ok(Some(torn))
+        Ok(Some(self.torn_here()))
     }
 
     /// The length of the whole frame at the start of `candidate`, if there is one; an error if it

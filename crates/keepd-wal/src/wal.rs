@@ -259,7 +259,9 @@ impl Wal {
     pub fn sync(&mut self) -> Result<()> {
         self.check_usable()?;
         if self.active.is_dirty() {
+            keepd_env::failpoint!(WalBeforeSync);
             let result = self.active.sync();
+            keepd_env::failpoint!(WalAfterSync);
             self.poisoning(result)?;
             self.durable.lock().update(&self.shape, self.active.span());
         }

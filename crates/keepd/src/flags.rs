@@ -11,6 +11,7 @@
 
 mod cluster;
 mod config_file;
+mod discovery;
 mod gates;
 mod go;
 mod help;
@@ -28,10 +29,11 @@ use std::path::Path;
 
 use keepd_gotext::quote;
 
+pub(crate) use discovery::{Discovery, DiscoveryIdentity, DiscoveryTls};
 pub(crate) use options::{
     ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity,
 };
-pub(crate) use urls::Url;
+pub(crate) use urls::{Url, parse_url};
 
 use settings::Settings;
 
@@ -210,6 +212,10 @@ fn finish(settings: &Settings, mut notices: Vec<Notice>) -> Result<Parsed, Flags
         if has_data(&options) || !options.discovery_srv.is_empty() {
             return Ok(());
         }
+        if options.discovery.is_some() && options.initial_cluster_state == ClusterState::Existing {
+            let error = "discovery URL should not be set when joining existing initial cluster";
+            return Err(error.to_owned());
+        }
         options.members().map(|_members| ()).map_err(|error| error.to_string())
     });
     if let Err(error) = checked {
@@ -274,7 +280,7 @@ fn from_environment(
             Ok(()) => notices.push(
                 Notice::new(Level::Info, "recognized and used environment variable")
                     .with("variable-name", name)
-                    .with("variable-value", value),
+                    .with("variable-value", discovery::shown(flag, value)),
             ),
             Err(error) => {
                 problem = Some(format!("invalid value {} for {name}: {error}", quote(value)));

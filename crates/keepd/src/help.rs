@@ -37,6 +37,7 @@ Usage:
   keepd encryption keygen        a key for an EncryptionConfiguration
   keepd encryption status        what is sealed, and under which keys
   keepd encryption verify FILE   checks an EncryptionConfiguration
+  keepd debug dump-log           what a member's write-ahead log holds
   keepd version                  versions
   keepd help                     this text
 

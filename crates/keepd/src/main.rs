@@ -9,7 +9,10 @@ use keepd_cli::wiping::Wiping;
 use keepd_cli::{etcdctl, etcdutl, output};
 use keepd_crypto::{ConfigFile, ConfigOptions, wiping};
 
+mod debug;
 mod encryption;
+#[cfg(any(test, feature = "failpoints"))]
+mod failpoints;
 mod flags;
 mod help;
 mod logging;
@@ -76,6 +79,7 @@ fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
 fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
     match name {
         "server" => Some(server),
+        "debug" => Some(debug::main),
         "encryption" => Some(encryption::main),
         "quickstart" => Some(quickstart::main),
         "pki" => Some(pki::main),

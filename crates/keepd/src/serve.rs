@@ -2,6 +2,7 @@
 
 mod auto_tls;
 mod bootstrap;
+mod discovery;
 mod network;
 mod process;
 mod srv;
@@ -17,6 +18,7 @@ use keepd_crypto::{
 };
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
+use keepd_peer::Network;
 use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
 use keepd_tls::{ClientTls, ServerTls, TlsOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,6 +46,11 @@ pub(crate) fn run(parsed: Parsed) -> ExitCode {
         crate::log_notice(notice);
     }
     process::ignore_signals();
+    #[cfg(feature = "failpoints")]
+    if let Err(error) = crate::failpoints::start() {
+        tracing::error!(error, "the server does not start");
+        return ExitCode::from(FAILED);
+    }
     if let Err(error) = process::prepare() {
         tracing::error!(error, "the server does not start");
         crate::complain_to_person(&error);
@@ -172,7 +179,12 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         Some(ending) => ending,
         None => signals.wait_for_end(&node).await?,
     };
-    let patience = match &ending {
+    stop(&ending, server, network, node).await?;
+    Ok(ending)
+}
+
+async fn stop(ending: &Ending, server: Server, network: Network, node: Node) -> anyhow::Result<()> {
+    let patience = match ending {
         Ending::Signal(_) => {
             hand_over(&node).await;
             node.handle().options().request_timeout()
@@ -186,7 +198,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     server.stop().await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
     tracing::info!("closed etcd server");
-    Ok(ending)
+    Ok(())
 }
 
 /// Waits until the cluster can commit, and until this member may serve the stored values.
@@ -375,11 +387,18 @@ async fn node_options(
     let mut of_node = keepd_node::Options::new(options.data_dir.clone());
     if DataDir::has_member(env, &options.data_dir)? {
         tracing::info!("server has already been initialized");
+        if options.discovery.is_some() {
+            tracing::warn!("discovery token is ignored since cluster already initialized");
+        }
     } else {
         tracing::info!("Initialize and start etcd server");
         let mut options = options.clone();
         if !options.discovery_srv.is_empty() {
             let found = srv::members(&StubResolver::new(), &options).await;
+            options.initial_cluster = found.map_err(bootstrap::Refused)?;
+        }
+        if let Some(discovery) = &options.discovery {
+            let found = discovery::join(env, &options, discovery).await;
             options.initial_cluster = found.map_err(bootstrap::Refused)?;
         }
         let fetch = async |urls, timeout| network::fetch(urls, peer_tls.clone(), timeout).await;

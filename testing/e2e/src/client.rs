@@ -9,6 +9,7 @@ use keepd_api::etcdserverpb as pb;
 use keepd_api::mvccpb;
 use pb::kv_client::KvClient;
 use pb::lease_client::LeaseClient;
+use pb::maintenance_client::MaintenanceClient;
 use pb::watch_client::WatchClient;
 use testkit::Server;
 use testkit::process::tail;
@@ -168,6 +169,16 @@ impl Client {
         Ok(())
     }
 
+    /// Rewrites what is dead out of the store.
+    ///
+    /// # Errors
+    /// What the member answers.
+    pub async fn defragment(&self) -> Result<(), Status> {
+        let mut maintenance = MaintenanceClient::new(self.channel.clone());
+        maintenance.defragment(limited(pb::DefragmentRequest {})).await?;
+        Ok(())
+    }
+
     /// Grants a lease; returns its id.
     ///
     /// # Errors
@@ -242,18 +253,30 @@ impl Watch {
     pub async fn until(&mut self, end: i64) -> Vec<Event> {
         let mut events = Vec::new();
         while events.last().is_none_or(|event: &Event| event.revision < end) {
-            let next = timeout(REQUEST_MAX, self.responses.message()).await;
-            let response = next.expect("the events come in time").expect("the watch goes on");
-            let response = response.expect("the watch goes on");
-            assert!(!response.canceled, "the watch was cancelled: {response:?}");
-            events.extend(response.events.into_iter().map(|event| {
-                let kv = event.kv.expect("an event has a key");
-                let is_put = event.r#type == mvccpb::event::EventType::Put as i32;
-                let value = is_put.then_some(kv.value);
-                Event { key: kv.key, value, revision: kv.mod_revision }
-            }));
+            let next = timeout(REQUEST_MAX, self.next()).await;
+            let next = next.expect("the events come in time").expect("the watch goes on");
+            events.extend(next);
         }
         events
+    }
+
+    /// The events of the next answer.
+    ///
+    /// # Errors
+    /// If the watch ends.
+    pub async fn next(&mut self) -> Result<Vec<Event>, Status> {
+        let response = self.responses.message().await?;
+        let response = response.ok_or_else(|| Status::unavailable("the watch ended"))?;
+        if response.canceled {
+            return Err(Status::aborted(format!("the watch was cancelled: {response:?}")));
+        }
+        let events = response.events.into_iter().map(|event| {
+            let kv = event.kv.expect("an event has a key");
+            let is_put = event.r#type == mvccpb::event::EventType::Put as i32;
+            let value = is_put.then_some(kv.value);
+            Event { key: kv.key, value, revision: kv.mod_revision }
+        });
+        Ok(events.collect())
     }
 }
 

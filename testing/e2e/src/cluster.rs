@@ -286,7 +286,7 @@ impl Cluster {
     ///
     /// # Panics
     /// If it runs.
-    pub fn wipe(&mut self, number: usize) {
+    pub fn wipe(&self, number: usize) {
         let member = &self.members[number];
         assert!(member.server.is_none(), "{} runs", member.name);
         std::fs::remove_dir_all(member.data_dir()).expect("it has a data directory");

@@ -321,7 +321,7 @@ impl SimCluster {
     pub(crate) fn describe_ready(&self) -> String {
         let parts = (0..self.hosts.len()).flat_map(|host| {
             let ready = self.hosts[host].ready().into_iter();
-            ready.map(move |part| format!("m{host} {}", keepd_node::PartName::ALL[part].as_str()))
+            ready.map(move |part| format!("m{host} {}", PartName::ALL[part].as_str()))
         });
         let parts: Vec<_> = parts.collect();
         format!("{} messages, {}", self.network.arrived(), parts.join(", "))

@@ -304,7 +304,7 @@ impl SimMember {
         if self.slow.is_zero() || PartName::ALL[part] != PartName::Wal {
             return false;
         }
-        let until = self.writes_until.get().unwrap_or(self.now() + self.slow);
+        let until = self.writes_until.get().unwrap_or_else(|| self.now() + self.slow);
         self.writes_until.set(Some(until));
         self.now() < until
     }

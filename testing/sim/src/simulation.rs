@@ -159,7 +159,7 @@ impl Simulation {
     /// # Errors
     /// If an invariant does not hold, or a member panics.
     pub fn run(seed: u64, settings: Settings) -> Result<Report, Box<Failure>> {
-        let has_short_log = settings.has_short_log.unwrap_or(!seed.is_multiple_of(2));
+        let has_short_log = settings.has_short_log.unwrap_or_else(|| !seed.is_multiple_of(2));
         let adjust = if has_short_log { short_log } else { |options| options };
         let cluster = SimCluster::with(seed, settings.members, adjust);
         let world = World::new(cluster.draw(u64::MAX), cluster.clock().clone());
@@ -176,7 +176,7 @@ impl Simulation {
             begun: Vec::new(),
             busy_steps: 0,
         };
-        let ended = catch_unwind(AssertUnwindSafe(move || simulation.to_end()));
+        let ended = catch_unwind(AssertUnwindSafe(move || simulation.run_to_end()));
         let verdict = ended.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
@@ -190,7 +190,7 @@ impl Simulation {
         })
     }
 
-    fn to_end(mut self) -> Result<Report, Broken> {
+    fn run_to_end(mut self) -> Result<Report, Broken> {
         for member in 0..self.settings.members {
             self.start(member)?;
         }

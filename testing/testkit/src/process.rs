@@ -15,6 +15,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Keepd {
     work: PathBuf,
     extra: Vec<String>,
+    program: Option<PathBuf>,
+    environment: Vec<(String, String)>,
 }
 
 /// A running keepd; killed when it goes out of scope.
@@ -28,7 +30,21 @@ impl Keepd {
     /// A member whose data directory, socket and log lie in `work`.
     #[must_use]
     pub fn new(work: &Path) -> Self {
-        Self { work: work.to_owned(), extra: Vec::new() }
+        Self { work: work.to_owned(), extra: Vec::new(), program: None, environment: Vec::new() }
+    }
+
+    /// With another build of the binary.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// With a variable of the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Adds arguments.
@@ -94,10 +110,25 @@ impl Keepd {
         path
     }
 
+    /// The build with failpoints: `KEEPD_FAILPOINTS_BIN`, or what `cargo xtask test` makes beside the
+    /// binary; none if neither is there.
+    ///
+    /// # Panics
+    /// If the variable names no file.
+    #[must_use]
+    pub fn failpoints_binary() -> Option<PathBuf> {
+        if let Some(path) = std::env::var_os("KEEPD_FAILPOINTS_BIN").map(PathBuf::from) {
+            assert!(path.is_file(), "{} is not there", path.display());
+            return Some(path);
+        }
+        let path = Self::binary().parent()?.join("failpoints/keepd");
+        path.is_file().then_some(path)
+    }
+
     fn command(&self) -> Command {
         let log = File::options().create(true).append(true).open(self.log_path());
         let log = log.expect("the log can be opened");
-        let mut command = Command::new(Self::binary());
+        let mut command = Command::new(self.program.clone().unwrap_or_else(Self::binary));
         let endpoint = self.endpoint();
         let data = self.data_dir();
         command
@@ -116,6 +147,7 @@ impl Keepd {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

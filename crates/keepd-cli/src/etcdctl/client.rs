@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::dial::Target;
+use super::dial::{Dialing, Target};
 use super::global::{Identity, Options};
 use crate::engine::command::Call;
 use crate::engine::exit::{BAD_CONNECTION, Exit, failed};
@@ -376,7 +376,7 @@ impl Client {
             let mut is_refused = true;
             for _ in 0..self.targets.len() {
                 let target = &self.targets[self.current.get()];
-                match target.connect(&self.options).await {
+                match target.connect(Dialing::of(&self.options)).await {
                     Ok(channel) => {
                         *self.connected.borrow_mut() = Some(channel.clone());
                         return Ok(channel);

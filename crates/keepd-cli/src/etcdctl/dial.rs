@@ -38,11 +38,33 @@ enum Security {
     Never,
 }
 
+/// Times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialing {
+    /// BOUND: time for connecting, and for the server's first bytes.
+    pub timeout: Duration,
+    /// Interval at which an idle connection with open streams is pinged.
+    pub keepalive_time: Duration,
+    /// BOUND: time for the answer to a ping.
+    pub keepalive_timeout: Duration,
+}
+
+impl Dialing {
+    /// Those of a command.
+    pub(crate) const fn of(options: &Options) -> Self {
+        Self {
+            timeout: options.dial_timeout,
+            keepalive_time: options.keepalive_time,
+            keepalive_timeout: options.keepalive_timeout,
+        }
+    }
+}
+
 /// A member to connect to.
-#[derive(Clone)]
-pub(crate) struct Target {
+#[derive(Clone, Debug)]
+pub struct Target {
     /// The endpoint as given.
-    pub(crate) name: String,
+    pub name: String,
     address: Address,
     /// The host that the server's certificate must name.
     server_name: String,
@@ -80,11 +102,11 @@ fn parse(endpoint: &str) -> (Address, String, Security) {
 
 /// A failed connection to an endpoint.
 #[derive(Debug)]
-pub(crate) struct DialError {
+pub struct DialError {
     /// The error for people, in gRPC's words.
-    pub(crate) text: String,
+    pub text: String,
     /// Whether TLS refused one side: unlike a server that is down, that does not go away by itself.
-    pub(crate) is_refusal: bool,
+    pub is_refusal: bool,
 }
 
 impl DialError {
@@ -100,22 +122,34 @@ impl DialError {
 }
 
 impl Target {
-    /// Reads an endpoint.
+    /// Reads an endpoint of a command.
     pub(crate) fn new(endpoint: &str, options: &Options) -> Result<Self, Exit> {
+        Self::at(endpoint, options.tls.as_ref()).map_err(global::unusable)
+    }
+
+    /// Reads an endpoint. `tls` is for those whose scheme asks for it or leaves it open; without it
+    /// the system's CAs are trusted if the scheme asks for TLS.
+    ///
+    /// # Errors
+    /// If there are no such CAs.
+    pub fn at(endpoint: &str, tls: Option<&Arc<ClientTls>>) -> Result<Self, keepd_tls::Error> {
         let (address, server_name, security) = parse(endpoint);
-        let tls = match (security, &options.tls) {
+        let tls = match (security, tls) {
             (Security::Never, _) => None,
             (Security::Required, None) => Some(global::default_tls()?),
-            (_, given) => given.clone(),
+            (_, given) => given.cloned(),
         };
         Ok(Self { name: endpoint.to_owned(), address, server_name, tls })
     }
 
     /// Connects once, and waits for the server's first bytes: in TLS 1.3 a server that refuses the
-    /// client's certificate says so only after the handshake. The error is for people.
-    pub(crate) async fn connect(&self, options: &Options) -> Result<Channel, DialError> {
+    /// client's certificate says so only after the handshake.
+    ///
+    /// # Errors
+    /// For people, in gRPC's words.
+    pub async fn connect(&self, dialing: Dialing) -> Result<Channel, DialError> {
         // gRPC libraries allow no more than one probe in ten seconds, and servers count.
-        let keepalive = options.keepalive_time.max(Duration::from_secs(10));
+        let keepalive = dialing.keepalive_time.max(Duration::from_secs(10));
         let authority = match &self.address {
             Address::Tcp(host_port) => host_port.as_str(),
             Address::Unix(_) => "localhost",
@@ -129,9 +163,9 @@ impl Target {
             .map_err(|error| DialError::absent(format!("transport: {error}")))?
             .origin(origin)
             .http2_keep_alive_interval(keepalive)
-            .keep_alive_timeout(options.keepalive_timeout);
+            .keep_alive_timeout(dialing.keepalive_timeout);
         // The socket is opened before the channel, so that its error is not wrapped away.
-        let socket = timeout(options.dial_timeout, self.open()).await.map_err(|_elapsed| {
+        let socket = timeout(dialing.timeout, self.open()).await.map_err(|_elapsed| {
             DialError::absent(format!("transport: dial {}: i/o timeout", self.describe()))
         })??;
         let (socket, heard) = Heard::new(socket);
@@ -144,7 +178,7 @@ impl Target {
             .await
             .map_err(|error| DialError::absent(format!("transport: {error:?}")))?;
         const READING: &str = "error reading server preface";
-        match timeout(options.dial_timeout, heard).await {
+        match timeout(dialing.timeout, heard).await {
             Ok(Ok(None)) => Ok(channel),
             Ok(Ok(Some(error))) => Err(DialError::of(READING, &error)),
             Ok(Err(_dropped)) => Err(DialError::absent(format!("{READING}: EOF"))),

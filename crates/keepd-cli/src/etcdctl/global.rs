@@ -289,12 +289,15 @@ fn tls_defaults() -> ClientTlsOptions {
 }
 
 fn client_tls(options: ClientTlsOptions) -> Result<Arc<ClientTls>, Exit> {
-    ClientTls::new(options, &Env::real())
-        .map(Arc::new)
-        .map_err(|error| Exit::new(BAD_ARGUMENTS, error))
+    ClientTls::new(options, &Env::real()).map(Arc::new).map_err(unusable)
+}
+
+/// Ends a command whose TLS options or files cannot be used.
+pub(crate) fn unusable(error: keepd_tls::Error) -> Exit {
+    Exit::new(BAD_ARGUMENTS, error)
 }
 
 /// TLS for an `https://` endpoint when no option of TLS was given.
-pub(crate) fn default_tls() -> Result<Arc<ClientTls>, Exit> {
-    client_tls(tls_defaults())
+pub(crate) fn default_tls() -> Result<Arc<ClientTls>, keepd_tls::Error> {
+    ClientTls::new(tls_defaults(), &Env::real()).map(Arc::new)
 }

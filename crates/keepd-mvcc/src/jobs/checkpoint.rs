@@ -64,6 +64,7 @@ impl CheckpointJob {
     /// Writes, syncs and names the checkpoint.
     pub(crate) fn run(self, pace: &mut Pace<'_>) -> Result<CheckpointDone, Error> {
         let (dir, id) = (&self.files.dir, self.files.new_id());
+        keepd_env::failpoint!(DefragBeforeCopy);
         let written = write(dir, id, &self.durable, pace);
         if let Err(error) = written {
             // Nothing names the file; if it cannot go now, the next start removes it.
@@ -71,6 +72,7 @@ impl CheckpointJob {
         }
         let dropped = self.dropped.iter().copied().map(Edit::DropCheckpoint);
         let edits: Vec<Edit> = [Edit::AddCheckpoint(id)].into_iter().chain(dropped).collect();
+        keepd_env::failpoint!(DefragBeforeRename);
         self.files.manifest.lock().edit(dir, &edits)?;
         for id in &self.dropped {
             // The new one counts already; a file that cannot go now goes at the next start.

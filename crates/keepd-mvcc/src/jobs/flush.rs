@@ -55,6 +55,7 @@ pub(crate) struct FlushDone {
 impl FlushJob {
     /// Writes and syncs.
     pub(crate) fn run(self) -> Result<FlushDone, Error> {
+        keepd_env::failpoint!(BeforeStartDbTxn);
         let mut active = self.active;
         let is_over = |writer: &mut SegmentWriter| {
             // Everything that is added goes under the active key.
@@ -68,12 +69,16 @@ impl FlushJob {
             Some(writer) => writer,
             None => open_segment(&self.files, &self.options, active.full.take())?,
         };
+        keepd_env::failpoint!(AfterStartDbTxn);
         let before = writer.len();
         for batch in self.tail.batches() {
             batch.entries.iter().try_for_each(|entry| writer.push(entry))?;
         }
+        keepd_env::failpoint!(CommitBeforePreCommitHook);
         writer.push_meta(&self.meta_ops)?;
+        keepd_env::failpoint!(CommitAfterPreCommitHook);
         writer.commit(self.durable.commit)?;
+        keepd_env::failpoint!(BeforeCommit);
         let segment = if writer.len() >= self.options.segment_bytes {
             let (segment, closed) = writer.close()?;
             active = Active { writer: None, full: Some(closed) };
@@ -83,6 +88,7 @@ impl FlushJob {
             active = Active { writer: Some(writer), full: None };
             segment
         };
+        keepd_env::failpoint!(AfterCommit);
         Ok(FlushDone {
             active,
             written: segment.len - before,

@@ -175,13 +175,17 @@ impl RewriteJob {
         let (added, closed) = closed.unzip();
         let removed: Vec<u64> = self.run.iter().map(|segment| segment.id).collect();
         let edit = Edit::Replace { removed: removed.clone(), added: closed };
+        keepd_env::failpoint!(CompactBeforeCommitBatch);
         self.files.manifest.lock().edit(dir, &[edit, Edit::ReliesOn(self.durable_index)])?;
+        keepd_env::failpoint!(CompactAfterCommitBatch);
         // The rewrite counts already; a file that cannot go now goes at the next start.
+        keepd_env::failpoint!(CompactBeforeSetFinishedCompact);
         let is_gone = |id: &u64| dir.remove(FileName::Segment(*id)).is_ok();
         let gone: Vec<u64> = removed.iter().copied().filter(is_gone).collect();
         if dir.env.disk.sync_dir(&dir.path).is_ok() {
             self.files.manifest.lock().forget(&gone);
         }
+        keepd_env::failpoint!(CompactAfterSetFinishedCompact);
         let all: u64 = self.run.iter().map(|segment| segment.table.commit.records).sum();
         // A table may lie about its count.
         let dropped = all.saturating_sub(records);

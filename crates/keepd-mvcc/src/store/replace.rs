@@ -35,7 +35,9 @@ impl Store {
         dir.gate.close();
         switch()?;
         let options = self.jobs.options.clone();
+        keepd_env::failpoint!(ApplyBeforeOpenSnapshot);
         let mut store = Self::open(dir.outer_env(), &dir.path, dir.keys.clone(), options)?;
+        keepd_env::failpoint!(ApplyAfterOpenSnapshot);
         let (old, new) = (&self.now, &store.now);
         assert!(new.applied >= old.applied, "the applied index never goes back");
         assert!(new.revision >= old.revision, "a revision is never taken back");

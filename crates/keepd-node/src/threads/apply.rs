@@ -164,6 +164,9 @@ impl ApplyThread {
     fn handle(&mut self, events: &mut Vec<ApplyEvent>) -> Result<(), keepd_machine::Halt> {
         let mut dirty = false;
         for event in events.drain(..) {
+            if matches!(event, ApplyEvent::Committed(_)) {
+                keepd_env::failpoint!(RaftBeforeAdvance);
+            }
             match event {
                 ApplyEvent::Committed(batch) if self.judged.is_some() => {
                     self.behind_change.extend(batch);
@@ -273,6 +276,7 @@ impl ApplyThread {
     fn judge(&mut self, committed: Committed) -> Result<(), keepd_machine::Halt> {
         let Committed { entry, is_awaited, .. } = committed;
         let (index, at) = (entry.index, Applied { index: entry.index, term: entry.term });
+        keepd_env::failpoint!(BeforeApplyOneConfChange);
         let Ok(change) = ConfChange::decode(&entry.data) else {
             return Err(keepd_machine::Halt::UnknownEntry { index });
         };
@@ -322,6 +326,7 @@ impl ApplyThread {
             self.machine.advance(at);
             return Ok(());
         }
+        keepd_env::failpoint!(BeforeApplyOneEntryNormal);
         let (command, outcome) = self.machine.apply_entry(at, entry.data)?;
         let is_void = outcome.result == Err(ApplyError::OtherTerm);
         let digest = self.machine.store().digest();
@@ -337,7 +342,9 @@ impl ApplyThread {
     /// Ends a batch: readers see it, then watchers, then the waiting tasks.
     fn publish(&mut self) {
         let applied = self.machine.applied();
+        keepd_env::failpoint!(BeforeWritebackBuf);
         let AppliedBatch { view, changes } = self.machine.publish();
+        keepd_env::failpoint!(AfterWritebackBuf);
         self.published = applied.index;
         self.note_members(&view);
         self.note_facts(&view);

@@ -246,6 +246,7 @@ impl WalThread {
                 result => break result?,
             }
         }
+        keepd_env::failpoint!(RaftAfterWalRelease);
         self.release = None;
         if is_short {
             self.shrink(index, term)?;
@@ -299,6 +300,7 @@ impl WalThread {
             let Unwritten { entries, hard_state, .. } = &this.unwritten;
             this.wal.append(&Batch { entries, hard_state: *hard_state })
         };
+        keepd_env::failpoint!(RaftBeforeSave);
         if self.try_call(Asks::Write, now, append)? == Tried::Later {
             return Ok(Tried::Later);
         }
@@ -307,6 +309,7 @@ impl WalThread {
         self.wal.sync()?;
         // ORDER: before anybody is told that it is durable.
         self.in_place.check(&*self.shared.env.disk, self.wal.active_path())?;
+        keepd_env::failpoint!(RaftAfterSave);
         let synced = clock.monotonic().saturating_sub(written);
         let metrics = &self.shared.metrics;
         metrics.wal_write_seconds.observe(written.saturating_sub(now));

@@ -143,8 +143,14 @@ impl Bench {
 
     fn frames(&self) -> String {
         let mut out = String::new();
-        let dump = Dump::new(self.env(), Path::new(DIR), FileKeys::plain()).unwrap();
-        for frame in dump {
+        let mut dump = Dump::new(self.env(), Path::new(DIR), FileKeys::plain()).unwrap();
+        loop {
+            let frame = dump.next();
+            if let Some(torn) = dump.take_torn() {
+                let (segment, number, at) = (number_of(&torn.path), torn.frame, torn.offset);
+                writeln!(out, "{segment}.{number} cut off at byte {at}").unwrap();
+            }
+            let Some(frame) = frame else { break };
             match frame {
                 Ok(frame) => {
                     let (segment, number) = (number_of(&frame.path), frame.frame);

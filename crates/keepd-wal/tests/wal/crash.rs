@@ -228,9 +228,28 @@ fn a_torn_tail_is_reported_and_accepted_before_a_new_segment() {
     wal.append(&Batch { entries: &unsynced, hard_state: None }).unwrap();
     let torn: Vec<SimDisk> = (0..32).map(|seed| disk.crash(CrashMode::Torn { seed })).collect();
     let mut torn_count = 0;
+    // The cut-off write at the end of a segment, told before the frame that follows.
+    let torn_in_dump = |image: &SimDisk| {
+        let mut dump = Dump::new(env(image, 1), &dir(), keys.clone()).unwrap();
+        let (mut found, mut is_more) = (Vec::new(), true);
+        while is_more {
+            is_more = dump.next().map(Result::unwrap).is_some();
+            found.extend(dump.take_torn());
+        }
+        found
+    };
     for image in torn {
+        let shown = torn_in_dump(&image);
         let (mut wal, recovered) = open(&image, &keys, 3).unwrap();
-        let Some(tail) = recovered.torn_tail else { continue };
+        let Some(tail) = recovered.torn_tail else {
+            assert_eq!(shown, []);
+            continue;
+        };
+        let tails = vec![tail.clone()];
+        assert_eq!(shown, tails);
+        // Its successor says where it ended, if it is needed still.
+        let is_there = image.files().contains(&tail.path);
+        assert_eq!(torn_in_dump(&image), if is_there { tails } else { Vec::new() });
         torn_count += 1;
         assert_eq!((recovered.entries, tail.frame), (synced.clone(), 2));
         // Another command gets the lost one's place, and the torn bytes stay where they are.

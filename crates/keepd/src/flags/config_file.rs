@@ -215,15 +215,41 @@ fn group_settings(
     Ok(())
 }
 
-/// Only enough of the group is read to refuse discovery.
+/// Keys of the discovery service's client, and the groups they are in.
+const DISCOVERY_KEYS: [(&str, &str, &str); 14] = [
+    ("", "endpoints", "discovery-endpoints"),
+    ("", "dial-timeout", "discovery-dial-timeout"),
+    ("", "request-timeout", "discovery-request-timeout"),
+    ("", "keepalive-time", "discovery-keepalive-time"),
+    ("", "keepalive-timeout", "discovery-keepalive-timeout"),
+    ("secure", "cert", "discovery-cert"),
+    ("secure", "key", "discovery-key"),
+    ("secure", "cacert", "discovery-cacert"),
+    ("secure", "server-name", "discovery-server-name"),
+    ("secure", "insecure-transport", "discovery-insecure-transport"),
+    ("secure", "insecure-skip-tls-verify", "discovery-insecure-skip-tls-verify"),
+    ("auth", "username", "discovery-user"),
+    ("auth", "password", "discovery-password"),
+    ("auth", "token", "discovery-auth-token"),
+];
+
+/// The token stands in the group itself, everything else in its `client`, or as well in the group.
 fn discovery(settings: &mut Settings, group: &Map<String, Value>) -> Result<(), FileError> {
+    let mut set = |flag: &str, value: Option<&Value>| match value {
+        Some(value) => {
+            typed(settings, table::by_name(flag), value, &format!("discovery-config.{flag}"))
+        }
+        None => Ok(()),
+    };
+    set("discovery-token", group.get("token"))?;
     let client = group.get("client").and_then(Value::as_object);
-    let endpoints = client.unwrap_or(group).get("endpoints").or_else(|| group.get("endpoints"));
-    for (flag, value) in
-        [("discovery-token", group.get("token")), ("discovery-endpoints", endpoints)]
-    {
-        if let Some(value) = value {
-            typed(settings, table::by_name(flag), value, &format!("discovery-config.{flag}"))?;
+    for place in [Some(group), client].into_iter().flatten() {
+        for (inner, key, flag) in DISCOVERY_KEYS {
+            let inner = match inner {
+                "" => Some(place),
+                inner => place.get(inner).and_then(Value::as_object),
+            };
+            set(flag, inner.and_then(|inner| inner.get(key)))?;
         }
     }
     Ok(())

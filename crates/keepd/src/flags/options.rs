@@ -9,6 +9,7 @@ use keepd_server::{AccessControl, AutoCompaction, CorruptionChecks};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
 use super::config_file::ALLOWED_CN;
+use super::discovery::Discovery;
 use super::settings::Settings;
 use super::urls::{self, Url};
 
@@ -129,6 +130,8 @@ pub(crate) struct ServerOptions {
     pub(crate) discovery_srv: String,
     /// Suffix of the names of its services.
     pub(crate) discovery_srv_name: String,
+    /// The service at which the members find each other; `initial_cluster` is this one alone then.
+    pub(crate) discovery: Option<Discovery>,
     /// New or joining.
     pub(crate) initial_cluster_state: ClusterState,
     /// The cluster token, from which the ids are computed.
@@ -214,11 +217,12 @@ impl ServerOptions {
             initial_advertise_peer_urls: peer_urls,
             discovery_srv: settings.text("discovery-srv").to_owned(),
             discovery_srv_name: settings.text("discovery-srv-name").to_owned(),
+            discovery: Discovery::read(settings)?,
             initial_cluster_state: match settings.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
             },
-            initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
+            initial_cluster_token: cluster_token(settings).to_owned(),
             force_new_cluster: settings.is_true("force-new-cluster"),
             learners_max: usize::try_from(settings.int("max-learners")).unwrap_or(0),
             snapshot_count: snapshot_count(settings.uint("snapshot-count")),
@@ -244,19 +248,8 @@ impl ServerOptions {
             tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
             tls_max_version: tls_version(settings, "tls-max-version"),
             cipher_suites: suites.map_err(|error| error.to_string())?,
-            log: LogOptions {
-                outputs: settings.list("log-outputs"),
-                level: log_level(settings).expect("checked before"),
-                format: match settings.text("log-format") {
-                    "console" => LogFormat::Console,
-                    _ => LogFormat::Json,
-                },
-            },
-            access: AccessControl {
-                origins: settings.urls("cors").iter().map(ToString::to_string).collect(),
-                hosts: settings.list("host-whitelist").into_iter().collect(),
-                own_hosts: own_hosts(settings),
-            },
+            log: log_options(settings),
+            access: access(settings),
             watch_progress_notify_interval: progress_interval(settings),
             encryption_provider_config: path(settings, "encryption-provider-config"),
             encryption_provider_config_automatic_reload: settings
@@ -291,6 +284,25 @@ impl ServerOptions {
             max_version: self.tls_max_version,
             cipher_suites: self.cipher_suites.clone(),
         })
+    }
+}
+
+fn log_options(settings: &Settings) -> LogOptions {
+    LogOptions {
+        outputs: settings.list("log-outputs"),
+        level: log_level(settings).expect("checked before"),
+        format: match settings.text("log-format") {
+            "console" => LogFormat::Console,
+            _ => LogFormat::Json,
+        },
+    }
+}
+
+fn access(settings: &Settings) -> AccessControl {
+    AccessControl {
+        origins: settings.urls("cors").iter().map(ToString::to_string).collect(),
+        hosts: settings.list("host-whitelist").into_iter().collect(),
+        own_hosts: own_hosts(settings),
     }
 }
 
@@ -421,6 +433,12 @@ fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
     })
 }
 
+/// The token of the cluster: that of the discovery service, if there is one.
+fn cluster_token(settings: &Settings) -> &str {
+    let is_discovered = !settings.text("discovery-endpoints").is_empty();
+    settings.text(if is_discovered { "discovery-token" } else { "initial-cluster-token" })
+}
+
 /// The members at the start: if only the name is given, this one alone under its own URLs.
 fn initial_cluster(
     settings: &Settings,
@@ -428,6 +446,9 @@ fn initial_cluster(
     peer_urls: &[Url],
 ) -> Result<Vec<(String, String)>, String> {
     let text = settings.text("initial-cluster");
+    if !settings.text("discovery-endpoints").is_empty() {
+        return Ok(peer_urls.iter().map(|url| (name.to_owned(), url.to_string())).collect());
+    }
     let is_discovered =
         ["discovery-srv", "discovery-srv-name"].iter().any(|name| !settings.text(name).is_empty());
     if is_discovered && !settings.is_set("initial-cluster") {

@@ -1,5 +1,6 @@
 //! Whole command lines, environments and files against etcd's answers.
 
+mod discovery;
 mod start_line;
 
 use std::time::Duration;
@@ -393,7 +394,7 @@ fn retention_counts_hours_revisions_or_durations() {
 
 #[test]
 fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
-    for args in ["--discovery-token=x", "--wal-dir=/fast", "--memory-mlock"] {
+    for args in ["--wal-dir=/fast", "--memory-mlock"] {
         let error = refusal(&[args]);
         assert!(error.contains("is not available in keepd: "), "{error}");
     }
@@ -576,11 +577,8 @@ fn file_errors_read_like_gos() {
         ("feature-gates: Foo=true", "unrecognized feature gate: Foo".to_owned()),
         ("initial-cluster-state: bogus", "unexpected clusterState \"bogus\"".to_owned()),
         (
-            "discovery-config: {token: t, endpoints: [a]}",
-            "--discovery-endpoints is not available in keepd: members are not found by a \
-             discovery service; name them with --initial-cluster, or list them in DNS for \
-             --discovery-srv"
-                .to_owned(),
+            "discovery-config: {token: t}",
+            "both --discovery-token and --discovery-endpoints must be set".to_owned(),
         ),
     ] {
         assert_eq!(verification(from_file(content).unwrap_err()), error);

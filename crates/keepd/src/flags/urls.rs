@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-pub(crate) use keepd_gotext::Url;
-pub(super) use keepd_gotext::parse_url;
+pub(crate) use keepd_gotext::{Url, parse_url};
 
 /// A comma-separated list: sorted, each URL once.
 pub(super) fn parse_urls(text: &str) -> Result<Vec<Url>, String> {

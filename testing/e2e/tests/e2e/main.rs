@@ -8,7 +8,10 @@
 mod cluster;
 mod configuration;
 mod crash;
+mod discovery;
+mod dump_log;
 mod encryption;
+mod failpoints;
 mod forged;
 mod joining;
 mod keys;

@@ -153,7 +153,8 @@ fn check_removals(
         let Request::Delete { key } = &operation.request else { continue };
         match &operation.outcome {
             Outcome::Ok(Response::Deleted { revision, count }) if *count > 0 => {
-                if acknowledged.insert(*revision, operation).is_some() {
+                let before = acknowledged.insert(*revision, operation);
+                if before.is_some() {
                     return Err(format!("another delete had this revision: {operation}"));
                 }
             }

@@ -156,52 +156,14 @@ impl Simulation {
         self.world.note(format_args!("fault until {:.3}: {fault:?}", until.as_secs_f64()));
         self.report.faults += 1;
         self.checks.disturb(self.now());
-        let id = |simulation: &Self, member: usize| simulation.cluster.id(member);
         match fault {
-            Fault::Kill(member) => {
-                self.crash(*member, None)?;
-                self.pending.restarts.push((until, *member));
-            }
-            Fault::CutPower(member, mode) => {
-                self.crash(*member, Some(*mode))?;
-                self.pending.restarts.push((until, *member));
-            }
-            Fault::KillThenCut(member, mode) => {
-                self.crash(*member, None)?;
-                self.pending.restarts.push((self.now(), *member));
-                let between = self.world.draw_time(BETWEEN_DEATHS);
-                self.pending.ends.push((self.now() + between, End::Cut(*member, *mode)));
-            }
-            Fault::CutAll(mode) => {
-                for member in 0..self.settings.members {
-                    self.crash(member, Some(*mode))?;
-                    self.pending.restarts.push((until, member));
-                }
-            }
-            Fault::Pause(member) => {
-                if self.cluster.is_running(*member) {
-                    self.pause(*member, true);
-                    self.pending.ends.push((until, End::Resume(*member)));
-                }
-            }
-            Fault::Isolate(member) => {
-                let all = self.cluster.ids().to_vec();
-                self.cluster.network().isolate(id(self, *member), all);
-                self.pending.ends.push((until, End::Links));
-            }
-            Fault::OneWay(from, to) => {
-                self.cluster.network().cut(id(self, *from), id(self, *to));
-                self.pending.ends.push((until, End::Links));
-            }
-            Fault::Links(links) => {
-                for (from, to) in links {
-                    self.cluster.network().cut(id(self, *from), id(self, *to));
-                }
-                self.pending.ends.push((until, End::Links));
-            }
-            Fault::Network(faults) => {
-                self.cluster.network().set_faults(*faults);
-                self.pending.ends.push((until, End::Network));
+            Fault::Kill(_)
+            | Fault::CutPower(..)
+            | Fault::KillThenCut(..)
+            | Fault::CutAll(_)
+            | Fault::Pause(_) => self.end_process(fault, until)?,
+            Fault::Isolate(_) | Fault::OneWay(..) | Fault::Links(_) | Fault::Network(_) => {
+                self.disturb_network(fault, until);
             }
             Fault::Rate(member, rate) => self.cluster.host(*member).clock().set_rate(*rate),
             Fault::Wall(member, forward, back) => {
@@ -241,6 +203,65 @@ impl Simulation {
             Fault::KillVoters => self.pending.kills_voters = true,
         }
         Ok(())
+    }
+
+    /// Ends processes, or stops them for a while; other faults do nothing here.
+    fn end_process(&mut self, fault: &Fault, until: Duration) -> Verdict {
+        match fault {
+            Fault::Kill(member) => {
+                self.crash(*member, None)?;
+                self.pending.restarts.push((until, *member));
+            }
+            Fault::CutPower(member, mode) => {
+                self.crash(*member, Some(*mode))?;
+                self.pending.restarts.push((until, *member));
+            }
+            Fault::KillThenCut(member, mode) => {
+                self.crash(*member, None)?;
+                self.pending.restarts.push((self.now(), *member));
+                let between = self.world.draw_time(BETWEEN_DEATHS);
+                self.pending.ends.push((self.now() + between, End::Cut(*member, *mode)));
+            }
+            Fault::CutAll(mode) => {
+                for member in 0..self.settings.members {
+                    self.crash(member, Some(*mode))?;
+                    self.pending.restarts.push((until, member));
+                }
+            }
+            Fault::Pause(member) if self.cluster.is_running(*member) => {
+                self.pause(*member, true);
+                self.pending.ends.push((until, End::Resume(*member)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Cuts links or has them lose messages; other faults do nothing here.
+    fn disturb_network(&mut self, fault: &Fault, until: Duration) {
+        let id = |simulation: &Self, member: usize| simulation.cluster.id(member);
+        match fault {
+            Fault::Isolate(member) => {
+                let all = self.cluster.ids().to_vec();
+                self.cluster.network().isolate(id(self, *member), all);
+                self.pending.ends.push((until, End::Links));
+            }
+            Fault::OneWay(from, to) => {
+                self.cluster.network().cut(id(self, *from), id(self, *to));
+                self.pending.ends.push((until, End::Links));
+            }
+            Fault::Links(links) => {
+                for (from, to) in links {
+                    self.cluster.network().cut(id(self, *from), id(self, *to));
+                }
+                self.pending.ends.push((until, End::Links));
+            }
+            Fault::Network(faults) => {
+                self.cluster.network().set_faults(*faults);
+                self.pending.ends.push((until, End::Network));
+            }
+            _ => {}
+        }
     }
 
     /// Has the leader, if there is one, do something; nobody waits for it.

@@ -104,6 +104,7 @@ async fn propose(handle: &Handle, command: Command) -> Outcome {
 fn failed(error: &Error) -> Outcome {
     match error {
         Error::NoLeader
+        | Error::NotProposed
         | Error::ProposalDropped
         | Error::TooManyRequests
         | Error::TooLarge

@@ -101,6 +101,13 @@ impl RaftThread {
 
     /// Sends Raft's messages.
     pub(super) fn send(&mut self, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            use keepd_env::failpoints;
+            failpoints::pass_one_of(|| match self.core.status().role {
+                keepd_raft::Role::Leader => failpoints::Place::RaftBeforeLeaderSend,
+                _ => failpoints::Place::RaftBeforeFollowerSend,
+            });
+        }
         for message in messages {
             let to = MemberId(message.to);
             if matches!(message.body, Body::Snapshot(_)) {

@@ -3,10 +3,6 @@
 use super::Section::Clustering;
 use super::{Flag, Kind};
 
-/// The reason why no discovery flag is taken.
-const NO_DISCOVERY: &str = "members are not found by a discovery service; name them with --initial-cluster, or list them \
-     in DNS for --discovery-srv";
-
 pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         Clustering,
@@ -43,45 +39,43 @@ pub(super) static FLAGS: &[Flag] = &[
         "http://localhost:2379",
         "URLs that clients reach this member by.",
     ),
-    Flag::new(Clustering, "discovery-endpoints", Kind::List, "", "A discovery service.")
-        .refused(NO_DISCOVERY),
-    Flag::new(Clustering, "discovery-token", Kind::Text, "", "Token for the discovery service.")
-        .refused(NO_DISCOVERY),
-    Flag::new(Clustering, "discovery-dial-timeout", Kind::Duration, "2s", "Discovery: connecting.")
-        .no_effect(),
+    Flag::new(
+        Clustering,
+        "discovery-endpoints",
+        Kind::List,
+        "",
+        "Endpoints of a running cluster at which the members of the new one find each other.",
+    ),
+    Flag::new(Clustering, "discovery-token", Kind::Text, "", "The new cluster's name there."),
+    Flag::new(Clustering, "discovery-dial-timeout", Kind::Duration, "2s", "Discovery: connecting."),
     Flag::new(
         Clustering,
         "discovery-request-timeout",
         Kind::Duration,
         "5s",
         "Discovery: requests.",
-    )
-    .no_effect(),
-    Flag::new(Clustering, "discovery-keepalive-time", Kind::Duration, "2s", "Discovery: pings.")
-        .no_effect(),
+    ),
+    Flag::new(Clustering, "discovery-keepalive-time", Kind::Duration, "2s", "Discovery: pings."),
     Flag::new(
         Clustering,
         "discovery-keepalive-timeout",
         Kind::Duration,
         "6s",
         "Discovery: answers.",
-    )
-    .no_effect(),
-    Flag::new(Clustering, "discovery-insecure-transport", Kind::Bool, "true", "Discovery: no TLS.")
-        .no_effect(),
+    ),
+    Flag::new(Clustering, "discovery-insecure-transport", Kind::Bool, "true", "Discovery: no TLS."),
     Flag::new(
         Clustering,
         "discovery-insecure-skip-tls-verify",
         Kind::Bool,
         "false",
         "Discovery: any server.",
-    )
-    .no_effect(),
-    Flag::new(Clustering, "discovery-cert", Kind::Text, "", "Discovery: certificate.").no_effect(),
-    Flag::new(Clustering, "discovery-key", Kind::Text, "", "Discovery: key.").no_effect(),
-    Flag::new(Clustering, "discovery-cacert", Kind::Text, "", "Discovery: CA.").no_effect(),
-    Flag::new(Clustering, "discovery-user", Kind::Text, "", "Discovery: user.").no_effect(),
-    Flag::new(Clustering, "discovery-password", Kind::Text, "", "Discovery: password.").no_effect(),
+    ),
+    Flag::new(Clustering, "discovery-cert", Kind::Text, "", "Discovery: certificate."),
+    Flag::new(Clustering, "discovery-key", Kind::Text, "", "Discovery: key."),
+    Flag::new(Clustering, "discovery-cacert", Kind::Text, "", "Discovery: CA."),
+    Flag::new(Clustering, "discovery-user", Kind::Text, "", "Discovery: user[:password]."),
+    Flag::new(Clustering, "discovery-password", Kind::Text, "", "Discovery: password."),
     Flag::new(
         Clustering,
         "discovery-fallback",

@@ -178,6 +178,20 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     Flag::new(
         Hidden,
+        "discovery-server-name",
+        Kind::Text,
+        "",
+        "Discovery: the name that the server's certificate must have; in the configuration file only.",
+    ),
+    Flag::new(
+        Hidden,
+        "discovery-auth-token",
+        Kind::Text,
+        "",
+        "Discovery: a token made elsewhere; in the configuration file only.",
+    ),
+    Flag::new(
+        Hidden,
         "client-cert-allowed-cn",
         Kind::List,
         "",
