@@ -9,6 +9,8 @@ use sim::{Settings, Simulation};
 
 /// Seeds in which a mutant must be found.
 const SEEDS: u64 = 60;
+/// Seeds without a mutant.
+const CLEAN_SEEDS: u64 = 20;
 /// Runs at the same time.
 const THREADS: usize = 2;
 
@@ -50,4 +52,13 @@ fn every_mutant_is_found() {
     let missed: Vec<Mutant> = missed;
     drop(std::panic::take_hook());
     assert!(missed.is_empty(), "not found within {} seeds: {missed:?}", seeds.unwrap_or(SEEDS));
+}
+
+/// The build with mutants is the production code as long as none is chosen.
+#[test]
+fn without_a_mutant_nothing_is_broken() {
+    for seed in 0..CLEAN_SEEDS {
+        let run = Simulation::run(seed, Settings::default());
+        run.unwrap_or_else(|failure| panic!("{failure}"));
+    }
 }
