@@ -56,8 +56,8 @@ impl RaftThread {
         assert_eq!(received.meta, *meta, "Raft takes the state that it was told of");
         self.installed = meta.last.index;
         self.shared.progress.commit_index.store(meta.last.index, Ordering::Release);
-        // Their outcomes are in the state, or they are lost: nobody can tell.
-        self.proposals.fail_lost(meta.last.term);
+        // Their outcomes are in the state, or they are lost, or come later: nobody can tell.
+        self.proposals.fail_lost(meta.last.term + 1);
         // ORDER: behind what was appended before, and before what follows the state.
         self.shared.mailboxes.wal.push(WalEvent::Install(received.staged.clone()));
         received

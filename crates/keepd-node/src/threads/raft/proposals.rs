@@ -3,7 +3,9 @@
 //!
 //! INVARIANT: a command that was appended or sent in term T is in the log before the first entry of a
 //! later term, or never: a leader takes what it was sent in the same term only. So when an entry of a
-//! later term is committed, whoever still waits for one of term T is told that it was lost.
+//! later term is committed, whoever still waits for one of term T is told that it was lost. A state of
+//! another member hides the entries that it holds: whoever waits then is told the same, and it may have
+//! been applied.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -294,8 +296,7 @@ impl Proposals {
         Committed { entry, is_awaited, is_brief, _permit: permit }
     }
 
-    /// An entry of this term is committed: what was proposed in earlier terms and has not come back
-    /// never will.
+    /// What was proposed in terms before this one and has not come back never will.
     pub(super) fn fail_lost(&mut self, term: u64) {
         for (_, lost) in self.pending.extract_if(.., |_, pending| pending.term < term) {
             self.sent_bytes -= lost.sent_bytes;
