@@ -22,7 +22,7 @@ fn endpoints(cluster: &Cluster, size: usize) -> Vec<String> {
 }
 
 /// Asks until it is granted: members connect, learners catch up, leaders are elected.
-async fn granted<T>(what: &str, ask: impl AsyncFn() -> Result<T, Status>) -> T {
+pub(crate) async fn granted<T>(what: &str, ask: impl AsyncFn() -> Result<T, Status>) -> T {
     let began = Instant::now();
     loop {
         match ask().await {

@@ -4,6 +4,7 @@
 use e2e::Cluster;
 
 use crate::configuration::{FIRST, sealing};
+use crate::joining::granted;
 
 fn cluster(name: &str) -> Cluster {
     Cluster::new(name, 3, &sealing("key1", FIRST))
@@ -82,7 +83,8 @@ async fn a_removed_member_stops_and_says_so() {
     };
     let (first, second) = (leader, (leader + 2) % 3);
     let second_id = id(second).await;
-    clients[first].remove_member(id(first).await).await.unwrap();
+    let first_id = id(first).await;
+    granted("remove", async || clients[first].remove_member(first_id).await).await;
     assert_eq!(cluster.wait(first).code(), Some(0), "as etcd ends");
     cluster.member(first).says("the member has been permanently removed from the cluster").await;
     let left = &clients[(leader + 1) % 3];
@@ -93,7 +95,7 @@ async fn a_removed_member_stops_and_says_so() {
     cluster.wait(first);
     cluster.member(first).says("was removed from cluster").await;
 
-    left.remove_member(second_id).await.unwrap();
+    granted("remove", async || left.remove_member(second_id).await).await;
     cluster.wait(second);
     left.put("a", "3", 0).await.unwrap();
     assert_eq!(left.members().await.unwrap().len(), 1);
