@@ -56,6 +56,8 @@ enum Failure {
     Refused(ReloadError),
     /// The member or a key service: the next look tries again.
     Unavailable(String),
+    /// The content counts, but the cluster does not know of its keys yet: the next look tries again.
+    NotAnnounced(String),
 }
 
 struct Reloader {
@@ -120,6 +122,10 @@ impl Reloader {
                 self.refused = Some(Refused { content, waits_for_files });
             }
             Err(Failure::Unavailable(error)) => self.refuse(&error),
+            Err(Failure::NotAnnounced(error)) => {
+                // What this member lacked it can read now, which may be what it needs to go on.
+                tracing::warn!(error, "the encryption configuration is read and not announced yet");
+            }
         }
     }
 
@@ -164,9 +170,13 @@ impl Reloader {
         let config = self.resolve(content).await?;
         let lost = |error: Error| Failure::Unavailable(error.to_string());
         let before = readable(self.encryption.config().as_ref());
-        // What was sealed before is stored then, so that counting the values finds it; and nobody seals
-        // under a key that is to go.
-        self.node.announce(self.kept(&config, &before)).await.map_err(lost)?;
+        let after = readable(Some(&config));
+        let drops_keys = before.ids().any(|key| !after.0.contains_key(&key));
+        if drops_keys {
+            // What was sealed before is stored then, so that counting the values finds it; and nobody
+            // seals under a key that is to go.
+            self.node.announce(self.kept(&before, &after)).await.map_err(lost)?;
+        }
         let (encryption, node) = (Arc::clone(&self.encryption), self.node.clone());
         let reloading = tokio::task::spawn_blocking(move || {
             wiping(|| encryption.reload(config, &|key| values_under(&node, key)))
@@ -175,20 +185,21 @@ impl Reloader {
         let report = match reloaded {
             Ok(report) => report,
             Err(error) => {
-                self.node.announce(before).await.map_err(lost)?;
+                if drops_keys {
+                    self.node.announce(before).await.map_err(lost)?;
+                }
                 self.reencrypt_leftovers(&error).await;
                 return Err(Failure::Refused(error));
             }
         };
         let activated = self.node.activate_encryption().await;
-        activated.map_err(|error| Failure::Unavailable(error.to_string()))?;
+        activated.map_err(|error| Failure::NotAnnounced(error.to_string()))?;
         Ok(report)
     }
 
     /// The keys that this member can read before and after a reload. One that seals today stays: the
     /// reload is refused.
-    fn kept(&self, config: &EncryptionConfig, before: &ReadableKeys) -> ReadableKeys {
-        let after = readable(Some(config));
+    fn kept(&self, before: &ReadableKeys, after: &ReadableKeys) -> ReadableKeys {
         let sealing = self.encryption.sealer().sealing_keys();
         let is_dropped = |key: &KeyId| !after.0.contains_key(key);
         if sealing.iter().any(is_dropped) {

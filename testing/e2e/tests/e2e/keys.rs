@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use e2e::{Cluster, Load, url};
 
-use crate::configuration::{FIRST, SECOND, changing};
+use crate::configuration::{FIRST, SECOND};
 
 const RELOADING: [&str; 1] = ["--encryption-provider-config-automatic-reload=true"];
+
+/// Every key is sealed under the first one, all of them open.
+fn changing(keys: &[(&str, &str)]) -> String {
+    crate::configuration::changing(keys).replace("[\"*.*\"]", "[\"*.*\", \"prefix:\"]")
+}
 
 fn file(cluster: &Cluster, number: usize) -> PathBuf {
     cluster.member(number).data_dir().with_file_name("encryption.yaml")
