@@ -161,6 +161,9 @@ async fn values_move_to_a_key_service_and_are_re_encrypted_when_it_rotates_its_k
     let node = start(&disk, &vaults, LOCAL).await;
     let handle = node.handle();
     put(&handle).await;
+    // It lies in a file then, ten flush intervals later: what is on its way to one during a change keeps
+    // its key until somebody drops that.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let local = sealed_under(&handle);
     let path = std::env::temp_dir().join(format!("keepd-key-service-{}", std::process::id()));
     std::fs::write(&path, text(LOCAL)).unwrap();
