@@ -84,7 +84,8 @@ impl Dump {
                     let placed = DumpedFrame { path, sequence, data_key, frame, offset, record };
                     return Ok(Some(placed));
                 }
-                Step::Broken(FrameError::Zeroed | FrameError::Truncated { found: 0, .. }) => {}
+                // A cut-off write may have lost its beginning and not its end.
+                Step::Broken(_) if reader.has_nothing_more() => {}
                 Step::Broken(error) => self.torn = self.judge(&reader, &name, error)?,
             }
         }

@@ -97,6 +97,11 @@ impl FrameReader {
         self.bytes.get(at..).unwrap_or_default()
     }
 
+    /// Whether nothing was written at the position or behind it.
+    pub(crate) fn has_nothing_more(&self) -> bool {
+        self.rest().iter().all(|byte| *byte == 0)
+    }
+
     fn misread(&self, offset: u64, frame: u64, source: RecordError) -> Error {
         Error::Record { path: self.path.clone(), offset, frame, source }
     }
@@ -114,10 +119,10 @@ impl FrameReader {
         if !error.is_torn() {
             return Err(self.corrupt(error));
         }
-        let rest = self.rest();
-        if rest.iter().all(|byte| *byte == 0) {
+        if self.has_nothing_more() {
             return Ok(None);
         }
+        let rest = self.rest();
         if mutants::is_active(Mutant::TruncateOnDamage) {
             return Ok(Some(self.torn_here()));
         }
