@@ -296,7 +296,7 @@ impl Proposals {
         Committed { entry, is_awaited, is_brief, _permit: permit }
     }
 
-    /// What was proposed in terms before this one and has not come back never will.
+    /// Proposals of terms before this one that have not come back never will; whoever waits is told so.
     pub(super) fn fail_lost(&mut self, term: u64) {
         for (_, lost) in self.pending.extract_if(.., |_, pending| pending.term < term) {
             self.sent_bytes -= lost.sent_bytes;
