@@ -49,9 +49,31 @@ fn make(
     *security = TransportSecurity {
         cert_file: Some(certificate),
         key_file: Some(key),
-        auto_tls: true,
         is_self_signed: true,
-        ..TransportSecurity::default()
+        // Unlike in etcd, whose certificates made so admit everybody: who is let in was said.
+        ..std::mem::take(security)
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use testkit::TempDir;
+
+    use super::*;
+    use crate::flags;
+
+    #[test]
+    fn a_certificate_that_is_made_lets_in_nobody_who_was_not_let_in_before() {
+        let dir = TempDir::new("auto-tls");
+        let data_dir = format!("--data-dir={}", dir.path().display());
+        let args = ["--auto-tls", "--client-cert-auth", "--trusted-ca-file=ca.crt", &data_dir];
+        let args = args.map(str::to_owned);
+        let mut options = flags::parse(&args, &[]).unwrap().options;
+        prepare(&Env::real(), &mut options).unwrap();
+        let security = &options.client_security;
+        assert!(security.is_self_signed && security.cert_file.is_some());
+        assert!(security.client_cert_auth);
+        assert_eq!(security.trusted_ca_file.as_deref(), Some(Path::new("ca.crt")));
+    }
 }
