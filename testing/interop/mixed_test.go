@@ -47,27 +47,29 @@ func TestEtcdAndKeepdDoNotMix(t *testing.T) {
 	t.Run("an etcd member that joins keepd's", func(t *testing.T) {
 		t.Parallel()
 		first := harness.Start(t, harness.Options{Flavor: harness.KeepdSealed})
-		joining := harness.Prepare(t, harness.Options{Flavor: harness.Etcd, Name: "m2"})
-		joining.InitialCluster = first.InitialCluster + "," + joining.InitialCluster
-		joining.Launch("--initial-cluster-state=existing")
-		if joining.Wait(t, 30*time.Second) == 0 {
-			t.Error("etcd joins a cluster of keepd")
-		}
+		joining := refusedToJoin(t, first, harness.Etcd)
 		says(t, joining, "this is a keepd member")
 	})
 	t.Run("a keepd member that joins etcd's", func(t *testing.T) {
 		t.Parallel()
 		first := harness.Start(t, harness.Options{Flavor: harness.Etcd})
-		joining := harness.Prepare(t, harness.Options{Flavor: harness.KeepdSealed, Name: "m2"})
-		joining.InitialCluster = first.InitialCluster + "," + joining.InitialCluster
-		joining.Launch("--initial-cluster-state=existing")
-		if joining.Wait(t, 30*time.Second) == 0 {
-			t.Error("keepd joins a cluster of etcd")
-		}
+		joining := refusedToJoin(t, first, harness.KeepdSealed)
 		says(t, joining, "this peer is an etcd member ("+first.PeerURL)
 		says(t, joining, "cannot fetch cluster info from peer urls")
 		if left, _ := filepath.Glob(filepath.Join(joining.DataDir, "*")); len(left) != 0 {
 			t.Errorf("the refused start leaves %v", left)
 		}
 	})
+}
+
+// refusedToJoin starts a member that is to join the cluster of another one, and ends by itself.
+func refusedToJoin(t *testing.T, first *harness.Store, flavor harness.Flavor) *harness.Store {
+	t.Helper()
+	joining := harness.Prepare(t, harness.Options{Flavor: flavor, Name: "m2"})
+	joining.InitialCluster = first.InitialCluster + "," + joining.InitialCluster
+	joining.Launch("--initial-cluster-state=existing")
+	if joining.Wait(t, 30*time.Second) == 0 {
+		t.Errorf("%s joins a cluster of another kind", flavor)
+	}
+	return joining
 }

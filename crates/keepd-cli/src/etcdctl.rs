@@ -42,6 +42,7 @@ use crate::engine::command::{Command, Program};
 use crate::engine::{self, GROUP_UTILITY, completion, options};
 
 pub use dial::{DialError, Dialing, Target};
+pub use get::prefix_end;
 
 const GROUP_KV: &str = "Key-value commands";
 const GROUP_CLUSTER: &str = "Cluster maintenance commands";

@@ -13,4 +13,4 @@ pub mod shell;
 pub mod start_line;
 pub mod wiping;
 
-pub use etcdctl::{DialError, Dialing, Target};
+pub use etcdctl::{DialError, Dialing, Target, prefix_end};

@@ -14,6 +14,7 @@ use keepd_raft::{Core, InitialState, Settings};
 use keepd_wal::Wal;
 
 use crate::ballast::{self, Ballast};
+use crate::conf_state;
 use crate::error::BootError;
 use crate::features::FEATURE_LEVEL;
 use crate::force;
@@ -156,13 +157,7 @@ impl DataDir {
             start_term: recovered.start.term,
             entries: recovered.entries,
             applied_index: store.applied().index,
-            conf_state: keepd_raft::ConfState {
-                voters: members.voters,
-                learners: members.learners,
-                voters_outgoing: members.voters_outgoing,
-                learners_next: members.learners_next,
-                auto_leave: members.auto_leave,
-            },
+            conf_state: conf_state::of_core(members),
         };
         let settings = Settings {
             id: identity.member.0,

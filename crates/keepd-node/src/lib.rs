@@ -17,6 +17,7 @@ mod admission;
 mod ballast;
 mod boot;
 mod bootstrap;
+mod conf_state;
 mod digests;
 mod driver;
 mod encryption;

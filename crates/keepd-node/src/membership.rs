@@ -12,7 +12,7 @@ use crate::features::Feature;
 use crate::handle::Handle;
 use crate::messages::PeerHash;
 use crate::peer_message::{PeerRequest, PeerResponse};
-use crate::receive::{matched, peers};
+use crate::receive::{self, matched, peers};
 
 impl Handle {
     /// Whether this member learns only.
@@ -24,7 +24,7 @@ impl Handle {
     /// Whether the cluster has no other member.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.view().meta(tables::MEMBERS).len() < 2
+        receive::is_alone(self.view().meta(tables::MEMBERS))
     }
 
     /// Whether this member can talk to others at all.

@@ -215,6 +215,11 @@ pub(crate) fn is_learner(members: &MetaTable, member: MemberId) -> bool {
     membership::member(members, member).ok().flatten().is_some_and(|member| member.is_learner)
 }
 
+/// Whether the members' table names one member, or none yet.
+pub(crate) fn is_alone(members: &MetaTable) -> bool {
+    members.len() < 2
+}
+
 /// The last entry that each member has for certain.
 pub(crate) fn matched(progress: Vec<Progress>) -> Vec<(MemberId, u64)> {
     progress.into_iter().map(|member| (MemberId(member.id), member.matched)).collect()

@@ -119,20 +119,24 @@ impl Shared {
 
     /// Stops the member: nothing is acknowledged from here on.
     pub(crate) fn halt(&self, reason: impl fmt::Display) {
-        let reason = reason.to_string();
-        if self.shutdown.halt(HaltReason(reason.clone())) {
-            tracing::error!(error = %reason, "stopping: this member can no longer keep its promises");
-            self.progress.leadership.end();
-            self.close();
-        }
+        let reason = HaltReason(reason.to_string());
+        self.end(&reason, |error| {
+            tracing::error!(error, "stopping: this member can no longer keep its promises");
+        });
     }
 
     /// Stops the member, which was removed from its cluster.
     pub(crate) fn leave(&self) {
-        let reason = HaltReason::removed();
-        if self.shutdown.halt(reason.clone()) {
-            tracing::warn!(error = reason.0, "server error");
+        self.end(&HaltReason::removed(), |error| {
+            tracing::warn!(error, "server error");
             tracing::warn!("data-dir used by this member must be removed");
+        });
+    }
+
+    /// Ends the member, for the first reason that there is, which is told.
+    fn end(&self, reason: &HaltReason, tell: impl FnOnce(&str)) {
+        if self.shutdown.halt(reason.clone()) {
+            tell(&reason.0);
             self.progress.leadership.end();
             self.close();
         }

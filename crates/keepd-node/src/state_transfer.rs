@@ -14,6 +14,7 @@ use keepd_mvcc::{StateReader, StateWriter, View};
 use keepd_raft::{Body, LogPosition, Message, SnapshotEnd, SnapshotMeta};
 use keepd_types::MemberId;
 
+use crate::conf_state;
 use crate::handle::Handle;
 use crate::messages::{RaftEvent, ReceivedState};
 use crate::peer_message::PeerMessage;
@@ -47,13 +48,7 @@ fn meta_of(view: &View) -> Option<SnapshotMeta> {
     let state = ConfState::stored(view.meta(tables::CONF_STATE)).ok().flatten()?;
     Some(SnapshotMeta {
         last: LogPosition { term: applied.term, index: applied.index },
-        conf_state: keepd_raft::ConfState {
-            voters: state.voters,
-            learners: state.learners,
-            voters_outgoing: state.voters_outgoing,
-            learners_next: state.learners_next,
-            auto_leave: state.auto_leave,
-        },
+        conf_state: conf_state::of_core(state),
     })
 }
 

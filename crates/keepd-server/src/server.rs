@@ -122,21 +122,22 @@ impl Server {
 
     /// Compacts in the background until the server stops.
     pub fn compact_automatically(&self, compaction: AutoCompaction) {
-        let (context, mut stop) = (Arc::clone(&self.served.context), self.clients.stop.subscribe());
-        self.clients.tasks.spawn(async move {
-            tokio::select! {
-                () = auto_compaction::run(&context, compaction) => {}
-                _ = stop.changed() => {}
-            }
-        });
+        let context = Arc::clone(&self.served.context);
+        self.until_stopped(async move { auto_compaction::run(&context, compaction).await });
     }
 
     /// Compares the members' data in the background until the server stops.
     pub fn check_for_corruption(&self, checks: CorruptionChecks) {
-        let (context, mut stop) = (Arc::clone(&self.served.context), self.clients.stop.subscribe());
+        let context = Arc::clone(&self.served.context);
+        self.until_stopped(async move { corruption::run(&context, checks).await });
+    }
+
+    /// Runs a task in the background until the server stops.
+    fn until_stopped(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut stop = self.clients.stop.subscribe();
         self.clients.tasks.spawn(async move {
             tokio::select! {
-                () = corruption::run(&context, checks) => {}
+                () = task => {}
                 _ = stop.changed() => {}
             }
         });

@@ -47,6 +47,12 @@ pub use self::simulation::{Failure, Report, Settings, Simulation};
 /// The longest that a run of clients may take of the member's time.
 const RUN_TIME_MAX: Duration = Duration::from_secs(600);
 
+/// The seeds of a run of a test: `KEEPD_SIM_SEEDS`, or as many as it takes by itself.
+#[must_use]
+pub fn seeds(usual: u64) -> u64 {
+    std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(usual)
+}
+
 /// A client: a future that ends when it has nothing more to do.
 pub type Client<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 

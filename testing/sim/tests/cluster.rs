@@ -20,10 +20,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Time in which a cluster with a quorum elects a leader.
 const ELECTION: Duration = Duration::from_secs(20);
 
-fn seeds() -> u64 {
-    std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
-}
-
 fn put(key: &str, value: &str) -> Command {
     let value = StoredValue::plain(Bytes::copy_from_slice(value.as_bytes()));
     Command::Put(Put { key: Bytes::copy_from_slice(key.as_bytes()), value, ..Put::default() })
@@ -123,7 +119,7 @@ fn check_agreement(cluster: &mut SimCluster, registers: &Registers) {
 
 #[test]
 fn any_member_takes_requests_and_all_come_to_the_same_state() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         let registers = Registers::default();
         let writers = clients(&cluster, &registers, 20);
@@ -147,7 +143,7 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn nothing_acknowledged_is_lost_while_members_die_and_links_are_cut() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         let registers = Registers::default();
         for _ in 0..6 {

@@ -18,10 +18,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Time in which a cluster with a quorum elects a leader, and in which members are compared.
 const SOON: Duration = Duration::from_secs(30);
 
-fn seeds() -> u64 {
-    std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
-}
-
 fn started(seed: u64) -> SimCluster {
     let mut cluster = SimCluster::new(seed, 3);
     cluster.start_all();
@@ -62,7 +58,7 @@ fn hashes(cluster: &SimCluster) -> Vec<u32> {
 
 #[test]
 fn members_that_apply_the_same_are_never_told_apart() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         for round in 0..6 {
             put(&mut cluster, round % 3, "the same").expect("it is put");
@@ -93,7 +89,7 @@ fn an_idle_cluster_writes_nothing_to_compare_itself() {
 
 #[test]
 fn a_follower_that_diverges_finds_it_out_and_serves_nothing() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         let leader = cluster.leader().expect("there is one");
         let wrong = (leader + 1) % 3;
@@ -136,7 +132,7 @@ fn a_follower_that_diverges_finds_it_out_and_serves_nothing() {
 
 #[test]
 fn a_leader_that_diverged_steps_down_and_accuses_nobody_but_itself() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         let first = cluster.leader().expect("there is one");
         let wrong = (first + 1) % 3;

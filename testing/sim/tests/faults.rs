@@ -38,7 +38,7 @@ fn nothing_that_was_promised_is_broken_by_any_fault() {
     }
     let from = number("KEEPD_SIM_FROM").unwrap_or(0);
     let mut sum = Report::default();
-    for seed in from..from + number("KEEPD_SIM_SEEDS").unwrap_or(SEEDS) {
+    for seed in from..from + sim::seeds(SEEDS) {
         sum += run(seed);
     }
     println!("{sum}");

@@ -19,10 +19,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const ELECTION: Duration = Duration::from_secs(20);
 const LEASE: LeaseId = LeaseId(7);
 
-fn seeds() -> u64 {
-    std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
-}
-
 fn started(seed: u64) -> SimCluster {
     let mut cluster = SimCluster::new(seed, 3);
     cluster.start_all();
@@ -125,7 +121,7 @@ fn an_hour_stays_an_hour_over_changes_of_the_leader() {
 /// Five minutes and less: half the time is recorded.
 #[test]
 fn a_short_lease_does_not_live_twice_as_long() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         grant(&mut cluster, 100);
         let granted = cluster.now();
@@ -143,7 +139,7 @@ fn a_short_lease_does_not_live_twice_as_long() {
 /// leaders die: the lease is there until the last time that it was told of.
 #[test]
 fn a_lease_never_ends_before_the_time_that_a_client_was_told() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         grant(&mut cluster, 20);
         let mut promised = cluster.now() + 20 * SECOND;
@@ -182,7 +178,7 @@ fn a_lease_never_ends_before_the_time_that_a_client_was_told() {
 /// The leader is cut off from the others and does not know that they have elected another.
 #[test]
 fn a_member_that_was_cut_off_promises_nothing() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed);
         grant(&mut cluster, 10);
         let old = lead(&mut cluster);

@@ -205,8 +205,7 @@ fn run(seed: u64) -> SimMember {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_crashes_at_any_step() {
-    let seeds = std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
-    for seed in 0..seeds.unwrap_or(SEEDS) {
+    for seed in 0..sim::seeds(SEEDS) {
         run(seed);
     }
 }

@@ -19,10 +19,6 @@ const ELECTION: Duration = Duration::from_secs(20);
 /// Time in which a member that lags catches up.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-fn seeds() -> u64 {
-    std::env::var("KEEPD_SIM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
-}
-
 /// A log that nobody is waited for with.
 fn short_log(options: Options) -> Options {
     Options { snapshot_count: 20, log_held_bytes: 0, ..options }
@@ -96,7 +92,7 @@ fn with_one_that_lags(seed: u64) -> (SimCluster, usize) {
 
 #[test]
 fn a_member_that_was_away_for_longer_than_the_log_gets_the_state_and_serves() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let (mut cluster, lagging) = with_one_that_lags(seed);
         let before = cluster.network().states();
         cluster.start(lagging);
@@ -116,7 +112,7 @@ fn a_member_that_was_away_for_longer_than_the_log_gets_the_state_and_serves() {
 #[test]
 fn whoever_fails_while_a_state_is_on_its_way_the_member_catches_up_in_the_end() {
     let (mut begun, mut arrived) = (0, 0);
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let (mut cluster, lagging) = with_one_that_lags(seed);
         cluster.start(lagging);
         for _ in 0..6 {
@@ -146,7 +142,7 @@ fn whoever_fails_while_a_state_is_on_its_way_the_member_catches_up_in_the_end() 
         begun += cluster.network().states_begun();
         arrived += cluster.network().states();
     }
-    assert!(arrived >= seeds(), "each has at least one: {arrived}");
+    assert!(arrived >= sim::seeds(SEEDS), "each has at least one: {arrived}");
     assert!(begun > arrived, "some were cut off: {begun} begun, {arrived} arrived");
 }
 
@@ -176,7 +172,7 @@ fn join(cluster: &mut SimCluster, by: usize, id: MemberId, is_learner: bool) -> 
 
 #[test]
 fn a_cluster_grows_from_one_to_three_and_each_new_member_serves() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed, 1);
         written(&mut cluster, 0, 60, 500);
         let second = join(&mut cluster, 0, MemberId(0xb), false);
@@ -197,7 +193,7 @@ fn a_cluster_grows_from_one_to_three_and_each_new_member_serves() {
 
 #[test]
 fn a_member_whose_disk_is_gone_is_replaced_by_a_new_one() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed, 3);
         written(&mut cluster, 0, 60, 500);
         let lost = usize::try_from(cluster.draw(3)).expect("below three");
@@ -220,7 +216,7 @@ fn a_member_whose_disk_is_gone_is_replaced_by_a_new_one() {
 /// The leader came to the cluster after the member had asked for the membership.
 #[test]
 fn a_joining_member_answers_a_leader_that_it_was_not_told_of() {
-    for seed in 0..seeds() {
+    for seed in 0..sim::seeds(SEEDS) {
         let mut cluster = started(seed, 1);
         let first = MemberId(0xb);
         let urls = vec!["http://b:2380".to_owned()];

@@ -98,7 +98,8 @@ pub(super) fn only_one_of(call: &Call<'_>, one: &str, other: &str) -> Result<(),
 }
 
 /// The end of the range of all keys with a prefix.
-pub(super) fn prefix_end(prefix: &[u8]) -> Bytes {
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let kept = prefix.iter().rposition(|byte| *byte != 0xff);
     let Some(last) = kept else { return Bytes::from_static(b"\0") };
     let mut end = prefix[..=last].to_vec();

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_env::mutants::{self, Mutant};
-use keepd_machine::membership::ConfState;
 use keepd_machine::{
     AppliedBatch, ApplyError, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
 };
@@ -20,6 +19,7 @@ use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
 use keepd_types::Term;
 
+use crate::conf_state;
 use crate::digests::DigestKeeper;
 use crate::driver::{Next, Part};
 use crate::encryption::state::active_keys;
@@ -29,7 +29,7 @@ use crate::leases::LeaseKeeper;
 use crate::messages::{
     ApplyEvent, Committed, Completion, HubEvent, PIECE_MAX, RaftEvent, Reader, ReceivedState,
 };
-use crate::receive::{is_learner, peers};
+use crate::receive::{is_alone, is_learner, peers};
 use crate::shared::Shared;
 use crate::shared::unapplied::Waiting;
 use crate::versions::VersionKeeper;
@@ -138,8 +138,8 @@ impl ApplyThread {
         if old.as_slice() != alarms {
             shared.alarms.store(Arc::new(alarms.to_vec()));
         }
-        let is_alone = view.meta(tables::MEMBERS).len() < 2;
-        shared.corruption.note_alarms(&old, alarms, shared.identity.member, is_alone);
+        let own = shared.identity.member;
+        shared.corruption.note_alarms(&old, alarms, own, is_alone(view.meta(tables::MEMBERS)));
     }
 
     /// Tells the facts about the cluster, if they changed.
@@ -293,13 +293,7 @@ impl ApplyThread {
     fn configure(&mut self, index: u64, conf_state: keepd_raft::ConfState) {
         let judged = self.judged.take().expect("Raft answers a judgement, once");
         assert_eq!(judged.index, index, "changes are judged one at a time");
-        self.machine.set_conf_state(&ConfState {
-            voters: conf_state.voters,
-            learners: conf_state.learners,
-            voters_outgoing: conf_state.voters_outgoing,
-            learners_next: conf_state.learners_next,
-            auto_leave: conf_state.auto_leave,
-        });
+        self.machine.set_conf_state(&conf_state::stored(conf_state));
         if judged.is_awaited {
             self.outcomes.push((index, judged.outcome));
         }

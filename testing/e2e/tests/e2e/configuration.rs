@@ -1,5 +1,7 @@
 //! Encryption configurations for the tests.
 
+use std::path::Path;
+
 /// Two keys of 32 bytes in base64.
 pub(crate) const FIRST: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 /// The other one.
@@ -40,4 +42,12 @@ pub(crate) fn unsealing(name: &str, secret: &str) -> String {
 /// The first key seals, all of them open.
 pub(crate) fn changing(keys: &[(&str, &str)]) -> String {
     configuration(&(aesgcm(keys) + "  - identity: {}\n"))
+}
+
+/// Puts another configuration in the place of the one that a member watches.
+pub(crate) fn reload(path: &Path, config: &str) {
+    // As editors and Kubernetes do it: the new file takes the old one's place.
+    let new = path.with_extension("new");
+    std::fs::write(&new, config).unwrap();
+    std::fs::rename(new, path).unwrap();
 }

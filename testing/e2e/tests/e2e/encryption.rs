@@ -1,7 +1,6 @@
 //! The encryption configuration while the server runs: keys come, change and go by reloads, and the
 //! status tells when.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use testkit::files::{files_with, tree};
 use testkit::process::tail;
 use testkit::{Keepd, Server, TempDir};
 
-use crate::configuration::{FIRST, SECOND, changing, sealing, unsealing};
+use crate::configuration::{FIRST, SECOND, changing, reload, sealing, unsealing};
 use crate::sealed::{needles, open_files, write_canaries};
 
 /// Time limit for a reload and the re-encryption of some hundred kilobytes.
@@ -47,13 +46,6 @@ async fn until(server: &mut Server, keepd: &Keepd, parts: &[&str]) -> String {
         tokio::time::sleep(pause).await;
         waited += pause;
     }
-}
-
-fn reload(path: &Path, config: &str) {
-    // As editors and Kubernetes do it: the new file takes the old one's place.
-    let new = path.with_extension("new");
-    std::fs::write(&new, config).unwrap();
-    std::fs::rename(new, path).unwrap();
 }
 
 const SETTLED: &str = "\"settled\":true";

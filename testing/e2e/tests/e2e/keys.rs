@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use e2e::{Cluster, Load, url};
 
-use crate::configuration::{FIRST, SECOND};
+use crate::configuration::{FIRST, SECOND, reload};
 
 const RELOADING: [&str; 1] = ["--encryption-provider-config-automatic-reload=true"];
 
@@ -17,13 +17,6 @@ fn changing(keys: &[(&str, &str)]) -> String {
 
 fn file(cluster: &Cluster, number: usize) -> PathBuf {
     cluster.member(number).data_dir().with_file_name("encryption.yaml")
-}
-
-fn reload(cluster: &Cluster, number: usize, content: &str) {
-    let file = file(cluster, number);
-    let new = file.with_extension("new");
-    std::fs::write(&new, content).unwrap();
-    std::fs::rename(new, file).unwrap();
 }
 
 fn cluster(name: &str) -> Cluster {
@@ -39,14 +32,14 @@ async fn keys_are_changed_one_member_after_the_other_under_load() {
     let load = Load::start("keys", &endpoints, 6);
     load.goes_on(100).await;
     for number in 0..3 {
-        reload(&cluster, number, &changing(&[("key2", SECOND), ("key1", FIRST)]));
+        reload(&file(&cluster, number), &changing(&[("key2", SECOND), ("key1", FIRST)]));
         cluster.member(number).says("\"keys-added\":\"aesgcm:key2").await;
         load.goes_on(100).await;
     }
     // The old key goes once nothing of the member's own is under it; until then the file is refused
     // and looked at again.
     for number in 0..3 {
-        reload(&cluster, number, &changing(&[("key2", SECOND)]));
+        reload(&file(&cluster, number), &changing(&[("key2", SECOND)]));
         cluster.member(number).says("\"keys-removed\":\"aesgcm:key1").await;
         load.goes_on(100).await;
     }
@@ -86,7 +79,7 @@ async fn a_member_that_lacks_a_key_does_not_serve_and_names_it_until_it_has_it()
     assert!(!member.log().contains("serving client traffic"), "{}", member.tail());
     cluster.member(cluster.size() - 2).says("encryption configuration lacks active keys").await;
 
-    reload(&cluster, new, &changing(&[("key2", SECOND), ("key1", FIRST)]));
+    reload(&file(&cluster, new), &changing(&[("key2", SECOND), ("key1", FIRST)]));
     cluster.answering(new).await;
     let found = clients[1].get("key7").await.unwrap();
     assert_eq!(found.as_deref(), Some("sealed under key1"));

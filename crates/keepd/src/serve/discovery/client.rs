@@ -13,7 +13,7 @@ use keepd_api::etcdserverpb::{
     AuthenticateRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use keepd_api::mvccpb::KeyValue;
-use keepd_cli::{Dialing, Target};
+use keepd_cli::{Dialing, Target, prefix_end};
 use keepd_env::Env;
 use keepd_tls::{ClientTls, ClientTlsOptions};
 use tokio::sync::mpsc;
@@ -73,7 +73,7 @@ impl Client {
     pub(super) async fn list(&mut self, prefix: &str) -> Result<(Vec<KeyValue>, i64), String> {
         let range = RangeRequest {
             key: prefix.to_owned().into(),
-            range_end: prefix_end(prefix),
+            range_end: prefix_end(prefix.as_bytes()),
             limit: MEMBERS_MAX,
             ..RangeRequest::default()
         };
@@ -98,7 +98,7 @@ impl Client {
     pub(super) async fn watch(&mut self, prefix: &str, revision: i64) -> Result<Watch, String> {
         let create = WatchCreateRequest {
             key: prefix.to_owned().into(),
-            range_end: prefix_end(prefix),
+            range_end: prefix_end(prefix.as_bytes()),
             start_revision: revision,
             ..WatchCreateRequest::default()
         };
@@ -207,12 +207,6 @@ fn told(status: Status) -> String {
 }
 
 /// The end of the range of all keys with a prefix, which is text.
-fn prefix_end(prefix: &str) -> Bytes {
-    let mut end = prefix.as_bytes().to_vec();
-    *end.last_mut().expect("prefixes of the registry are not empty") += 1;
-    end.into()
-}
-
 /// The rule of etcd's clients: TLS if there is a file for it, or it is not said to be left out.
 fn tls(env: &Env, options: &DiscoveryTls) -> Result<Option<Arc<ClientTls>>, keepd_tls::Error> {
     let has_files = options.cert_and_key_files.is_some()
