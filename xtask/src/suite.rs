@@ -108,10 +108,8 @@ fn build_failpoints(root: &Path) -> Result<()> {
     let feature = ["--features", "keepd/failpoints"];
     let words = ["cargo", "build", "--release", "--workspace", "--all-targets"];
     Call::new(root, &[words.as_slice(), &feature].concat()).run()?;
-    let binary = keepd_binary();
-    let aside = binary.parent().context("the binary lies in a folder")?.join("failpoints");
-    std::fs::create_dir_all(&aside)?;
-    let target = aside.join("keepd");
+    let (binary, target) = (keepd_binary(), failpoints_binary());
+    std::fs::create_dir_all(target.parent().context("the binary lies in a folder")?)?;
     // A copy, since the build that follows writes the binary anew, and under another inode than one
     // that may still run.
     if target.exists() {
@@ -136,7 +134,9 @@ fn rust_tests(has_go: bool, skips: &mut Vec<String>) -> Result<Counts> {
         skips.push("Rust tests with certificates of cfssl: it needs Go to be built".to_owned());
     }
     let words = ["cargo", "test", "--release", "--workspace", "--no-fail-fast"];
-    counts += cargo_tests(Call::new(&root(), &words).env("PATH", path))?;
+    let call = Call::new(&root(), &words).env("PATH", path);
+    // With its place said, the test that needs it fails without it.
+    counts += cargo_tests(call.env("KEEPD_FAILPOINTS_BIN", failpoints_binary()))?;
     if counts.skipped > 0 {
         println!("{} Rust tests are marked as ignored", counts.skipped);
     }
@@ -214,9 +214,14 @@ fn with_first(folder: &Path, path: &OsStr) -> Result<OsString> {
     std::env::join_paths(folders).context("the tools folder's name holds a colon")
 }
 
+/// The binary with failpoints.
+fn failpoints_binary() -> PathBuf {
+    keepd_binary().with_file_name("failpoints").join("keepd")
+}
+
 /// The binary of the last build.
 pub(crate) fn keepd_binary() -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    target.join("release/keepd")
+    // Cargo runs in the root: a folder that is not absolute lies below it.
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target).join("release/keepd")
 }
