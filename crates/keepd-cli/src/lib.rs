@@ -13,4 +13,6 @@ pub mod shell;
 pub mod start_line;
 pub mod wiping;
 
+pub use engine::log::timestamp;
+pub use engine::table::draw as draw_table;
 pub use etcdctl::{DialError, Dialing, Target, prefix_end};

@@ -132,6 +132,9 @@ impl Found {
     }
 }
 
+/// The name of the file by which a directory is locked.
+pub const LOCK_NAME: &str = "LOCK";
+
 /// A file system.
 pub trait Disk: Send + Sync + Debug {
     /// Creates a directory (mode 0700) and its missing parents.

@@ -17,7 +17,9 @@ pub mod sim;
 use std::sync::Arc;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
+pub use disk::{
+    DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp, LOCK_NAME,
+};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use real::RealDisk;
 pub use sim::SimDisk;

@@ -6,10 +6,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
+use crate::disk::{
+    DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp, LOCK_NAME,
+};
 
-/// The lock file's name in a locked directory.
-const LOCK_NAME: &str = "LOCK";
 /// The unit in which the system counts what a file takes.
 const STAT_BLOCK_BYTES: u64 = 512;
 /// The bytes written at once where the file system cannot reserve space.

@@ -29,11 +29,10 @@ use parking_lot::Mutex;
 pub use crash::CrashMode;
 pub use faults::{Call, FaultPlan};
 
-use crate::disk::{DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp};
+use crate::disk::{
+    DirLock, Disk, DiskDir, DiskFile, DiskSpace, FileId, Found, IoError, IoOp, LOCK_NAME,
+};
 use state::{Change, State};
-
-/// The lock file's name in a locked directory.
-const LOCK_NAME: &str = "LOCK";
 
 /// An in-memory disk; clones share it.
 #[derive(Clone, Debug, Default)]

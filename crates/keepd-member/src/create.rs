@@ -74,9 +74,25 @@ pub fn create_log(
     identity: Identity,
 ) -> Result<(), keepd_wal::Error> {
     let start = LogStart { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
+    create_log_behind(env, member_dir, keys, identity, start, BOOTSTRAP_TERM)
+}
+
+/// Makes the log of a new cluster's member that goes on from the state of another cluster: it starts
+/// after that one's last entry, in a term that nobody of it has seen later than `term`.
+///
+/// # Errors
+/// If the log cannot be written.
+pub fn create_log_behind(
+    env: &Env,
+    member_dir: &Path,
+    keys: FileKeys,
+    identity: Identity,
+    start: LogStart,
+    term: u64,
+) -> Result<(), keepd_wal::Error> {
     let dir = Layout::wal(member_dir);
     let mut wal = Wal::create(env.clone(), &dir, keys, &identity.encode(), start)?;
-    let hard_state = HardState { term: BOOTSTRAP_TERM, vote: 0, commit: BOOTSTRAP_INDEX };
+    let hard_state = HardState { term: term.max(start.term), vote: 0, commit: start.index };
     wal.append(&Batch { entries: &[], hard_state: Some(hard_state) })?;
     wal.close()?;
     Ok(())

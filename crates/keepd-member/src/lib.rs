@@ -9,7 +9,9 @@ mod initial_cluster;
 pub mod install;
 mod layout;
 
-pub use create::{create, create_joining_log, create_log, remake_dir, sync_with_parent};
+pub use create::{
+    create, create_joining_log, create_log, create_log_behind, remake_dir, sync_with_parent,
+};
 pub use initial_cluster::{
     ClusterError, InitialCluster, InitialMember, check_advertised, difference,
 };

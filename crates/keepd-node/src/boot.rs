@@ -65,7 +65,8 @@ impl DataDir {
             return Err(BootError::EtcdDirectory { dir: options.data_dir.clone() });
         }
         disk.create_dir(&options.data_dir).map_err(|error| explain(error.into()))?;
-        let lock = disk.lock_dir(&options.data_dir).map_err(|error| in_use(error, options))?;
+        let locked = disk.lock_dir(&options.data_dir);
+        let lock = locked.map_err(|error| in_use(error, &options.data_dir))?;
         let is_new = !Self::has_member(env, &options.data_dir)?;
         if is_new {
             if disk.exists(&layout.member)? {
@@ -197,7 +198,7 @@ fn is_empty_frame(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
 ///
 /// The names of both logs have the same form, so a log counts only if it is not a file of keepd's:
 /// a member of keepd's that lost its store is damaged, not etcd's.
-fn is_etcds(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
+pub(crate) fn is_etcds(disk: &dyn Disk, member_dir: &Path) -> Result<bool, IoError> {
     if disk.exists(&member_dir.join("snap").join("db"))? {
         return Ok(true);
     }
@@ -226,9 +227,10 @@ fn is_etcds_wal_name(name: &str) -> bool {
     parts.is_some_and(|(sequence, index)| is_number(sequence) && is_number(index))
 }
 
-fn in_use(error: IoError, options: &Options) -> BootError {
+/// The failure to lock a directory.
+pub(crate) fn in_use(error: IoError, data_dir: &Path) -> BootError {
     if error.source.kind() == std::io::ErrorKind::WouldBlock {
-        BootError::InUse { dir: options.data_dir.clone() }
+        BootError::InUse { dir: data_dir.to_owned() }
     } else {
         BootError::Io(error)
     }

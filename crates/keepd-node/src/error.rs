@@ -71,6 +71,12 @@ pub enum BootError {
         /// The directory.
         dir: std::path::PathBuf,
     },
+    /// There is nothing to read.
+    #[error("{}: holds no member of keepd: give the --data-dir that its server has", dir.display())]
+    NoMember {
+        /// The directory.
+        dir: std::path::PathBuf,
+    },
     /// The cluster writes what this version does not read.
     #[error(
         "the cluster writes records of feature level {level}, and this version reads level {known} at \
@@ -149,6 +155,27 @@ pub enum BootError {
 }
 
 impl BootError {
+    /// Whether files do not hold what was written into them, rather than that somebody uses them, a key
+    /// is out of reach or a call failed.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Wal(error) => {
+                !matches!(error, keepd_wal::Error::Io(_) | keepd_wal::Error::Unreadable { .. })
+            }
+            Self::Store(error) => {
+                !matches!(error, keepd_mvcc::Error::Io(_) | keepd_mvcc::Error::Key { .. })
+            }
+            Self::Install(error) => {
+                use keepd_member::install::InstallError;
+                matches!(error, InstallError::Damaged { .. } | InstallError::StoreMissing { .. })
+            }
+            Self::Keyring(error) => matches!(error, keepd_crypto::KeyringError::Damaged { .. }),
+            Self::Machine(_) | Self::Raft(_) | Self::Identity { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The call that found the disk full, if it was that.
     pub(crate) fn out_of_space(&self) -> Option<&keepd_env::IoError> {
         let (Self::Io(error)

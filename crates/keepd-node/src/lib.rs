@@ -42,8 +42,10 @@ mod open_store;
 mod options;
 mod peer_message;
 mod receive;
+mod recover;
 mod shared;
 mod state_transfer;
+mod survivor;
 #[cfg(test)]
 mod testing;
 mod threads;
@@ -66,7 +68,9 @@ pub use messages::{Completion, LeaseTimeToLive, PeerHash, Renewal};
 pub use metrics::{Histogram, Metrics};
 pub use node::Node;
 pub use options::{BALLAST_BYTES, FLUSH_INTERVAL, Options};
+pub use recover::{NewCluster, RecoverError, RecoveredCluster, recover};
 pub use shared::HaltReason;
+pub use survivor::{SurvivingLog, SurvivingStore, Survivor};
 pub use transport::{
     Hello, Lane, NotReceived, PEER_MESSAGE_BYTES_MAX, PeerAddress, Receiver, Refusal,
     STATE_CHUNK_BYTES_MAX, StateSink, StateSource, Transport,

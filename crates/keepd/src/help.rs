@@ -33,6 +33,7 @@ Usage:
   keepd server [flags]           the server, with etcd's flags (also: keepd --FLAG, or named etcd)
   keepd ctl COMMAND              etcdctl's commands (also: named etcdctl or keepctl)
   keepd utl COMMAND              etcdutl's commands (also: named etcdutl)
+  keepd recover DIR...           a new cluster from what is left when the majority is gone for good
   keepd pki                      certificates: make, renew, inspect
   keepd encryption keygen        a key for an EncryptionConfiguration
   keepd encryption status        what is sealed, and under which keys

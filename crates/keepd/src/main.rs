@@ -18,6 +18,7 @@ mod help;
 mod logging;
 mod pki;
 mod quickstart;
+mod recover;
 mod serve;
 mod verb;
 
@@ -83,6 +84,7 @@ fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
         "encryption" => Some(encryption::main),
         "quickstart" => Some(quickstart::main),
         "pki" => Some(pki::main),
+        "recover" => Some(recover::main),
         _ => None,
     }
 }

@@ -1,9 +1,28 @@
 //! keepd's own verbs: their arguments are read by clap, and they end in one way.
 
 use std::ffi::OsString;
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
+
+/// BOUND: bytes of an answer that are read.
+const ANSWER_BYTES_MAX: u64 = 64;
+
+/// Asks at the terminal whether to go on; without one nobody can agree.
+pub(crate) fn confirm(question: &str) -> anyhow::Result<bool> {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        crate::complain("there is no terminal to ask for confirmation: give --yes to agree");
+        return Ok(false);
+    }
+    let mut err = std::io::stderr();
+    write!(err, "{question} Type yes: ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    input.lock().take(ANSWER_BYTES_MAX).read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
 
 /// Runs a verb with its arguments. A mistake on the command line ends it with 2, a failure with 1;
 /// both are printed.

@@ -23,7 +23,8 @@ pub(crate) fn write(level: &str, logger: &str, message: &str, fields: &Object) {
 }
 
 /// A point of time since 1970 as `2026-11-24T05:12:33.123456Z`.
-pub(crate) fn timestamp(since_epoch: Duration) -> String {
+#[must_use]
+pub fn timestamp(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (year, month, day) = date_of(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 /// Draws a table.
-pub(crate) fn draw(titles: &[&str], rows: &[Vec<String>]) -> String {
+#[must_use]
+pub fn draw(titles: &[&str], rows: &[Vec<String>]) -> String {
     let titles: Vec<String> = titles.iter().map(|title| title_of(title)).collect();
     let widths: Vec<usize> = titles
         .iter()

@@ -18,6 +18,7 @@ mod keys;
 mod leases;
 mod memory;
 mod permissions;
+mod recovery;
 mod reencryption;
 mod restore;
 mod sealed;
