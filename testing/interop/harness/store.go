@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,12 +85,16 @@ type Store struct {
 	*Process
 	Options
 	ClientURL, PeerURL string
+	// ListenPeerURL is where it listens for peers; PeerURL, unless a network lies in between.
+	ListenPeerURL string
 	// Endpoint is host:port of the client URL.
 	Endpoint string
 	// LogFile holds what the process printed.
 	LogFile string
 	t       testing.TB
 	encFile string
+	// pid is that of the last start, for who looks from another goroutine.
+	pid *atomic.Int64
 }
 
 // SealAll seals every resource and every bare key.
@@ -117,12 +122,34 @@ func Start(t testing.TB, options Options) *Store {
 // StartCluster starts several members that know each other.
 func StartCluster(t testing.TB, size int, options Options) []*Store {
 	t.Helper()
+	members := prepareAll(t, size, options)
+	launchAll(members)
+	return members
+}
+
+// StartOnNetwork starts several members that know each other, with a network between them.
+func StartOnNetwork(t testing.TB, size int, options Options) ([]*Store, *Network) {
+	t.Helper()
+	members := prepareAll(t, size, options)
+	network := NewNetwork(t, members...)
+	launchAll(members)
+	return members, network
+}
+
+func prepareAll(t testing.TB, size int, options Options) []*Store {
+	t.Helper()
 	var members []*Store
-	var peers []string
 	for i := range size {
 		options.Name = fmt.Sprintf("m%d", i+1)
 		members = append(members, Prepare(t, options))
-		peers = append(peers, members[i].InitialCluster)
+	}
+	return members
+}
+
+func launchAll(members []*Store) {
+	var peers []string
+	for _, m := range members {
+		peers = append(peers, m.InitialCluster)
 	}
 	for _, m := range members {
 		m.InitialCluster = strings.Join(peers, ",")
@@ -131,7 +158,6 @@ func StartCluster(t testing.TB, size int, options Options) []*Store {
 	for _, m := range members {
 		m.WaitReady()
 	}
-	return members
 }
 
 // Prepare chooses ports and folders without starting anything.
@@ -147,7 +173,7 @@ func Prepare(t testing.TB, options Options) *Store {
 	if options.Flavor == KeepdSealed && options.Encryption == "" {
 		options.Encryption = SealAll
 	}
-	s := &Store{Options: options, t: t, LogFile: filepath.Join(base, "store.log")}
+	s := &Store{Options: options, t: t, LogFile: filepath.Join(base, "store.log"), pid: &atomic.Int64{}}
 	if options.Encryption != "" {
 		s.encFile = filepath.Join(base, "encryption.yaml")
 		if err := os.WriteFile(s.encFile, []byte(options.Encryption), 0o600); err != nil {
@@ -161,6 +187,7 @@ func Prepare(t testing.TB, options Options) *Store {
 	s.Endpoint = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	s.ClientURL = scheme + "://" + s.Endpoint
 	s.PeerURL = fmt.Sprintf("%s://127.0.0.1:%d", scheme, FreePort(t))
+	s.ListenPeerURL = s.PeerURL
 	if s.InitialCluster == "" {
 		s.InitialCluster = s.Name + "=" + s.PeerURL
 	}
@@ -180,7 +207,7 @@ func (s *Store) Launch(extra ...string) {
 	args = append(args,
 		"--name="+s.Name, "--data-dir="+s.DataDir,
 		"--listen-client-urls="+s.ClientURL, "--advertise-client-urls="+s.ClientURL,
-		"--listen-peer-urls="+s.PeerURL, "--initial-advertise-peer-urls="+s.PeerURL,
+		"--listen-peer-urls="+s.ListenPeerURL, "--initial-advertise-peer-urls="+s.PeerURL,
 		"--initial-cluster="+s.InitialCluster)
 	if p := s.PKI; p != nil {
 		args = append(args,
@@ -196,6 +223,7 @@ func (s *Store) Launch(extra ...string) {
 		program = "prlimit"
 	}
 	s.Process = StartProcess(s.t, s.LogFile, nil, program, args...)
+	s.pid.Store(int64(s.Process.cmd.Process.Pid))
 }
 
 // WaitReady waits until the member knows a leader and answers.
