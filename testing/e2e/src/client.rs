@@ -73,8 +73,25 @@ impl Client {
         panic!("no answer after {START_MAX:?}\n{}", tail(&server.options().log()));
     }
 
-    fn kv(&self) -> KvClient<Channel> {
+    /// Connects to an endpoint when it is first asked, and again whenever the connection was lost.
+    ///
+    /// # Errors
+    /// If it is no endpoint.
+    pub fn lazy(endpoint: String) -> Result<Self, tonic::transport::Error> {
+        let channel = Endpoint::try_from(endpoint)?.connect_lazy();
+        Ok(Self { channel })
+    }
+
+    pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    pub(crate) fn lease(&self) -> LeaseClient<Channel> {
+        LeaseClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn watcher(&self) -> WatchClient<Channel> {
+        WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// The store's revision, by a linearizable read.
@@ -184,7 +201,7 @@ impl Client {
     /// # Errors
     /// What the member answers.
     pub async fn grant(&self, ttl: i64) -> Result<i64, Status> {
-        let mut leases = LeaseClient::new(self.channel.clone());
+        let mut leases = self.lease();
         let grant = pb::LeaseGrantRequest { ttl, id: 0 };
         Ok(leases.lease_grant(limited(grant)).await?.into_inner().id)
     }
@@ -194,7 +211,7 @@ impl Client {
     /// # Errors
     /// What the member answers.
     pub async fn leases(&self) -> Result<Vec<i64>, Status> {
-        let mut leases = LeaseClient::new(self.channel.clone());
+        let mut leases = self.lease();
         let answer = leases.lease_leases(limited(pb::LeaseLeasesRequest {})).await?.into_inner();
         Ok(answer.leases.into_iter().map(|lease| lease.id).collect())
     }
@@ -204,7 +221,7 @@ impl Client {
     /// # Errors
     /// What the member answers.
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Status> {
-        let mut leases = LeaseClient::new(self.channel.clone());
+        let mut leases = self.lease();
         let requests = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
         let mut answers = leases.lease_keep_alive(requests).await?.into_inner();
         let answer = answers.message().await?;
@@ -225,9 +242,7 @@ impl Client {
         let union = pb::watch_request::RequestUnion::CreateRequest(create);
         // The client's half of the stream ends here; the watch goes on.
         let requests = tokio_stream::once(pb::WatchRequest { request_union: Some(union) });
-        let mut watch =
-            WatchClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
-        Ok(Watch { responses: watch.watch(requests).await?.into_inner() })
+        Ok(Watch { responses: self.watcher().watch(requests).await?.into_inner() })
     }
 
     /// Every event of every key from `start` up to `end`, as one watcher gets them.

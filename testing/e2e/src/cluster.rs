@@ -13,6 +13,8 @@ use testkit::{Keepd, Server, TempDir};
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
+use crate::network::Network;
+use crate::small_disk::SmallDisk;
 
 /// Ports that the system does not number outgoing connections from; tests of other kinds take those
 /// below.
@@ -51,15 +53,19 @@ pub struct Member {
     pub peer_url: String,
     options: Keepd,
     server: Option<Server>,
+    /// The small disk that its data directory lies on, if it has one.
+    disk: Option<SmallDisk>,
 }
 
 /// Several members.
 #[derive(Debug)]
 pub struct Cluster {
-    dir: TempDir,
     args: Vec<String>,
     encryption: String,
     members: Vec<Member>,
+    network: Option<Network>,
+    // ORDER: it goes after what is mounted in it.
+    dir: TempDir,
 }
 
 impl Cluster {
@@ -67,10 +73,21 @@ impl Cluster {
     /// 127.0.0.1 and its own copy of the encryption configuration.
     #[must_use]
     pub fn new(name: &str, size: usize, encryption: &str) -> Self {
+        Self::with(name, size, encryption, None)
+    }
+
+    /// The same, with a network between the members whose faults the test chooses.
+    #[must_use]
+    pub fn on_network(name: &str, size: usize, encryption: &str) -> (Self, Network) {
+        let network = Network::default();
+        (Self::with(name, size, encryption, Some(network.clone())), network)
+    }
+
+    fn with(name: &str, size: usize, encryption: &str, network: Option<Network>) -> Self {
         let dir = TempDir::new(name);
         Authority::create(&Env::real(), &dir.join("pki"), "e2e").expect("a CA can be made");
         let (args, encryption) = (Vec::new(), encryption.to_owned());
-        let mut cluster = Self { dir, args, encryption, members: Vec::new() };
+        let mut cluster = Self { dir, args, encryption, members: Vec::new(), network };
         let urls: Vec<_> = (0..size).map(|_| url()).collect();
         let named = |(number, url): (usize, &String)| format!("m{number}={url}");
         let all = urls.iter().enumerate().map(named).collect::<Vec<_>>().join(",");
@@ -98,6 +115,14 @@ impl Cluster {
 
     fn prepare(&mut self, url: String, args: &[&str]) {
         let name = format!("m{}", self.members.len());
+        let listening = match &self.network {
+            None => url.clone(),
+            Some(network) => {
+                let listening = free_port();
+                network.lead(self.members.len(), port_of(&url), listening);
+                format!("https://127.0.0.1:{listening}")
+            }
+        };
         let work = self.dir.join(&name);
         std::fs::create_dir(&work).expect("the folder of the test is writable");
         let config = work.join("encryption.yaml");
@@ -108,14 +133,14 @@ impl Cluster {
         let ca = text(&self.dir.join("pki/ca.crt"));
         let options = Keepd::new(&work)
             .encryption(&config)
-            .args(["--name", &name, "--listen-peer-urls", &url])
+            .args(["--name", &name, "--listen-peer-urls", &listening])
             .args(["--initial-advertise-peer-urls", &url])
             .args(["--advertise-client-urls", &format!("http://{name}.invalid:1")])
             .args(["--peer-cert-file", &certificate, "--peer-key-file", &key])
             .args(["--peer-trusted-ca-file", &ca, "--peer-client-cert-auth"])
             .args(args)
             .args(&self.args);
-        self.members.push(Member { name, peer_url: url, options, server: None });
+        self.members.push(Member { name, peer_url: url, options, server: None, disk: None });
     }
 
     /// A certificate of the cluster's CA for a member, valid for a host.
@@ -163,7 +188,37 @@ impl Cluster {
     pub fn start(&mut self, number: usize) {
         let member = &mut self.members[number];
         assert!(member.server.is_none(), "{} runs", member.name);
-        member.server = Some(member.options.start());
+        let server = member.options.start();
+        if let Some(network) = &self.network {
+            network.knows(number, server.pid());
+        }
+        member.server = Some(server);
+    }
+
+    /// Whether a member was started and not ended.
+    #[must_use]
+    pub fn is_running(&self, number: usize) -> bool {
+        self.members[number].server.is_some()
+    }
+
+    /// Replaces the certificate that a member shows to others, and its key.
+    ///
+    /// # Panics
+    /// If the files cannot be written.
+    pub fn renew_certificate(&self, number: usize) {
+        let authority = Authority::open(&Env::real(), &self.dir.join("pki"));
+        let name = &self.members[number].name;
+        let subject = Subject::peer(name, &["127.0.0.1".to_owned()]);
+        let renewed = authority.and_then(|it| it.renew(name, &subject));
+        renewed.expect("a certificate can be made");
+    }
+
+    /// Puts the data directory of a member, which was never started, on a disk of its own; false without
+    /// the right to.
+    pub fn on_small_disk(&mut self, number: usize, mib: u32) -> bool {
+        let member = &mut self.members[number];
+        member.disk = SmallDisk::mount(&member.data_dir(), mib);
+        member.disk.is_some()
     }
 
     /// Starts all members.
@@ -289,7 +344,16 @@ impl Cluster {
     pub fn wipe(&self, number: usize) {
         let member = &self.members[number];
         assert!(member.server.is_none(), "{} runs", member.name);
-        std::fs::remove_dir_all(member.data_dir()).expect("it has a data directory");
+        let dir = member.data_dir();
+        for entry in std::fs::read_dir(&dir).expect("it has a data directory").flatten() {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = entry.path();
+            let gone = match is_dir {
+                true => std::fs::remove_dir_all(path),
+                false => std::fs::remove_file(path),
+            };
+            gone.expect("what it holds can be removed");
+        }
     }
 }
 
@@ -303,6 +367,12 @@ impl Member {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.options.data_dir()
+    }
+
+    /// Its small disk, if it has one.
+    #[must_use]
+    pub const fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
     }
 
     /// Its log, over all starts.
@@ -329,6 +399,10 @@ impl Member {
             sleep(POLL).await;
         }
     }
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a URL of a test has a port")
 }
 
 /// A peer URL that nobody uses.

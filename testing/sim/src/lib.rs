@@ -16,13 +16,12 @@ mod clock;
 mod cluster;
 mod faults;
 pub mod fixture;
-pub mod history;
 pub mod invariants;
 pub mod logs;
 mod network;
 mod simulation;
 mod trace;
-pub mod truth;
+mod truth;
 pub mod workload;
 
 use std::cell::Cell;
@@ -40,6 +39,8 @@ use keepd_env::{Clock, Env, ManualClock, Random, SeededRandom, SimDisk};
 use keepd_node::{BootError, DataDir, Handle, Member, Options, PartName};
 
 use self::clock::SimClock;
+pub use histories::history;
+
 pub use self::cluster::SimCluster;
 pub use self::network::{Faults, SimNetwork};
 pub use self::simulation::{Failure, Report, Settings, Simulation};

@@ -17,17 +17,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use histories::MARKER;
+use histories::watches::Watch;
 use keepd_env::{Clock, ManualClock, Random, SeededRandom};
 use keepd_node::Handle;
 
-pub(crate) use self::leases::key as lease_key;
-pub use self::watches::{Seen, Watch};
 use crate::Client;
 use crate::history::{History, Outcome, Request, Response};
 use crate::trace::Trace;
 
-/// Begins every key and value: it must never be read on a disk.
-pub const MARKER: &str = "never-plain-on-disk";
 /// Time after which a client gives an answer up; longer than any member takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -208,11 +206,6 @@ impl World {
         let request = Request::Put { key, value, lease: keepd_types::LeaseId::NONE };
         matches!(self.ask(client, (member, &host), request).await, Outcome::Ok(_))
     }
-}
-
-/// Whether a key goes with a lease only.
-pub(crate) fn is_leased(key: &Bytes) -> bool {
-    key.starts_with(format!("{MARKER}/leased/").as_bytes())
 }
 
 /// The clients of a run.

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use e2e::{Client, Cluster, Load, url};
+use e2e::{Client, Cluster, Load, granted, url};
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::configuration::{FIRST, only_sealing};
 
 const WRITERS: usize = 4;
-/// Time limit for a change of the membership: as in etcd, the members must have been connected for five
-/// seconds.
+/// Time limit for a member that gets the state.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn cluster(name: &str, size: usize) -> Cluster {
@@ -19,22 +18,6 @@ fn cluster(name: &str, size: usize) -> Cluster {
 
 fn endpoints(cluster: &Cluster, size: usize) -> Vec<String> {
     (0..size).map(|number| cluster.endpoint(number)).collect()
-}
-
-/// Asks until it is granted: members connect, learners catch up, leaders are elected.
-pub(crate) async fn granted<T>(what: &str, ask: impl AsyncFn() -> Result<T, Status>) -> T {
-    let began = Instant::now();
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
-                let may_pass = matches!(error.code(), Code::Unavailable | Code::FailedPrecondition)
-                    || error.code() == Code::DeadlineExceeded;
-                assert!(may_pass && began.elapsed() < PATIENCE, "{what}: {error}");
-            }
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
 }
 
 async fn id_of(client: &Client, number: usize) -> u64 {

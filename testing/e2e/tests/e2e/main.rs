@@ -24,4 +24,5 @@ mod restore;
 mod sealed;
 mod slow_watcher;
 mod start;
+mod storms;
 mod strangers;

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use e2e::{Client, Cluster, Load};
+use e2e::{Client, Cluster, Load, granted};
 use testkit::files::tree;
 use testkit::{Keepd, TempDir};
 
 use crate::configuration::{FIRST, only_sealing};
-use crate::joining::granted;
 
 const BUMP: i64 = 1_000_000_000;
 

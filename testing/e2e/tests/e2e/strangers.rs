@@ -1,10 +1,9 @@
 //! Members that do not belong together: each refusal has its reason in the logs of both sides, and the
 //! others go on.
 
-use e2e::Cluster;
+use e2e::{Cluster, granted};
 
 use crate::configuration::{FIRST, sealing};
-use crate::joining::granted;
 
 fn cluster(name: &str) -> Cluster {
     Cluster::new(name, 3, &sealing("key1", FIRST))

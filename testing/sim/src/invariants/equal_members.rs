@@ -7,7 +7,7 @@ use keepd_types::{KeyRange, MemberId};
 
 use super::{Verdict, verdict};
 use crate::history::Pair;
-use crate::truth::{Replay, Truth};
+use histories::truth::{Replay, Truth};
 
 /// The last view of a member.
 #[derive(Debug)]

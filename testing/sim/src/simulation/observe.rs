@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use histories::is_leased;
+use histories::truth::Truth;
 use keepd_types::KeyRange;
 
 use super::Simulation;
@@ -19,8 +21,8 @@ use crate::invariants::{
     Verdict, acknowledged_writes, equal_members, lease_bounds, reads, real_time, verdict,
 };
 use crate::logs::Log;
-use crate::truth::{self, Truth};
-use crate::workload::{World, is_leased};
+use crate::truth;
+use crate::workload::World;
 
 /// A member at a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl Simulation {
                 let sealer = handle.encryption().sealer();
                 let (world, now) = (&self.world, self.world.now());
                 let moment = || world.history.borrow_mut().moment(now);
-                let learned = self.checks.truth.learn(&view, &sealer, moment);
+                let learned = truth::learn(&mut self.checks.truth, &view, &sealer, moment);
                 let is_damaged = self.damaged.contains(&member);
                 verdict(
                     "truth",
@@ -246,7 +248,7 @@ impl Simulation {
         reads::conclude(&history, truth)?;
         let about = Circumstances {
             rates: (faults::RATES.1, faults::RATES.0),
-            disturbances: &self.checks.disturbances,
+            disturbances: Some(&self.checks.disturbances),
             end: self.now(),
         };
         lease_bounds::conclude(&history, truth, about)

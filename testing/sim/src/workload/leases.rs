@@ -4,10 +4,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use histories::lease_key;
 use keepd_types::LeaseId;
 
-use super::{MARKER, World};
+use super::World;
 use crate::history::{Outcome, Request, Response};
 
 /// The longest time to live, in seconds; the shortest is the server's.
@@ -16,12 +16,6 @@ const TTL_MIN: u64 = 2;
 const FAILED_PAUSE: Duration = Duration::from_millis(200);
 /// The longest time for which a lease is kept alive.
 const KEPT_MAX: Duration = Duration::from_secs(10);
-
-/// The key of a lease: written once, with it, and removed with it only.
-#[must_use]
-pub(crate) fn key(id: LeaseId) -> Bytes {
-    format!("{MARKER}/leased/{}", id.0).into()
-}
 
 pub(super) async fn client(world: Rc<World>, client: usize) {
     while world.is_unsafe() {
@@ -36,7 +30,7 @@ pub(super) async fn client(world: Rc<World>, client: usize) {
             world.pause(FAILED_PAUSE).await;
             continue;
         }
-        let put = Request::Put { key: key(id), value: world.value(client), lease: id };
+        let put = Request::Put { key: lease_key(id), value: world.value(client), lease: id };
         if matches!(world.ask(client, (member, &host), put).await, Outcome::Ok(_)) {
             hold(&world, client, id, ttl).await;
         }

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use histories::watches::{Seen, Watch};
 use keepd_types::{KeyRange, RangeEnd};
 use keepd_watch::{CloseReason, Sink, StreamMessage, WatchSpec};
 use parking_lot::Mutex;
 
 use super::{Host, MARKER, Phase, World};
-use crate::truth::{self, Fact};
+use crate::truth;
 
 /// BOUND: messages that a watch's queue holds beside answers.
 const QUEUE_MAX: u64 = 6;
@@ -22,36 +23,6 @@ const STAY_MAX: Duration = Duration::from_secs(6);
 const LOOK_MAX: Duration = Duration::from_millis(400);
 /// Time in which a stream is opened.
 const OPEN_TIME: Duration = Duration::from_secs(2);
-
-/// A message of a watch to its client.
-#[derive(Clone, Debug)]
-pub enum Seen {
-    /// It begins behind this revision.
-    Begun(i64),
-    /// The changes of one message.
-    Facts(Vec<Fact>),
-    /// A change that cannot be read.
-    Garbled(String),
-    /// Everything up to this revision was told.
-    Progress(i64),
-    /// The history that it needs is gone.
-    Compacted(i64),
-    /// The history that it needs cannot be read.
-    Unreadable,
-    /// The stream was left.
-    Left,
-}
-
-/// A watch across the members that it was at.
-#[derive(Debug)]
-pub struct Watch {
-    /// The keys.
-    pub range: KeyRange,
-    /// Messages that are not checked yet.
-    pub seen: VecDeque<Seen>,
-    /// The member that it is at.
-    pub member: usize,
-}
 
 #[derive(Debug, Default)]
 struct Queue {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Verdict, verdict};
 use crate::history::{History, Operation, Outcome, Request, Response};
 use crate::truth::Truth;
+use crate::verdict::{Verdict, verdict};
 
 /// Looks at a whole run.
 ///

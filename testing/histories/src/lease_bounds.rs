@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use keepd_types::LeaseId;
 
-use super::{Verdict, verdict};
 use crate::history::{History, Moment, Outcome, Request, Response};
+use crate::lease_key;
 use crate::truth::{Fact, Truth};
-use crate::workload::lease_key;
+use crate::verdict::{Verdict, verdict};
 
 /// Time that a lease may live longer: what a new leader adds, the interval between two looks for ended
 /// leases, and the way of the command.
@@ -24,8 +24,9 @@ const UNDER_WAY_MAX: Duration = Duration::from_secs(10);
 pub struct Circumstances<'a> {
     /// The highest and the lowest rate of a clock, in parts of a million.
     pub rates: (u32, u32),
-    /// The times at which members took over, or something else was in the way of the end of a lease.
-    pub disturbances: &'a [Duration],
+    /// The times at which members took over, or something else was in the way of the end of a lease;
+    /// `None` if nobody knows, and a late end proves nothing.
+    pub disturbances: Option<&'a [Duration]>,
     /// The end of the run.
     pub end: Duration,
 }
@@ -120,9 +121,10 @@ fn check_one(
             return Err(format!("it ended at {at:?}, and was to live until {end:?}"));
         }
     }
+    let Some(disturbances) = about.disturbances else { return Ok(()) };
     let end = removal.map_or(about.end, |removal| removal.shown.at);
     let last = lease.renewed_until.max(put.shown.at);
-    let disturbed = about.disturbances.iter().filter(|at| **at <= end).max();
+    let disturbed = disturbances.iter().filter(|at| **at <= end).max();
     let from = disturbed.map_or(last, |disturbed| last.max(*disturbed));
     let latest = from + scaled(lease.ttl, slowest) + LATE_MAX;
     if end > latest {
@@ -164,6 +166,7 @@ mod tests {
             facts.push(Fact { revision, key: lease_key(id), pair: None, shown });
         }
         let rates = (1_000_000, 1_000_000);
+        let disturbances = Some(disturbances);
         let about = Circumstances { rates, disturbances, end: at(60.0) };
         conclude(&history, &Truth::with(facts), about)
     }

@@ -3,9 +3,9 @@
 
 use keepd_types::KeyRange;
 
-use super::{Verdict, verdict};
 use crate::truth::{Fact, Truth};
-use crate::workload::{Seen, Watch};
+use crate::verdict::{Verdict, verdict};
+use crate::watches::{Seen, Watch};
 
 /// The progress of each watch, by its place among the watches of a run.
 #[derive(Debug, Default)]

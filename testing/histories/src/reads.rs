@@ -1,9 +1,9 @@
 //! Reads, linearizable and serializable: each shows exactly what the keys were at the revision that it
 //! tells. How new that revision must be is in `real_time.rs`.
 
-use super::{Verdict, verdict};
 use crate::history::{History, Operation, Outcome, Pair, Request, Response};
 use crate::truth::{Replay, Truth};
+use crate::verdict::{Verdict, verdict};
 
 /// Looks at a whole run.
 ///

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Verdict, verdict};
 use crate::history::{History, Operation, Outcome, Request, Response};
 use crate::truth::{Fact, Replay, Truth};
+use crate::verdict::{Verdict, verdict};
 
 /// Looks at a whole run. Keys for which `is_ended_by_lease` holds go without a delete.
 ///

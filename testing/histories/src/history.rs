@@ -178,13 +178,14 @@ impl History {
         self.operations.iter().filter(|it| matches!(it.outcome, Outcome::Ok(_))).count()
     }
 
-    pub(crate) fn moment(&mut self, at: Duration) -> Moment {
+    /// The next moment.
+    pub const fn moment(&mut self, at: Duration) -> Moment {
         self.moments += 1;
         Moment { number: self.moments, at }
     }
 
     /// Notes a call; the number of the operation.
-    pub(crate) fn call(
+    pub fn call(
         &mut self,
         (client, member, start): (usize, usize, u64),
         request: Request,
@@ -205,7 +206,7 @@ impl History {
     }
 
     /// Notes the end of an operation.
-    pub(crate) fn end(&mut self, operation: usize, outcome: Outcome, at: Duration) {
+    pub fn end(&mut self, operation: usize, outcome: Outcome, at: Duration) {
         let end = self.moment(at);
         let operation = &mut self.operations[operation];
         (operation.end, operation.outcome) = (Some(end), outcome);
