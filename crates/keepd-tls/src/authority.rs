@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use keepd_env::{Env, Random};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -85,6 +88,8 @@ pub struct Authority {
     env: Env,
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
 }
 
 impl std::fmt::Debug for Authority {
@@ -107,7 +112,13 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(&failed)?;
         write_pair(env, dir, "ca", &certificate.pem(), &key)?;
-        Ok(Self { env: env.clone(), dir: dir.to_owned(), issuer: Issuer::new(params, key) })
+        Ok(Self {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            issuer: Issuer::new(params, key),
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+        })
     }
 
     /// Opens the CA in `dir`.
@@ -127,9 +138,20 @@ impl Authority {
             move |error: rcgen::Error| Error::BadPem { path, reason: error.to_string() }
         };
         let pair = KeyPair::from_pem(&pem(&key)?).map_err(bad(&key))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&pem(&certificate)?, pair).map_err(bad(&certificate))?;
-        Ok(Self { env: env.clone(), dir: dir.to_owned(), issuer })
+        let certificate_pem = pem(&certificate)?.to_string();
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, pair).map_err(bad(&certificate))?;
+        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes());
+        let der = der.map_err(|error| Error::BadPem {
+            path: certificate.clone(),
+            reason: format!("{error:?}"),
+        })?;
+        Ok(Self {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            issuer,
+            certificate: der,
+            certificate_pem,
+        })
     }
 
     /// Whether `dir` holds a CA.
@@ -164,8 +186,30 @@ impl Authority {
         Ok((certificate_path, key_path))
     }
 
+    /// Its certificate.
+    pub(crate) const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Its certificate, PEM.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.certificate_pem.clone()
+    }
+
     /// A certificate in PEM and its key.
     fn sign(&self, subject: &Subject) -> Result<(String, KeyPair), Error> {
+        let failed = issue_error(&subject.common_name);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(&failed)?;
+        Ok((self.sign_key(&key, subject)?.pem(), key))
+    }
+
+    /// A certificate for a key.
+    pub(crate) fn sign_key(
+        &self,
+        key: &impl PublicKeyData,
+        subject: &Subject,
+    ) -> Result<Certificate, Error> {
         let failed = issue_error(&subject.common_name);
         let mut params = params(&self.env, &subject.common_name, subject.days);
         for name in &subject.names {
@@ -182,9 +226,7 @@ impl Authority {
             }
         };
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(&failed)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(&failed)?;
-        Ok((certificate.pem(), key))
+        params.signed_by(key, &self.issuer).map_err(failed)
     }
 
     /// Paths of the certificate and the key of a name.

@@ -38,6 +38,11 @@ impl Refusal {
         Self("client certificate authentication failed".to_owned())
     }
 
+    /// The server shows no chain to the certificate authority that a token names.
+    pub(crate) fn other_authority() -> Self {
+        Self("the server's certificate is of another CA than the token's".to_owned())
+    }
+
     /// The server's certificate names no host at all.
     pub(crate) fn no_alternative_names(facts: &CertificateSummary, wanted: &str) -> Self {
         let subject = &facts.subject;

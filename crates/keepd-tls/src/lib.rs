@@ -11,6 +11,7 @@ mod authority;
 mod certificate;
 mod chain;
 mod client;
+mod enrolment;
 mod error;
 mod explain;
 mod files;
@@ -27,6 +28,10 @@ mod verifier;
 pub use authority::{Authority, Subject, TLS_SERVER_DAYS, Usage};
 pub use certificate::{CertificateSummary, PeerIdentity, Purposes};
 pub use client::{ClientTls, ClientTlsOptions};
+pub use enrolment::{
+    DIGEST_LEN, EXPORTER_LABEL, Side, certificate_request, certificate_request_for, is_proof,
+    newcomer, proof,
+};
 pub use error::Error;
 pub use explain::{explain, explain_io};
 pub use reload::ReloadStatus;

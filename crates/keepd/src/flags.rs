@@ -31,7 +31,7 @@ use keepd_gotext::quote;
 
 pub(crate) use discovery::{Discovery, DiscoveryIdentity, DiscoveryTls};
 pub(crate) use options::{
-    ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity,
+    ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity, join_dir,
 };
 pub(crate) use urls::{Url, parse_url};
 

@@ -9,14 +9,18 @@ use keepd_cli::wiping::Wiping;
 use keepd_cli::{etcdctl, etcdutl, output};
 use keepd_crypto::{ConfigFile, ConfigOptions, wiping};
 
+mod admin;
 mod debug;
 mod encryption;
+mod enrol;
 #[cfg(any(test, feature = "failpoints"))]
 mod failpoints;
 mod flags;
 mod help;
 mod logging;
+mod member;
 mod pki;
+mod promotion;
 mod quickstart;
 mod recover;
 mod serve;
@@ -80,8 +84,10 @@ fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
 fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
     match name {
         "server" => Some(server),
+        "cluster" => Some(enrol::main),
         "debug" => Some(debug::main),
         "encryption" => Some(encryption::main),
+        "member" => Some(member::main),
         "quickstart" => Some(quickstart::main),
         "pki" => Some(pki::main),
         "recover" => Some(recover::main),

@@ -3,6 +3,7 @@
 mod auto_tls;
 mod bootstrap;
 mod discovery;
+mod join;
 mod network;
 mod process;
 mod srv;
@@ -116,6 +117,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         tracing::warn!("{}; for data that may be lost only", keepd_server::UNSYNCED);
     }
     let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
+    join::prepare(&env, &mut options, &*services).await?;
     let config = encryption_config(&env, &options, &*services).await?;
     auto_tls::prepare(&env, &mut options)?;
     let listeners = bind(&env, &options).await?;
@@ -139,6 +141,9 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
     };
+    if options.join.is_some() && is_new {
+        tokio::spawn(join::tell_progress(node.handle()));
+    }
     let limits =
         Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
     let context = Context::new(node.handle(), Arc::clone(&encryption), limits);

@@ -11,6 +11,8 @@ use keepd_member::InitialCluster;
 mod flag_list;
 #[path = "../../../crates/keepd-cli/src/engine/humanize.rs"]
 mod humanize;
+#[path = "../../../crates/keepd/src/enrol/token.rs"]
+mod token;
 #[path = "../../../crates/keepd/src/flags/urls.rs"]
 mod urls;
 
@@ -28,6 +30,10 @@ pub fn words(bytes: &[u8]) {
         for url in list {
             let _told = (url.is_tls(), url.host(), url.address(), url.to_string());
         }
+    }
+    if let Ok(token) = token::Token::parse(&text) {
+        assert_eq!(token::Token::parse(&token.encode()).as_ref(), Ok(&token));
+        let _told = format!("{token:?}");
     }
     let mut parts = text.splitn(4, '\n');
     let mut part = || parts.next().unwrap_or("default");
@@ -85,6 +91,7 @@ pub(crate) fn first_inputs() -> Vec<Vec<u8>> {
         "unixs://localhost:m1",
         "m\nm=http://a:2380,n=http://b:2380\netcd-cluster\nhttp://a:2380",
         "prefix:/some/",
+        "keepd-join-AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAgICAgICAgICAgICAgICAgAAAABrSdIAAQ0xMC4wLjAuMToyMzc4OtkyeA",
         "deployments.apps\0\0\0\0/registry/apps/deployments/default/d",
     ]
     .map(|word| word.as_bytes().to_vec())

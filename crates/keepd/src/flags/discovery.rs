@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::table;
 
 /// Flags whose values are secrets: not for the log.
-pub(super) const SECRETS: [&str; 2] = ["discovery-password", "discovery-auth-token"];
+pub(super) const SECRETS: [&str; 3] = ["discovery-password", "discovery-auth-token", "join"];
 
 /// The service at which the first members of a cluster find each other, and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The settings of a server, as plain data.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keepd_gotext::{GoDuration, parse_int};
@@ -94,6 +94,17 @@ impl TransportSecurity {
         self.cert_file.is_none() && self.key_file.is_none()
     }
 
+    /// Uses the files of a member that joined by invitation, unless others are named.
+    fn use_joined(&mut self, dir: &Path) {
+        if !self.is_empty() {
+            return;
+        }
+        self.cert_file = Some(dir.join("member.crt"));
+        self.key_file = Some(dir.join("member.key"));
+        self.trusted_ca_file.get_or_insert_with(|| dir.join("ca.crt"));
+        self.client_cert_auth = true;
+    }
+
     /// Whether a listener can have TLS.
     #[must_use]
     pub(crate) const fn has_certificate(&self) -> bool {
@@ -132,6 +143,8 @@ pub(crate) struct ServerOptions {
     pub(crate) discovery_srv_name: String,
     /// The service at which the members find each other; `initial_cluster` is this one alone then.
     pub(crate) discovery: Option<Discovery>,
+    /// The token of an invitation, or `@` and a file with it.
+    pub(crate) join: Option<String>,
     /// New or joining.
     pub(crate) initial_cluster_state: ClusterState,
     /// The cluster token, from which the ids are computed.
@@ -204,6 +217,8 @@ impl ServerOptions {
             dir => PathBuf::from(dir),
         };
         let peer_urls = settings.urls("initial-advertise-peer-urls");
+        let join = Some(settings.text("join").to_owned()).filter(|token| !token.is_empty());
+        let [client_security, peer_security] = securities(settings, join.is_some(), &data_dir);
         Ok(Self {
             data_dir,
             heartbeat_interval: settings.millis("heartbeat-interval"),
@@ -218,6 +233,7 @@ impl ServerOptions {
             discovery_srv: settings.text("discovery-srv").to_owned(),
             discovery_srv_name: settings.text("discovery-srv-name").to_owned(),
             discovery: Discovery::read(settings)?,
+            join,
             initial_cluster_state: match settings.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
@@ -240,8 +256,8 @@ impl ServerOptions {
             auto_compaction: auto_compaction(settings)?,
             corruption_checks: corruption_checks(settings),
             initial_corruption_check: settings.gates().is_enabled("InitialCorruptCheck"),
-            client_security: client_security(settings),
-            peer_security: peer_security(settings),
+            client_security,
+            peer_security,
             self_signed_cert_days: settings
                 .uint("self-signed-cert-validity")
                 .saturating_mul(DAYS_OF_YEAR),
@@ -287,6 +303,14 @@ impl ServerOptions {
     }
 }
 
+/// The directory of what a member gets that joins by invitation: beside its data, for a copy of the data
+/// must not hold keys.
+pub(crate) fn join_dir(data_dir: &Path) -> PathBuf {
+    let mut dir = data_dir.as_os_str().to_owned();
+    dir.push(".join");
+    dir.into()
+}
+
 fn log_options(settings: &Settings) -> LogOptions {
     LogOptions {
         outputs: settings.list("log-outputs"),
@@ -319,6 +343,16 @@ fn own_hosts(settings: &Settings) -> BTreeSet<String> {
 
 fn path(settings: &Settings, name: &str) -> Option<PathBuf> {
     Some(settings.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from)
+}
+
+/// The certificates towards clients and between members.
+fn securities(settings: &Settings, is_joined: bool, data_dir: &Path) -> [TransportSecurity; 2] {
+    let mut securities = [client_security(settings), peer_security(settings)];
+    if is_joined {
+        let dir = join_dir(data_dir);
+        securities.iter_mut().for_each(|security| security.use_joined(&dir));
+    }
+    securities
 }
 
 fn client_security(settings: &Settings) -> TransportSecurity {

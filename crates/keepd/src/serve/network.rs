@@ -62,7 +62,10 @@ pub(super) fn tls(env: &Env, options: &ServerOptions) -> anyhow::Result<Option<A
         alpn: vec![HTTP2.to_vec()],
         ..ClientTlsOptions::default()
     };
-    Ok(Some(Arc::new(ClientTls::new(tls, env).context("TLS towards other members")?)))
+    let tls = ClientTls::new(tls, env);
+    // The reason is in the text: the log has one line.
+    let tls = tls.map_err(|error| anyhow::anyhow!("TLS towards other members: {error}"))?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// The network of this member, which talks to nobody yet.

@@ -27,6 +27,13 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     Flag::new(
         Clustering,
+        "join",
+        Kind::Text,
+        "",
+        "A token of `keepd cluster invite`, or @FILE with it: join that cluster.",
+    ),
+    Flag::new(
+        Clustering,
         "initial-cluster-token",
         Kind::Text,
         "etcd-cluster",
