@@ -35,11 +35,15 @@ pub enum Mutant {
     DoubleForward,
     /// One member leaves out some commands.
     Divergence,
+    /// A change of the membership counts as soon as it is in a member's log.
+    ChangeAtAppend,
+    /// A state of another member takes the store's place, and the log goes on as it was.
+    HalfInstall,
 }
 
 impl Mutant {
     /// All mutants.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::SkipSync,
         Self::SkipDirSync,
         Self::ConfirmBeforeSync,
@@ -54,6 +58,8 @@ impl Mutant {
         Self::ForgottenTail,
         Self::DoubleForward,
         Self::Divergence,
+        Self::ChangeAtAppend,
+        Self::HalfInstall,
     ];
 }
 

@@ -12,6 +12,8 @@
 //! drops its unsynced writes for good, as Linux does: they are read until the power is cut, and no
 //! later sync makes them durable; a failed write leaves a part behind; space runs
 //! out; bytes change under the store; and [`SimDisk::crash_at`] cuts the power after the Nth change.
+//! [`SimDisk::set_lying`] has syncs succeed and do nothing: a power cut then brings back the disk of that
+//! moment, as if somebody had put an older copy in its place.
 //!
 //! Not modelled: permissions, links, sparse files, reordering of synced writes.
 
@@ -67,6 +69,12 @@ impl SimDisk {
     /// Makes a call fail; see [`FaultPlan`]. Plans add up until [`SimDisk::heal`].
     pub fn fail(&self, plan: FaultPlan) {
         self.state.lock().faults.add(plan);
+    }
+
+    /// Has every sync succeed and make nothing durable, or no longer. The death of a process changes
+    /// nothing about it; the disk after a power cut is an honest one.
+    pub fn set_lying(&self, lies: bool) {
+        self.state.lock().lies = lies;
     }
 
     /// Cuts the power after the `mutations`th changing call counted from the disk's creation: every
@@ -347,7 +355,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state.lock();
         let result = state.faults.admit(IoOp::Sync, &self.path);
         if result.is_ok() {
-            state.inode(self.inode).sync();
+            state.sync_file(self.inode);
         } else if state.faults.is_powered() {
             state.inode(self.inode).unsynced.clear();
         }

@@ -166,6 +166,7 @@ impl DataDir {
             election_ticks: election_ticks(options),
             pre_vote: options.pre_vote,
             read_retry_ticks: ticks(options, READ_RETRY),
+            rejoin_ticks: ticks(options, options.rejoin_patience()),
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
         let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };

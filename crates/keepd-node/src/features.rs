@@ -8,7 +8,7 @@
 use keepd_machine::facts::DIGEST_CHECK_LEVEL;
 
 /// The newest level of commands, records and messages that this version reads, and announces.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// A kind of command, record or message that not every version can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub enum Feature {
     Downgrade,
     /// The command that compares digests, and the messages that go with it.
     DigestChecks,
+    /// The question of a member that starts to the others, and their answers: sent to whoever has
+    /// announced it.
+    Rejoin,
 }
 
 impl Feature {
@@ -25,6 +28,7 @@ impl Feature {
         match self {
             Self::Downgrade => 2,
             Self::DigestChecks => DIGEST_CHECK_LEVEL,
+            Self::Rejoin => 4,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keepd_machine::{Command, StateMachine};
+use keepd_machine::command::{ALARM_NOSPACE, Alarm};
+use keepd_machine::{Command, StateMachine, membership, tables};
 use keepd_mvcc::{Applied, Cause, JobKind, JobRequest, Reclaim, Store, Urgency};
 use tokio::sync::oneshot;
 
@@ -60,6 +61,8 @@ pub(crate) struct JobScheduler {
     /// A NOSPACE command of ours is on its way until the alarms change; one that raft dropped is
     /// proposed again then.
     nospace_again: Option<Duration>,
+    /// The time at which the alarm of a removed member may be cleared again.
+    removed_again: Option<Duration>,
     /// A checkpoint found the disk full and is still to be written.
     checkpoint_pending: bool,
     /// No checkpoint or rewrite before: one found no space or no descriptor.
@@ -98,6 +101,7 @@ impl JobScheduler {
             flush_due: Duration::ZERO,
             space_due: Duration::ZERO,
             nospace_again: None,
+            removed_again: None,
             checkpoint_pending: false,
             jobs_due: Duration::ZERO,
             checkpoint_refused: None,
@@ -299,6 +303,7 @@ impl JobScheduler {
         self.publish_space(machine);
         self.shared.measure_space();
         self.update_nospace_alarm(machine, now);
+        self.clear_alarms_of_removed(machine, now);
         if self.shared.space.ballast.is_short() || !self.defrag_waiters.is_empty() {
             self.shrink_log(machine.store().durable(), now);
         }
@@ -456,6 +461,24 @@ impl JobScheduler {
             Command::AlarmDeactivate(nospace)
         };
         self.shared.propose_own(command, None, now);
+    }
+
+    /// Whoever was removed does not clear its alarm any more: the leader does.
+    fn clear_alarms_of_removed(&mut self, machine: &StateMachine, now: Duration) {
+        let waits = self.removed_again.is_some_and(|again| now < again);
+        if waits || self.shared.progress.leadership.term().is_none() {
+            return;
+        }
+        let members = machine.store().meta(tables::MEMBERS);
+        let is_of_removed = |alarm: &&Alarm| {
+            alarm.kind == ALARM_NOSPACE
+                && alarm.member.0 != 0
+                && matches!(membership::member(members, alarm.member), Ok(None))
+        };
+        let Some(alarm) = machine.alarms().iter().find(is_of_removed).copied() else { return };
+        self.removed_again = Some(now + self.shared.options.request_timeout());
+        tracing::info!(member = %alarm.member, "clearing the NOSPACE alarm of a member that was removed");
+        self.shared.propose_own(Command::AlarmDeactivate(alarm), None, now);
     }
 
     /// Damage in old segments is found before it is needed, and told whoever met it.

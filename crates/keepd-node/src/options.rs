@@ -38,6 +38,9 @@ pub struct Options {
     pub election_timeout: Duration,
     /// Ask before disturbing a working leader.
     pub pre_vote: bool,
+    /// Time for which a member that starts waits for what other voters know of it; by default three
+    /// election timeouts.
+    pub rejoin_patience: Option<Duration>,
     /// Go on alone with what there is, whoever else was in the cluster; for an existing directory.
     pub force_new_cluster: bool,
     /// Learners that the cluster may have.
@@ -79,6 +82,7 @@ impl Options {
             heartbeat_interval: limits::HEARTBEAT_INTERVAL,
             election_timeout: limits::ELECTION_TIMEOUT,
             pre_vote: true,
+            rejoin_patience: None,
             force_new_cluster: false,
             learners_max: 1,
             feature_level: FEATURE_LEVEL,
@@ -97,6 +101,13 @@ impl Options {
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + 2 * self.election_timeout
+    }
+
+    /// Time for which a member that starts takes no part unless all other voters have said what they
+    /// know of it (rule 9.23).
+    #[must_use]
+    pub fn rejoin_patience(&self) -> Duration {
+        self.rejoin_patience.unwrap_or(3 * self.election_timeout)
     }
 
     /// The shortest lease: three half elections, in whole seconds.

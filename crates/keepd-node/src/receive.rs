@@ -141,12 +141,6 @@ impl Receiver for Handle {
             let keys = lacking.join(", ");
             tracing::warn!(peer = %hello.member, keys, "a member's encryption configuration lacks active keys");
         }
-        if view.meta(tables::CONF_STATE).is_empty() {
-            // This member joins: who came to the cluster after it asked for the membership has to be
-            // answered too.
-            let (id, urls) = (hello.member, hello.urls.clone());
-            self.shared.network.add_peer(PeerAddress { id, urls });
-        }
         let level = self.shared.facts.load().feature_level;
         if hello.feature_level < level {
             let reason = format!(
@@ -156,6 +150,9 @@ impl Receiver for Handle {
             );
             return Err(Refusal { reason, is_removed: false });
         }
+        // Who came to the cluster after this member joined, or while it was away, leads it perhaps.
+        let (id, urls) = (hello.member, hello.urls.clone());
+        self.shared.network.add_stranger(PeerAddress { id, urls });
         let (version, feature_level) = (hello.version.clone(), hello.feature_level);
         self.shared.network.announce(hello.member, Announcement { version, feature_level });
         Ok(())

@@ -241,6 +241,7 @@ fn apply_all(
         election_ticks: 10,
         pre_vote: true,
         read_retry_ticks: 1,
+        rejoin_ticks: 0,
     };
     let mut core = Core::new(settings, restored, Arc::clone(&env.random))?;
     let mut machine = StateMachine::new(store, keepd_machine::Options::default())?;

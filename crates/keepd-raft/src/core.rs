@@ -19,8 +19,9 @@
 //!    [`Core::applied`] of that index;
 //! 6. the transport answers for the sender of a message, takes none of a member that is known to be
 //!    removed, keeps the order of each peer's, and says with [`Core::report_unreachable`] that some
-//!    were lost. After [`Error::LogForgotten`] and [`Error::Diverged`] the member stops. While disk
-//!    or state machine hang: [`Core::set_stalled`], and a leader's [`Core::step_down`];
+//!    were lost. After [`Error::LogForgotten`], [`Error::Forgotten`] and [`Error::Diverged`] the member
+//!    stops. While disk or state machine hang: [`Core::set_stalled`], and a leader's
+//!    [`Core::step_down`];
 //! 7. a read that is answered also answers the earlier ones; the driver ends those that wait too
 //!    long;
 //! 8. each of [`Actions::fetches`] is read from the WAL, without delaying its syncs, and answered with
@@ -28,10 +29,12 @@
 
 mod catch_up;
 mod convert;
+mod error;
 mod membership;
 mod peers;
 mod progress;
 mod reads;
+mod rejoin;
 mod restored;
 
 use std::collections::VecDeque;
@@ -43,19 +46,20 @@ use keepd_env::mutants::{self, Mutant};
 use keepd_types::{Entry, HardState};
 use raft::eraftpb::{self, MessageType};
 use raft::{RawNode, StateRole};
-use thiserror::Error;
 
 use self::catch_up::CatchUp;
 use self::convert::from_raft;
 pub(crate) use self::convert::to_raft;
+pub use self::error::Error;
 use self::membership::PendingChange;
 pub use self::membership::Verdict;
 use self::peers::{message_from_raft, meta_from_raft};
 pub use self::progress::{Progress, Replication, SnapshotEnd};
 use self::reads::Reads;
-use crate::conf_change::{ConfState, MalformedConfChange};
+use self::rejoin::Rejoin;
+use crate::conf_change::ConfState;
 use crate::log_store::{Fetch, InitialState, LogStore};
-use crate::message::{MalformedMessage, Message, SnapshotMeta};
+use crate::message::{Message, SnapshotMeta, Started};
 
 /// Bytes of uncommitted entries beyond which proposals are refused.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -96,119 +100,9 @@ pub struct Settings {
     pub pre_vote: bool,
     /// Ticks after which a read without an answer is asked again.
     pub read_retry_ticks: usize,
-}
-
-/// Refusals of the core.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// No leader is known, or this member is not it: nothing was proposed.
-    #[error("no leader")]
-    NoLeader,
-    /// The leader dropped the proposal (a transfer is under way, or too much is uncommitted).
-    #[error("raft proposal dropped")]
-    ProposalDropped,
-    /// The log on disk ends before what is known to be committed.
-    #[error(
-        "the write-ahead log ends at index {log_last} but index {needed} was committed or applied: \
-         log files are missing or were rolled back; restore them, or restore a backup"
-    )]
-    LogTooShort {
-        /// The last index in the log.
-        log_last: u64,
-        /// The highest index that was committed or applied.
-        needed: u64,
-    },
-    /// The store has not applied everything up to the log's start, and the log no longer holds it.
-    #[error(
-        "the store stands at index {applied} but the write-ahead log starts after {start}: \
-         store files are missing or were rolled back; restore them, or restore a backup"
-    )]
-    StoreTooOld {
-        /// The last index that the store has applied.
-        applied: u64,
-        /// The index after which the log starts.
-        start: u64,
-    },
-    /// This member is a learner, or no member at all: it cannot lead.
-    #[error("this member does not vote")]
-    NotVoter,
-    /// The configuration in the store is none that Raft can count votes with.
-    #[error("the configuration in the store is unsound: {0:?}; restore a backup")]
-    ConfState(ConfState),
-    /// An entry of the log that should change the configuration cannot be read.
-    #[error("entry {index} of the write-ahead log: {source}")]
-    ConfChangeEntry {
-        /// The entry's index.
-        index: u64,
-        /// The fault.
-        source: MalformedConfChange,
-    },
-    /// The last change of the configuration is not applied yet.
-    #[error("a change of the configuration is under way")]
-    ConfChangePending,
-    /// A change does not fit the configuration.
-    #[error("the configuration cannot be changed so: {0}")]
-    ConfChangeRefused(&'static str),
-    /// A message that no member sends.
-    #[error(transparent)]
-    Malformed(#[from] MalformedMessage),
-    /// A message for another member.
-    #[error("a message for member {to:x} came here")]
-    Misdirected {
-        /// The member that it is for.
-        to: u64,
-    },
-    /// A message from one that is not in the configuration.
-    #[error("member {id:x} is not in the configuration")]
-    NotMember {
-        /// The sender.
-        id: u64,
-    },
-    /// A message that only the leader sends.
-    #[error("member {from:x} does not lead")]
-    NotLeader {
-        /// The sender.
-        from: u64,
-    },
-    /// A follower confirms entries that its leader does not have.
-    #[error("member {from:x} confirms index {index}, which the leader does not have")]
-    LogBeyondLeader {
-        /// The sender.
-        from: u64,
-        /// The index.
-        index: u64,
-    },
-    /// The leader knows that this member had more in its log.
-    #[error(
-        "the log ends at index {last}, but this member has confirmed index {needed}: its disk lost \
-         what it had synced, or an older copy was put back; remove the member and add it again"
-    )]
-    LogForgotten {
-        /// The last index.
-        last: u64,
-        /// The index that it confirmed.
-        needed: u64,
-    },
-    /// The leader's log contradicts what this member knows to be committed.
-    #[error(
-        "the leader's log differs at or below index {committed}, which is committed here: this \
-         member or the leader lost its log; remove the wrong one and add it again"
-    )]
-    Diverged {
-        /// The commit index of this member.
-        committed: u64,
-    },
-    /// The term on disk is older than the log.
-    #[error("the log has entries of term {log_term}, but the hard state is of term {term}")]
-    TermTooLow {
-        /// The hard state's term.
-        term: u64,
-        /// The term of the last entry.
-        log_term: u64,
-    },
-    /// The raft crate refused; a broken invariant of the driver.
-    #[error("raft: {0}")]
-    Raft(#[from] raft::Error),
+    /// Ticks for which a member that starts waits for what the other voters remember of it, before it
+    /// takes part without the word of those that do not answer. With 0 it asks nobody.
+    pub rejoin_ticks: usize,
 }
 
 /// Work for the driver: raft's `Ready`.
@@ -263,6 +157,7 @@ pub struct Core {
     random: Arc<dyn Random>,
     settings: Settings,
     reads: Reads,
+    rejoin: Rejoin,
     catch_up: CatchUp,
     /// Numbers of the last batch that was handed out and of the last one that is confirmed.
     batches: (u64, u64),
@@ -314,6 +209,16 @@ impl Core {
             commit,
             ..Default::default()
         };
+        let boot = random.next_u64();
+        let log_last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
+        let started = Started {
+            boot,
+            term: restored.hard_state.term,
+            vote: restored.hard_state.vote,
+            last: log_last,
+        };
+        let (patience, applied) = (settings.rejoin_ticks, restored.applied_index);
+        let rejoin = Rejoin::new(started, patience, applied, &restored.conf_state);
         let before = (restored.start_index, restored.start_term);
         let entries = restored.entries.into_iter().map(to_raft).collect();
         let store = LogStore::new(hard_state, restored.conf_state.to_raft(), before, entries);
@@ -342,7 +247,8 @@ impl Core {
             installing: None,
             is_stalled: false,
             raw,
-            reads: Reads::new(random.next_u64()),
+            reads: Reads::new(boot),
+            rejoin,
             catch_up: CatchUp::default(),
             random,
             settings,
@@ -351,9 +257,12 @@ impl Core {
             conf_state: restored.conf_state,
         };
         let store = core.raw.mut_store();
+        // A state can be sent at once: who needs it may be needed for the next commit.
+        store.note_applied(restored.applied_index, &core.conf_state);
         store.release(restored.applied_index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
         store.shrink();
         core.draw_election_timeout();
+        core.begin_rejoin();
         Ok(core)
     }
 
@@ -392,6 +301,7 @@ impl Core {
             self.raw.tick();
         }
         self.tick_reads();
+        self.tick_rejoin();
         self.catch_up.tick();
         self.after_event();
     }
@@ -424,11 +334,17 @@ impl Core {
     }
 
     /// Whether standing for election has to wait: raft needs the log that a snapshot replaced, or
-    /// would lead at once with a log that is not synced, or others can and this member stalls.
+    /// would lead at once with a log that is not synced, or others can and this member stalls, or it
+    /// has started and others may have more than it.
     fn must_not_stand(&self) -> bool {
         let is_alone = self.conf_state.is_alone(self.settings.id);
-        let would_fail = if is_alone { self.has_unsynced() } else { self.is_stalled };
+        let would_fail = if is_alone { self.has_unsynced() } else { self.is_unfit() };
         !self.is_leader() && (self.installing.is_some() || would_fail)
+    }
+
+    /// Whether others can lead and this member should not.
+    fn is_unfit(&self) -> bool {
+        self.is_stalled || self.is_rejoining() || self.is_behind_at_start()
     }
 
     /// Confirms that the batch of this number and all before it are in the WAL, synced if they had
@@ -473,13 +389,17 @@ impl Core {
     pub fn actions(&mut self) -> Option<Actions> {
         self.begin_round();
         let fetches = self.take_fetches();
-        if !self.raw.has_ready() && !self.reads.has_work() && fetches.is_empty() {
+        let has_work = self.reads.has_work() || !self.rejoin.outbox.is_empty();
+        if !self.raw.has_ready() && !has_work && fetches.is_empty() {
             return None;
         }
         let mut ready = self.raw.ready();
         let snapshot = self.begin_install(ready.snapshot());
         let raft_entries = ready.take_entries();
         self.raw.mut_store().append(&raft_entries);
+        if mutants::is_active(Mutant::ChangeAtAppend) {
+            self.change_at_append(&raft_entries);
+        }
         for state in ready.take_read_states() {
             self.end_round(&state.request_ctx, state.index);
         }
@@ -489,6 +409,9 @@ impl Core {
         let mut messages_after_sync = from_raft_all(ready.take_persisted_messages());
         messages.extend(messages_after_sync.extract_if(.., |message| message.promises_nothing()));
         messages.append(&mut self.reads.outbox);
+        messages.append(&mut self.rejoin.outbox);
+        messages.retain(|message| !self.is_held_back(message));
+        messages_after_sync.retain(|message| !self.is_held_back(message));
         let actions = Actions {
             number: ready.number(),
             entries: raft_entries.into_iter().map(from_raft).collect(),

@@ -17,5 +17,5 @@ pub use crate::core::{
 };
 pub use crate::log_store::{Fetch, Fetched, InitialState};
 pub use crate::message::{
-    Body, LogPosition, MalformedMessage, Message, ReadRequest, Round, SnapshotMeta,
+    Body, Known, LogPosition, MalformedMessage, Message, ReadRequest, Round, SnapshotMeta, Started,
 };

@@ -108,6 +108,39 @@ pub enum Body {
         /// The index from which on the reads may go ahead.
         index: u64,
     },
+    /// A member has started, and asks what is known of it (rule 9.23).
+    Started(Started),
+    /// The answer to that.
+    Known(Known),
+}
+
+/// The state of a member's disk at its start; or of the member by now, once it takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// A random number that the member drew at its start.
+    pub boot: u64,
+    /// Its term.
+    pub term: u64,
+    /// The candidate that it voted for in that term; 0 if it has not voted.
+    pub vote: u64,
+    /// The last index of its log.
+    pub last: u64,
+}
+
+/// A member's knowledge of another one that has started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The start that this answers.
+    pub boot: u64,
+    /// The promises that the member had no more at its start: a term, and the index that it has
+    /// confirmed in it. `None` if nothing is missing.
+    pub needed: Option<(u64, u64)>,
+    /// The end of the log of who answers.
+    pub last: LogPosition,
+    /// The index as of which these vote.
+    pub applied: u64,
+    /// The voters, as who answers knows them.
+    pub voters: Vec<u64>,
 }
 
 /// A leader's round of reads. No two rounds of a cluster have the same, because no two leaders have
@@ -155,6 +188,8 @@ impl Body {
             Self::TimeoutNow => "MsgTimeoutNow",
             Self::ReadIndex(_) => "MsgReadIndex",
             Self::ReadIndexResponse { .. } => "MsgReadIndexResp",
+            Self::Started(_) => "MsgStarted",
+            Self::Known(_) => "MsgKnown",
         }
     }
 }

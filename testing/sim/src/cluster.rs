@@ -16,6 +16,9 @@ use keepd_types::MemberId;
 use crate::network::{SimNetwork, Transfer};
 use crate::{Client, RUN_TIME_MAX, SimMember};
 
+/// Time between two attempts to connect.
+const DIAL_PAUSE: Duration = Duration::from_millis(20);
+
 /// A cluster that runs in the thread of its test.
 #[derive(Debug)]
 pub struct SimCluster {
@@ -27,6 +30,8 @@ pub struct SimCluster {
     ids: Vec<MemberId>,
     /// Connections, by who dialed and who was dialed.
     met: BTreeSet<(MemberId, MemberId)>,
+    /// The next time at which members dial those that they are not connected with.
+    dials_at: Duration,
     /// Hosts that were taken away.
     gone: BTreeSet<usize>,
     adjust: fn(Options) -> Options,
@@ -78,6 +83,7 @@ impl SimCluster {
             hosts,
             ids,
             met: BTreeSet::new(),
+            dials_at: Duration::ZERO,
             gone: BTreeSet::new(),
             adjust,
             steps: 0,
@@ -116,6 +122,11 @@ impl SimCluster {
         self.gone.insert(member);
     }
 
+    /// Whether a host was taken away.
+    pub(crate) fn is_gone(&self, member: usize) -> bool {
+        self.gone.contains(&member)
+    }
+
     /// Starts a member that does not run.
     ///
     /// # Panics
@@ -139,6 +150,20 @@ impl SimCluster {
     #[must_use]
     pub fn disk(&self, member: usize) -> &SimDisk {
         self.hosts[member].disk()
+    }
+
+    /// Puts a disk into the place of a member's, which does not run.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn replace_disk(&mut self, member: usize, disk: SimDisk) {
+        assert!(!self.is_running(member), "{}: m{member} runs", self.context());
+        self.hosts[member].disk = disk;
+    }
+
+    /// Stops the process of a member as it is, or lets it go on.
+    pub fn pause(&mut self, member: usize, is_paused: bool) {
+        self.hosts[member].set_paused(is_paused);
     }
 
     /// A member's host.
@@ -330,6 +355,10 @@ impl SimCluster {
     /// One part of a member does something, or a message arrives; `false` if there is neither now.
     pub(crate) fn step_ready(&mut self) -> bool {
         self.steps += 1;
+        if self.now() >= self.dials_at {
+            self.dials_at = self.now() + DIAL_PAUSE;
+            self.dial();
+        }
         while let Some((from, to)) = self.network.take_loss() {
             if let Some(sender) = self.running(from).filter(|it| !self.hosts[*it].is_paused()) {
                 self.handle(sender).lost(to);
@@ -377,7 +406,7 @@ impl SimCluster {
         }
         let receiver = self.meeting(transfer.from, transfer.to);
         let Some(receiver) = receiver.filter(|_| self.network.carries(&transfer)) else {
-            return transfer.end(Err("the receiver is out of reach".to_owned()));
+            return self.network.end(transfer, "the receiver is out of reach".to_owned());
         };
         let Some(sink) = &mut transfer.sink else {
             return match self.handle(receiver).begin_state(transfer.from, transfer.head.clone()) {
@@ -385,24 +414,26 @@ impl SimCluster {
                     transfer.sink = Some(sink);
                     self.network.go_on(transfer);
                 }
-                Err(reason) => transfer.end(Err(reason)),
+                Err(reason) => self.network.end(transfer, reason),
             };
         };
         let taken = match transfer.source.next_chunk() {
             Ok(Some(chunk)) => sink.chunk(chunk),
             Ok(None) => {
                 let sink = transfer.sink.take().expect("it was just seen");
-                let finished = sink.finish();
-                if finished.is_ok() {
-                    self.network.count_state();
-                }
-                return transfer.end(finished);
+                return match sink.finish() {
+                    Ok(()) => {
+                        self.network.count_state();
+                        transfer.end(Ok(()));
+                    }
+                    Err(reason) => self.network.end(transfer, reason),
+                };
             }
             Err(reason) => Err(reason),
         };
         match taken {
             Ok(()) => self.network.go_on(transfer),
-            Err(reason) => transfer.end(Err(reason)),
+            Err(reason) => self.network.end(transfer, reason),
         }
     }
 
@@ -423,6 +454,20 @@ impl SimCluster {
             self.met.insert((from, to));
         }
         Some(receiver)
+    }
+
+    /// Members dial those that they know and are not connected with.
+    fn dial(&mut self) {
+        let running: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.is_running(*host) && !self.hosts[*host].is_paused())
+            .collect();
+        for (from, to) in running.iter().flat_map(|from| running.iter().map(move |to| (from, to))) {
+            let (from, to) = (self.ids[*from], self.ids[*to]);
+            let is_new = from != to && !self.met.contains(&(from, to));
+            if is_new && self.network.connects(from, to) {
+                let _receiver = self.meeting(from, to);
+            }
+        }
     }
 
     /// Whether the process of a member is stopped as it is.

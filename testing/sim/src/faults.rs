@@ -7,6 +7,7 @@ use keepd_env::IoOp;
 use keepd_env::sim::{CrashMode, FaultPlan};
 
 use crate::network::Faults;
+use crate::simulation::Manner;
 use crate::workload::World;
 
 /// The longest time between two faults.
@@ -68,13 +69,21 @@ pub(crate) enum Fault {
     Keys,
     /// The next member that comes to a new term is killed at once.
     KillVoters,
+    /// A member goes and another one comes.
+    Replace(usize, Manner),
+    /// The leader goes and another member comes.
+    ReplaceLeader(Manner),
+    /// The disk acknowledges syncs and does nothing, until the power fails.
+    Forget(usize),
 }
 
 /// Draws the next fault, and how long it lasts.
-pub(crate) fn draw(world: &World, members: usize) -> (Fault, Duration) {
-    let member = world.draw_index(members);
-    let other = (member + 1 + world.draw_index(members - 1)) % members;
-    let fault = match world.draw(43) {
+pub(crate) fn draw(world: &World, members: &[usize]) -> (Fault, Duration) {
+    let place = world.draw_index(members.len());
+    let after = world.draw_index(members.len().max(2) - 1);
+    let other = members[(place + 1 + after) % members.len()];
+    let member = members[place];
+    let fault = match world.draw(49) {
         0..4 => Fault::Kill(member),
         4..8 => Fault::CutPower(member, crash_mode(world)),
         8..11 => Fault::KillThenCut(member, crash_mode(world)),
@@ -94,6 +103,9 @@ pub(crate) fn draw(world: &World, members: usize) -> (Fault, Duration) {
         38 => Fault::Learner,
         39 => Fault::Keys,
         40 => Fault::RotLog(member),
+        41..43 => Fault::Replace(member, manner(world)),
+        43 => Fault::ReplaceLeader(manner(world)),
+        44..47 => Fault::Forget(member),
         _ => Fault::KillVoters,
     };
     (fault, FAULT_MIN + world.draw_time(FAULT_MAX))
@@ -115,9 +127,14 @@ pub(crate) fn crash_mode(world: &World) -> CrashMode {
     }
 }
 
-fn links(world: &World, members: usize) -> Vec<(usize, usize)> {
-    let all = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
+fn links(world: &World, members: &[usize]) -> Vec<(usize, usize)> {
+    let all = members.iter().flat_map(|from| members.iter().map(move |to| (*from, *to)));
     all.filter(|(from, to)| from != to && world.draw(2) == 0).collect()
+}
+
+fn manner(world: &World) -> Manner {
+    let coin = || world.draw(2) == 0;
+    Manner { is_lost: coin(), comes_first: coin(), is_learner: coin() }
 }
 
 fn network(world: &World) -> Faults {

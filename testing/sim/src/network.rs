@@ -75,6 +75,8 @@ struct State {
     links: BTreeMap<Link, VecDeque<(Duration, Bytes)>>,
     /// Cut links, each in one direction.
     cut: BTreeSet<(MemberId, MemberId)>,
+    /// The members that each one was told of: only these are reached.
+    known: BTreeMap<MemberId, BTreeSet<MemberId>>,
     /// Members that have ended and not come back.
     ended: BTreeSet<MemberId>,
     /// States on their way, in the order in which their next chunk arrives.
@@ -82,6 +84,8 @@ struct State {
     /// States that were begun and that arrived.
     states_begun: u64,
     states: u64,
+    /// The ends of states that did not arrive, for a person to read.
+    failed: Vec<String>,
     /// Senders who have yet to be told of a loss.
     losses: VecDeque<(MemberId, MemberId)>,
     sent: u64,
@@ -115,10 +119,12 @@ impl SimNetwork {
             faults: Faults::calm(),
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            known: BTreeMap::new(),
             ended: BTreeSet::new(),
             transfers: VecDeque::new(),
             states_begun: 0,
             states: 0,
+            failed: Vec::new(),
             losses: VecDeque::new(),
             sent: 0,
             lost: 0,
@@ -131,7 +137,7 @@ impl SimNetwork {
     #[must_use]
     pub fn of(&self, member: MemberId) -> Arc<dyn Transport> {
         self.state.lock().ended.remove(&member);
-        Arc::new(SimTransport { network: self.clone(), member, peers: Mutex::default() })
+        Arc::new(SimTransport { network: self.clone(), member })
     }
 
     /// Sets the faults from now on.
@@ -255,14 +261,31 @@ impl SimNetwork {
 
     /// Whether the link that a state goes over is there.
     pub(crate) fn carries(&self, transfer: &Transfer) -> bool {
-        let (Transfer { from, to, .. }, state) = (transfer, self.state.lock());
-        !state.cut.contains(&(*from, *to)) && !state.cut.contains(&(*to, *from))
+        let state = self.state.lock();
+        is_whole(&state.cut, transfer.from, transfer.to)
+    }
+
+    /// Whether a member knows another one, and the link between them is there.
+    pub(crate) fn connects(&self, from: MemberId, to: MemberId) -> bool {
+        let state = self.state.lock();
+        state.knows(from, to) && is_whole(&state.cut, from, to)
     }
 
     /// The next chunk of a state is on its way.
     pub(crate) fn go_on(&self, mut transfer: Transfer) {
         transfer.at = self.clock.monotonic() + CHUNK_TIME;
         self.state.lock().transfers.push_back(transfer);
+    }
+
+    /// A state did not arrive.
+    pub(crate) fn end(&self, transfer: Transfer, reason: String) {
+        self.state.lock().failed.push(format!("{transfer:?}: {reason}"));
+        transfer.end(Err(reason));
+    }
+
+    /// The ends of states that did not arrive since the last look.
+    pub(crate) fn take_failed(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().failed)
     }
 
     /// A state has arrived whole.
@@ -274,6 +297,11 @@ impl SimNetwork {
     pub(crate) fn take_loss(&self) -> Option<(MemberId, MemberId)> {
         self.state.lock().losses.pop_front()
     }
+}
+
+/// Whether a link is cut in neither direction.
+fn is_whole(cut: &BTreeSet<(MemberId, MemberId)>, from: MemberId, to: MemberId) -> bool {
+    !cut.contains(&(from, to)) && !cut.contains(&(to, from))
 }
 
 impl Transfer {
@@ -300,6 +328,10 @@ fn altered(message: Bytes, sent: &[u8], read: &[u8]) -> Bytes {
 }
 
 impl State {
+    fn knows(&self, member: MemberId, other: MemberId) -> bool {
+        self.known.get(&member).is_some_and(|known| known.contains(&other))
+    }
+
     fn happens(&self, chances: u64) -> bool {
         chances > 0 && self.random.next_u64() % CHANCES < chances
     }
@@ -308,8 +340,6 @@ impl State {
 struct SimTransport {
     network: SimNetwork,
     member: MemberId,
-    /// The members that it was told of: only these are reached.
-    peers: Mutex<BTreeSet<MemberId>>,
 }
 
 impl fmt::Debug for SimTransport {
@@ -320,11 +350,11 @@ impl fmt::Debug for SimTransport {
 
 impl Transport for SimTransport {
     fn send(&self, to: MemberId, lane: Lane, message: Bytes) -> bool {
-        if !self.peers.lock().contains(&to) {
-            return false;
-        }
         let now = self.network.clock.monotonic();
         let mut state = self.network.state.lock();
+        if !state.knows(self.member, to) {
+            return false;
+        }
         state.sent += 1;
         let lost = state.faults.lost;
         if state.cut.contains(&(self.member, to)) || state.happens(lost) {
@@ -348,7 +378,8 @@ impl Transport for SimTransport {
     }
 
     fn set_peers(&self, peers: Vec<PeerAddress>) {
-        *self.peers.lock() = peers.into_iter().map(|peer| peer.id).collect();
+        let known = peers.into_iter().map(|peer| peer.id).collect();
+        self.network.state.lock().known.insert(self.member, known);
     }
 
     fn send_state(
@@ -370,12 +401,9 @@ impl Transport for SimTransport {
     }
 
     fn is_active(&self, peer: MemberId) -> bool {
-        if !self.peers.lock().contains(&peer) {
-            return false;
-        }
         let state = self.network.state.lock();
-        !state.ended.contains(&peer)
-            && !state.cut.contains(&(self.member, peer))
-            && !state.cut.contains(&(peer, self.member))
+        state.knows(self.member, peer)
+            && !state.ended.contains(&peer)
+            && is_whole(&state.cut, self.member, peer)
     }
 }

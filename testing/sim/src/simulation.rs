@@ -8,8 +8,10 @@
 
 mod disturb;
 mod observe;
+mod replace;
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,12 +22,17 @@ use keepd_node::{BootError, Options};
 
 use self::disturb::Pending;
 use self::observe::Checks;
+pub(crate) use self::replace::Manner;
+use self::replace::Replacement;
 use crate::invariants::{Broken, Verdict, verdict};
 use crate::workload::{self, Host, Phase, World};
 use crate::{Client, SimCluster, faults};
 
 /// Time in which members serve again once all faults have ended.
 const SERVE_TIME: Duration = Duration::from_secs(60);
+/// Time for which members wait for one another's word where disks lie: nothing that is acknowledged is lost
+/// as long as faults do not last longer.
+const REJOIN_TIME: Duration = Duration::from_secs(40);
 /// Time in which all are equal from then on, and every watch was told of everything.
 const EQUAL_TIME: Duration = Duration::from_secs(30);
 /// Time for leases to end.
@@ -40,23 +47,51 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 /// The settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The members.
-    pub members: usize,
+    /// The members; by default 3, and in some runs 4 or 5.
+    pub members: Option<usize>,
     /// Time in which faults happen.
     pub unsafe_time: Duration,
     /// Members let their logs go soon, so that states are sent; by default in every second run.
     pub has_short_log: Option<bool>,
+    /// Disks lie about syncs, and members wait long for one another's word; by default in every third
+    /// run.
+    pub forgets: Option<bool>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { members: 3, unsafe_time: Duration::from_secs(30), has_short_log: None }
+        let unsafe_time = Duration::from_secs(30);
+        Self { members: None, unsafe_time, has_short_log: None, forgets: None }
     }
 }
 
 /// A log that nobody is waited for with.
 fn short_log(options: Options) -> Options {
     Options { snapshot_count: 50, log_held_bytes: 0, ..options }
+}
+
+/// A member that starts waits for the others' word for longer than faults last.
+fn patient(options: Options) -> Options {
+    Options { rejoin_patience: Some(REJOIN_TIME), ..options }
+}
+
+/// The settings of a seed's own.
+fn drawn(seed: u64, settings: Settings) -> (usize, bool, fn(Options) -> Options) {
+    let members = match seed % 16 {
+        5 => 5,
+        11 => 4,
+        _ => 3,
+    };
+    let members = settings.members.unwrap_or(members);
+    let forgets = settings.forgets.unwrap_or_else(|| (seed / 2).is_multiple_of(3));
+    let has_short_log = settings.has_short_log.unwrap_or_else(|| !seed.is_multiple_of(2));
+    let adjust: fn(Options) -> Options = match (has_short_log, forgets) {
+        (true, true) => |options| patient(short_log(options)),
+        (true, false) => short_log,
+        (false, true) => patient,
+        (false, false) => |options| options,
+    };
+    (members, forgets, adjust)
 }
 
 /// Numbers of a run, or of several.
@@ -80,6 +115,12 @@ pub struct Report {
     pub states: u64,
     /// Elections that were won.
     pub elections: u64,
+    /// Members that were replaced.
+    pub replaced: u64,
+    /// Members whose disk forgot what it had synced.
+    pub forgot: u64,
+    /// Those of them that were found.
+    pub found: u64,
     /// One number for everything that happened.
     pub digest: u64,
 }
@@ -95,6 +136,9 @@ impl AddAssign for Report {
         self.crashes += other.crashes;
         self.states += other.states;
         self.elections += other.elections;
+        self.replaced += other.replaced;
+        self.forgot += other.forgot;
+        self.found += other.found;
         self.digest = self.digest.rotate_left(1) ^ other.digest;
     }
 }
@@ -103,11 +147,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { runs, operations, answered, events, faults, crashes, states, elections, .. } =
             self;
+        let Self { replaced, forgot, found, .. } = self;
         write!(
             f,
             "{runs} seeds, {:.2} simulated hours, {operations} operations of which {answered} were \
              answered, {events} events of watches, {faults} faults, {crashes} crashes, {elections} \
-             elections, {states} states sent",
+             elections, {states} states sent, {replaced} members replaced, {forgot} disks that forgot, of \
+             which {found} were found",
             self.time.as_secs_f64() / 3600.0
         )
     }
@@ -139,8 +185,20 @@ pub struct Simulation {
     pending: Pending,
     settings: Settings,
     report: Report,
+    /// The members, by their hosts: those that are to go included, and those that come.
+    present: Vec<usize>,
+    /// The members at the start of the run.
+    size: usize,
+    /// Disks lie in this run.
+    forgets: bool,
     /// Members whose disk was damaged behind their back.
     damaged: BTreeSet<usize>,
+    /// Members whose disk lies, and those whose disk has forgotten what it had synced.
+    lying: BTreeSet<usize>,
+    forgetful: BTreeSet<usize>,
+    /// Members that have stopped because of what they forgot, and are to be replaced.
+    found: VecDeque<usize>,
+    replacement: Option<Replacement>,
     /// Calls of the faults' own that are under way, or begin now.
     begun: Vec<Client<'static>>,
     /// Steps since time last passed.
@@ -159,12 +217,11 @@ impl Simulation {
     /// # Errors
     /// If an invariant does not hold, or a member panics.
     pub fn run(seed: u64, settings: Settings) -> Result<Report, Box<Failure>> {
-        let has_short_log = settings.has_short_log.unwrap_or_else(|| !seed.is_multiple_of(2));
-        let adjust = if has_short_log { short_log } else { |options| options };
-        let cluster = SimCluster::with(seed, settings.members, adjust);
+        let (size, forgets, adjust) = drawn(seed, settings);
+        let cluster = SimCluster::with(seed, size, adjust);
         let world = World::new(cluster.draw(u64::MAX), cluster.clock().clone());
-        world.hosts.borrow_mut().resize(settings.members, Host::default());
-        let checks = Checks::new(settings.members);
+        world.hosts.borrow_mut().resize(size, Host::default());
+        let checks = Checks::new(size);
         let simulation = Self {
             cluster,
             world: Rc::clone(&world),
@@ -172,7 +229,14 @@ impl Simulation {
             pending: Pending::default(),
             settings,
             report: Report::default(),
+            present: (0..size).collect(),
+            size,
+            forgets,
             damaged: BTreeSet::new(),
+            lying: BTreeSet::new(),
+            forgetful: BTreeSet::new(),
+            found: VecDeque::new(),
+            replacement: None,
             begun: Vec::new(),
             busy_steps: 0,
         };
@@ -191,10 +255,10 @@ impl Simulation {
     }
 
     fn run_to_end(mut self) -> Result<Report, Broken> {
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.start(member)?;
         }
-        let mut clients = workload::clients(&self.world, self.settings.members);
+        let mut clients = workload::clients(&self.world, self.size);
         self.pending.next_fault = Some(faults::calm(&self.world));
         let end = self.settings.unsafe_time;
         while self.now() < end {
@@ -223,6 +287,9 @@ impl Simulation {
     /// One thing happens, or time passes.
     fn step(&mut self, clients: &mut Vec<Client<'static>>) -> Verdict {
         clients.append(&mut self.begun);
+        for failed in self.cluster.network().take_failed() {
+            self.world.note(failed);
+        }
         if !clients.is_empty() {
             self.cluster.poll(clients);
         }
@@ -252,7 +319,8 @@ impl Simulation {
 
     /// Starts a member; one that cannot start is tried again later.
     fn start(&mut self, member: usize) -> Verdict {
-        if self.cluster.is_running(member) {
+        let is_gone = !self.present.contains(&member) || self.is_ending(member);
+        if self.cluster.is_running(member) || is_gone {
             return Ok(());
         }
         match self.cluster.try_start(member) {
@@ -292,10 +360,12 @@ impl Simulation {
         self.world.phase.set(Phase::Settling);
         self.heal_all()?;
         let begin = self.now();
+        let limit = if self.forgets { SERVE_TIME + REJOIN_TIME } else { SERVE_TIME };
         while !self.is_serving(clients)? {
             self.restart_due()?;
+            self.replace()?;
             self.step(clients)?;
-            if self.now() > begin + SERVE_TIME {
+            if self.now() > begin + limit {
                 return verdict("liveness", Err(self.describe("not all members serve")));
             }
         }
@@ -322,12 +392,13 @@ impl Simulation {
 
     /// Whether every member has been read from and written through since the faults ended.
     fn is_serving(&mut self, clients: &mut Vec<Client<'static>>) -> Result<bool, Broken> {
-        if self.cluster.leader().is_none() {
+        let is_changing = self.replacement.is_some() || !self.found.is_empty();
+        if self.cluster.leader().is_none() || is_changing {
             return Ok(false);
         }
-        let members = self.settings.members;
+        let members = self.present.len();
         if self.pending.asked.len() < members {
-            for member in 0..members {
+            for member in self.present.clone() {
                 if self.cluster.is_running(member) && self.pending.asked.insert(member) {
                     let (world, served) = (Rc::clone(&self.world), Rc::clone(&self.pending.served));
                     clients.push(Box::pin(async move {
@@ -341,27 +412,39 @@ impl Simulation {
                 }
             }
         }
-        Ok(self.pending.served.borrow().len() == members)
+        let served = self.pending.served.borrow();
+        Ok(self.present.iter().all(|member| served.contains(member)))
     }
 
     fn is_equal(&self) -> bool {
-        let members = 0..self.settings.members;
-        let mut applied = members.map(|member| match self.cluster.is_running(member) {
-            true => Some(self.cluster.handle(member).view().applied()),
-            false => None,
-        });
+        let mut applied =
+            self.present.iter().map(|member| match self.cluster.is_running(*member) {
+                true => Some(self.cluster.handle(*member).view().applied()),
+                false => None,
+            });
         let first = applied.next().flatten();
         let are_equal = first.is_some() && applied.all(|other| other == first);
         are_equal && self.checks.watches_are_up_to_date(&self.world)
     }
 
-    fn describe(&self, what: &str) -> String {
-        let members = (0..self.settings.members).map(|member| {
-            if !self.cluster.is_running(member) {
+    fn describe(&mut self, what: &str) -> String {
+        let progress = Rc::new(RefCell::new(Vec::new()));
+        if let Some(leader) = self.cluster.leader() {
+            let (handle, told) = (self.cluster.handle(leader), Rc::clone(&progress));
+            let asks: Client<'_> = Box::pin(async move {
+                *told.borrow_mut() = handle.progress().await.unwrap_or_default();
+            });
+            self.cluster.run_for(LEAP_MAX, vec![asks]);
+        }
+        let progress = progress.take();
+        let members = self.present.iter().map(|member| {
+            if !self.cluster.is_running(*member) {
                 return format!("m{member} does not run");
             }
-            format!("m{member} {:?}", self.cluster.handle(member).status())
+            format!("m{member} {:?}", self.cluster.handle(*member).status())
         });
-        format!("{what}: {}", members.collect::<Vec<_>>().join("; "))
+        let members = members.collect::<Vec<_>>().join("; ");
+        let changes = (&self.replacement, &self.found);
+        format!("{what}: {members}; {changes:?}; the leader's view: {progress:?}")
     }
 }

@@ -44,6 +44,7 @@ fn nothing_that_was_promised_is_broken_by_any_fault() {
     println!("{sum}");
     assert!(sum.answered > sum.operations / 2, "clients are answered more often than not: {sum}");
     assert!(sum.states > 0 && sum.crashes > 0 && sum.elections > 0, "all of it happens: {sum}");
+    assert!(sum.replaced > 0 && sum.forgot > 0 && sum.found > 0, "all of it happens: {sum}");
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) fn image(state: &State, mode: CrashMode) -> State {
         next_inode: state.next_inode,
         locks: BTreeSet::new(),
         faults: super::faults::Faults::default(),
+        lies: false,
     };
     image.collect();
     image

@@ -99,6 +99,31 @@ fn a_failed_sync_loses_what_it_should_have_kept() {
 }
 
 #[test]
+fn a_disk_that_lies_comes_back_as_it_was_when_it_began_to() {
+    let disk = disk();
+    let a = file(&disk, "a");
+    a.write_all_at(b"one", 0).unwrap();
+    a.sync().unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    disk.set_lying(true);
+    a.write_all_at(b"two", 3).unwrap();
+    a.sync().unwrap();
+    file(&disk, "b").sync().unwrap();
+    disk.remove(a.path()).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    disk.open_dir(Path::new(DIR)).unwrap().sync().unwrap();
+    let next = disk.kill();
+    assert_eq!((content(&next, "a"), content(&next, "b")), (None, Some(Vec::new())));
+    next.sync_dir(Path::new(DIR)).unwrap();
+    let cut = next.crash(CrashMode::LoseUnsynced);
+    assert_eq!((content(&cut, "a").unwrap(), content(&cut, "b")), (b"one".to_vec(), None));
+    // It is honest again.
+    file(&cut, "b");
+    cut.sync_dir(Path::new(DIR)).unwrap();
+    assert!(content(&cut.crash(CrashMode::LoseUnsynced), "b").is_some());
+}
+
+#[test]
 fn the_death_of_a_process_makes_nothing_durable() {
     let disk = disk();
     let a = file(&disk, "a");

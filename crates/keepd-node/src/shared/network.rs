@@ -36,6 +36,9 @@ pub(crate) struct Network {
     /// Set once the member is put together; until then everything is lost.
     transport: ArcSwapOption<Arc<dyn Transport>>,
     peers: Mutex<Vec<PeerAddress>>,
+    /// Members that have connected and that the membership here does not have, or not yet: it may be
+    /// older than theirs, and without an answer to them it would stay so. BOUND: `PEERS_MAX`.
+    strangers: Mutex<Vec<PeerAddress>>,
     /// Peers that are connected, and since when, as of the last look.
     connected: Mutex<BTreeMap<MemberId, Duration>>,
     /// The announcements of members, as they were when these connected last.
@@ -80,8 +83,22 @@ impl Network {
         self.transport.load().is_some()
     }
 
-    /// Says who the other members are. One that has left is not connected from now on.
-    pub(crate) fn set_peers(&self, peers: Vec<PeerAddress>) {
+    /// Says who the other members are, by the membership that was applied. One that has left is not
+    /// connected from now on; one that is still unknown is, unless it was removed.
+    pub(crate) fn set_members(
+        &self,
+        mut members: Vec<PeerAddress>,
+        is_removed: impl Fn(MemberId) -> bool,
+    ) {
+        // ORDER: held until the peers are set; nobody comes or goes in between.
+        let mut strangers = self.strangers.lock();
+        let is_member = |id: MemberId| members.iter().any(|member| member.id == id);
+        strangers.retain(|stranger| !is_member(stranger.id) && !is_removed(stranger.id));
+        members.extend(strangers.iter().cloned());
+        self.set_peers(members);
+    }
+
+    fn set_peers(&self, peers: Vec<PeerAddress>) {
         // ORDER: as in `observe`.
         let mut connected = self.connected.lock();
         let mut known = self.peers.lock();
@@ -99,11 +116,13 @@ impl Network {
         }
     }
 
-    /// Adds a member that is not known yet.
-    pub(crate) fn add_peer(&self, peer: PeerAddress) {
+    /// Adds a member that is not known yet: it is answered too.
+    pub(crate) fn add_stranger(&self, peer: PeerAddress) {
+        let mut strangers = self.strangers.lock();
         let mut peers = self.peers.lock().clone();
         let is_known = peers.iter().any(|known| known.id == peer.id);
         if !is_known && !peer.urls.is_empty() && peers.len() < PEERS_MAX {
+            strangers.push(peer.clone());
             peers.push(peer);
             self.set_peers(peers);
         }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use keepd_env::mutants::{self, Mutant};
 use keepd_machine::{
-    AppliedBatch, ApplyError, ClusterFacts, Command, Judgement, Outcome, StateMachine, tables,
+    AppliedBatch, ApplyError, ClusterFacts, Command, Judgement, Outcome, StateMachine, membership,
+    tables,
 };
 use keepd_mvcc::{Applied, MetaTable, View};
 use keepd_raft::{ConfChange, EntryKind, Step, Verdict};
@@ -124,7 +125,9 @@ impl ApplyThread {
         }
         self.members = Some(members.clone());
         let own = self.shared.identity.member;
-        self.shared.network.set_peers(peers(view, own));
+        let removed = view.meta(tables::MEMBERS_REMOVED);
+        let is_removed = |id| membership::is_removed(removed, id);
+        self.shared.network.set_members(peers(view, own), is_removed);
         self.shared.progress.is_learner.store(is_learner(members, own), Ordering::Release);
     }
 

@@ -280,6 +280,7 @@ impl RaftThread {
         self.watch_for_stalls(now);
         self.shared.network.observe(now);
         self.core.tick();
+        self.name_unheard();
         self.publish_needed();
         self.expire_waiters(now);
         self.read(Vec::new());

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_crypto::DataKeyId;
+use keepd_env::mutants::{self, Mutant};
 use keepd_member::install::InstallError;
 use keepd_mvcc::StagedState;
 use keepd_types::{Entry, HardState};
@@ -163,6 +164,7 @@ impl WalThread {
         let last = staged.head.applied;
         let tried =
             self.try_call(Asks::Write, now, |this| match shared.installer.commit(&staged) {
+                Ok(()) if mutants::is_active(Mutant::HalfInstall) => Ok(()),
                 Ok(()) => this.wal.reset(last.index, last.term),
                 Err(InstallError::Io(error)) => Err(error.into()),
                 Err(error) => {

@@ -3,6 +3,7 @@
 use keepd_types::{Entry, EntryKind};
 use raft::StateRole;
 
+use super::convert::from_raft;
 use super::{Core, Error};
 use crate::conf_change::{ConfChange, ConfState};
 
@@ -107,6 +108,16 @@ impl Core {
             self.raw.raft.bcast_append();
         }
         self.conf_state.clone()
+    }
+
+    /// [`keepd_env::mutants::Mutant::ChangeAtAppend`].
+    pub(super) fn change_at_append(&mut self, entries: &[raft::eraftpb::Entry]) {
+        for entry in entries.iter().cloned().map(from_raft) {
+            if let Some(PendingChange { change, .. }) = PendingChange::of(&entry) {
+                // Applied again it changes nothing.
+                let _changed = self.raw.apply_conf_change(&change.to_raft());
+            }
+        }
     }
 
     /// Ends leading or standing for election of a member that does not vote any more: raft expects

@@ -25,8 +25,9 @@ impl Core {
     /// Takes a message from a peer. The transport answers for the sender.
     ///
     /// # Errors
-    /// If no member sends such a one, now; nothing has changed then. [`Error::LogForgotten`] and
-    /// [`Error::Diverged`] mean that this member must stop: its log is not what it acknowledged.
+    /// If no member sends such a one, now; nothing has changed then. [`Error::LogForgotten`],
+    /// [`Error::Forgotten`] and [`Error::Diverged`] mean that this member must stop: its log is not
+    /// what it acknowledged.
     pub fn step(&mut self, mut message: Message) -> Result<(), Error> {
         message.check()?;
         if message.to != self.settings.id {
@@ -42,8 +43,18 @@ impl Core {
                 self.reads.take_answer(*request, *index);
                 return Ok(());
             }
+            Body::Started(started) => {
+                self.answer_start(message.from, *started);
+                return Ok(());
+            }
+            Body::Known(known) => {
+                self.take_known(message.from, message.term, known)?;
+                self.after_event();
+                return Ok(());
+            }
             _ => {}
         }
+        self.remember(&message);
         if let Fate::Ignore = self.examine(&mut message)? {
             return Ok(());
         }
@@ -63,6 +74,9 @@ impl Core {
             | Body::Heartbeat { .. }
             | Body::Snapshot(_)
             | Body::Vote { .. }
+            | Body::Started(_)
+            // It names the start that was told of.
+            | Body::Known(_)
             | Body::TimeoutNow => true,
             Body::ReadIndexResponse { .. } => id == self.raw.raft.leader_id,
             Body::Appended { .. }
@@ -113,6 +127,9 @@ impl Core {
             Body::VoteResponse { is_granted: true, .. } if self.has_unsynced() => {
                 return Ok(Fate::Ignore);
             }
+            Body::Vote { is_pre, last, .. } if !self.may_vote(message.term, *is_pre, *last) => {
+                return Ok(Fate::Ignore);
+            }
             Body::TimeoutNow => return self.examine_handover(message),
             _ => {}
         }
@@ -125,7 +142,7 @@ impl Core {
         if message.from != self.raw.raft.leader_id {
             return Err(Error::NotLeader { from: message.from });
         }
-        if self.is_stalled {
+        if self.is_unfit() {
             return Ok(Fate::Ignore);
         }
         if self.has_unapplied() || self.has_unsynced() {
@@ -288,7 +305,9 @@ fn message_to_raft(message: Message) -> eraftpb::Message {
             MessageType::MsgSnapshot
         }
         Body::TimeoutNow => MessageType::MsgTimeoutNow,
-        Body::ReadIndex(_) | Body::ReadIndexResponse { .. } => unreachable!("raft gets no reads"),
+        Body::ReadIndex(_) | Body::ReadIndexResponse { .. } | Body::Started(_) | Body::Known(_) => {
+            unreachable!("raft gets none of our own")
+        }
     };
     out.set_msg_type(kind);
     out

@@ -6,9 +6,17 @@ use keepd_env::SeededRandom;
 use keepd_types::EntryKind;
 
 use super::*;
+use crate::message::{Body, LogPosition};
 
 fn settings() -> Settings {
-    Settings { id: 7, heartbeat_ticks: 1, election_ticks: 10, pre_vote: true, read_retry_ticks: 5 }
+    Settings {
+        id: 7,
+        heartbeat_ticks: 1,
+        election_ticks: 10,
+        pre_vote: true,
+        read_retry_ticks: 5,
+        rejoin_ticks: 0,
+    }
 }
 
 fn fresh() -> InitialState {
@@ -180,6 +188,7 @@ fn the_same_seeds_give_the_same_actions() {
 
 mod hostile;
 mod reads;
+mod rejoin;
 
 /// Rule 9.2.
 #[test]
@@ -206,6 +215,41 @@ fn a_store_ahead_of_the_synced_commit_index_starts() {
 fn a_store_below_the_start_of_the_log_is_refused() {
     let restored = InitialState { applied_index: 0, ..fresh() };
     assert!(matches!(core(restored), Err(Error::StoreTooOld { applied: 0, start: 1 })));
+}
+
+/// A leader that was restarted cannot commit before a follower has caught up that needs the state.
+#[test]
+fn a_leader_sends_the_state_before_it_has_committed_anything_since_its_start() {
+    let conf_state = ConfState { voters: vec![7, 8], ..ConfState::default() };
+    let restored = InitialState {
+        hard_state: HardState { term: 3, vote: 7, commit: 100 },
+        start_index: 100,
+        start_term: 3,
+        applied_index: 100,
+        conf_state,
+        ..InitialState::default()
+    };
+    let mut core = core(restored).unwrap();
+    core.campaign().unwrap();
+    let (mut sent, at) = (Vec::new(), LogPosition { term: 1, index: 50 });
+    let commit = LogPosition::default();
+    let granted = |is_pre| Body::VoteResponse { is_pre, is_granted: true, commit };
+    let rejected = Body::AppendRejected { index: 100, commit: 50, hint: at };
+    let heard = Body::HeartbeatResponse { commit: 50, round: None };
+    for body in [granted(true), granted(false), rejected, heard] {
+        while let Some(actions) = core.actions() {
+            core.persisted(actions.number);
+            sent.extend(actions.messages);
+        }
+        let term = core.status().term + u64::from(body == granted(true));
+        core.step(Message { from: 8, to: 7, term, body }).unwrap();
+    }
+    sent.extend(core.actions().into_iter().flat_map(|actions| actions.messages));
+    let state = sent.iter().find_map(|message| match &message.body {
+        Body::Snapshot(meta) => Some(meta.last.index),
+        _ => None,
+    });
+    assert_eq!(state, Some(100), "{sent:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use keepd_types::{Entry, EntryKind, varint};
 use thiserror::Error;
 
-use super::{Body, LogPosition, Message, ReadRequest, Round, SnapshotMeta};
+use super::{Body, Known, LogPosition, Message, ReadRequest, Round, SnapshotMeta, Started};
 use crate::conf_change::{ConfChange, ConfState};
 
 /// The format that is written.
@@ -66,6 +66,18 @@ impl Message {
             Body::ReadIndexResponse { request, index } => {
                 out.request(*request);
                 out.numbers([*index]);
+            }
+            Body::Started(Started { boot, term, vote, last }) => {
+                out.boot(*boot);
+                out.numbers([*term, *vote, *last]);
+            }
+            Body::Known(Known { boot, needed, last, applied, voters }) => {
+                out.boot(*boot);
+                let (term, index) = needed.unwrap_or((0, 0));
+                out.numbers([term, index]);
+                out.position(*last);
+                out.numbers([*applied]);
+                out.list(voters);
             }
         }
         out.0.into()
@@ -129,6 +141,13 @@ impl Message {
                 is_position(meta.last) && meta.last.index > 0 && meta.conf_state.is_sound()
             }
             Body::ReadIndexResponse { index, .. } => is_number(*index),
+            Body::Started(Started { term, last, .. }) => *term <= self.term && is_number(*last),
+            Body::Known(Known { needed, last, applied, voters, .. }) => {
+                let (term, index) = needed.unwrap_or((1, 0));
+                let is_needed = term > 0 && is_number(term) && is_number(index);
+                let is_list = voters.len() as u64 <= MEMBERS_MAX && !voters.contains(&0);
+                is_needed && is_list && is_position(*last) && is_number(*applied)
+            }
             Body::TimeoutNow | Body::ReadIndex(_) => true,
         };
         if fits { Ok(()) } else { wrong("a number is out of range") }
@@ -172,6 +191,8 @@ const fn tag(body: &Body) -> u8 {
         Body::TimeoutNow => 11,
         Body::ReadIndex(_) => 12,
         Body::ReadIndexResponse { .. } => 13,
+        Body::Started(_) => 14,
+        Body::Known(_) => 15,
     }
 }
 
@@ -188,9 +209,20 @@ impl Writer {
         self.numbers([at.term, at.index]);
     }
 
+    fn boot(&mut self, boot: u64) {
+        self.0.extend_from_slice(&boot.to_be_bytes());
+    }
+
     fn request(&mut self, request: ReadRequest) {
-        self.0.extend_from_slice(&request.boot.to_be_bytes());
+        self.boot(request.boot);
         self.numbers([request.number]);
+    }
+
+    fn list(&mut self, ids: &[u64]) {
+        self.numbers([ids.len() as u64]);
+        for id in ids {
+            self.numbers([*id]);
+        }
     }
 
     fn snapshot(&mut self, meta: &SnapshotMeta) {
@@ -199,10 +231,7 @@ impl Writer {
         self.position(meta.last);
         self.0.push(u8::from(*auto_leave));
         for list in [voters, learners, voters_outgoing, learners_next] {
-            self.numbers([list.len() as u64]);
-            for id in list {
-                self.numbers([*id]);
-            }
+            self.list(list);
         }
     }
 }
@@ -242,6 +271,13 @@ impl Reader<'_> {
             11 => Body::TimeoutNow,
             12 => Body::ReadIndex(self.request()?),
             13 => Body::ReadIndexResponse { request: self.request()?, index: self.number()? },
+            14 => Body::Started(Started {
+                boot: self.boot()?,
+                term: self.number()?,
+                vote: self.any()?,
+                last: self.number()?,
+            }),
+            15 => Body::Known(self.known()?),
             _ => return Err(MalformedMessage("unknown kind")),
         })
     }
@@ -294,9 +330,32 @@ impl Reader<'_> {
         }
     }
 
-    fn request(&mut self) -> Read<ReadRequest> {
+    fn boot(&mut self) -> Read<u64> {
         let boot = self.take(8)?.try_into().expect("eight bytes were taken");
-        Ok(ReadRequest { boot: u64::from_be_bytes(boot), number: self.any()? })
+        Ok(u64::from_be_bytes(boot))
+    }
+
+    fn request(&mut self) -> Read<ReadRequest> {
+        Ok(ReadRequest { boot: self.boot()?, number: self.any()? })
+    }
+
+    fn known(&mut self) -> Read<Known> {
+        let (boot, needed) = (self.boot()?, (self.number()?, self.number()?));
+        let needed = match needed {
+            (0, 0) => None,
+            (0, _) => return Err(MalformedMessage("an index is needed in no term")),
+            needed => Some(needed),
+        };
+        let (last, applied) = (self.position()?, self.number()?);
+        Ok(Known { boot, needed, last, applied, voters: self.list()? })
+    }
+
+    fn list(&mut self) -> Read<Vec<u64>> {
+        let count = self.number()?;
+        if count > MEMBERS_MAX {
+            return Err(MalformedMessage("too many members"));
+        }
+        (0..count).map(|_| self.id()).collect()
     }
 
     fn entries(&mut self, previous: LogPosition) -> Read<Vec<Entry>> {
@@ -319,15 +378,8 @@ impl Reader<'_> {
 
     fn snapshot(&mut self) -> Read<SnapshotMeta> {
         let (last, auto_leave) = (self.position()?, self.flag()?);
-        let mut list = || {
-            let count = self.number()?;
-            if count > MEMBERS_MAX {
-                return Err(MalformedMessage("too many members"));
-            }
-            (0..count).map(|_| self.id()).collect::<Read<Vec<u64>>>()
-        };
-        let (voters, learners) = (list()?, list()?);
-        let (voters_outgoing, learners_next) = (list()?, list()?);
+        let (voters, learners) = (self.list()?, self.list()?);
+        let (voters_outgoing, learners_next) = (self.list()?, self.list()?);
         let conf_state = ConfState { voters, learners, voters_outgoing, learners_next, auto_leave };
         Ok(SnapshotMeta { last, conf_state })
     }

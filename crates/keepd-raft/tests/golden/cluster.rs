@@ -109,6 +109,7 @@ impl Cluster {
                 election_ticks: 10,
                 pre_vote,
                 read_retry_ticks: 5,
+                rejoin_ticks: 0,
             };
             let mut member = Member {
                 core: None,

@@ -189,6 +189,11 @@ pub(crate) fn message(message: &Message) -> String {
         Body::ReadIndexResponse { request, index } => {
             log(LogPosition { term: 0, index: *index }) + &format!(" Read:{}", request.number)
         }
+        Body::Started(started) => format!(" Log:{}/{}", started.term, started.last),
+        Body::Known(known) => match known.needed {
+            Some((term, index)) => format!(" Needed:{term}/{index}"),
+            None => log(known.last),
+        },
     };
     line + &rest
 }

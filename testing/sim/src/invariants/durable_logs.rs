@@ -26,6 +26,12 @@ impl DurableLogs {
         };
     }
 
+    /// A disk has lost what it had synced, or is gone.
+    pub fn forget(&mut self, member: usize) {
+        self.synced.remove(&member);
+        self.terms.remove(&member);
+    }
+
     /// Looks at the log of a member that has just started.
     ///
     /// # Errors

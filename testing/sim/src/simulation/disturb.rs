@@ -14,6 +14,7 @@ use keepd_node::Handle;
 use keepd_types::MemberId;
 
 use super::Simulation;
+use super::replace::{Manner, Replacement};
 use crate::faults::{self, Fault};
 use crate::fixture;
 use crate::invariants::{Verdict, nothing_plain};
@@ -39,7 +40,22 @@ enum End {
     Fast(usize),
     Disk(usize),
     Cut(usize, CrashMode),
+    Forget(usize),
     RemoveLearner(MemberId),
+}
+
+impl End {
+    /// The member that it is about.
+    const fn member(&self) -> Option<usize> {
+        match self {
+            Self::Resume(member)
+            | Self::Fast(member)
+            | Self::Disk(member)
+            | Self::Cut(member, _)
+            | Self::Forget(member) => Some(*member),
+            Self::Links | Self::Network | Self::RemoveLearner(_) => None,
+        }
+    }
 }
 
 /// A byte that was changed.
@@ -74,6 +90,14 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// A member is gone.
+    pub(super) fn forget(&mut self, member: usize) {
+        self.disk_faults.remove(&member);
+        self.restarts.retain(|(_, waiting)| *waiting != member);
+        self.ends.retain(|(_, end)| end.member() != Some(member));
+        self.rot.retain(|rot| rot.member != member);
+    }
+
     pub(super) fn has_disk_fault(&self, member: usize) -> bool {
         self.disk_faults.contains(&member)
     }
@@ -84,8 +108,9 @@ impl Simulation {
     pub(super) fn disturb(&mut self) -> Verdict {
         self.end_due()?;
         self.restart_due()?;
+        self.replace()?;
         if self.pending.next_fault.is_some_and(|at| at <= self.now()) {
-            let (fault, lasts) = faults::draw(&self.world, self.settings.members);
+            let (fault, lasts) = faults::draw(&self.world, &self.present);
             self.pending.next_fault = Some(self.now() + faults::calm(&self.world));
             self.happen(&fault, self.now() + lasts)?;
         }
@@ -118,6 +143,10 @@ impl Simulation {
                     self.crash(member, Some(mode))?;
                     self.pending.restarts.push((now + BETWEEN_DEATHS, member));
                 }
+                End::Forget(member) => {
+                    self.crash(member, Some(CrashMode::LoseUnsynced))?;
+                    self.pending.restarts.push((now + BETWEEN_DEATHS, member));
+                }
                 End::RemoveLearner(id) => self.change(MembershipChange::Remove { id }),
             }
         }
@@ -134,14 +163,24 @@ impl Simulation {
         self.cluster.host(member).disk().heal();
     }
 
-    /// The process dies, or the power fails.
+    /// The process dies, or the power fails; then a disk that lies has forgotten.
     fn crash(&mut self, member: usize, mode: Option<CrashMode>) -> Verdict {
+        if self.is_ending(member) {
+            return Ok(());
+        }
         self.observe_log(member)?;
         self.observe_disk(member)?;
         self.observe_death(member)?;
         self.report.crashes += 1;
         self.pending.disk_faults.remove(&member);
         match mode {
+            Some(_) if self.lying.remove(&member) => {
+                self.cluster.cut_power(member, CrashMode::LoseUnsynced);
+                self.checks.forget(member);
+                self.forgetful.insert(member);
+                self.report.forgot += 1;
+                self.world.note(format_args!("m{member} has forgotten what it had synced"));
+            }
             Some(mode) => self.cluster.cut_power(member, mode),
             None => self.cluster.kill(member),
         }
@@ -190,6 +229,20 @@ impl Simulation {
                 self.rot_log(*member);
                 self.pending.restarts.push((until, *member));
             }
+            Fault::MoveLeader(_)
+            | Fault::Learner
+            | Fault::Replace(..)
+            | Fault::ReplaceLeader(_)
+            | Fault::Keys => self.change_cluster(fault, until)?,
+            Fault::Forget(member) => self.forget(*member, until),
+            Fault::KillVoters => self.pending.kills_voters = true,
+        }
+        Ok(())
+    }
+
+    /// Changes the cluster as an operator does; other faults do nothing here.
+    fn change_cluster(&mut self, fault: &Fault, until: Duration) -> Verdict {
+        match fault {
             Fault::MoveLeader(to) => self.move_leader(*to),
             Fault::Learner => {
                 self.pending.learners += 1;
@@ -199,10 +252,52 @@ impl Simulation {
                 self.change(MembershipChange::Add { id, peer_urls, is_learner, max_learners });
                 self.pending.ends.push((until, End::RemoveLearner(id)));
             }
+            Fault::Replace(member, manner) => self.replace_member(*member, *manner)?,
+            Fault::ReplaceLeader(manner) => {
+                if let Some(leader) = self.cluster.leader() {
+                    self.replace_member(leader, *manner)?;
+                }
+            }
             Fault::Keys => self.change_keys(),
-            Fault::KillVoters => self.pending.kills_voters = true,
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Has the disk of a member lie, if so many may forget what they have.
+    fn forget(&mut self, member: usize, until: Duration) {
+        if self.forgets && self.may_lose(member) && self.lying.insert(member) {
+            self.cluster.host(member).disk().set_lying(true);
+            self.pending.ends.push((until, End::Forget(member)));
+        }
+    }
+
+    /// Whether a member has been removed, or is gone, and has only to end.
+    pub(super) fn is_ending(&self, member: usize) -> bool {
+        let ends = |replacement: &Replacement| replacement.ends(member);
+        self.replacement.as_ref().is_some_and(ends)
+            || self.found.contains(&member)
+            || self.cluster.is_gone(member)
+    }
+
+    /// Whether a member may lose what it has: less than half of all may, itself included.
+    fn may_lose(&self, member: usize) -> bool {
+        let mut lost = &(&self.damaged | &self.lying) | &self.forgetful;
+        lost.insert(member);
+        let is_changing = self.replacement.is_some() || !self.found.is_empty();
+        !is_changing && lost.len() * 2 < self.size
+    }
+
+    fn replace_member(&mut self, member: usize, manner: Manner) -> Verdict {
+        let mut lost = &(&self.damaged | &self.lying) | &self.forgetful;
+        lost.remove(&member);
+        if !lost.is_empty() {
+            // With another one gone too, the rest would be no majority.
+            return Ok(());
+        }
+        // Where disks lie, who starts waits for a member that is gone.
+        let is_lost = manner.is_lost && !self.forgets && self.may_lose(member);
+        self.begin_replacement(member, Manner { is_lost, ..manner })
     }
 
     /// Ends processes, or stops them for a while; other faults do nothing here.
@@ -223,7 +318,7 @@ impl Simulation {
                 self.pending.ends.push((self.now() + between, End::Cut(*member, *mode)));
             }
             Fault::CutAll(mode) => {
-                for member in 0..self.settings.members {
+                for member in self.present.clone() {
                     self.crash(member, Some(*mode))?;
                     self.pending.restarts.push((until, member));
                 }
@@ -265,7 +360,7 @@ impl Simulation {
     }
 
     /// Has the leader, if there is one, do something; nobody waits for it.
-    fn at_leader<T>(&mut self, call: impl AsyncFnOnce(Handle) -> T + 'static) {
+    pub(super) fn at_leader<T>(&mut self, call: impl AsyncFnOnce(Handle) -> T + 'static) {
         let Some(leader) = self.cluster.leader() else { return };
         let (handle, world) = (self.cluster.handle(leader), Rc::clone(&self.world));
         self.begun.push(Box::pin(async move {
@@ -292,7 +387,7 @@ impl Simulation {
         self.pending.keys += 1;
         let config = fixture::encryption_with(self.pending.keys);
         let mut readable = None;
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.cluster.host_mut(member).set_config(config.clone());
             if !self.cluster.is_running(member) || self.cluster.host(member).is_paused() {
                 readable = None;
@@ -309,7 +404,7 @@ impl Simulation {
             ));
             readable = reloaded.ok().map(|_| encryption.readable());
         }
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.cluster.host_mut(member).set_config(config.clone());
         }
         if let Some(keys) = readable {
@@ -327,10 +422,17 @@ impl Simulation {
         Ok(())
     }
 
+    /// Whether all members are whole.
+    fn may_rot(&self) -> bool {
+        let is_whole =
+            self.damaged.is_empty() && self.lying.is_empty() && self.forgetful.is_empty();
+        is_whole && self.replacement.is_none()
+    }
+
     /// Changes a byte of a file that is not written any more. One member's at a time, and only if all
     /// others are whole.
     fn rot(&mut self, member: usize) {
-        if !self.damaged.is_empty() {
+        if !self.may_rot() {
             return;
         }
         let disk = self.cluster.host(member).disk().clone();
@@ -358,7 +460,7 @@ impl Simulation {
         let Some(path) = disk.files().into_iter().filter(is_log).max() else { return };
         let bytes = disk.peek(&path).unwrap_or_default();
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-        if self.damaged.is_empty() && used > PROVEN_BYTES {
+        if self.may_rot() && used > PROVEN_BYTES {
             let place = self.world.draw_index(used / 4);
             self.flip(member, &path, place);
         }
@@ -390,7 +492,7 @@ impl Simulation {
                 assert!(disk.flip(&path, offset, mask), "it was just there");
             }
         }
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.pause(member, false);
             self.cluster.host_mut(member).set_slow(Duration::ZERO);
             self.heal_disk(member);

@@ -24,6 +24,12 @@ use crate::logs::Log;
 use crate::truth;
 use crate::workload::World;
 
+/// The reason of a member that has lost what it confirmed.
+const FORGOTTEN: &str = "its disk lost what it had synced, or an older copy was put back";
+
+/// The reason of a member that was removed.
+const REMOVED: &str = "the member has been permanently removed from the cluster";
+
 /// A member at a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Glance {
@@ -65,6 +71,16 @@ impl Checks {
         }
     }
 
+    /// A member comes.
+    pub(super) fn add_member(&mut self) {
+        self.glances.push(Glance::default());
+    }
+
+    /// A member's disk is gone, or has forgotten something.
+    pub(super) fn forget(&mut self, member: usize) {
+        self.durable.forget(member);
+    }
+
     pub(super) fn watches_are_up_to_date(&self, world: &World) -> bool {
         self.watches.are_up_to_date(&world.watches.borrow(), &self.truth)
     }
@@ -86,7 +102,7 @@ impl Checks {
 impl Simulation {
     /// Looks at all members and at what watches were told.
     pub(super) fn observe(&mut self) -> Verdict {
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             if self.cluster.is_running(member) {
                 self.observe_member(member)?;
             } else {
@@ -152,6 +168,18 @@ impl Simulation {
         let reason = handle.halted().borrow().clone();
         let reason = reason.map_or_else(|| "without a reason".to_owned(), |reason| reason.0);
         self.world.note(format_args!("m{member} stops: {reason}"));
+        // Who removed it may not have been told yet.
+        let goes = self.replacement.as_ref().is_some_and(|it| it.is_of(member));
+        if self.is_ending(member) || (goes && reason == REMOVED) {
+            self.cluster.kill(member);
+            return Ok(());
+        }
+        if self.forgetful.contains(&member) && reason.contains(FORGOTTEN) {
+            self.cluster.kill(member);
+            self.report.found += 1;
+            self.found.push_back(member);
+            return Ok(());
+        }
         let is_excused = self.damaged.contains(&member) || self.pending.has_disk_fault(member);
         if !is_excused {
             return verdict("stops", Err(format!("m{member} stops: {reason}")));
@@ -215,7 +243,7 @@ impl Simulation {
 
     fn observe_leader(&mut self, leader: usize, term: u64) -> Verdict {
         self.checks.disturbances.push(self.cluster.now());
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.observe_log(member)?;
         }
         let Some(log) = self.log(leader)? else { return Ok(()) };
@@ -224,11 +252,12 @@ impl Simulation {
 
     /// Judges the whole run.
     pub(super) fn conclude(&mut self) -> Verdict {
-        for member in 0..self.settings.members {
+        for member in self.present.clone() {
             self.observe_log(member)?;
             self.observe_disk(member)?;
         }
-        let members = (0..self.settings.members).map(|member| -> Result<Final, String> {
+        let members = self.present.iter().map(|member| -> Result<Final, String> {
+            let member = *member;
             let handle = self.cluster.handle(member);
             let (view, sealer) = (handle.view(), handle.encryption().sealer());
             let refs = view.range(&KeyRange::all(), 0, 0).map_err(|error| error.to_string())?;

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use keepd_raft::{Body, Error as Refusal, Message, SnapshotEnd, SnapshotMeta};
+use keepd_raft::{Body, Error as Refusal, Known, Message, SnapshotEnd, SnapshotMeta};
 use keepd_types::MemberId;
 
 use super::RaftThread;
 use crate::error::Error;
+use crate::features::Feature;
 use crate::messages::{Forward, Job, ReceivedState, WalEvent};
 use crate::peer_message::PeerMessage;
 use crate::state_transfer;
@@ -18,9 +19,11 @@ impl RaftThread {
         let (from, name) = (MemberId(message.from), message.body.name());
         match self.core.step(message) {
             Ok(()) => {}
-            Err(error @ (Refusal::LogForgotten { .. } | Refusal::Diverged { .. })) => {
-                self.shared.halt(error);
-            }
+            Err(
+                error @ (Refusal::LogForgotten { .. }
+                | Refusal::Forgotten { .. }
+                | Refusal::Diverged { .. }),
+            ) => self.shared.halt(error),
             Err(error) => tracing::debug!(%from, name, %error, "ignored a peer's message"),
         }
     }
@@ -119,6 +122,9 @@ impl RaftThread {
                 }
                 continue;
             }
+            if !self.understands(to, &message.body) {
+                continue;
+            }
             let lane = match message.body {
                 Body::Append { .. } => Lane::Log,
                 _ => Lane::Control,
@@ -131,6 +137,34 @@ impl RaftThread {
                 self.core.report_unreachable(to.0);
             }
         }
+    }
+
+    /// Whether a member reads such a message. Says who has forgotten what it had confirmed.
+    fn understands(&self, to: MemberId, body: &Body) -> bool {
+        let (Body::Started(_) | Body::Known(_)) = body else { return true };
+        if let Body::Known(Known { needed: Some((term, index)), .. }) = body {
+            tracing::error!(
+                peer = %to, term, index,
+                "a member has forgotten what it confirmed: its disk lost what it had synced, or an \
+                 older copy was put back; it stops: remove the member and add it again"
+            );
+        }
+        let announced = self.shared.network.announced(to);
+        announced.is_some_and(|it| it.feature_level >= Feature::Rejoin.level())
+    }
+
+    /// Names the members without whose word this one begins to take part after its start.
+    pub(super) fn name_unheard(&mut self) {
+        let unheard = self.core.take_unheard();
+        if unheard.is_empty() {
+            return;
+        }
+        let members: Vec<String> = unheard.iter().map(|id| MemberId(*id).to_string()).collect();
+        tracing::warn!(
+            members = members.join(", "),
+            "these members have not said whether this one still has all that it confirmed: it takes part \
+             without their word"
+        );
     }
 
     /// Begins to hand leadership to another member, or to the one whose log is longest.

@@ -3,13 +3,14 @@
 
 use super::*;
 use crate::conf_change::{ConfChange, Step};
-use crate::message::{Body, LogPosition, ReadRequest, Round};
+use crate::message::{Body, Known, LogPosition, ReadRequest, Round, Started};
 
 const SEEDS: u64 = 3000;
 const STEPS: usize = 400;
 
 /// A member whose driver is honest, and as slow as chance has it.
 struct Victim {
+    seed: u64,
     core: Core,
     random: SeededRandom,
     unsynced: VecDeque<Actions>,
@@ -23,9 +24,11 @@ impl Victim {
         let voters = if random.next_u64().is_multiple_of(4) { vec![7] } else { vec![7, 8, 9] };
         let conf_state = ConfState { voters, learners: vec![10], ..ConfState::default() };
         let restored = InitialState { conf_state, ..fresh() };
-        let core = Core::new(settings(), restored, Arc::new(SeededRandom::new(seed))).unwrap();
+        let rejoin_ticks = [0, 5, 1000][usize::try_from(random.next_u64() % 3).unwrap()];
+        let settings = Settings { rejoin_ticks, ..settings() };
+        let core = Core::new(settings, restored, Arc::new(SeededRandom::new(seed))).unwrap();
         let (unsynced, committed) = (VecDeque::new(), VecDeque::new());
-        Self { core, random, unsynced, committed, sent: Vec::new() }
+        Self { seed, core, random, unsynced, committed, sent: Vec::new() }
     }
 
     fn below(&self, bound: u64) -> u64 {
@@ -145,7 +148,9 @@ impl Victim {
         let round = Some(Round { term, number: self.number(1) }).filter(|_| self.below(2) == 0);
         let request = ReadRequest { boot: self.random.next_u64(), number: self.number(1) };
         let is_pre = self.below(2) == 0;
-        let body = match self.below(12) {
+        // The number that the member drew at its start.
+        let boot = SeededRandom::new(self.seed).next_u64();
+        let body = match self.below(14) {
             0 | 1 => Body::Append { previous: at, commit, entries: self.entries(at) },
             2 => Body::Appended { index, commit },
             3 => Body::AppendRejected { index, commit, hint: at },
@@ -171,6 +176,12 @@ impl Victim {
                 Body::Snapshot(SnapshotMeta { last: at, conf_state })
             }
             10 => Body::TimeoutNow,
+            11 => Body::Started(Started { boot: self.below(3), term, vote: index, last: commit }),
+            12 => {
+                let needed = (self.below(20) == 0).then_some((self.number(1), index));
+                let voters = (0..self.below(4)).map(|_| self.below(13)).collect();
+                Body::Known(Known { boot, needed, last: at, applied: commit, voters })
+            }
             _ if is_pre => Body::ReadIndex(request),
             _ => Body::ReadIndexResponse { request, index },
         };

@@ -32,6 +32,21 @@ fn samples() -> Vec<Message> {
         Body::TimeoutNow,
         Body::ReadIndex(request),
         Body::ReadIndexResponse { request, index: 11 },
+        Body::Started(Started { boot: 7, term: 4, vote: 3, last: 11 }),
+        Body::Known(Known {
+            boot: 7,
+            needed: Some((4, 12)),
+            last: at,
+            applied: 8,
+            voters: vec![1, 2, 9],
+        }),
+        Body::Known(Known {
+            boot: u64::MAX,
+            needed: None,
+            last: LogPosition::default(),
+            applied: 0,
+            voters: Vec::new(),
+        }),
     ];
     bodies.into_iter().map(|body| Message { from: 1, to: 2, term: 5, body }).collect()
 }
@@ -78,6 +93,8 @@ fn fields_that_no_member_sends_are_refused() {
     let body = Body::Append { previous: beyond_the_log, commit, entries: Vec::new() };
     bad.push(Message { body, ..good });
     let body = Body::Heartbeat { commit: 0, round: Some(Round { term: 6, number: 1 }) };
+    bad.push(Message { from: 1, to: 2, term: 5, body });
+    let body = Body::Started(Started { boot: 1, term: 6, vote: 0, last: 0 });
     bad.push(Message { from: 1, to: 2, term: 5, body });
     for message in bad {
         assert!(message.check().is_err(), "{message:?}");
