@@ -25,6 +25,8 @@ pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> 
     let servers = (1..=place.members).map(server).collect::<Vec<_>>().join("\n");
     let (ca, client, client_key) =
         (path("pki/ca.crt"), path("pki/client.crt"), path("pki/client.key"));
+    let tls = format!("--cacert={ca} --cert={client} --key={client_key}");
+    let snapshot = snapshot(is_cluster, &format!("{program} ctl --endpoints={first}"), &tls);
     let ending = if starts {
         "Starting now. Ctrl-C stops it; the same command starts it again.\n\n"
     } else {
@@ -46,8 +48,7 @@ In another terminal:
   alias keepctl={keepctl}
   keepctl put /registry/demo hello
   keepctl get /registry/demo
-  keepctl snapshot save snapshot.db
-{cluster_lines}  {program} encryption status --endpoint {first} \\
+{snapshot}{cluster_lines}  {program} encryption status --endpoint {first} \\
     --cacert {ca} --cert {client} --key {client_key}
   grep -r hello {data} || echo 'no plain text on the disk'
 
@@ -63,9 +64,7 @@ The same {what} with etcd's flags:
 {servers}
 {ending}",
         until = made.valid_until,
-        keepctl = quoted(&format!(
-            "{program} ctl --endpoints={urls} --cacert={ca} --cert={client} --key={client_key}"
-        )),
+        keepctl = quoted(&format!("{program} ctl --endpoints={urls} {tls}")),
         data = place
             .data()
             .iter()
@@ -83,4 +82,10 @@ The same {what} with etcd's flags:
         apiserver = path("pki/apiserver.crt"),
         apiserver_key = path("pki/apiserver.key"),
     )
+}
+
+/// The line that saves a snapshot, which one member is asked for: the alias names all.
+fn snapshot(is_cluster: bool, ctl: &str, tls: &str) -> String {
+    let command = if is_cluster { format!("{ctl} \\\n    {tls}") } else { "keepctl".to_owned() };
+    format!("  {command} snapshot save snapshot.db\n")
 }

@@ -19,6 +19,7 @@ mod keys;
 mod leases;
 mod memory;
 mod permissions;
+mod quickstart;
 mod rebuilding;
 mod recovery;
 mod reencryption;
