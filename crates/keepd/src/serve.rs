@@ -141,9 +141,6 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
     };
-    if options.join.is_some() && is_new {
-        tokio::spawn(join::tell_progress(node.handle()));
-    }
     let limits =
         Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
     let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
@@ -161,11 +158,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     network.attach(Arc::new(node.handle()));
     node.handle().connect(Arc::new(network.clone()));
     // ORDER: before it is waited for; a configuration that lacks keys is mended by its reload.
-    if options.encryption_provider_config_automatic_reload
-        && let Some(path) = options.encryption_provider_config.clone()
-    {
-        tokio::spawn(node.handle().reload_encryption_on_change(path, services));
-    }
+    follow(&options, &node, services, is_new);
     let mut signals = Signals::new()?;
     let ending = tokio::select! {
         ending = signals.wait_for_end(&node) => Some(ending?),
@@ -186,6 +179,19 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     };
     stop(&ending, server, network, node).await?;
     Ok(ending)
+}
+
+/// Begins what goes on beside the member from its start: the reload of its encryption configuration, and
+/// word of how far one is that joins by invitation.
+fn follow(options: &ServerOptions, node: &Node, services: Arc<dyn KeyServices>, is_new: bool) {
+    if options.encryption_provider_config_automatic_reload
+        && let Some(path) = options.encryption_provider_config.clone()
+    {
+        tokio::spawn(node.handle().reload_encryption_on_change(path, services));
+    }
+    if options.join.is_some() && is_new {
+        tokio::spawn(join::tell_progress(node.handle()));
+    }
 }
 
 async fn stop(ending: &Ending, server: Server, network: Network, node: Node) -> anyhow::Result<()> {
