@@ -96,7 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let part = options.versions / PART;
         let puts = |total: u64| {
             let words = ["put", "--key-size=72", "--val-size=256", "--key-space-size=1"];
-            load::benchmark(&tools, &server, CLIENTS, &words, total).map(|(sample, _)| sample)
+            load::benchmark(&tools, &server.target(), CLIENTS, &words, total)
+                .map(|(sample, _)| sample)
         };
         found.first_rate = puts(part)?.rate;
         puts(options.versions - 2 * part)?;

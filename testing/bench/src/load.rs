@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::parse;
 use crate::process::cpu_micros;
-use crate::servers::Server;
+use crate::servers::{Server, Target};
 use crate::tools::Tools;
 
 /// Sizes of the keys and values of the load, as Kubernetes' small objects have them.
@@ -81,14 +81,15 @@ impl H2Load {
     pub(crate) fn run(
         &self,
         tools: &Tools,
-        server: &Server,
+        target: &Target,
         extent: Extent,
     ) -> Result<(Sample, u64)> {
-        let address = server.address();
-        let command = |body: &PathBuf| self.command(tools, &address, body, extent);
-        let before = cpu_micros(server.pid())?;
-        let outputs = together(self.bodies.iter().map(command).collect())?;
-        let cpu = cpu_micros(server.pid())? - before;
+        let addresses = target.addresses.iter().cycle();
+        let command =
+            |(body, address): (&PathBuf, &String)| self.command(tools, address, body, extent);
+        let before = cpu_of_all(target)?;
+        let outputs = together(self.bodies.iter().zip(addresses).map(command).collect())?;
+        let cpu = cpu_of_all(target)? - before;
         let (mut succeeded, mut rate) = (0, 0.0);
         for output in outputs {
             let found = parse::h2load(&output)?;
@@ -96,7 +97,7 @@ impl H2Load {
             succeeded += found.succeeded;
             rate += ratio(found.succeeded, 1) / found.seconds;
         }
-        ensure!(succeeded > 0, "no request to {} succeeded", server.kind().name());
+        ensure!(succeeded > 0, "no request to {} succeeded", target.name);
         let cpu_micros = ratio(cpu, succeeded);
         let sample = Sample { rate, cpu_micros, p50_seconds: None, p99_seconds: None };
         Ok((sample, succeeded))
@@ -135,20 +136,20 @@ impl H2Load {
 /// Runs etcd's benchmark.
 pub(crate) fn benchmark(
     tools: &Tools,
-    server: &Server,
+    target: &Target,
     clients: u32,
     words: &[&str],
     total: u64,
 ) -> Result<(Sample, parse::Benchmark)> {
     let mut command = Command::new(&tools.benchmark);
     command
-        .args(["--endpoints", &server.address(), "--precise"])
+        .args(["--endpoints", &target.addresses.join(","), "--precise"])
         .args(["--conns", &clients.min(100).to_string(), "--clients", &clients.to_string()])
         .args(words)
         .args(["--total", &total.to_string()]);
-    let before = cpu_micros(server.pid())?;
+    let before = cpu_of_all(target)?;
     let output = together(vec![command])?;
-    let cpu = cpu_micros(server.pid())? - before;
+    let cpu = cpu_of_all(target)? - before;
     let found = parse::benchmark(&output.concat())?;
     let sample = Sample {
         rate: found.rate,
@@ -159,6 +160,10 @@ pub(crate) fn benchmark(
     Ok((sample, found))
 }
 
+fn cpu_of_all(target: &Target) -> Result<u64> {
+    target.pids.iter().map(|&pid| cpu_micros(pid)).sum()
+}
+
 /// Writes the bodies of puts, one per key.
 pub(crate) fn put_bodies(folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
     let request = |number: usize| pb::PutRequest {
@@ -167,6 +172,33 @@ pub(crate) fn put_bodies(folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
         ..Default::default()
     };
     (0..count).map(|number| body(folder, &format!("put-{number}"), &request(number))).collect()
+}
+
+/// Writes the bodies of transactions as those that renew a lease of Kubernetes: put if the key's
+/// revision is as expected, else read it. The comparison holds in every one, since h2load sends the
+/// same body again.
+pub(crate) fn renewal_bodies(folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    let request = |number: usize| {
+        let key = load_key(number);
+        let compare = pb::Compare {
+            result: pb::compare::CompareResult::Greater.into(),
+            target: pb::compare::CompareTarget::Mod.into(),
+            key: key.clone(),
+            target_union: Some(pb::compare::TargetUnion::ModRevision(0)),
+            ..Default::default()
+        };
+        let value = Bytes::from(vec![b'v'; LOAD_VALUE_BYTES]);
+        let put = pb::PutRequest { key: key.clone(), value, ..Default::default() };
+        let range = pb::RangeRequest { key, ..Default::default() };
+        let put = pb::request_op::Request::RequestPut(put);
+        let range = pb::request_op::Request::RequestRange(range);
+        pb::TxnRequest {
+            compare: vec![compare],
+            success: vec![pb::RequestOp { request: Some(put) }],
+            failure: vec![pb::RequestOp { request: Some(range) }],
+        }
+    };
+    (0..count).map(|number| body(folder, &format!("renewal-{number}"), &request(number))).collect()
 }
 
 /// Writes the body of a range.
@@ -199,8 +231,8 @@ pub(crate) fn list_bounds() -> (Bytes, Bytes) {
 /// Writes the keys of the list.
 pub(crate) fn fill_list(server: &Server, count: usize) -> Result<()> {
     let value = Bytes::from(vec![b'v'; LIST_VALUE_BYTES]);
-    let key = |number| Bytes::from(format!("{LIST_PREFIX}{number:08}"));
-    server.client()?.put_all((0..count).map(key), &value)
+    let pair = |number| (Bytes::from(format!("{LIST_PREFIX}{number:08}")), value.clone());
+    server.client()?.put_all((0..count).map(pair))
 }
 
 /// Runs processes at the same time and returns what they print.

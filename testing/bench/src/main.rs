@@ -15,6 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod client;
+mod cluster;
+mod clusters;
 mod echo;
 mod hot;
 mod load;
@@ -42,6 +44,8 @@ enum Command {
     Run(plan::Options),
     /// Measures one key with millions of versions and how their space comes back.
     HotKey(hot::Options),
+    /// Measures three members: requests, the loss of a leader, a member that joins.
+    Clusters(clusters::Options),
     /// Shows where the server's CPU time goes under puts and ranges (needs perf).
     Profile(profile::Options),
     /// Serves fixed answers through bare tonic: what no server built on it can undercut.
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(options) => plan::run(&options),
         Command::HotKey(options) => hot::run(&options),
+        Command::Clusters(options) => clusters::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Echo { listen } => echo::serve(listen),
     };

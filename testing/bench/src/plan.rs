@@ -17,6 +17,7 @@ use clap::Args;
 use keepd_env::{Clock, SystemClock};
 
 use crate::load::{self, Extent, H2Load, LIST_VALUE_BYTES, LOAD_KEY_BYTES, LOAD_VALUE_BYTES};
+use crate::parse::Benchmark;
 use crate::process::resident_bytes;
 use crate::report::{Report, Row, Sizes, answer, median};
 use crate::servers::{Kind, Server};
@@ -163,7 +164,7 @@ impl Run<'_> {
         let space = keys.to_string();
         let words = [&put_words()[..], &["--sequential-keys", "--key-space-size", &space]].concat();
         for server in [&self.keepd, &self.etcd] {
-            let (sample, _) = load::benchmark(&self.tools, server, 1000, &words, fill)?;
+            let (sample, _) = load::benchmark(&self.tools, &server.target(), 1000, &words, fill)?;
             row.add(0, server.kind(), sample);
             thread::sleep(SETTLE);
             let mut client = server.client()?;
@@ -183,7 +184,7 @@ impl Run<'_> {
             sizes.insert(server.kind().name(), found);
         }
         // As many keys, less history.
-        load::benchmark(&self.tools, &self.aesgcm, 1000, &words, keys.min(fill))?;
+        load::benchmark(&self.tools, &self.aesgcm.target(), 1000, &words, keys.min(fill))?;
         Ok(row)
     }
 
@@ -207,8 +208,8 @@ impl Run<'_> {
         let mut range_row = Row::new("h2load: range of one key, 50 x 20", Some(1.5), Some(0.5));
         for server in self.everyone(0) {
             // What is to be read, and warm caches.
-            put.run(&self.tools, server, Extent::Seconds(1))?;
-            range.run(&self.tools, server, Extent::Seconds(1))?;
+            put.run(&self.tools, &server.target(), Extent::Seconds(1))?;
+            range.run(&self.tools, &server.target(), Extent::Seconds(1))?;
         }
         let extent = Extent::Seconds(self.options.seconds);
         for round in 0..self.options.rounds {
@@ -216,7 +217,7 @@ impl Run<'_> {
                 put_row.add(round, server.kind(), self.puts(&put, server, extent)?);
             }
             for server in self.everyone(round) {
-                let (sample, _) = range.run(&self.tools, server, extent)?;
+                let (sample, _) = range.run(&self.tools, &server.target(), extent)?;
                 range_row.add(round, server.kind(), sample);
             }
         }
@@ -227,7 +228,7 @@ impl Run<'_> {
     fn puts(&self, put: &H2Load, server: &Server, extent: Extent) -> Result<load::Sample> {
         let mut client = server.client()?;
         let before = client.revision()?;
-        let (sample, succeeded) = put.run(&self.tools, server, extent)?;
+        let (sample, succeeded) = put.run(&self.tools, &server.target(), extent)?;
         let written = client.revision()? - before;
         let succeeded = i64::try_from(succeeded).context("a count of requests")?;
         ensure!(
@@ -254,9 +255,10 @@ impl Run<'_> {
                 let row = Row::new(title, Some(1.0), Some(1.0));
                 let mut totals = BTreeMap::new();
                 for server in [&self.keepd, &self.etcd] {
-                    let (_, found) = load::benchmark(&self.tools, server, clients, words, first)?;
-                    let total = first * self.options.seconds * 1000 / millis(found.seconds)?;
-                    totals.insert(server.kind(), total.max(first));
+                    let (_, found) =
+                        load::benchmark(&self.tools, &server.target(), clients, words, first)?;
+                    let total = calibrated_total(first, self.options.seconds, &found)?;
+                    totals.insert(server.kind(), total);
                 }
                 loads.push((row, clients, words, totals));
             }
@@ -265,7 +267,8 @@ impl Run<'_> {
             for (row, clients, words, totals) in &mut loads {
                 for server in self.order(round) {
                     let total = totals.get(&server.kind()).copied().context("was calibrated")?;
-                    let (sample, _) = load::benchmark(&self.tools, server, *clients, words, total)?;
+                    let (sample, _) =
+                        load::benchmark(&self.tools, &server.target(), *clients, words, total)?;
                     row.add(round, server.kind(), sample);
                 }
             }
@@ -302,7 +305,7 @@ impl Run<'_> {
             for round in 0..self.options.rounds {
                 for server in self.order(round).into_iter().chain([&self.aesgcm]) {
                     let extent = requests.get(&server.kind()).copied().context("was calibrated")?;
-                    let (sample, _) = list.run(&self.tools, server, extent)?;
+                    let (sample, _) = list.run(&self.tools, &server.target(), extent)?;
                     row.add(round, server.kind(), sample);
                 }
             }
@@ -335,6 +338,11 @@ impl Run<'_> {
 
 const METHODS: [(&str, &str); 2] = [("KV/Range", "Range"), ("KV/RangeStream", "RangeStream")];
 
+/// Requests that take as long as a measurement is to last, by what some first ones took.
+pub(crate) fn calibrated_total(first: u64, seconds: u64, found: &Benchmark) -> Result<u64> {
+    Ok((first * seconds * 1000 / millis(found.seconds)?).max(first))
+}
+
 /// At least one.
 fn millis(seconds: f64) -> Result<u64> {
     let millis = Duration::from_secs_f64(seconds).as_millis().max(1);
@@ -342,7 +350,7 @@ fn millis(seconds: f64) -> Result<u64> {
 }
 
 /// The words for etcd's benchmark that put keys and values of the load's sizes.
-const fn put_words() -> [&'static str; 3] {
+pub(crate) const fn put_words() -> [&'static str; 3] {
     const { assert!(LOAD_KEY_BYTES == 72 && LOAD_VALUE_BYTES == 256, "as below") };
     ["put", "--key-size=72", "--val-size=256"]
 }

@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let before = cpu_micros_by_thread(server.pid())?;
         let length = Extent::Seconds(options.seconds + 2 * MARGIN_SECONDS);
         let (sample, requests) = thread::scope(|scope| {
-            let loading = scope.spawn(|| load.run(&tools, &server, length));
+            let loading = scope.spawn(|| load.run(&tools, &server.target(), length));
             thread::sleep(Duration::from_secs(MARGIN_SECONDS));
             record(&server, &data, options.seconds)?;
             loading.join().ok().context("the load failed")?

@@ -74,12 +74,13 @@ impl Row {
         self.rounds[round].insert(kind.name(), sample);
     }
 
-    fn values(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
+    /// A value of one server, of each round.
+    pub(crate) fn values(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
         self.rounds.iter().filter_map(|round| round.get(kind.name())).map(value).collect()
     }
 
     /// One server's value over etcd's, within each round.
-    fn ratios(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
+    pub(crate) fn ratios(&self, kind: Kind, value: fn(&Sample) -> f64) -> Vec<f64> {
         let pair = |round: &BTreeMap<&'static str, Sample>| {
             let etcd = value(round.get(Kind::Etcd.name())?);
             let of_kind = value(round.get(kind.name())?);
@@ -202,14 +203,14 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// A median with the lowest and the highest of its rounds.
-fn compared(ratios: &[f64]) -> String {
+pub(crate) fn compared(ratios: &[f64]) -> String {
     let Some(middle) = median(ratios) else { return String::new() };
     let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = ratios.iter().copied().fold(0.0, f64::max);
     format!("{middle:.2} ({lowest:.2}-{highest:.2})")
 }
 
-fn judged(
+pub(crate) fn judged(
     target: Option<f64>,
     ratios: &[f64],
     sign: &str,

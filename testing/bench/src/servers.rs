@@ -72,23 +72,39 @@ impl Kind {
     }
 }
 
+/// What is put under load: where it listens, and which processes it costs.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    /// `host:port` of each member, the leader's first.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) pids: Vec<u32>,
+}
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Launch {
+    pub(crate) kind: Kind,
+    pub(crate) program: PathBuf,
+    /// Its data directory, its log and its encryption configuration.
+    pub(crate) folder: PathBuf,
+    pub(crate) clients: SocketAddr,
+    /// Everything that concerns the cluster.
+    pub(crate) words: Vec<String>,
+}
+
 /// A running server; killed when it goes out of scope.
 #[derive(Debug)]
 pub(crate) struct Server {
-    kind: Kind,
-    program: PathBuf,
-    folder: PathBuf,
-    clients: SocketAddr,
-    peers: SocketAddr,
+    launch: Launch,
     child: Child,
     /// From the start of the process to its first answer.
     pub(crate) ready_after: Duration,
 }
 
-impl Server {
-    /// Starts one with nothing in it and waits until it answers.
-    pub(crate) fn start(tools: &Tools, kind: Kind, work: &Path) -> Result<Self> {
-        let folder = work.join(kind.name());
+impl Launch {
+    /// An empty folder with the encryption configuration.
+    pub(crate) fn new(tools: &Tools, kind: Kind, folder: PathBuf) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(&folder)
                 .with_context(|| format!("remove the last run's {}", folder.display()))?;
@@ -103,18 +119,91 @@ impl Server {
             Kind::Etcd => &tools.etcd,
             Kind::Echo => &tools.bench,
         };
-        let (clients, peers) = (free_address()?, free_address()?);
-        let child = spawn(kind, program, &folder, clients, peers)?;
-        let ready_after = Duration::ZERO;
-        let mut server =
-            Self { kind, program: program.clone(), folder, clients, peers, child, ready_after };
-        server.ready_after = server.wait_until_ready()?;
+        let clients = free_address()?;
+        Ok(Self { kind, program: program.clone(), folder, clients, words: Vec::new() })
+    }
+
+    /// The words of a member of its own.
+    fn alone(mut self) -> Result<Self> {
+        let peer_url = format!("http://{}", free_address()?);
+        let words = [
+            "--listen-peer-urls",
+            &peer_url,
+            "--initial-advertise-peer-urls",
+            &peer_url,
+            "--name",
+            "a",
+        ];
+        self.words = words.map(str::to_owned).to_vec();
+        self.words.extend(["--initial-cluster".to_owned(), format!("a={peer_url}")]);
+        Ok(self)
+    }
+
+    /// Starts it.
+    fn spawn(&self) -> Result<Child> {
+        let log = File::create(self.folder.join("log")).context("create a server's log")?;
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            let is_setting = |name: &str| name.starts_with("ETCD_") || name.starts_with("KEEPD_");
+            if name.to_str().is_some_and(is_setting) {
+                command.env_remove(name);
+            }
+        }
+        if self.kind == Kind::Echo {
+            command.args(["echo", "--listen", &self.clients.to_string()]);
+        } else {
+            let client_url = format!("http://{}", self.clients);
+            command
+                .args(["--log-level", "error", "--data-dir"])
+                .arg(self.folder.join("data"))
+                .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+                .args(&self.words);
+        }
+        if self.kind.provider().is_some() {
+            command.arg("--encryption-provider-config").arg(self.folder.join("encryption.yaml"));
+        }
+        let stderr = log.try_clone().context("open a server's log")?;
+        command.stdin(Stdio::null()).stdout(log).stderr(stderr);
+        command.spawn().with_context(|| format!("start {}", self.program.display()))
+    }
+}
+
+impl Server {
+    /// Starts a member of its own with nothing in it and waits until it answers.
+    pub(crate) fn start(tools: &Tools, kind: Kind, work: &Path) -> Result<Self> {
+        let mut server = Self::launch(Launch::new(tools, kind, work.join(kind.name()))?.alone()?)?;
+        server.wait_until_ready()?;
         Ok(server)
+    }
+
+    /// Starts one and does not wait.
+    pub(crate) fn launch(launch: Launch) -> Result<Self> {
+        let child = launch.spawn()?;
+        Ok(Self { launch, child, ready_after: Duration::ZERO })
+    }
+
+    /// Starts one again that has ended.
+    pub(crate) fn relaunch(&mut self) -> Result<()> {
+        self.child = self.launch.spawn()?;
+        Ok(())
+    }
+
+    /// Ends it as SIGKILL does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("kill a server")?;
+        self.child.wait().context("wait for a killed server")?;
+        Ok(())
+    }
+
+    /// It alone, as the target of a load.
+    pub(crate) fn target(&self) -> Target {
+        let name = self.kind().name();
+        Target { name, addresses: vec![self.address()], pids: vec![self.pid()] }
     }
 
     /// Which one it is.
     pub(crate) const fn kind(&self) -> Kind {
-        self.kind
+        self.launch.kind
     }
 
     /// Its process.
@@ -124,7 +213,7 @@ impl Server {
 
     /// `host:port` for clients.
     pub(crate) fn address(&self) -> String {
-        self.clients.to_string()
+        self.launch.clients.to_string()
     }
 
     /// A client for questions.
@@ -141,8 +230,8 @@ impl Server {
         for file in files(&self.data_dir())? {
             drop_from_page_cache(&file)?;
         }
-        self.child = spawn(self.kind, &self.program, &self.folder, self.clients, self.peers)?;
-        self.ready_after = self.wait_until_ready()?;
+        self.relaunch()?;
+        self.wait_until_ready()?;
         Ok(stopped_after)
     }
 
@@ -159,32 +248,34 @@ impl Server {
     }
 
     fn data_dir(&self) -> PathBuf {
-        self.folder.join("data")
+        self.launch.folder.join("data")
     }
 
     fn stop(&mut self) -> Result<()> {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args(["-TERM", &pid]).status().context("run kill")?;
-        ensure!(status.success(), "{} had ended already", self.kind.name());
+        ensure!(status.success(), "{} had ended already", self.kind().name());
         let clock = SystemClock::new();
         while self.child.try_wait().context("wait for a server")?.is_none() {
-            ensure!(clock.monotonic() < PATIENCE, "{} does not stop", self.kind.name());
+            ensure!(clock.monotonic() < PATIENCE, "{} does not stop", self.kind().name());
             thread::sleep(POLL);
         }
         Ok(())
     }
 
-    fn wait_until_ready(&mut self) -> Result<Duration> {
+    /// Waits until it answers a linearizable range.
+    pub(crate) fn wait_until_ready(&mut self) -> Result<()> {
         let clock = SystemClock::new();
         loop {
             if self.client().and_then(|mut client| client.revision()).is_ok() {
-                return Ok(clock.monotonic());
+                self.ready_after = clock.monotonic();
+                return Ok(());
             }
             if let Some(status) = self.child.try_wait().context("wait for a server")? {
-                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                bail!("{} ended: {status}\n{log}", self.kind.name());
+                let log = fs::read_to_string(self.launch.folder.join("log")).unwrap_or_default();
+                bail!("{} ended: {status}\n{log}", self.kind().name());
             }
-            ensure!(clock.monotonic() < PATIENCE, "{} does not get ready", self.kind.name());
+            ensure!(clock.monotonic() < PATIENCE, "{} does not get ready", self.kind().name());
             thread::sleep(POLL);
         }
     }
@@ -198,43 +289,8 @@ impl Drop for Server {
     }
 }
 
-fn spawn(
-    kind: Kind,
-    program: &Path,
-    folder: &Path,
-    clients: SocketAddr,
-    peers: SocketAddr,
-) -> Result<Child> {
-    let log = File::create(folder.join("log")).context("create a server's log")?;
-    let (client_url, peer_url) = (format!("http://{clients}"), format!("http://{peers}"));
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        let is_setting = |name: &str| name.starts_with("ETCD_") || name.starts_with("KEEPD_");
-        if name.to_str().is_some_and(is_setting) {
-            command.env_remove(name);
-        }
-    }
-    if kind == Kind::Echo {
-        command.args(["echo", "--listen", &clients.to_string()]);
-    } else {
-        command
-            .args(["--name", "a", "--log-level", "error"])
-            .arg("--data-dir")
-            .arg(folder.join("data"))
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("a={peer_url}")]);
-    }
-    if kind.provider().is_some() {
-        command.arg("--encryption-provider-config").arg(folder.join("encryption.yaml"));
-    }
-    let stderr = log.try_clone().context("open a server's log")?;
-    command.stdin(Stdio::null()).stdout(log).stderr(stderr);
-    command.spawn().with_context(|| format!("start {}", program.display()))
-}
-
 /// A port that nobody uses now.
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     listener.local_addr().context("find a free port")
 }
