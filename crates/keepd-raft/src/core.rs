@@ -27,6 +27,7 @@
 //! 8. each of [`Actions::fetches`] is read from the WAL, without delaying its syncs, and answered with
 //!    [`Core::fetched`]. [`Core::log_starts_at`] follows each truncation of the WAL.
 
+mod announce;
 mod catch_up;
 mod convert;
 mod error;
@@ -175,6 +176,10 @@ pub struct Core {
     /// The leader's word that this member shall take over, which came before everything committed
     /// was applied.
     held_handover: Option<Message>,
+    /// The commit index that the followers were sent, by this member as their leader.
+    announced: u64,
+    /// Whether a batch that will carry it is about to be proposed.
+    is_batch_coming: bool,
     /// The configuration as of the last change that was applied.
     conf_state: ConfState,
     last_term: u64,
@@ -233,6 +238,8 @@ impl Core {
             pre_vote: settings.pre_vote,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: COMMITTED_BYTES_PER_READY,
+            // The commit index goes along with the next batch, or when none is coming.
+            skip_bcast_commit: true,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -254,6 +261,8 @@ impl Core {
             settings,
             pending_changes: VecDeque::new(),
             held_handover: None,
+            announced: 0,
+            is_batch_coming: false,
             conf_state: restored.conf_state,
         };
         let store = core.raw.mut_store();
@@ -327,7 +336,10 @@ impl Core {
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(entries.into());
         match self.raw.raft.step(message) {
-            Ok(()) => Ok((first, self.raw.raft.term)),
+            Ok(()) => {
+                self.announced = self.raw.raft.raft_log.committed;
+                Ok((first, self.raw.raft.term))
+            }
             Err(raft::Error::ProposalDropped) => Err(Error::ProposalDropped),
             Err(error) => Err(error.into()),
         }
@@ -388,6 +400,7 @@ impl Core {
     /// Hands out the next work; `None` if there is none.
     pub fn actions(&mut self) -> Option<Actions> {
         self.begin_round();
+        self.announce_commit();
         let fetches = self.take_fetches();
         let has_work = self.reads.has_work() || !self.rejoin.outbox.is_empty();
         if !self.raw.has_ready() && !has_work && fetches.is_empty() {
@@ -493,6 +506,7 @@ impl Core {
         }
         if is_new_term || self.last_leader != leader {
             self.last_leader = leader;
+            self.announced = 0;
             self.follow_reads();
         }
     }

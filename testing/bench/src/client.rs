@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::{Channel, Endpoint};
 
-/// How long one request may take.
+/// Time limit for one request.
 const REQUEST_MAX: Duration = Duration::from_secs(300);
 /// BOUND: writes under way at once.
 const PUTS_AT_ONCE: usize = 64;
 /// BOUND: writes under way at once of a load that keeps a pace, and of somebody who waits for a
 /// leader.
 const PACED_AT_ONCE: usize = 1000;
-/// How often somebody who waits for a leader tries a write.
+/// Interval at which somebody who waits for a leader tries a write.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(5);
 
 /// One connection.
@@ -53,7 +53,7 @@ impl Client {
         Ok(answer.header.context("an answer without a header")?.revision)
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub(crate) fn count(&mut self) -> Result<i64> {
         let all = Bytes::from_static(b"\0");
         let request = pb::RangeRequest {
@@ -65,7 +65,7 @@ impl Client {
         Ok(self.range(request)?.count)
     }
 
-    /// What the member says of itself.
+    /// The member's status, by its own account.
     pub(crate) fn status(&mut self) -> Result<pb::StatusResponse> {
         let status = self.maintenance.status(pb::StatusRequest::default());
         Ok(self.runtime.block_on(status).context("status")?.into_inner())

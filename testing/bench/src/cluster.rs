@@ -15,9 +15,9 @@ use crate::tools::Tools;
 
 /// Members of a cluster.
 const SIZE: usize = 3;
-/// How often somebody who waits looks.
+/// Interval at which somebody who waits looks.
 const POLL: Duration = Duration::from_millis(10);
-/// How long anything may take.
+/// Time limit for everything.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Entries that a new member may lack and still count as caught up, while writes go on.
 const CAUGHT_UP_WITHIN: u64 = 1000;

@@ -33,10 +33,10 @@ const STREAMS: u32 = 20;
 /// The store that a member joins: its values' length, and the load that goes on meanwhile.
 const JOIN_VALUE_BYTES: usize = 4096;
 const JOIN_PUTS_PER_SECOND: u32 = 1000;
-/// How long that load runs before anybody joins.
+/// Time that load runs before anybody joins.
 const BEFORE_JOIN: Duration = Duration::from_secs(5);
 
-/// What to run.
+/// Options of the run.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -17,9 +17,9 @@ use keepd_env::{Clock, SystemClock};
 use crate::client::Client;
 use crate::tools::Tools;
 
-/// How often somebody who waits for a server looks.
+/// Interval at which somebody who waits for a server looks.
 const POLL: Duration = Duration::from_millis(2);
-/// How long a start or a stop may take.
+/// Time limit for a start or a stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seals every value by one provider; the key guards nothing.
@@ -72,7 +72,7 @@ impl Kind {
     }
 }
 
-/// What is put under load: where it listens, and which processes it costs.
+/// A target of a load: its addresses, and the processes whose time it costs.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) name: &'static str,
@@ -81,7 +81,7 @@ pub(crate) struct Target {
     pub(crate) pids: Vec<u32>,
 }
 
-/// What a server is started with.
+/// The words and files that a server is started with.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
     pub(crate) kind: Kind,

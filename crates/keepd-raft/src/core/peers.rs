@@ -41,6 +41,7 @@ impl Core {
             }
             Body::ReadIndexResponse { request, index } => {
                 self.reads.take_answer(*request, *index);
+                self.ask_in_turn();
                 return Ok(());
             }
             Body::Started(started) => {

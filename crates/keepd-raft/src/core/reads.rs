@@ -4,12 +4,18 @@
 //! asked in a turn, by itself and by others, into one round, which a majority confirms. A round's
 //! name, term and counter, is never used twice, so a late confirmation releases nothing newer. A
 //! read that gets no answer is asked again: after a while, and when the leader changes. The answer
-//! to a read also answers all earlier ones of its member.
+//! to a read also answers all earlier ones of its member. A few requests of a member, and a few
+//! rounds of the leader, are under way at a time: under load the others gather behind them, and one
+//! message stands for hundreds.
 
 use std::collections::VecDeque;
 
 use super::{Core, Error, HELD_READS_MAX};
 use crate::message::{Body, Message, ReadRequest, Round};
+
+/// BOUND: requests of a follower, and rounds of a leader, under way at once. A second one saves those
+/// who come just after the first half of their wait; more of them would be messages for little.
+const UNDER_WAY_MAX: usize = 2;
 
 /// One who waits for a round.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +32,13 @@ pub(super) struct Reads {
     last: u64,
     /// Reads of this member without an answer, ascending. BOUND: `HELD_READS_MAX`.
     waiting: VecDeque<u64>,
+    /// Those of them that a leader was asked for, ascending. BOUND: `UNDER_WAY_MAX`.
+    asked: VecDeque<u64>,
     /// Ticks since the newest of them was asked.
     ticks: usize,
     /// Reads for the next round. BOUND: `HELD_READS_MAX`.
     asking: Vec<Asker>,
-    /// Rounds that are not confirmed. BOUND: `HELD_READS_MAX`.
+    /// Rounds that are not confirmed. BOUND: `UNDER_WAY_MAX`.
     rounds: VecDeque<(Round, Vec<Asker>)>,
     last_round: u64,
     /// Answered reads of this member, with their index.
@@ -45,6 +53,7 @@ impl Reads {
             boot,
             last: 0,
             waiting: VecDeque::new(),
+            asked: VecDeque::new(),
             ticks: 0,
             asking: Vec::new(),
             rounds: VecDeque::new(),
@@ -73,12 +82,18 @@ impl Reads {
         while let Some(read) = self.waiting.pop_front_if(|read| *read <= number) {
             self.released.push((read, index));
         }
+        while self.asked.pop_front_if(|read| *read <= number).is_some() {}
     }
 
     /// Forgets what others asked and what was under way: another leads.
     fn stop_leading(&mut self) {
         self.asking.clear();
         self.rounds.clear();
+    }
+
+    /// Whether there is one that nobody was asked for, and few enough are under way.
+    fn may_ask(&self) -> bool {
+        self.waiting.back() > self.asked.back() && self.asked.len() < UNDER_WAY_MAX
     }
 }
 
@@ -97,14 +112,26 @@ impl Core {
         let number = self.reads.last;
         self.reads.waiting.push_back(number);
         assert!(self.reads.waiting.len() <= HELD_READS_MAX, "waiting reads are bounded");
-        self.ask();
+        self.ask_in_turn();
         Ok(number)
     }
 
+    /// Asks for what has gathered behind the requests under way, if one of them has ended.
+    pub(super) fn ask_in_turn(&mut self) {
+        if self.is_leader() || self.reads.may_ask() {
+            self.ask();
+        }
+    }
+
     /// Asks for the newest of the waiting reads, which stands for all.
-    pub(super) fn ask(&mut self) {
+    fn ask(&mut self) {
         let Some(number) = self.reads.waiting.back().copied() else { return };
         self.reads.ticks = 0;
+        if self.reads.asked.len() == UNDER_WAY_MAX {
+            // It asks again: of an answer that is lost nothing more is expected.
+            self.reads.asked.clear();
+        }
+        self.reads.asked.push_back(number);
         let (from, to) = (self.settings.id, self.raw.raft.leader_id);
         if self.is_leader() {
             self.reads.asking.retain(|asker| matches!(asker, Asker::Peer(..)));
@@ -130,6 +157,7 @@ impl Core {
         if !self.is_leader() {
             self.reads.stop_leading();
         }
+        self.reads.asked.clear();
         self.ask();
     }
 
@@ -144,7 +172,8 @@ impl Core {
     /// acknowledged.
     pub(super) fn begin_round(&mut self) {
         let may_begin = self.is_leader() && self.raw.raft.commit_to_current_term();
-        if !may_begin || self.reads.asking.is_empty() || self.reads.rounds.len() >= HELD_READS_MAX {
+        // A round whose confirmation was lost is confirmed by the next heartbeat.
+        if !may_begin || self.reads.asking.is_empty() || self.reads.rounds.len() >= UNDER_WAY_MAX {
             return;
         }
         self.reads.last_round += 1;

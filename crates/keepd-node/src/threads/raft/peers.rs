@@ -91,14 +91,15 @@ impl RaftThread {
     pub(super) fn forward(&mut self, leader: MemberId, term: u64) -> bool {
         self.proposals.enter_term(term);
         let boot = self.shared.boot();
-        let Some(forward) = self.proposals.forward(term, boot) else { return false };
+        let now = self.shared.env.clock.monotonic();
+        let Some(forward) = self.proposals.forward(term, boot, now) else { return false };
         let count = forward.commands.len();
         let message = PeerMessage::Forward(forward);
         if !self.shared.network.send(leader, Lane::Log, &message) {
             // Nothing was sent: it waits for the next tick.
             return false;
         }
-        self.proposals.forwarded(count, term);
+        self.proposals.forwarded(count, term, now);
         true
     }
 

@@ -32,6 +32,15 @@ const QUEUED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// BOUND: bytes of commands that are sent to a leader and have not come back, as much as a leader
 /// leaves uncommitted.
 const SENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// BOUND: forwards under way at once that are not full. Under load the proposals gather behind them, so
+/// that a message to the leader carries many; the second saves those who come just after the first
+/// half of their wait.
+const FORWARDS_UNDER_WAY_MAX: usize = 2;
+/// Proposals and bytes with which a forward is full.
+const FULL_FORWARD_PROPOSALS: usize = 256;
+const FULL_FORWARD_BYTES: usize = 256 * 1024;
+/// Time after which nothing more is expected of a forward: its stream may have been lost.
+const FORWARD_TIME_MAX: Duration = Duration::from_millis(100);
 /// BOUND: changes of the configuration that wait for the one that is under way.
 const CONF_CHANGES_MAX: usize = 64;
 /// BOUND: starts of members whose last forward is remembered.
@@ -65,6 +74,8 @@ pub(super) struct Proposals {
     sent_bytes: usize,
     /// Forwards sent.
     forwards: u64,
+    /// The last proposal of each forward that is under way, and when that was sent.
+    under_way: VecDeque<(u64, Duration)>,
     /// The last forward that was taken of each start of a member, in this term.
     taken: BTreeMap<(MemberId, u64), u64>,
     taken_in: u64,
@@ -194,7 +205,10 @@ impl Proposals {
 
     /// The next commands for the leader, all in this term; `None` if there is nothing, or as much as may
     /// be is on its way.
-    pub(super) fn forward(&mut self, term: u64, boot: u64) -> Option<Forward> {
+    pub(super) fn forward(&mut self, term: u64, boot: u64, now: Duration) -> Option<Forward> {
+        if self.gathers(now) {
+            return None;
+        }
         self.drop_abandoned();
         let mut bytes = self.sent_bytes;
         let waiting = self.conf_changes.iter().chain(&self.queued);
@@ -217,8 +231,9 @@ impl Proposals {
     }
 
     /// A forward of so many commands was sent: none of them is sent again.
-    pub(super) fn forwarded(&mut self, count: usize, term: u64) {
+    pub(super) fn forwarded(&mut self, count: usize, term: u64, now: Duration) {
         self.forwards += 1;
+        let mut last = None;
         for _ in 0..count {
             let proposal = self.conf_changes.pop_front().or_else(|| {
                 let proposal = self.queued.pop_front()?;
@@ -227,8 +242,23 @@ impl Proposals {
             });
             let proposal = proposal.expect("it is of the forward");
             let bytes = proposal.encoded.len();
+            last = proposal.sequence.or(last);
             self.await_entry(proposal, term, bytes);
         }
+        self.under_way.extend(last.map(|last| (last, now)));
+    }
+
+    /// Whether what is queued is better sent later, with what comes until then.
+    fn gathers(&mut self, now: Duration) -> bool {
+        let pending = &self.pending;
+        self.under_way.retain(|(last, sent)| {
+            pending.contains_key(last) && now.saturating_sub(*sent) < FORWARD_TIME_MAX
+        });
+        self.under_way.len() >= FORWARDS_UNDER_WAY_MAX
+            && self.conf_changes.is_empty()
+            && self.queued.front().is_some_and(|proposal| !proposal.is_urgent)
+            && self.queued.len() < FULL_FORWARD_PROPOSALS
+            && self.queued_bytes < FULL_FORWARD_BYTES
     }
 
     /// Drops what other members sent in another term: they learn of the new leader by themselves.

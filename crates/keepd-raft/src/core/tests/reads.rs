@@ -171,11 +171,48 @@ fn a_read_survives_a_change_of_the_leader() {
 fn no_two_rounds_have_the_same_name() {
     let mut cluster = Cluster::new();
     let mut rounds = Vec::new();
-    for _ in 0..3 {
+    let is_round =
+        |message: &Message| matches!(message.body, Body::Heartbeat { round: Some(_), .. });
+    for number in 1..=3 {
         cluster.core(7).read_index().unwrap();
-        let held = cluster.deliver(|m| matches!(m.body, Body::Heartbeat { round: Some(_), .. }));
+        let held = cluster.deliver(is_round);
+        assert_eq!(
+            held.is_empty(),
+            number == 3,
+            "two are under way, the third waits for one of them"
+        );
         rounds.extend(held.into_iter().filter(|m| m.to == 8).map(|m| m.body));
     }
+    // Their confirmations are lost; that of a heartbeat stands for them.
+    cluster.core(7).tick();
+    rounds.extend(cluster.deliver(is_round).into_iter().filter(|m| m.to == 8).map(|m| m.body));
     assert_eq!(rounds.len(), 3);
-    assert!(rounds[0] != rounds[1] && rounds[1] != rounds[2]);
+    assert!(rounds[0] != rounds[1] && rounds[2] == rounds[1], "the heartbeat names the last round");
+    cluster.core(7).tick();
+    cluster.settle();
+    assert_eq!(cluster.reads.len(), 3);
+}
+
+#[test]
+fn reads_gather_behind_two_requests_and_one_more_stands_for_them() {
+    let mut cluster = Cluster::new();
+    let is_request = |message: &Message| matches!(message.body, Body::ReadIndex(_));
+    let mut requests = Vec::new();
+    for _ in 0..10 {
+        cluster.core(8).read_index().unwrap();
+        requests.extend(cluster.deliver(is_request));
+    }
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        cluster.core(7).step(request).unwrap();
+    }
+    let third = cluster.deliver(is_request);
+    assert_eq!(cluster.reads.len(), 2);
+    assert_eq!(third.len(), 1, "all that gathered are asked for at once");
+    // It is lost, and asked again.
+    for _ in 0..settings().read_retry_ticks {
+        cluster.core(8).tick();
+    }
+    cluster.settle();
+    assert_eq!(cluster.reads.len(), 10);
 }
