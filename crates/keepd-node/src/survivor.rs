@@ -191,7 +191,7 @@ impl SurvivingLog {
     pub fn beyond(&self, other: &Self) -> Option<RangeInclusive<u64>> {
         let begin = self.terms[0].index.max(other.terms[0].index);
         let starts = self.terms.iter().chain(&other.terms).map(|begun| begun.index);
-        let mut candidates: Vec<u64> = starts.chain([other.last.index + 1]).collect();
+        let mut candidates: Vec<u64> = starts.chain([begin + 1, other.last.index + 1]).collect();
         candidates.sort_unstable();
         let first = candidates.into_iter().find(|&index| {
             index > begin && index <= self.last.index && self.term_at(index) != other.term_at(index)

@@ -101,11 +101,11 @@ fn a_batch_that_commits_in_groups_takes_along_who_comes_meanwhile() {
 #[test]
 fn under_load_few_forwards_are_under_way_and_the_others_gather() {
     let raft = raft_thread();
-    let (shared, mut proposals) = (&raft.shared, proposals::Proposals::default());
+    let (shared, mut proposals) = (&raft.shared, Proposals::default());
     let mut now = Duration::from_secs(1);
     let mut replies = Vec::new();
     // Sends what may be sent of `more` proposals; the numbers that went.
-    let mut send = |proposals: &mut proposals::Proposals, more: usize, now| {
+    let mut send = |proposals: &mut Proposals, more: usize, now| {
         for _ in 0..more {
             let (proposal, reply) = proposal(shared, 10);
             proposals.enqueue(proposal);
