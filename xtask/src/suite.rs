@@ -175,7 +175,7 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         }
     };
     // Most tests wait for elections, leases and intervals: more run at once than there are cores.
-    let mut words = vec!["go", "test", "-json", "-count=1", "-timeout=30m", "-parallel=6", "./..."];
+    let mut words = vec!["go", "test", "-json", "-count=1", "-timeout=40m", "-parallel=6", "./..."];
     if let Some(pattern) = pattern {
         words.extend(["-run", pattern]);
     }
