@@ -469,11 +469,10 @@ impl JobScheduler {
         if waits || self.shared.progress.leadership.term().is_none() {
             return;
         }
-        let members = machine.store().meta(tables::MEMBERS);
+        // Alarms under ids that no member has had are their operator's affair.
+        let removed = machine.store().meta(tables::MEMBERS_REMOVED);
         let is_of_removed = |alarm: &&Alarm| {
-            alarm.kind == ALARM_NOSPACE
-                && alarm.member.0 != 0
-                && matches!(membership::member(members, alarm.member), Ok(None))
+            alarm.kind == ALARM_NOSPACE && membership::is_removed(removed, alarm.member)
         };
         let Some(alarm) = machine.alarms().iter().find(is_of_removed).copied() else { return };
         self.removed_again = Some(now + self.shared.options.request_timeout());
