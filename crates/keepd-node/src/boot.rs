@@ -10,8 +10,9 @@ use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::ConfState;
 use keepd_machine::{ClusterFacts, StateMachine, tables};
 use keepd_member::{Identity, Layout};
+use keepd_mvcc::Store;
 use keepd_raft::{Core, InitialState, Settings};
-use keepd_wal::Wal;
+use keepd_wal::{Recovered, Wal};
 
 use crate::ballast::{self, Ballast};
 use crate::conf_state;
@@ -146,20 +147,11 @@ impl DataDir {
         if level > FEATURE_LEVEL {
             return Err(BootError::FeatureLevel { level, known: FEATURE_LEVEL });
         }
-        // None yet in a member that joins; the core judges.
-        let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
         if mutants::is_active(Mutant::ForgottenVote) {
             let last = recovered.entries.last().map_or(recovered.start.term, |entry| entry.term);
             (recovered.hard_state.term, recovered.hard_state.vote) = (last, 0);
         }
-        let restored = InitialState {
-            hard_state: recovered.hard_state,
-            start_index: recovered.start.index,
-            start_term: recovered.start.term,
-            entries: recovered.entries,
-            applied_index: store.applied().index,
-            conf_state: conf_state::of_core(members),
-        };
+        let restored = initial_state(recovered, &store)?;
         let settings = Settings {
             id: identity.member.0,
             heartbeat_ticks: 1,
@@ -178,6 +170,20 @@ impl DataDir {
         let Self { encryption, ballast, lock, .. } = self;
         Ok(Opened { machine, wal, core, identity, encryption, ballast, lock })
     }
+}
+
+/// Log and store as Raft's core takes them over.
+pub(crate) fn initial_state(log: Recovered, store: &Store) -> Result<InitialState, BootError> {
+    // None yet in a member that joins; the core judges.
+    let members = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
+    Ok(InitialState {
+        hard_state: log.hard_state,
+        start_index: log.start.index,
+        start_term: log.start.term,
+        entries: log.entries,
+        applied_index: store.applied().index,
+        conf_state: conf_state::of_core(members),
+    })
 }
 
 /// Whether the member's directory holds nothing but etcd's empty folders, or not even those: an image

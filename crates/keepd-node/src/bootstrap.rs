@@ -69,6 +69,12 @@ impl Bootstrap {
 }
 
 fn first_state(store: &mut Store, cluster: &InitialCluster) {
+    begin_membership(store, cluster);
+    store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
+}
+
+/// Puts a new cluster's members into the tables, with the version that these members have.
+pub(crate) fn begin_membership(store: &mut Store, cluster: &InitialCluster) {
     for member in &cluster.members {
         let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
         Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
@@ -80,7 +86,6 @@ fn first_state(store: &mut Store, cluster: &InitialCluster) {
         // Nobody else has to read what it writes. In others the leader asks first.
         begin_feature_level(store, FEATURE_LEVEL);
     }
-    store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
 }
 
 #[cfg(test)]

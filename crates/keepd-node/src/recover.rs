@@ -14,22 +14,19 @@ use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig};
 use keepd_env::{Disk, Env, IoError};
 use keepd_machine::StateMachine;
-use keepd_machine::facts::begin_feature_level;
-use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
 use keepd_member::{InitialCluster, Layout, create_log_behind};
 use keepd_mvcc::{Applied, JobRequest, Store};
-use keepd_raft::{ConfChange, Core, EntryKind, InitialState, Settings, Verdict};
+use keepd_raft::{ConfChange, Core, EntryKind, Settings, Verdict};
 use keepd_types::limits::REVISION_MAX;
-use keepd_types::version::CLUSTER_VERSION;
 use keepd_wal::{LogStart, Recovered, Wal};
 use thiserror::Error;
 
 use crate::boot;
+use crate::bootstrap;
 use crate::conf_state;
 use crate::encryption::key_check;
 use crate::error::BootError;
-use crate::features::FEATURE_LEVEL;
 use crate::install;
 use crate::open_store::open_store;
 use crate::survivor::{Survivor, copied};
@@ -201,7 +198,7 @@ fn change(
     let store = machine.store_mut();
     let former_revision = store.revision();
     let revision = raise_revision(store, cluster.bump)?;
-    begin_membership(store, &cluster.member);
+    replace_membership(store, &cluster.member);
     store.publish(applied);
     flush(store)?;
     store.run(JobRequest::Checkpoint).map_err(BootError::from)?;
@@ -223,18 +220,9 @@ fn apply_all(
     log: Recovered,
     from: &Survivor,
 ) -> Result<StateMachine, BootError> {
-    let state = ConfState::stored(store.meta(tables::CONF_STATE))?.unwrap_or_default();
-    let last = log.entries.last().map_or(log.start.index, |entry| entry.index);
-    let mut hard_state = log.hard_state;
-    hard_state.commit = last.max(hard_state.commit);
-    let restored = InitialState {
-        hard_state,
-        start_index: log.start.index,
-        start_term: log.start.term,
-        entries: log.entries,
-        applied_index: store.applied().index,
-        conf_state: conf_state::of_core(state),
-    };
+    let mut restored = boot::initial_state(log, &store)?;
+    let last = restored.entries.last().map_or(restored.start_index, |entry| entry.index);
+    restored.hard_state.commit = last.max(restored.hard_state.commit);
     let settings = Settings {
         id: from.identity.member.0,
         heartbeat_ticks: 1,
@@ -291,7 +279,7 @@ fn raise_revision(store: &mut Store, bump: u64) -> Result<i64, RecoverError> {
 
 /// Leaves the one member in the tables, and nothing that was known of the others: their alarms and what
 /// they said that they read too.
-fn begin_membership(store: &mut Store, cluster: &InitialCluster) {
+fn replace_membership(store: &mut Store, cluster: &InitialCluster) {
     for table in [
         tables::MEMBERS,
         tables::MEMBERS_REMOVED,
@@ -304,14 +292,7 @@ fn begin_membership(store: &mut Store, cluster: &InitialCluster) {
             store.meta_delete(table, &key);
         }
     }
-    for member in &cluster.members {
-        let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
-        Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
-    }
-    ConfState::of_voters(cluster.members.iter().map(|member| member.id)).store(store);
-    let version = Bytes::from_static(CLUSTER_VERSION.as_bytes());
-    store.meta_put(tables::CLUSTER, Bytes::from_static(tables::CLUSTER_VERSION_KEY), version);
-    begin_feature_level(store, FEATURE_LEVEL);
+    bootstrap::begin_membership(store, cluster);
 }
 
 fn flush(store: &mut Store) -> Result<(), BootError> {

@@ -7,7 +7,11 @@ use std::process::ExitCode;
 
 use keepd_cli::wiping::Wiping;
 use keepd_cli::{etcdctl, etcdutl, output};
-use keepd_crypto::{ConfigFile, ConfigOptions, wiping};
+use keepd_crypto::{
+    ConfigFile, ConfigOptions, EncryptionConfig, KeyServices, NoKeyServices, wiping,
+};
+use keepd_env::Env;
+use keepd_node::DataDir;
 
 mod admin;
 mod debug;
@@ -142,6 +146,31 @@ fn read_encryption_config(path: &Path, options: ConfigOptions) -> anyhow::Result
         })?;
         Ok(ConfigFile::parse(&name, &bytes, options)?)
     })
+}
+
+/// The encryption configuration as a server on this data directory has it.
+async fn encryption_config(
+    env: &Env,
+    path: &Path,
+    options: ConfigOptions,
+    services: &dyn KeyServices,
+    data_dir: &Path,
+) -> anyhow::Result<EncryptionConfig> {
+    let file = read_encryption_config(path, options)?;
+    let stored =
+        if file.names_key_services() { DataDir::wrapped_keys(env, data_dir)? } else { Vec::new() };
+    Ok(file.resolve(services, &stored, &*env.random).await?)
+}
+
+/// The same while that server is stopped, and key services are not asked; none if no file is given.
+async fn encryption_config_at_rest(
+    env: &Env,
+    path: Option<&Path>,
+    data_dir: &Path,
+) -> anyhow::Result<Option<EncryptionConfig>> {
+    let Some(path) = path else { return Ok(None) };
+    let options = ConfigOptions::default();
+    encryption_config(env, path, options, &NoKeyServices, data_dir).await.map(Some)
 }
 
 /// Repeats an error of the log in plain words, for a person at a terminal.

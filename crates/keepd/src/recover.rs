@@ -14,17 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use keepd_crypto::{ConfigOptions, EncryptionConfig, NoKeyServices};
+use keepd_crypto::EncryptionConfig;
 use keepd_env::Env;
 use keepd_member::InitialCluster;
-use keepd_node::{DataDir, NewCluster, RecoveredCluster, Survivor};
+use keepd_node::{NewCluster, RecoveredCluster, Survivor};
 
 use crate::verb;
 
 use self::plan::{Found, Plan};
-
-/// Exit code if the question was answered with no, or could not be asked.
-const NOT_CONFIRMED: u8 = 3;
 
 /// Make a new cluster from what is left of one whose majority is gone for good.
 ///
@@ -106,8 +103,7 @@ fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !arguments.yes && !verb::confirm("Make the new cluster?")? {
-        crate::complain("nothing was changed");
-        return Ok(ExitCode::from(NOT_CONFIRMED));
+        return Ok(verb::not_confirmed());
     }
     let made = make(env, arguments, &plan, &target)?;
     if is_json {
@@ -145,13 +141,9 @@ fn encryption(
     arguments: &Arguments,
     data_dir: &Path,
 ) -> anyhow::Result<Option<EncryptionConfig>> {
-    let Some(path) = &arguments.encryption_provider_config else { return Ok(None) };
-    let file = crate::read_encryption_config(path, ConfigOptions::default())?;
-    let stored =
-        if file.names_key_services() { DataDir::wrapped_keys(env, data_dir)? } else { Vec::new() };
+    let path = arguments.encryption_provider_config.as_deref();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let resolved = file.resolve(&NoKeyServices, &stored, &*env.random);
-    Ok(Some(runtime.block_on(resolved)?))
+    runtime.block_on(crate::encryption_config_at_rest(env, path, data_dir))
 }
 
 fn target(env: &Env, arguments: &Arguments, plan: &Plan) -> anyhow::Result<Target> {

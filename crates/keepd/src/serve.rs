@@ -321,16 +321,8 @@ async fn encryption_config(
 ) -> anyhow::Result<Option<EncryptionConfig>> {
     let Some(path) = &options.encryption_provider_config else { return Ok(None) };
     let trust_plain_data = options.encryption_trust_plain_data;
-    let file = crate::read_encryption_config(
-        path,
-        ConfigOptions { trust_plain_data, ..ConfigOptions::default() },
-    )?;
-    let stored = if file.names_key_services() {
-        DataDir::wrapped_keys(env, &options.data_dir)?
-    } else {
-        Vec::new()
-    };
-    let config = file.resolve(services, &stored, &*env.random).await?;
+    let forms = ConfigOptions { trust_plain_data, ..ConfigOptions::default() };
+    let config = crate::encryption_config(env, path, forms, services, &options.data_dir).await?;
     for warning in config.warnings() {
         tracing::warn!(file = %path.display(), "{warning}");
     }

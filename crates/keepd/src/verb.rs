@@ -24,6 +24,12 @@ pub(crate) fn confirm(question: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
+/// The end of a verb after a question that was answered with no, or could not be asked: exit code 3.
+pub(crate) fn not_confirmed() -> ExitCode {
+    crate::complain("nothing was changed");
+    ExitCode::from(3)
+}
+
 /// Runs a verb with its arguments. A mistake on the command line ends it with 2, a failure with 1;
 /// both are printed.
 pub(crate) fn run<A: Parser>(

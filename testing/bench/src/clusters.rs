@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use sha2::{Digest, Sha256};
 use crate::cluster::{Cluster, Timing};
 use crate::load::{self, Extent, H2Load, Sample, ratio};
 use crate::plan::{calibrated_total, put_words};
-use crate::report::{Row, answer, compared, judged, median, short};
+use crate::report::{Row, Setting, compared, judged, median, short};
 use crate::servers::Kind;
-use crate::tools::{ToolOptions, Tools, root};
+use crate::tools::{ToolOptions, Tools};
 
 /// The two that are compared.
 const KINDS: [Kind; 2] = [Kind::Keepd, Kind::Etcd];
@@ -84,11 +84,8 @@ struct Times {
 /// A whole run.
 #[derive(Debug, Serialize)]
 struct Report {
-    date: String,
-    commit: String,
-    keepd: String,
-    etcd: String,
-    cores: usize,
+    #[serde(flatten)]
+    setting: Setting,
     rounds: usize,
     seconds: u64,
     rows: Vec<Row>,
@@ -102,13 +99,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let tools = options.tools.find()?;
     let work = options.tools.work_folder();
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let git = ["-C", &root().display().to_string(), "rev-parse", "--short", "HEAD"];
     let mut report = Report {
-        date: answer(Path::new("date"), &["-u", "+%Y-%m-%d"])?,
-        commit: answer(Path::new("git"), &git)?,
-        keepd: answer(&tools.keepd, &["version"])?,
-        etcd: answer(&tools.etcd, &["--version"])?,
-        cores: thread::available_parallelism().context("count the cores")?.get(),
+        setting: Setting::of(&tools)?,
         rounds: options.rounds,
         seconds: options.seconds,
         rows: Vec::new(),
@@ -132,7 +124,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("\n{}", report.tables());
     if !options.no_save {
-        println!("\nwritten: {}", report.save(&root())?.display());
+        println!("\nwritten: {}", report.setting.save(&report, "-clusters")?.display());
     }
     Ok(())
 }
@@ -309,15 +301,6 @@ impl Report {
             lines.push(format!("\nPuts of {name} while a member joins: {:.0} %", kept * 100.0));
         }
         lines.join("\n")
-    }
-
-    fn save(&self, root: &Path) -> Result<PathBuf> {
-        let name = format!("{}-{}-clusters.json", self.date, self.commit);
-        let path = root.join("testing/bench/results").join(name);
-        let mut text = serde_json::to_string_pretty(self).context("encode the result")?;
-        text.push('\n');
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
     }
 }
 

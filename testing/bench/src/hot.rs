@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ use serde::Serialize;
 
 use crate::load;
 use crate::process::resident_bytes;
-use crate::report::{answer, short};
+use crate::report::{Setting, short};
 use crate::servers::{Kind, Server};
-use crate::tools::{ToolOptions, root};
+use crate::tools::ToolOptions;
 
 /// Clients of the load.
 const CLIENTS: u32 = 1000;
@@ -65,11 +64,8 @@ struct Found {
 /// A whole run.
 #[derive(Debug, Serialize)]
 struct Report {
-    date: String,
-    commit: String,
-    keepd: String,
-    etcd: String,
-    cores: usize,
+    #[serde(flatten)]
+    setting: Setting,
     versions: u64,
     servers: BTreeMap<&'static str, Found>,
 }
@@ -79,13 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let tools = options.tools.find()?;
     let work = options.tools.work_folder();
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let git = ["-C", &root().display().to_string(), "rev-parse", "--short", "HEAD"];
     let mut report = Report {
-        date: answer(Path::new("date"), &["-u", "+%Y-%m-%d"])?,
-        commit: answer(Path::new("git"), &git)?,
-        keepd: answer(&tools.keepd, &["version"])?,
-        etcd: answer(&tools.etcd, &["--version"])?,
-        cores: thread::available_parallelism().context("count the cores")?.get(),
+        setting: Setting::of(&tools)?,
         versions: options.versions,
         servers: BTreeMap::new(),
     };
@@ -112,7 +103,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     println!("\n{}", report.table());
     if !options.no_save {
-        println!("\nwritten: {}", report.save(&root())?.display());
+        println!("\nwritten: {}", report.setting.save(&report, "-hot-key")?.display());
     }
     Ok(())
 }
@@ -169,14 +160,5 @@ impl Report {
             line("resident then", &|f| mebibytes(f.left_resident_bytes)),
         ]
         .join("\n")
-    }
-
-    fn save(&self, root: &Path) -> Result<PathBuf> {
-        let name = format!("{}-{}-hot-key.json", self.date, self.commit);
-        let path = root.join("testing/bench/results").join(name);
-        let mut text = serde_json::to_string_pretty(self).context("encode the result")?;
-        text.push('\n');
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
     }
 }

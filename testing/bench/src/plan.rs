@@ -19,9 +19,9 @@ use keepd_env::{Clock, SystemClock};
 use crate::load::{self, Extent, H2Load, LIST_VALUE_BYTES, LOAD_KEY_BYTES, LOAD_VALUE_BYTES};
 use crate::parse::Benchmark;
 use crate::process::resident_bytes;
-use crate::report::{Report, Row, Sizes, answer, median};
+use crate::report::{Report, Row, Setting, Sizes, median};
 use crate::servers::{Kind, Server};
-use crate::tools::{ToolOptions, Tools, root};
+use crate::tools::{ToolOptions, Tools};
 
 /// h2load processes of the put load, each with a key of its own.
 const PUT_PROCESSES: usize = 5;
@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     say(&clock, "done");
     println!("\n{}", report.tables());
     if !options.no_save {
-        println!("\nwritten: {}", report.save(&root())?.display());
+        println!("\nwritten: {}", report.setting.save(&report, "")?.display());
     }
     Ok(())
 }
@@ -99,13 +99,8 @@ fn say(clock: &SystemClock, step: &str) {
 }
 
 fn begin(options: &Options, tools: &Tools, work: &Path) -> Result<Report> {
-    let git = ["-C", &root().display().to_string(), "rev-parse", "--short", "HEAD"];
     Ok(Report {
-        date: answer(Path::new("date"), &["-u", "+%Y-%m-%d"])?,
-        commit: answer(Path::new("git"), &git)?,
-        keepd: answer(&tools.keepd, &["version"])?,
-        etcd: answer(&tools.etcd, &["--version"])?,
-        cores: thread::available_parallelism().context("count the cores")?.get(),
+        setting: Setting::of(tools)?,
         fdatasync_micros: fdatasync_micros(work)?,
         rounds: options.rounds,
         seconds: options.seconds,

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::load::Sample;
 use crate::servers::Kind;
+use crate::tools::{Tools, root};
 
 /// What a row should reach: keepd's rate over etcd's at least, its CPU time over etcd's at most.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -44,14 +46,21 @@ pub(crate) struct Sizes {
     pub(crate) ready_seconds: Vec<f64>,
 }
 
+/// The programs and the machine of a run; the beginning of its result file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setting {
+    date: String,
+    commit: String,
+    keepd: String,
+    etcd: String,
+    cores: usize,
+}
+
 /// A whole run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    pub(crate) date: String,
-    pub(crate) commit: String,
-    pub(crate) keepd: String,
-    pub(crate) etcd: String,
-    pub(crate) cores: usize,
+    #[serde(flatten)]
+    pub(crate) setting: Setting,
     /// A 4 KiB append and its fdatasync, alone on the disk of the run.
     pub(crate) fdatasync_micros: f64,
     pub(crate) rounds: usize,
@@ -168,13 +177,27 @@ impl Report {
         ]);
         lines.join("\n")
     }
+}
 
-    /// Writes the result file and returns its path.
-    pub(crate) fn save(&self, root: &Path) -> Result<PathBuf> {
-        let folder = root.join("testing/bench/results");
+impl Setting {
+    /// Asks the programs.
+    pub(crate) fn of(tools: &Tools) -> Result<Self> {
+        let git = ["-C", &root().display().to_string(), "rev-parse", "--short", "HEAD"];
+        Ok(Self {
+            date: answer(Path::new("date"), &["-u", "+%Y-%m-%d"])?,
+            commit: answer(Path::new("git"), &git)?,
+            keepd: answer(&tools.keepd, &["version"])?,
+            etcd: answer(&tools.etcd, &["--version"])?,
+            cores: thread::available_parallelism().context("count the cores")?.get(),
+        })
+    }
+
+    /// Writes the result file, whose name ends so, and returns its path.
+    pub(crate) fn save(&self, report: &impl Serialize, ending: &str) -> Result<PathBuf> {
+        let folder = root().join("testing/bench/results");
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-        let path = folder.join(format!("{}-{}.json", self.date, self.commit));
-        let mut text = serde_json::to_string_pretty(self).context("encode the result")?;
+        let path = folder.join(format!("{}-{}{ending}.json", self.date, self.commit));
+        let mut text = serde_json::to_string_pretty(report).context("encode the result")?;
         text.push('\n');
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
@@ -182,7 +205,7 @@ impl Report {
 }
 
 /// What a program prints, its first line.
-pub(crate) fn answer(program: &Path, words: &[&str]) -> Result<String> {
+fn answer(program: &Path, words: &[&str]) -> Result<String> {
     let output = Command::new(program).args(words).output();
     let output = output.with_context(|| format!("run {}", program.display()))?;
     ensure!(output.status.success(), "{} {words:?}: {}", program.display(), output.status);

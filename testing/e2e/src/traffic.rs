@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use histories::MARKER;
 use histories::history::{History, Moment, Outcome, Request};
+use histories::requests;
 use histories::truth::Fact;
 use histories::watches::Watch;
 use keepd_env::{Random, SeededRandom};
@@ -245,5 +246,19 @@ impl World {
         let now = self.now();
         history.end(operation, outcome.clone(), now);
         outcome
+    }
+}
+
+impl requests::Run for World {
+    fn draw(&self, bound: u64) -> u64 {
+        Self::draw(self, bound)
+    }
+
+    fn value(&self, client: usize) -> Bytes {
+        Self::value(self, client)
+    }
+
+    fn revision(&self) -> i64 {
+        Self::revision(self)
     }
 }

@@ -4,6 +4,7 @@
 //!   history:  each operation with its call, its end and what came of it
 //!   truth:    every change, in the order of revisions, as members show it
 //!   watches:  what each watch was told
+//!   requests: what clients ask for
 //!   one invariant in each other file
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod history;
 pub mod lease_bounds;
 pub mod reads;
 pub mod real_time;
+pub mod requests;
 pub mod truth;
 mod verdict;
 pub mod watch_events;

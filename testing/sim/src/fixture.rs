@@ -1,4 +1,5 @@
-//! The member that tests start on a simulated disk: with its threads, on the machine's clock.
+//! The member that tests start on a simulated disk, with its threads and on the machine's clock; and a
+//! watch that keeps what it is told.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use keepd_crypto::EncryptionConfig;
 use keepd_env::{Env, SeededRandom, SimDisk, SystemClock};
 use keepd_node::{BootError, DataDir, Node, Options};
+use keepd_watch::{CloseReason, Sink, StreamMessage};
+use parking_lot::Mutex;
 
 /// A configuration that encrypts every value.
 pub const ENCRYPTION: &[u8] = b"
@@ -95,4 +98,27 @@ pub async fn started(
     let node = start(disk, seed, options, config).expect("the member starts");
     node.ready().await.expect("the member leads");
     node
+}
+
+/// All that a watch was told.
+#[derive(Clone, Debug, Default)]
+pub struct Told(pub Arc<Mutex<Vec<StreamMessage>>>);
+
+impl Sink for Told {
+    fn answer(&mut self, message: StreamMessage) {
+        self.0.lock().push(message);
+    }
+
+    fn unanswered(&mut self) {}
+
+    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
+        self.0.lock().push(message);
+        Ok(())
+    }
+
+    fn has_capacity(&self) -> bool {
+        true
+    }
+
+    fn close(&mut self, _reason: CloseReason) {}
 }

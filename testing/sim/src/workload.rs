@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 pub use histories::MARKER;
+use histories::requests;
 use histories::watches::Watch;
 use keepd_env::{Clock, ManualClock, Random, SeededRandom};
 use keepd_node::Handle;
@@ -202,7 +203,7 @@ impl World {
     /// Writes through a member; whether it was acknowledged.
     pub(crate) async fn writes(&self, client: usize, member: usize) -> bool {
         let host = self.hosts.borrow()[member].clone();
-        let (key, value) = (kv::key(0), self.value(client));
+        let (key, value) = (requests::key(0), self.value(client));
         let request = Request::Put { key, value, lease: keepd_types::LeaseId::NONE };
         matches!(self.ask(client, (member, &host), request).await, Outcome::Ok(_))
     }
@@ -224,4 +225,18 @@ pub(crate) fn clients(world: &Rc<World>, members: usize) -> Vec<Client<'static>>
         clients.push(Box::pin(watches::client(Rc::clone(world))));
     }
     clients
+}
+
+impl requests::Run for World {
+    fn draw(&self, bound: u64) -> u64 {
+        Self::draw(self, bound)
+    }
+
+    fn value(&self, client: usize) -> Bytes {
+        Self::value(self, client)
+    }
+
+    fn revision(&self) -> i64 {
+        self.revision.get()
+    }
 }

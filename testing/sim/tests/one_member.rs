@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +13,8 @@ use keepd_machine::Command;
 use keepd_machine::command::{DeleteRange, Put};
 use keepd_node::{Error, Handle};
 use keepd_types::{KeyRange, KeyValue, LeaseId, StoredValue};
-use keepd_watch::{CloseReason, Sink, StreamMessage, WatchSpec};
-use parking_lot::Mutex;
+use keepd_watch::{StreamMessage, WatchSpec};
+use sim::fixture::Told;
 use sim::{Client, SimMember};
 
 /// Seeds of a run of the tests.
@@ -51,40 +50,18 @@ fn get(handle: &Handle, key: &str) -> Option<String> {
     Some(String::from_utf8(value.to_vec()).expect("the tests write text"))
 }
 
-/// Keeps what a watch delivers.
-struct Collected(Arc<Mutex<Vec<StreamMessage>>>);
-
-impl Sink for Collected {
-    fn answer(&mut self, message: StreamMessage) {
-        self.0.lock().push(message);
-    }
-
-    fn unanswered(&mut self) {}
-
-    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        self.0.lock().push(message);
-        Ok(())
-    }
-
-    fn has_capacity(&self) -> bool {
-        true
-    }
-
-    fn close(&mut self, _reason: CloseReason) {}
-}
-
 #[test]
 fn a_whole_member_serves_in_one_thread_and_in_its_own_time() {
     let mut member = SimMember::new(7);
     member.start_and_lead();
-    let (handle, delivered) = (member.handle(), Arc::new(Mutex::new(Vec::new())));
-    let sink = Box::new(Collected(Arc::clone(&delivered)));
+    let (handle, delivered) = (member.handle(), Told::default());
+    let sink = Box::new(delivered.clone());
     let client = async {
         let hub = handle.hub();
         let stream = hub.open_stream(sink, Duration::from_secs(600)).await.unwrap();
         let all = KeyRange { start: Bytes::new(), end: keepd_types::RangeEnd::Open };
         hub.create(stream, WatchSpec::new(all, 0)).await.unwrap();
-        while delivered.lock().is_empty() {
+        while delivered.0.lock().is_empty() {
             tokio::task::yield_now().await;
         }
         let grant = Command::LeaseGrant { id: LeaseId(5), ttl: 3600 };
@@ -100,7 +77,7 @@ fn a_whole_member_serves_in_one_thread_and_in_its_own_time() {
     member.run_for(Duration::from_secs(20));
     assert_eq!(get(&handle, "leased"), None, "the lease has ended");
     assert_eq!(get(&handle, "kept").as_deref(), Some("2"));
-    let events: usize = delivered.lock().iter().map(events_of).sum();
+    let events: usize = delivered.0.lock().iter().map(events_of).sum();
     assert_eq!(events, 3, "two puts, and the delete when the lease ended");
     assert!(member.disk().find(b"kept").is_none(), "nothing is readable on the disk");
     member.stop();

@@ -1,7 +1,6 @@
 //! Defects that etcd's users, its robustness tests and others have found in it, one named scenario each.
 //! docs/testing.md lists all classes, with the tests elsewhere that stand for the rest of them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +9,8 @@ use keepd_machine::Command;
 use keepd_machine::command::{DeleteRange, Put};
 use keepd_node::{Error, Handle, Options};
 use keepd_types::{KeyRange, StoredValue};
-use keepd_watch::{CloseReason, Sink, StreamMessage, WatchSpec};
-use parking_lot::Mutex;
+use keepd_watch::{StreamMessage, WatchSpec};
+use sim::fixture::Told;
 use sim::{Client, Faults, SimCluster, SimMember};
 
 /// Seeds of a run of the tests.
@@ -65,39 +64,14 @@ fn revision(cluster: &SimCluster, member: usize) -> i64 {
     cluster.handle(member).view().revision()
 }
 
-/// All that a watch was told.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<StreamMessage>>>);
-
-impl Sink for Told {
-    fn answer(&mut self, message: StreamMessage) {
-        self.0.lock().push(message);
-    }
-
-    fn unanswered(&mut self) {}
-
-    fn try_send(&mut self, message: StreamMessage) -> Result<(), StreamMessage> {
-        self.0.lock().push(message);
-        Ok(())
-    }
-
-    fn has_capacity(&self) -> bool {
-        true
-    }
-
-    fn close(&mut self, _reason: CloseReason) {}
-}
-
-impl Told {
-    /// The revisions of all events.
-    fn revisions(&self) -> Vec<i64> {
-        let messages = self.0.lock();
-        let events = messages.iter().filter_map(|message| match message {
-            StreamMessage::Events(events) => Some(events),
-            _ => None,
-        });
-        events.flat_map(|events| events.iter().map(|change| change.revision.main)).collect()
-    }
+/// The revisions of all events.
+fn revisions(told: &Told) -> Vec<i64> {
+    let messages = told.0.lock();
+    let events = messages.iter().filter_map(|message| match message {
+        StreamMessage::Events(events) => Some(events),
+        _ => None,
+    });
+    events.flat_map(|events| events.iter().map(|change| change.revision.main)).collect()
 }
 
 /// Watches a key on a member from a revision on.
@@ -163,7 +137,7 @@ fn a_deletion_is_told_after_a_compaction_at_its_revision() {
             handle.settle_compactions().await.expect("it runs");
             watching.await;
         })]);
-        cluster.run_until(SOON, |_| told.revisions() == [revision]);
+        cluster.run_until(SOON, |_| revisions(&told) == [revision]);
     }
 }
 
@@ -286,9 +260,9 @@ fn a_watch_from_the_future_stays_there_when_a_state_is_installed() {
             done(&mut cluster, leader, vec![put("other", 10)]);
         }
         let last = revision(&cluster, leader);
-        cluster.run_until(SOON, |_| told.revisions().last() == Some(&last));
+        cluster.run_until(SOON, |_| revisions(&told).last() == Some(&last));
         let expected: Vec<i64> = (from..=last).collect();
-        assert_eq!(told.revisions(), expected, "{}", cluster.context());
+        assert_eq!(revisions(&told), expected, "{}", cluster.context());
     }
 }
 
@@ -305,9 +279,9 @@ fn two_states_in_quick_succession_are_both_installed() {
             install(&mut cluster, lagging, leader);
         }
         let last = revision(&cluster, lagging);
-        cluster.run_until(SOON, |_| told.revisions().last() == Some(&last));
+        cluster.run_until(SOON, |_| revisions(&told).last() == Some(&last));
         let expected: Vec<i64> = (from..=last).collect();
-        assert_eq!(told.revisions(), expected, "{}", cluster.context());
+        assert_eq!(revisions(&told), expected, "{}", cluster.context());
     }
 }
 
@@ -324,15 +298,15 @@ fn a_watch_that_goes_on_elsewhere_after_a_partition_goes_on_where_it_was() {
         let id = cluster.id(behind);
         cluster.network().isolate(id, cluster.ids().to_vec());
         let last = done(&mut cluster, leader, vec![put("k", 10), put("k", 10)]);
-        cluster.run_until(SOON, |_| told.revisions() == [first, first + 1, last]);
+        cluster.run_until(SOON, |_| revisions(&told) == [first, first + 1, last]);
         // The member that it goes to has seen neither of the last two.
         let again = Told::default();
         cluster.run(vec![Box::pin(watch(cluster.handle(behind), "k", last + 1, again.clone()))]);
         cluster.network().mend();
         cluster.run_until(SOON, |cluster| revision(cluster, behind) == last);
         cluster.run_for(SECOND, Vec::new());
-        assert!(again.revisions().is_empty(), "{}: {:?}", cluster.context(), again.revisions());
+        assert!(revisions(&again).is_empty(), "{}: {:?}", cluster.context(), revisions(&again));
         let next = done(&mut cluster, leader, vec![put("k", 10)]);
-        cluster.run_until(SOON, |_| again.revisions() == [next]);
+        cluster.run_until(SOON, |_| revisions(&again) == [next]);
     }
 }

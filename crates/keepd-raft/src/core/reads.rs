@@ -127,16 +127,16 @@ impl Core {
     fn ask(&mut self) {
         let Some(number) = self.reads.waiting.back().copied() else { return };
         self.reads.ticks = 0;
-        if self.reads.asked.len() == UNDER_WAY_MAX {
-            // It asks again: of an answer that is lost nothing more is expected.
-            self.reads.asked.clear();
-        }
-        self.reads.asked.push_back(number);
         let (from, to) = (self.settings.id, self.raw.raft.leader_id);
         if self.is_leader() {
             self.reads.asking.retain(|asker| matches!(asker, Asker::Peer(..)));
             self.reads.asking.push(Asker::Own(number));
         } else if to != raft::INVALID_ID {
+            if self.reads.asked.len() == UNDER_WAY_MAX {
+                // It asks again: of an answer that is lost nothing more is expected.
+                self.reads.asked.clear();
+            }
+            self.reads.asked.push_back(number);
             let request = ReadRequest { boot: self.reads.boot, number };
             let is_request = |message: &mut Message| matches!(message.body, Body::ReadIndex(_));
             self.reads.outbox.extract_if(.., is_request).for_each(drop);

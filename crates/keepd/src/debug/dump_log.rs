@@ -9,9 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use keepd_crypto::{
-    ConfigOptions, EncryptionConfig, FileKeys, Keyring, NoKeyServices, ValueSealer,
-};
+use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::Env;
 use keepd_member::Layout;
 use keepd_wal::{Dump, DumpedFrame};
@@ -122,16 +120,9 @@ fn print_frame(
 
 /// The configuration, with the keys of key services; none was given if there is none.
 fn encryption(env: &Env, arguments: &Arguments) -> anyhow::Result<Option<EncryptionConfig>> {
-    let Some(path) = &arguments.encryption_provider_config else { return Ok(None) };
-    let file = crate::read_encryption_config(path, ConfigOptions::default())?;
-    let stored = if file.names_key_services() {
-        Keyring::wrapped_keys(env, &Layout::new(&arguments.data_dir).member)?
-    } else {
-        Vec::new()
-    };
+    let path = arguments.encryption_provider_config.as_deref();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let resolved = file.resolve(&NoKeyServices, &stored, &*env.random);
-    Ok(Some(runtime.block_on(resolved)?))
+    runtime.block_on(crate::encryption_config_at_rest(env, path, &arguments.data_dir))
 }
 
 /// Prints records, for people or as JSON.

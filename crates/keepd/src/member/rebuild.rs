@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use keepd_api::etcdserverpb as pb;
-use keepd_crypto::{ConfigOptions, EncryptionConfig, NoKeyServices};
+use keepd_crypto::EncryptionConfig;
 use keepd_env::{DirLock, Env};
 use keepd_machine::membership::Member;
 use keepd_member::{Identity, Layout};
@@ -25,9 +25,6 @@ use keepd_types::{ClusterId, MemberId};
 use self::record::Record;
 use crate::admin::{AccessArguments, Cluster, id_of, sorted};
 use crate::{promotion, verb};
-
-/// Exit code if the question was answered with no, or could not be asked.
-const NOT_CONFIRMED: u8 = 3;
 
 /// Give a corrupt or damaged member the state of the others.
 ///
@@ -78,8 +75,7 @@ async fn run(env: &Env, arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 record.name, record.old_id
             );
             if !arguments.yes && !verb::confirm(&question)? {
-                crate::complain("nothing was changed");
-                return Ok(ExitCode::from(NOT_CONFIRMED));
+                return Ok(verb::not_confirmed());
             }
             record.write(env, &data_dir)?;
             record
@@ -318,11 +314,8 @@ async fn encryption(
     arguments: &Arguments,
     data_dir: &Path,
 ) -> anyhow::Result<Option<EncryptionConfig>> {
-    let Some(path) = &arguments.encryption_provider_config else { return Ok(None) };
-    let file = crate::read_encryption_config(path, ConfigOptions::default())?;
-    let stored =
-        if file.names_key_services() { DataDir::wrapped_keys(env, data_dir)? } else { Vec::new() };
-    Ok(Some(file.resolve(&NoKeyServices, &stored, &*env.random).await?))
+    let path = arguments.encryption_provider_config.as_deref();
+    crate::encryption_config_at_rest(env, path, data_dir).await
 }
 
 /// A member as a directory keeps it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use histories::history::{History, Moment, Outcome, Request, Response};
 use histories::lease_bounds::Circumstances;
+use histories::requests;
 use histories::truth::{Fact, Replay, Truth};
 use histories::watch_events::WatchEvents;
 use histories::watches::{Seen, Watch};
@@ -13,7 +14,7 @@ use histories::{acknowledged_writes, is_leased, lease_bounds, reads, real_time};
 use keepd_types::{KeyRange, LeaseId};
 use tokio::time::{Instant, sleep};
 
-use super::{FAILED_PAUSE, Phase, Traffic, World, kv};
+use super::{FAILED_PAUSE, Phase, Traffic, World};
 
 /// Time in which every member has to serve again when nothing is in its way any more.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -127,7 +128,7 @@ async fn serves(world: &World, member: usize) {
         let host = world.hosts()[member].clone();
         let read = Request::Read { range: KeyRange::all(), at: 0, is_serializable: false };
         let value = world.value(member);
-        let put = Request::Put { key: kv::key(0), value, lease: LeaseId::NONE };
+        let put = Request::Put { key: requests::key(0), value, lease: LeaseId::NONE };
         if matches!(world.ask(client, (member, &host), read).await, Outcome::Ok(_))
             && matches!(world.ask(client, (member, &host), put).await, Outcome::Ok(_))
         {

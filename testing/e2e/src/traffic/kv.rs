@@ -4,32 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use histories::MARKER;
 use histories::history::{Outcome, Request, Response};
-use keepd_types::{KeyRange, LeaseId, RangeEnd};
+use histories::requests;
 
 use super::{FAILED_PAUSE, World};
 
-/// Keys that the clients share: few, so that they meet.
-const KEYS: u64 = 6;
 /// The longest pause between two operations.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Interval between two compactions.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(3);
 /// Revisions that a compaction leaves, at most, and that a read goes back.
 const PAST_REVISIONS: u64 = 300;
-
-/// One of the keys that the clients share.
-pub(super) fn key(number: u64) -> Bytes {
-    format!("{MARKER}/key/{number}").into()
-}
-
-/// The keys that the clients share, and no other.
-pub(super) fn all_keys() -> KeyRange {
-    let end = Bytes::from(format!("{MARKER}/key0"));
-    KeyRange { start: format!("{MARKER}/key/").into(), end: RangeEnd::Before(end) }
-}
 
 /// Writes and reads until the faults end.
 pub(super) async fn client(world: Arc<World>, client: usize) {
@@ -38,7 +23,7 @@ pub(super) async fn client(world: Arc<World>, client: usize) {
             world.pause(FAILED_PAUSE).await;
             continue;
         };
-        let request = draw(&world, client);
+        let request = requests::draw(&*world, client, PAST_REVISIONS);
         let outcome = world.ask(client, (member, &host), request.clone()).await;
         let is_answered = matches!(outcome, Outcome::Ok(_));
         if let (Request::Read { .. }, Outcome::Ok(Response::Read { pairs, .. })) =
@@ -51,26 +36,6 @@ pub(super) async fn client(world: Arc<World>, client: usize) {
             world.ask(client, (member, &host), swap).await;
         }
         world.pause(if is_answered { PAUSE_MAX } else { FAILED_PAUSE }).await;
-    }
-}
-
-fn draw(world: &World, client: usize) -> Request {
-    let key = key(world.draw(KEYS));
-    let read = |range, at, is_serializable| Request::Read { range, at, is_serializable };
-    let range = |world: &World, key| match world.draw(3) {
-        0 => all_keys(),
-        _ => KeyRange::point(key),
-    };
-    match world.draw(20) {
-        0..7 => Request::Put { key, value: world.value(client), lease: LeaseId::NONE },
-        7..9 => Request::Delete { key },
-        9 => Request::Swap { key, expected: 0, value: world.value(client) },
-        10 => {
-            let past = i64::try_from(world.draw(PAST_REVISIONS)).expect("a small number");
-            read(all_keys(), (world.revision() - past).max(1), world.draw(2) == 0)
-        }
-        11..16 => read(range(world, key), 0, false),
-        _ => read(range(world, key), 0, true),
     }
 }
 

@@ -5,17 +5,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use histories::MARKER;
 use histories::history::Moment;
+use histories::requests;
 use histories::truth::Fact;
 use histories::watches::{Seen, Watch};
 use keepd_api::etcdserverpb as pb;
 use keepd_api::mvccpb;
-use keepd_types::{KeyRange, RangeEnd, Revision};
+use keepd_types::{KeyRange, Revision};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
-use super::{FAILED_PAUSE, Host, PATIENCE, Phase, World, ask, kv};
+use super::{FAILED_PAUSE, Host, PATIENCE, Phase, World, ask};
 
 /// The longest time that a client stays with one member.
 const STAY_MAX: Duration = Duration::from_secs(8);
@@ -85,17 +85,9 @@ fn facts(events: Vec<mvccpb::Event>, shown: Moment) -> Vec<Fact> {
     events.into_iter().map(fact).collect()
 }
 
-fn range(world: &World) -> KeyRange {
-    match world.draw(3) {
-        0 => KeyRange { start: MARKER.into(), end: RangeEnd::Open },
-        1 => kv::all_keys(),
-        _ => KeyRange::point(kv::key(world.draw(3))),
-    }
-}
-
 /// Watches until the run is over.
 pub(super) async fn client(world: Arc<World>) {
-    let range = range(&world);
+    let range = requests::watched(&*world);
     let watch = {
         let mut watches = world.watches();
         watches.push(Watch { range: range.clone(), seen: VecDeque::new(), member: 0 });

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use histories::requests;
 use histories::watches::{Seen, Watch};
-use keepd_types::{KeyRange, RangeEnd};
+
 use keepd_watch::{CloseReason, Sink, StreamMessage, WatchSpec};
 use parking_lot::Mutex;
 
-use super::{Host, MARKER, Phase, World};
+use super::{Host, Phase, World};
 use crate::truth;
 
 /// BOUND: messages that a watch's queue holds beside answers.
@@ -60,22 +61,11 @@ impl Sink for QueueSink {
     }
 }
 
-fn range(world: &World) -> KeyRange {
-    match world.draw(3) {
-        0 => KeyRange { start: MARKER.into(), end: RangeEnd::Open },
-        1 => KeyRange {
-            start: format!("{MARKER}/key/").into(),
-            end: RangeEnd::Before(format!("{MARKER}/key0").into()),
-        },
-        _ => KeyRange::point(super::kv::key(world.draw(3))),
-    }
-}
-
 /// Watches until the run is over.
 pub(super) async fn client(world: Rc<World>) {
     let watch = {
         let mut watches = world.watches.borrow_mut();
-        watches.push(Watch { range: range(&world), seen: VecDeque::new(), member: 0 });
+        watches.push(Watch { range: requests::watched(&*world), seen: VecDeque::new(), member: 0 });
         watches.len() - 1
     };
     // The revision to go on from; 0 is from now.
