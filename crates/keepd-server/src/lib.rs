@@ -19,6 +19,7 @@ mod dispatch;
 mod encoded_message;
 mod encryption_status;
 mod errors;
+mod gathered;
 mod grpc;
 mod health;
 mod http2;

@@ -26,8 +26,8 @@ const KINDS: [Kind; 2] = [Kind::Keepd, Kind::Etcd];
 /// etcd's defaults, and short ones.
 const USUAL: Timing = Timing { heartbeat: 100, election: 1000 };
 const SHORT: Timing = Timing { heartbeat: 50, election: 500 };
-/// h2load processes of the transactions, each with a key of its own; two for each member.
-const RENEWALS: usize = 6;
+/// h2load processes, each with a key of its own; two for each member.
+const PROCESSES: usize = 6;
 const CONNECTIONS: u32 = 8;
 const STREAMS: u32 = 20;
 /// The store that a member joins: its values' length, and the load that goes on meanwhile.
@@ -172,37 +172,73 @@ fn requests(options: &Options, tools: &Tools, work: &Path) -> Result<Vec<Row>> {
         }
         rows.push(row);
     }
-    rows.push(renewals(options, tools, work, &clusters)?);
+    for thin in thin(work)? {
+        rows.push(thin_row(options, tools, &clusters, &thin)?);
+    }
     Ok(rows)
 }
 
-/// Transactions that compare a revision and put, at all members.
-fn renewals(options: &Options, tools: &Tools, work: &Path, clusters: &[Cluster]) -> Result<Row> {
-    let load = H2Load {
-        method: "KV/Txn",
-        bodies: load::renewal_bodies(work, RENEWALS)?,
+/// The requests of a thin client, whose processes leave the machine to the servers.
+struct Thin {
+    title: &'static str,
+    load: H2Load,
+    /// keepd's rate over etcd's at least.
+    target: f64,
+    /// Whether each request makes a revision.
+    writes: bool,
+}
+
+/// Requests of thin clients, at all members.
+fn thin(work: &Path) -> Result<[Thin; 3]> {
+    let load = |method, bodies, answer_bytes_min| H2Load {
+        method,
+        bodies,
         connections: CONNECTIONS,
         streams: STREAMS,
-        answer_bytes_min: 10,
+        answer_bytes_min,
     };
+    let key_and_value = u64::try_from(load::LOAD_KEY_BYTES + load::LOAD_VALUE_BYTES)?;
+    Ok([
+        Thin {
+            title: "h2load: put, 48 x 20",
+            load: load("KV/Put", load::put_bodies(work, PROCESSES)?, 10),
+            target: 2.5,
+            writes: true,
+        },
+        Thin {
+            title: "h2load: linearizable range of one key, 48 x 20",
+            load: load("KV/Range", load::range_bodies(work, PROCESSES)?, key_and_value),
+            target: 2.0,
+            writes: false,
+        },
+        Thin {
+            title: "h2load: compare the revision and put, 48 x 20",
+            load: load("KV/Txn", load::renewal_bodies(work, PROCESSES)?, 10),
+            target: 2.0,
+            writes: true,
+        },
+    ])
+}
+
+fn thin_row(options: &Options, tools: &Tools, clusters: &[Cluster], thin: &Thin) -> Result<Row> {
     for cluster in clusters {
-        // The keys must be there for the comparisons to hold.
+        // The keys must be there to be read, and for the comparisons to hold.
         let value = Bytes::from(vec![b'v'; load::LOAD_VALUE_BYTES]);
-        let pairs = (0..RENEWALS).map(|number| (load::load_key(number), value.clone()));
+        let pairs = (0..PROCESSES).map(|number| (load::load_key(number), value.clone()));
         cluster.client()?.put_all(pairs)?;
-        load.run(tools, &cluster.target()?, Extent::Seconds(1))?;
+        thin.load.run(tools, &cluster.target()?, Extent::Seconds(1))?;
     }
-    let mut row = Row::new("h2load: compare the revision and put, 48 x 20", Some(2.0), Some(1.0));
+    let mut row = Row::new(thin.title, Some(thin.target), Some(1.0));
     for round in 0..options.rounds {
         for cluster in order(clusters, round) {
             let before = cluster.client()?.revision()?;
             let extent = Extent::Seconds(options.seconds);
-            let (sample, succeeded) = load.run(tools, &cluster.target()?, extent)?;
+            let (sample, succeeded) = thin.load.run(tools, &cluster.target()?, extent)?;
             let written = cluster.client()?.revision()? - before;
-            let succeeded = i64::try_from(succeeded).context("a count of requests")?;
+            let expected = if thin.writes { i64::try_from(succeeded)? } else { 0 };
             ensure!(
-                written >= succeeded,
-                "{}: {written} writes of {succeeded} acknowledged",
+                written >= expected,
+                "{}: {written} writes of {expected} acknowledged",
                 cluster.kind().name()
             );
             row.add(round, cluster.kind(), sample);

@@ -201,6 +201,13 @@ pub(crate) fn renewal_bodies(folder: &Path, count: usize) -> Result<Vec<PathBuf>
     (0..count).map(|number| body(folder, &format!("renewal-{number}"), &request(number))).collect()
 }
 
+/// Writes the bodies of ranges of the keys that [`put_bodies`] puts.
+pub(crate) fn range_bodies(folder: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    let of =
+        |number| range_body(folder, &format!("range-{number}"), load_key(number), Bytes::new());
+    (0..count).map(of).collect()
+}
+
 /// Writes the body of a range.
 pub(crate) fn range_body(
     folder: &Path,

@@ -23,6 +23,7 @@ use super::metered_stream::BoxedStream;
 use super::preface_timeout::Preface;
 use super::remote_names;
 use crate::connection_executor::{ConnectionTask, InlineExecutor};
+use crate::gathered::gathered;
 use crate::http2::{self, Mended};
 use crate::peer::Peer;
 use crate::unfinished::{Share, UNREAD_STREAMS_OF_CONNECTION_MAX, Unfinished};
@@ -229,9 +230,10 @@ impl Connection {
         });
         let requests = InlineExecutor::default();
         let builder = builder(&self.options, self.endpoint, requests.clone());
-        let stream = Mended::new(preface.watch(stream), share);
+        let (stream, outlet) = gathered(preface.watch(stream));
+        let stream = Mended::new(stream, share);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = ConnectionTask::new(connection, requests);
+        let mut connection = ConnectionTask::new(connection, outlet, requests);
         let served = async {
             tokio::select! {
                 result = &mut connection => result,
@@ -312,10 +314,11 @@ mod tests {
         let options = ConnectionOptions::default();
         let builder = builder(&options, Endpoint::Client, requests.clone());
         let share = Unfinished::new(1024).share(Peer::default());
-        let stream = Mended::new(server, share);
+        let (stream, outlet) = gathered(server);
+        let stream = Mended::new(stream, share);
         tokio::spawn(async move {
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            ConnectionTask::new(connection, requests).await
+            ConnectionTask::new(connection, outlet, requests).await
         });
 
         let (mut client, connection) = h2::client::handshake(client).await.unwrap();
