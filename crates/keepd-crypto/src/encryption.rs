@@ -5,7 +5,7 @@
 //! step fails, everything stays as it was.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use crate::cipher::KeyName;
 use crate::config::{ConfigError, ConfigFile, ConfigOptions, EncryptionConfig};
 use crate::file_header::DataKeyId;
 use crate::file_keys::FileKeys;
-use crate::keyring::{Keyring, KeyringChange, KeyringError};
+use crate::keyring::{Keyring, KeyringChange, KeyringError, KeyringState};
 use crate::value::{RuleStatus, ValueSealer};
 
 /// Reason why a new configuration was not taken; the old one still holds.
@@ -302,13 +302,13 @@ impl Encryption {
         })
     }
 
-    /// The keyring's path if what lies there is not what was written last. Not told while it is
-    /// being written.
+    /// Looks whether the keyring is as it was written last, and mends it. While it is being written, it
+    /// is in place.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub fn misplaced_keyring(&self) -> Result<Option<PathBuf>, KeyringError> {
-        self.keyring.try_lock().map_or(Ok(None), |keyring| keyring.misplaced())
+    /// If it cannot be read or mended.
+    pub fn look_after_keyring(&self) -> Result<KeyringState, KeyringError> {
+        self.keyring.try_lock().map_or(Ok(KeyringState::InPlace), |keyring| keyring.look_after())
     }
 
     /// The current state.

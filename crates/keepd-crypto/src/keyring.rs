@@ -2,10 +2,9 @@
 //!
 //! `KEYRING` holds a master key wrapped under every real key of the encryption configuration, so
 //! any one of them opens it, and the data keys under the master key. It is replaced as a whole and
-//! is durable before anything is sealed under what it adds; the one before stays as `KEYRING.prev`
-//! and is read if the newer one is damaged. When a key leaves the configuration the one before is
-//! removed first, so that the key opens nothing any more. The layout is in
-//! `docs/formats/keyring.md`.
+//! is durable before anything is sealed under what it adds; then `KEYRING.prev` becomes a copy of it,
+//! which is read if it is damaged. When a key leaves the configuration that copy is removed first, so
+//! that the key opens nothing any more. The layout is in `docs/formats/keyring.md`.
 //!
 //! | configuration | files |
 //! |---|---|
@@ -34,7 +33,7 @@ pub use format::FormatError;
 
 /// The keyring's name in a data directory.
 pub const KEYRING_NAME: &str = "KEYRING";
-/// The name of the keyring before.
+/// The name of its copy; while a keyring is being replaced, of the one before.
 pub const KEYRING_PREVIOUS_NAME: &str = "KEYRING.prev";
 
 /// Reason why a data directory's keys are out of reach. Nothing has been changed.
@@ -43,7 +42,7 @@ pub enum KeyringError {
     /// The disk failed.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The keyring is damaged, and so is the one before, if there is one.
+    /// The keyring is damaged, and so is its copy, if there is one.
     #[error("the keyring {} cannot be read: {reason}; restore it from a backup", path.display())]
     Damaged {
         /// The file.
@@ -142,6 +141,17 @@ pub struct Keyring {
     is_recovered: bool,
     /// Whether the damaged keyring is still in the directory.
     must_rewrite: bool,
+}
+
+/// The keyring's file as an open keyring found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyringState {
+    /// It is as it was written or read last.
+    InPlace,
+    /// It was damaged, and has been written again.
+    Mended(PathBuf),
+    /// Another one lies there, or none.
+    Misplaced(PathBuf),
 }
 
 /// A keyring file that is known to be good.
@@ -307,6 +317,7 @@ impl Keyring {
         } else {
             self.files.store(set.clone());
             self.set = set;
+            self.copy();
         }
         Ok(KeyringChange { is_rewritten, active: self.set.active, is_new_data_key })
     }
@@ -368,18 +379,27 @@ impl Keyring {
         self.is_recovered
     }
 
-    /// The file's path if what lies there is not what was written or read last.
-    pub(crate) fn misplaced(&self) -> Result<Option<PathBuf>, KeyringError> {
+    /// Writes the keyring and its copy anew if they were damaged since they were written or read last.
+    pub(crate) fn look_after(&self) -> Result<KeyringState, KeyringError> {
         let Some(stored) = self.stored.as_ref().filter(|_| !self.must_rewrite) else {
-            return Ok(None);
+            return Ok(KeyringState::InPlace);
         };
         let path = self.path(KEYRING_NAME);
-        let is_same = match self.env.disk.read(&path) {
-            Ok(bytes) => bytes == stored.bytes,
-            Err(error) if error.is_not_found() => false,
+        let found = match self.env.disk.read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(KeyringState::Misplaced(path)),
             Err(error) => return Err(error.into()),
         };
-        Ok((!is_same).then_some(path))
+        let state = if found == stored.bytes {
+            KeyringState::InPlace
+        } else if format::File::decode(&found).is_ok() {
+            return Ok(KeyringState::Misplaced(path));
+        } else {
+            self.env.disk.replace(&path, &stored.bytes)?;
+            KeyringState::Mended(path)
+        };
+        self.copy();
+        Ok(state)
     }
 
     fn add_data_key(&self, set: &mut KeySet) -> DataKeyId {
@@ -414,10 +434,8 @@ impl Keyring {
             // No copy says that plain files are taken once they are not.
             let plain_is_gone = self.set.plain_allowed && !set.plain_allowed;
             let is_void = key_is_gone || plain_is_gone;
-            if !is_void {
-                disk.replace(&previous, &stored.bytes)?;
-            } else if self.must_rewrite {
-                // The only good copy lies in the older place; it must not go before a new one is.
+            if is_void && self.must_rewrite {
+                // The copy is all that there is; it must not go before the keyring itself is good.
                 disk.replace(&path, &stored.bytes)?;
             }
             if is_void && disk.exists(&previous)? {
@@ -433,7 +451,19 @@ impl Keyring {
         self.set = set;
         self.must_rewrite = false;
         self.files.store(self.set.clone());
+        self.copy();
         Ok(())
+    }
+
+    /// Makes the copy what the keyring is. The keyring holds without it, so one that cannot be written
+    /// now is written when it is next looked after.
+    fn copy(&self) {
+        let Some(stored) = self.stored.as_ref().filter(|_| !self.must_rewrite) else { return };
+        let (disk, previous) = (&*self.env.disk, self.path(KEYRING_PREVIOUS_NAME));
+        let is_same = disk.read(&previous).is_ok_and(|bytes| bytes == stored.bytes);
+        if !is_same {
+            disk.replace(&previous, &stored.bytes).ok();
+        }
     }
 
     /// Undoes a writing that failed, perhaps after its renaming: the configuration that holds must

@@ -42,7 +42,7 @@ pub use key_service::{
     Answer, KeyService, KeyServiceError, KeyServices, NoKeyServices, ServiceProvider, WrappedKey,
 };
 pub use keygen::{new_secret, quickstart_config};
-pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError};
+pub use keyring::{Inspected, Keyring, KeyringChange, KeyringError, KeyringState};
 pub use payload_error::PayloadError;
 pub use resource::{Directories, KeyContent, Scope};
 pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};

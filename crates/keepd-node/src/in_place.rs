@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use keepd_crypto::KeyringState;
 use keepd_env::{Disk, FileId, IoError, IoOp};
 
 use crate::shared::Shared;
@@ -41,14 +42,15 @@ pub(crate) fn check_store(
     if let Some(path) = store.missing()? {
         return Err(gone(&path).into());
     }
-    match shared.encryption.misplaced_keyring() {
-        Ok(None) => Ok(()),
-        Ok(Some(path)) => Err(gone(&path).into()),
-        Err(error) => {
-            tracing::warn!(%error, "the keyring cannot be looked at");
-            Ok(())
+    match shared.encryption.look_after_keyring() {
+        Ok(KeyringState::InPlace) => {}
+        Ok(KeyringState::Mended(path)) => {
+            tracing::warn!(path = %path.display(), "the keyring was damaged and has been written again");
         }
+        Ok(KeyringState::Misplaced(path)) => return Err(gone(&path).into()),
+        Err(error) => tracing::warn!(%error, "the keyring cannot be looked after"),
     }
+    Ok(())
 }
 
 fn gone(path: &Path) -> IoError {

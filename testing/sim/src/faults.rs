@@ -113,7 +113,7 @@ pub(crate) fn draw(world: &World, members: &[usize]) -> (Fault, Duration) {
 
 /// The time until the next fault.
 pub(crate) fn calm(world: &World) -> Duration {
-    world.draw_time(CALM_MAX)
+    world.draw_calm(CALM_MAX)
 }
 
 /// A crash of any kind.

@@ -18,6 +18,9 @@ pub struct Log {
     pub entries: Vec<Entry>,
     /// The member's term.
     pub term: u64,
+    /// The last entry that is committed, as the log itself says: the member may know of more, which it
+    /// has not written yet, nor perhaps the entries that take the place of those in the log.
+    pub commit: u64,
 }
 
 /// A copy of a disk, and an environment to read it in.
@@ -51,6 +54,6 @@ impl Log {
         let dir = Layout::wal(&Layout::new(data_dir).member);
         let recovered = Wal::read(&env, &dir, &keys).map_err(|error| error.to_string())?;
         let Recovered { start, entries, hard_state, .. } = recovered;
-        Ok(Self { start, entries, term: hard_state.term })
+        Ok(Self { start, entries, term: hard_state.term, commit: hard_state.commit })
     }
 }

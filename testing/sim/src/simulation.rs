@@ -49,8 +49,11 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// The members; by default 3, and in some runs 4 or 5.
     pub members: Option<usize>,
-    /// Time in which faults happen.
+    /// Time in which faults happen, if it is not stretched.
     pub unsafe_time: Duration,
+    /// The factor by which that lasts longer, with as many operations and faults: what takes long to come
+    /// about gets its turn between them.
+    pub stretch: u32,
     /// Members let their logs go soon, so that states are sent; by default in every second run.
     pub has_short_log: Option<bool>,
     /// Disks lie about syncs, and members wait long for one another's word; by default in every third
@@ -61,7 +64,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let unsafe_time = Duration::from_secs(30);
-        Self { members: None, unsafe_time, has_short_log: None, forgets: None }
+        Self { members: None, unsafe_time, stretch: 1, has_short_log: None, forgets: None }
     }
 }
 
@@ -219,7 +222,7 @@ impl Simulation {
     pub fn run(seed: u64, settings: Settings) -> Result<Report, Box<Failure>> {
         let (size, forgets, adjust) = drawn(seed, settings);
         let cluster = SimCluster::with(seed, size, adjust);
-        let world = World::new(cluster.draw(u64::MAX), cluster.clock().clone());
+        let world = World::new(cluster.draw(u64::MAX), cluster.clock().clone(), settings.stretch);
         world.hosts.borrow_mut().resize(size, Host::default());
         let checks = Checks::new(size);
         let simulation = Self {
@@ -260,7 +263,7 @@ impl Simulation {
         }
         let mut clients = workload::clients(&self.world, self.size);
         self.pending.next_fault = Some(faults::calm(&self.world));
-        let end = self.settings.unsafe_time;
+        let end = self.settings.unsafe_time * self.settings.stretch;
         while self.now() < end {
             self.disturb()?;
             self.step(&mut clients)?;

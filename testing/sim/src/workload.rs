@@ -57,6 +57,7 @@ pub(crate) enum Phase {
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     random: SeededRandom,
+    stretch: u32,
     pub(crate) hosts: RefCell<Vec<Host>>,
     pub(crate) history: RefCell<History>,
     pub(crate) watches: RefCell<Vec<Watch>>,
@@ -68,10 +69,11 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, clock: ManualClock) -> Rc<Self> {
+    pub(crate) fn new(seed: u64, clock: ManualClock, stretch: u32) -> Rc<Self> {
         Rc::new(Self {
             clock,
             random: SeededRandom::new(seed),
+            stretch,
             hosts: RefCell::default(),
             history: RefCell::default(),
             watches: RefCell::default(),
@@ -102,6 +104,11 @@ impl World {
 
     pub(crate) fn draw_time(&self, max: Duration) -> Duration {
         Duration::from_nanos(self.draw(u64::try_from(max.as_nanos()).expect("a short time")))
+    }
+
+    /// A time between two things that happen, `max` at most in a run that is not stretched.
+    pub(crate) fn draw_calm(&self, max: Duration) -> Duration {
+        self.draw_time(max) * self.stretch
     }
 
     /// A number that is drawn once in a run.

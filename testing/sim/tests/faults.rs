@@ -2,7 +2,7 @@
 //! the cluster comes back within a stated time.
 //!
 //! `KEEPD_SIM_SEED=N` replays one seed, `KEEPD_SIM_SEEDS=N` and `KEEPD_SIM_FROM=N` choose how many and
-//! from which on; see docs/testing.md.
+//! from which on, `KEEPD_SIM_STRETCH=N` makes them longer; see docs/testing.md.
 
 #![expect(clippy::panic, reason = "a failed run names its seed")]
 
@@ -18,14 +18,17 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn run(seed: u64) -> Report {
-    Simulation::run(seed, Settings::default()).unwrap_or_else(|failure| {
+    let stretch = number("KEEPD_SIM_STRETCH").and_then(|number| u32::try_from(number).ok());
+    let stretch = stretch.unwrap_or(1);
+    let settings = Settings { stretch, ..Settings::default() };
+    Simulation::run(seed, settings).unwrap_or_else(|failure| {
         let path = std::env::temp_dir().join(format!("keepd-sim-{seed}.txt"));
         // The reason is told also where the trace cannot be written.
         let written = std::fs::write(&path, &failure.trace);
         let trace = written.map_or_else(|error| error.to_string(), |()| path.display().to_string());
         panic!(
-            "{failure}\nreplay: KEEPD_SIM_SEED={seed} cargo test --release -p sim --test faults\n\
-             trace: {trace}"
+            "{failure}\nreplay: KEEPD_SIM_STRETCH={stretch} KEEPD_SIM_SEED={seed} \
+             cargo test --release -p sim --test faults\ntrace: {trace}"
         )
     })
 }

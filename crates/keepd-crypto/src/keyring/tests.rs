@@ -126,7 +126,7 @@ fn keys_come_move_and_go() {
     assert!(gone.is_rewritten && gone.is_new_data_key);
     assert_eq!(files.known().len(), 2);
     assert!(opens(&files, &old_file));
-    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_none());
+    assert_copied(&disk);
     assert!(matches!(open(&env, &["aescbc:old=1"]), Err(KeyringError::WrongKeys { .. })));
     let (_, again) = open(&env, &["aesgcm:new=2"]).unwrap();
     assert!(opens(&again, &old_file) && opens(&again, &header(&files)));
@@ -255,11 +255,11 @@ fn no_older_keyring_takes_plain_files_once_none_is_left() {
     let both = ["aesgcm:a=1", "identity"];
     let (mut keyring, files) = open_over(&env, &both).unwrap();
     let during = disk.peek(&path(KEYRING_NAME)).unwrap();
-    // A second writing leaves one before, which still says so.
+    // The copy says so as well.
     keyring.rotate(&config(&both)).unwrap();
-    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_some());
+    assert_copied(&disk);
     assert!(keyring.retire(&config(&both), &BTreeSet::from([files.active()])).unwrap());
-    assert!(disk.peek(&path(KEYRING_PREVIOUS_NAME)).is_none());
+    assert_copied(&disk);
     keyring.rotate(&config(&both)).unwrap();
     for name in [KEYRING_NAME, KEYRING_PREVIOUS_NAME] {
         let copy = empty();
@@ -306,6 +306,47 @@ fn data_keys_rotate_and_retire() {
     assert_eq!(again.known(), [second]);
 }
 
+fn assert_copied(disk: &SimDisk) {
+    let keyring = disk.peek(&path(KEYRING_NAME));
+    assert!(keyring.is_some());
+    assert_eq!(keyring, disk.peek(&path(KEYRING_PREVIOUS_NAME)));
+}
+
+#[test]
+fn damage_costs_no_data_key_and_is_mended_by_the_next_start_and_while_it_is_open() {
+    let (env, disk, _) = Env::simulated(1);
+    let keys = ["aesgcm:a=1"];
+    let (mut keyring, files) = open(&env, &keys).unwrap();
+    keyring.rotate(&config(&keys)).unwrap();
+    let newest = header(&files);
+    for name in [KEYRING_NAME, KEYRING_PREVIOUS_NAME] {
+        for at in 0..disk.peek(&path(name)).unwrap().len() {
+            assert!(disk.flip(&path(name), at.try_into().unwrap(), 1));
+            let (_, files) = open(&env, &keys).unwrap();
+            assert!(opens(&files, &newest), "{name} at {at}");
+            assert_copied(&disk);
+        }
+    }
+    let (keyring, files) = open(&env, &keys).unwrap();
+    for name in [KEYRING_NAME, KEYRING_PREVIOUS_NAME] {
+        assert!(disk.flip(&path(name), 30, 1));
+        let state = keyring.look_after().unwrap();
+        assert_eq!(state == KeyringState::Mended(path(KEYRING_NAME)), name == KEYRING_NAME);
+        assert_copied(&disk);
+        assert!(opens(&files, &newest));
+    }
+    // A whole one of another time is no damage.
+    let ours = disk.peek(&path(KEYRING_NAME)).unwrap();
+    let elsewhere = disk.kill();
+    let (mut other, _) = open(&on(elsewhere.clone()), &keys).unwrap();
+    other.rotate(&config(&keys)).unwrap();
+    disk.poke(&path(KEYRING_NAME), &elsewhere.peek(&path(KEYRING_NAME)).unwrap());
+    let state = keyring.look_after().unwrap();
+    assert_eq!(state, KeyringState::Misplaced(path(KEYRING_NAME)));
+    disk.poke(&path(KEYRING_NAME), &ours);
+    assert_eq!(keyring.look_after().unwrap(), KeyringState::InPlace);
+}
+
 #[test]
 fn every_flipped_bit_is_found_and_the_one_before_is_read() {
     let (env, _, _) = Env::simulated(1);
@@ -332,7 +373,7 @@ fn every_flipped_bit_is_found_and_the_one_before_is_read() {
 
 #[test]
 fn a_forged_checksum_does_not_pass() {
-    let (env, disk, _) = Env::simulated(1);
+    let (env, _, _) = Env::simulated(1);
     open(&env, &["aesgcm:a=1"]).unwrap();
     let good = env.disk.read(&path(KEYRING_NAME)).unwrap();
     let (covered, _) = good.split_last_chunk::<4>().unwrap();
@@ -341,8 +382,9 @@ fn a_forged_checksum_does_not_pass() {
         bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 0x10);
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
+        let disk = empty();
         disk.poke(&path(KEYRING_NAME), &bytes);
-        assert!(open(&env, &["aesgcm:a=1"]).is_err(), "byte {at}");
+        assert!(open(&on(disk), &["aesgcm:a=1"]).is_err(), "byte {at}");
     }
 }
 

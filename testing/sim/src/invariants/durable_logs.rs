@@ -80,7 +80,7 @@ mod tests {
             data: vec![1].into(),
         };
         let entries = (start + 1..).zip(terms).map(entry).collect();
-        Log { start: LogStart { index: start, term: 1 }, entries, term: 9 }
+        Log { start: LogStart { index: start, term: 1 }, entries, term: 9, commit: 0 }
     }
 
     #[test]

@@ -17,12 +17,12 @@ pub struct LeaderCompleteness {
 }
 
 impl LeaderCompleteness {
-    /// Takes in the log of a member that knows everything up to `commit` to be committed.
+    /// Takes in the committed part of a member's log.
     ///
     /// # Errors
     /// If another entry was committed at one of the places.
-    pub fn commit(&mut self, member: MemberId, log: &Log, commit: u64) -> Verdict {
-        for entry in log.entries.iter().filter(|entry| entry.index <= commit) {
+    pub fn commit(&mut self, member: MemberId, log: &Log) -> Verdict {
+        for entry in log.entries.iter().filter(|entry| entry.index <= log.commit) {
             let found = (entry.term, content(entry));
             let known = *self.committed.entry(entry.index).or_insert(found);
             if known != found {
@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    fn log(terms: &[u64]) -> Log {
+    fn log(terms: &[u64], commit: u64) -> Log {
         let entry = |(index, term): (u64, &u64)| Entry {
             index,
             term: *term,
@@ -79,16 +79,17 @@ mod tests {
             data: vec![1].into(),
         };
         let entries = (1..).zip(terms).map(entry).collect();
-        Log { start: LogStart { index: 0, term: 0 }, entries, term: 9 }
+        Log { start: LogStart { index: 0, term: 0 }, entries, term: 9, commit }
     }
 
     #[test]
     fn a_leader_that_lacks_what_was_committed_is_found() {
         let mut completeness = LeaderCompleteness::default();
-        completeness.commit(MemberId(1), &log(&[1, 1, 1]), 2).unwrap();
-        completeness.lead(MemberId(2), &log(&[1, 1]), 2).unwrap();
-        assert!(completeness.lead(MemberId(2), &log(&[1]), 2).is_err(), "it ends too early");
-        assert!(completeness.lead(MemberId(2), &log(&[1, 2]), 2).is_err(), "another entry");
-        assert!(completeness.commit(MemberId(2), &log(&[1, 2]), 2).is_err());
+        completeness.commit(MemberId(1), &log(&[1, 1, 1], 2)).unwrap();
+        completeness.lead(MemberId(2), &log(&[1, 1], 0), 2).unwrap();
+        assert!(completeness.lead(MemberId(2), &log(&[1], 0), 2).is_err(), "it ends too early");
+        assert!(completeness.lead(MemberId(2), &log(&[1, 2], 0), 2).is_err(), "another entry");
+        completeness.commit(MemberId(2), &log(&[1, 2], 1)).unwrap();
+        assert!(completeness.commit(MemberId(2), &log(&[1, 2], 2)).is_err());
     }
 }

@@ -63,7 +63,7 @@ mod tests {
             kind: EntryKind::Normal,
             data: (*data).into(),
         };
-        Log { start, entries: (0..).zip(entries).map(entry).collect(), term: 9 }
+        Log { start, entries: (0..).zip(entries).map(entry).collect(), term: 9, commit: 0 }
     }
 
     #[test]

@@ -207,15 +207,15 @@ impl Simulation {
         }
     }
 
-    /// Takes in the log of a member, and what it knows to be committed.
+    /// Takes in the log of a member.
     pub(super) fn observe_log(&mut self, member: usize) -> Verdict {
         if !self.cluster.is_running(member) {
             return Ok(());
         }
         let Some(log) = self.log(member)? else { return Ok(()) };
-        let (id, commit) = (self.cluster.id(member), self.cluster.handle(member).status());
+        let id = self.cluster.id(member);
         self.checks.logs.observe(id, &log)?;
-        self.checks.completeness.commit(id, &log, commit.commit_index)?;
+        self.checks.completeness.commit(id, &log)?;
         let host = self.cluster.host(member);
         self.checks.nonces.observe(id, host.disk(), host.data_dir(), host.config().clone())
     }

@@ -38,15 +38,16 @@ pub(super) async fn client(world: Rc<World>, client: usize) {
             let swap = Request::Swap { key, expected, value: world.value(client) };
             world.ask(client, (member, &host), swap).await;
         }
-        let pause = if is_answered { PAUSE_MAX } else { FAILED_PAUSE };
-        world.pause(world.draw_time(pause)).await;
+        let pause =
+            if is_answered { world.draw_calm(PAUSE_MAX) } else { world.draw_time(FAILED_PAUSE) };
+        world.pause(pause).await;
     }
 }
 
 /// Compacts from time to time, as kube-apiserver does.
 pub(super) async fn compactor(world: Rc<World>, client: usize) {
     while world.is_unsafe() {
-        world.pause(COMPACTION_INTERVAL / 2 + world.draw_time(COMPACTION_INTERVAL)).await;
+        world.pause(COMPACTION_INTERVAL / 2 + world.draw_calm(COMPACTION_INTERVAL)).await;
         let Some((member, host)) = world.any_host() else { continue };
         let kept = i64::try_from(world.draw(KEPT_REVISIONS)).expect("a small number");
         let revision = world.revision.get() - kept;

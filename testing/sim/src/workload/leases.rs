@@ -34,13 +34,13 @@ pub(super) async fn client(world: Rc<World>, client: usize) {
         if matches!(world.ask(client, (member, &host), put).await, Outcome::Ok(_)) {
             hold(&world, client, id, ttl).await;
         }
-        world.pause(world.draw_time(Duration::from_secs(1))).await;
+        world.pause(world.draw_calm(Duration::from_secs(1))).await;
     }
 }
 
 /// Keeps a lease alive for a while.
 async fn hold(world: &World, client: usize, id: LeaseId, ttl: i64) {
-    let end = world.now() + world.draw_time(KEPT_MAX);
+    let end = world.now() + world.draw_calm(KEPT_MAX);
     let interval = Duration::from_secs(ttl.unsigned_abs()) / 3;
     while world.now() < end && world.is_unsafe() {
         world.pause(interval).await;
