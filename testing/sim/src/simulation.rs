@@ -399,20 +399,17 @@ impl Simulation {
         if self.cluster.leader().is_none() || is_changing {
             return Ok(false);
         }
-        let members = self.present.len();
-        if self.pending.asked.len() < members {
-            for member in self.present.clone() {
-                if self.cluster.is_running(member) && self.pending.asked.insert(member) {
-                    let (world, served) = (Rc::clone(&self.world), Rc::clone(&self.pending.served));
-                    clients.push(Box::pin(async move {
-                        while !(world.reads(usize::MAX, member).await
-                            && world.writes(usize::MAX, member).await)
-                        {
-                            world.pause(Duration::from_millis(100)).await;
-                        }
-                        served.borrow_mut().insert(member);
-                    }));
-                }
+        for member in self.present.clone() {
+            if self.cluster.is_running(member) && self.pending.asked.insert(member) {
+                let (world, served) = (Rc::clone(&self.world), Rc::clone(&self.pending.served));
+                clients.push(Box::pin(async move {
+                    while !(world.reads(usize::MAX, member).await
+                        && world.writes(usize::MAX, member).await)
+                    {
+                        world.pause(Duration::from_millis(100)).await;
+                    }
+                    served.borrow_mut().insert(member);
+                }));
             }
         }
         let served = self.pending.served.borrow();
