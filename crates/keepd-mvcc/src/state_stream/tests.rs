@@ -1,5 +1,6 @@
 //! A store and the one that a stream of it made answer alike; hostile streams leave nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,8 +94,10 @@ impl Sender {
             }
             Op::Txn(changes) => {
                 let mut txn = self.store.begin();
+                let mut written = BTreeSet::new();
                 for (is_put, number) in changes {
-                    if *is_put {
+                    // No request puts a key twice; it is deleted the second time.
+                    if *is_put && written.insert(number) {
                         let value = StoredValue::plain(Bytes::from_static(b"in a txn"));
                         txn.put(key(*number), value, LeaseId::NONE);
                     } else {
