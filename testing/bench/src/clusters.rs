@@ -190,7 +190,7 @@ struct Thin {
 
 /// Requests of thin clients, at all members.
 fn thin(work: &Path) -> Result<[Thin; 3]> {
-    let load = |method, bodies, answer_bytes_min| H2Load {
+    let everywhere = |method, bodies, answer_bytes_min| H2Load {
         method,
         bodies,
         connections: CONNECTIONS,
@@ -201,19 +201,19 @@ fn thin(work: &Path) -> Result<[Thin; 3]> {
     Ok([
         Thin {
             title: "h2load: put, 48 x 20",
-            load: load("KV/Put", load::put_bodies(work, PROCESSES)?, 10),
+            load: everywhere("KV/Put", load::put_bodies(work, PROCESSES)?, 10),
             target: 2.5,
             writes: true,
         },
         Thin {
             title: "h2load: linearizable range of one key, 48 x 20",
-            load: load("KV/Range", load::range_bodies(work, PROCESSES)?, key_and_value),
+            load: everywhere("KV/Range", load::range_bodies(work, PROCESSES)?, key_and_value),
             target: 2.0,
             writes: false,
         },
         Thin {
             title: "h2load: compare the revision and put, 48 x 20",
-            load: load("KV/Txn", load::renewal_bodies(work, PROCESSES)?, 10),
+            load: everywhere("KV/Txn", load::renewal_bodies(work, PROCESSES)?, 10),
             target: 2.0,
             writes: true,
         },
