@@ -345,7 +345,9 @@ fn damage_costs_no_data_key_and_is_mended_by_the_next_start_and_while_it_is_open
     assert_eq!(state, KeyringState::Misplaced(path(KEYRING_NAME)));
     // Nor is one that a newer program wrote.
     let (covered, _) = ours.split_last_chunk::<4>().unwrap();
-    let newer = [&covered[..8], &99_u16.to_le_bytes(), &covered[10..]].concat();
+    let (head, rest) = covered.split_at(8);
+    let (_, body) = rest.split_at(2);
+    let newer = [head, &99_u16.to_le_bytes(), body].concat();
     let crc = crc32c::crc32c(&newer).to_le_bytes();
     disk.poke(&path(KEYRING_NAME), &[&newer[..], &crc].concat());
     let state = keyring.look_after().unwrap();
