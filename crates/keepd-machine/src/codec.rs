@@ -24,6 +24,14 @@ pub enum CommandError {
         /// Its value.
         value: u8,
     },
+    /// A command from the future.
+    #[error("command is of feature level {level}, and this version reads level {known} at most")]
+    Level {
+        /// Its level.
+        level: u32,
+        /// The newest level of this version.
+        known: u32,
+    },
     /// A field holds what it cannot.
     #[error("command has a malformed {0}")]
     Malformed(&'static str),

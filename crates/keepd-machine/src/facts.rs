@@ -12,16 +12,8 @@ use bytes::Bytes;
 use keepd_mvcc::{MetaTable, Store};
 use keepd_types::MemberId;
 
-use crate::membership;
 use crate::outcome::Halt;
-use crate::tables;
-
-/// The level of a cluster that has recorded none.
-pub const FIRST_FEATURE_LEVEL: u32 = 1;
-
-/// The level that brought the comparison of digests. From it on an alarm CORRUPT stops the writes of the
-/// cluster only if no majority of healthy members is left.
-pub const DIGEST_CHECK_LEVEL: u32 = 3;
+use crate::{levels, membership, tables};
 
 /// The facts, as of an applied index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +28,7 @@ pub struct ClusterFacts {
 
 impl Default for ClusterFacts {
     fn default() -> Self {
-        Self { version: None, downgrade: None, feature_level: FIRST_FEATURE_LEVEL }
+        Self { version: None, downgrade: None, feature_level: levels::FIRST }
     }
 }
 
@@ -54,11 +46,22 @@ impl ClusterFacts {
             feature_level: feature_level(cluster)?,
         })
     }
+
+    /// Whether a version that reads levels up to `known` reads what this cluster writes.
+    ///
+    /// # Errors
+    /// If it does not: it must not go on.
+    pub const fn check_level(&self, known: u32) -> Result<(), Halt> {
+        if self.feature_level > known {
+            return Err(Halt::FeatureLevel { level: self.feature_level, known });
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn feature_level(cluster: &MetaTable) -> Result<u32, Halt> {
     let Some(bytes) = cluster.get(tables::FEATURE_LEVEL_KEY) else {
-        return Ok(FIRST_FEATURE_LEVEL);
+        return Ok(levels::FIRST);
     };
     let bytes = <[u8; 4]>::try_from(bytes.as_ref());
     bytes.map(u32::from_be_bytes).map_err(|_other| Halt::Meta { table: tables::CLUSTER })

@@ -11,6 +11,7 @@
 pub mod command;
 pub mod envelope;
 pub mod facts;
+pub mod levels;
 pub mod machine;
 pub mod membership;
 pub mod outcome;

@@ -3,6 +3,7 @@
 //! Receives decoded entries from the node's apply thread, in log order; hands outcomes back to it
 //! and, per batch, the published view with every change for the watch hub.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use crate::facts::{self, ClusterFacts};
 use crate::keys::{self, KnownKeys};
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
-use crate::tables;
 use crate::txn::Execution;
+use crate::{levels, tables};
 
 mod change;
 
@@ -31,11 +32,13 @@ pub use self::change::Judgement;
 pub struct Options {
     /// Time after which an expired lease that still exists is reported again.
     pub revoke_retry: Duration,
+    /// The newest feature level that is read; less than this version reads only in tests.
+    pub feature_level: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { revoke_retry: Duration::from_secs(7) }
+        Self { revoke_retry: Duration::from_secs(7), feature_level: levels::NEWEST }
     }
 }
 
@@ -155,10 +158,16 @@ impl StateMachine {
     /// If entries come out of order, or one comes twice.
     pub fn apply_entry(&mut self, at: Applied, entry: Bytes) -> Result<(Command, Outcome), Halt> {
         let envelope = Envelope::decode(entry.clone())
+            .and_then(|envelope| self.check_level(envelope))
             .map_err(|source| Halt::Command { index: at.index, source })?;
         let outcome = self.apply(at, &envelope)?;
         self.store.digest_entry(at, &entry);
         Ok((envelope.command, outcome))
+    }
+
+    fn check_level(&self, envelope: Envelope) -> Result<Envelope, CommandError> {
+        let (level, known) = (envelope.command.level(), self.options.feature_level);
+        if level > known { Err(CommandError::Level { level, known }) } else { Ok(envelope) }
     }
 
     /// Applies the command of a committed entry, whose bytes the running digest lacks then: for tests.
@@ -252,7 +261,7 @@ impl StateMachine {
         let members = membership::members(self.store.meta(tables::MEMBERS)).unwrap_or_default();
         let is_one_of_them = |alarm: &Alarm| members.iter().any(|it| it.id == alarm.member.0);
         let mut corrupt = self.alarms.iter().filter(|alarm| alarm.kind == ALARM_CORRUPT);
-        if level < facts::DIGEST_CHECK_LEVEL || !corrupt.all(is_one_of_them) {
+        if level < levels::DIGEST_CHECK || !corrupt.all(is_one_of_them) {
             return true;
         }
         let voters = || members.iter().filter(|member| !member.is_learner);
@@ -354,7 +363,7 @@ impl StateMachine {
                 Ok(CommandResponse::Done)
             }
             Command::SetFeatureLevel { level, asked } => {
-                facts::raise_feature_level(&mut self.store, *level, asked)?;
+                self.raise_feature_level(*level, asked)?;
                 Ok(CommandResponse::Done)
             }
             Command::CheckDigest { found } => Ok(self.check_digest(*found)),
@@ -366,6 +375,13 @@ impl StateMachine {
                 unreachable!("`apply` refuses it, `judge_change` is its way")
             }
         }
+    }
+
+    /// Raises the feature level; a member that had another binary when it was asked may not know it.
+    fn raise_feature_level(&mut self, level: u32, asked: &BTreeSet<MemberId>) -> Result<(), Halt> {
+        facts::raise_feature_level(&mut self.store, level, asked)?;
+        let facts = ClusterFacts::of(self.store.meta(tables::CLUSTER))?;
+        facts.check_level(self.options.feature_level)
     }
 
     /// Stores a member's name and client URLs; as in etcd, not those of a stranger to the cluster.
@@ -483,7 +499,7 @@ fn restore(store: &Store, options: Options) -> Result<(Lessor, Vec<Alarm>), Halt
         lessor.attach(LeaseId(lease.cast_signed()), key.clone()).map_err(|_unknown| halt)?;
     }
     membership::members(store.meta(tables::MEMBERS))?;
-    ClusterFacts::of(store.meta(tables::CLUSTER))?;
+    ClusterFacts::of(store.meta(tables::CLUSTER))?.check_level(options.feature_level)?;
     let mut alarms = Vec::new();
     for key in store.meta(tables::ALARMS).keys() {
         let halt = Halt::Meta { table: tables::ALARMS };

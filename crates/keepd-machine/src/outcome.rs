@@ -104,6 +104,18 @@ pub enum Halt {
         /// Its place.
         index: u64,
     },
+    /// The cluster writes what this version does not read.
+    #[error(
+        "the cluster writes records of feature level {level}, and this version reads level {known} at \
+         most: start a version that reads level {level}, as the other members run it; the data \
+         directory stays good for that one"
+    )]
+    FeatureLevel {
+        /// The cluster's level.
+        level: u32,
+        /// The newest level of this version.
+        known: u32,
+    },
     /// A meta table holds what this version cannot read.
     #[error("meta table {table} holds a malformed entry")]
     Meta {

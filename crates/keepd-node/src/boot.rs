@@ -8,7 +8,7 @@ use keepd_crypto::{Encryption, EncryptionConfig, FILE_MAGIC, Keyring, WrappedKey
 use keepd_env::mutants::{self, Mutant};
 use keepd_env::{DirLock, Disk, Env, IoError};
 use keepd_machine::membership::ConfState;
-use keepd_machine::{ClusterFacts, StateMachine, tables};
+use keepd_machine::{ClusterFacts, StateMachine, levels, tables};
 use keepd_member::{Identity, Layout};
 use keepd_mvcc::Store;
 use keepd_raft::{Core, InitialState, Settings};
@@ -17,7 +17,6 @@ use keepd_wal::{Recovered, Wal};
 use crate::ballast::{self, Ballast};
 use crate::conf_state;
 use crate::error::BootError;
-use crate::features::FEATURE_LEVEL;
 use crate::force;
 use crate::install;
 use crate::open_store::open_store;
@@ -74,7 +73,7 @@ impl DataDir {
                 disk.remove_dir_all(&layout.member)?;
             }
             keepd_member::create(disk, &options.data_dir, |partial| {
-                options.bootstrap.fill(env, partial, config.clone())
+                options.bootstrap.fill(env, partial, config.clone(), options.feature_level)
             })
             .map_err(explain)?;
         }
@@ -137,15 +136,12 @@ impl DataDir {
                 "the log ended in a write that was cut off; it was not acknowledged"
             );
         }
+        ClusterFacts::of(store.meta(tables::CLUSTER))?.check_level(options.feature_level)?;
         let identity =
             Identity::decode(&recovered.metadata).ok_or(BootError::Identity { dir: wal_dir })?;
         if options.force_new_cluster && !self.is_new {
             let own = identity.member;
             force::go_on_alone(&mut wal, &mut recovered, &store, own, &*env.random)?;
-        }
-        let level = ClusterFacts::of(store.meta(tables::CLUSTER))?.feature_level;
-        if level > FEATURE_LEVEL {
-            return Err(BootError::FeatureLevel { level, known: FEATURE_LEVEL });
         }
         if mutants::is_active(Mutant::ForgottenVote) {
             let last = recovered.entries.last().map_or(recovered.start.term, |entry| entry.term);
@@ -158,10 +154,18 @@ impl DataDir {
             election_ticks: election_ticks(options),
             pre_vote: options.pre_vote,
             read_retry_ticks: ticks(options, READ_RETRY),
-            rejoin_ticks: ticks(options, options.rejoin_patience()),
+            rejoin_ticks: if options.feature_level < levels::REJOIN {
+                0
+            } else {
+                ticks(options, options.rejoin_patience())
+            },
+            catch_up_entries: options.catch_up_entries,
         };
         let core = Core::new(settings, restored, Arc::clone(&env.random))?;
-        let machine_options = keepd_machine::Options { revoke_retry: options.request_timeout() };
+        let machine_options = keepd_machine::Options {
+            revoke_retry: options.request_timeout(),
+            feature_level: options.feature_level,
+        };
         store.set_reencryptor(crate::encryption::reencrypt::reencryptor(env, &self.encryption));
         if let Some(active) = tables::active_keys(store.meta(tables::CLUSTER)) {
             self.encryption.activate(active.keys);

@@ -22,7 +22,6 @@ use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::version::CLUSTER_VERSION;
 
 use crate::error::BootError;
-use crate::features::FEATURE_LEVEL;
 use crate::open_store::open_store;
 
 /// The way in which a member without a data directory comes to be.
@@ -46,12 +45,13 @@ impl Bootstrap {
         env: &Env,
         dir: &Path,
         config: Option<EncryptionConfig>,
+        feature_level: u32,
     ) -> Result<(), BootError> {
         let encryption = Encryption::create(env, dir, config)?;
         let mut store = open_store(env, dir, encryption.files())?;
         match self {
             Self::New(cluster) => {
-                first_state(&mut store, cluster);
+                first_state(&mut store, cluster, feature_level);
                 store.run(JobRequest::Flush)?;
                 drop(store);
                 create_log(env, dir, encryption.files(), cluster.identity())?;
@@ -68,13 +68,14 @@ impl Bootstrap {
     }
 }
 
-fn first_state(store: &mut Store, cluster: &InitialCluster) {
-    begin_membership(store, cluster);
+fn first_state(store: &mut Store, cluster: &InitialCluster, feature_level: u32) {
+    begin_membership(store, cluster, feature_level);
     store.publish(Applied { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM });
 }
 
-/// Puts a new cluster's members into the tables, with the version that these members have.
-pub(crate) fn begin_membership(store: &mut Store, cluster: &InitialCluster) {
+/// Puts a new cluster's members into the tables, with the version that these members have, and a lone
+/// member's feature level.
+pub(crate) fn begin_membership(store: &mut Store, cluster: &InitialCluster, feature_level: u32) {
     for member in &cluster.members {
         let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
         Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
@@ -84,7 +85,7 @@ pub(crate) fn begin_membership(store: &mut Store, cluster: &InitialCluster) {
     store.meta_put(tables::CLUSTER, Bytes::from_static(tables::CLUSTER_VERSION_KEY), version);
     if cluster.members.len() == 1 {
         // Nobody else has to read what it writes. In others the leader asks first.
-        begin_feature_level(store, FEATURE_LEVEL);
+        begin_feature_level(store, feature_level);
     }
 }
 

@@ -17,11 +17,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use keepd_machine::command::{ALARM_CORRUPT, Alarm, DigestFound};
-use keepd_machine::{Command, membership};
+use keepd_machine::{Command, levels, membership};
 use keepd_mvcc::{Digest, MetaTable};
 use keepd_types::{MemberId, Term};
 
-use crate::features::Feature;
 use crate::peer_message::PeerMessage;
 use crate::shared::Shared;
 use crate::transport::Lane;
@@ -155,7 +154,7 @@ impl DigestKeeper {
         self.due = now + INTERVAL;
         self.raise_alarm(alarms, now);
         let Some(term) = self.shared.progress.leadership.term() else { return };
-        if !self.shared.may_write(Feature::DigestChecks) {
+        if !self.shared.may_write(levels::DIGEST_CHECK) {
             return;
         }
         // A malformed table ends the member's start, and nothing malformed is ever written into it.

@@ -20,6 +20,15 @@ pub enum Error {
     /// Too much waits to be applied.
     #[error("too many requests")]
     TooManyRequests,
+    /// The command is of a feature level that the cluster has not reached: whoever made it did not ask
+    /// whether it may be written.
+    #[error("a command of feature level {needed} in a cluster of level {level}")]
+    FeatureLevel {
+        /// The command's level.
+        needed: u32,
+        /// The cluster's.
+        level: u32,
+    },
     /// The command is larger than `--max-request-bytes`.
     #[error("request is too large")]
     TooLarge,
@@ -76,17 +85,6 @@ pub enum BootError {
     NoMember {
         /// The directory.
         dir: std::path::PathBuf,
-    },
-    /// The cluster writes what this version does not read.
-    #[error(
-        "the cluster writes records of feature level {level}, and this version reads level {known} at \
-         most: start a newer version, as the other members run it"
-    )]
-    FeatureLevel {
-        /// The cluster's level.
-        level: u32,
-        /// The newest level of this version.
-        known: u32,
     },
     /// The key ring cannot be opened.
     #[error(transparent)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use keepd_env::Env;
 use keepd_env::mutants::{self, Mutant};
 use keepd_machine::command::Alarm;
-use keepd_machine::{ClusterFacts, Command, Envelope, MembershipChange, Outcome};
+use keepd_machine::{ClusterFacts, Command, MembershipChange, Outcome};
 use keepd_member::Identity;
 use keepd_mvcc::{Damages, HashKv, View};
 use keepd_raft::{ConfChange, Step, Transition};
@@ -17,7 +17,6 @@ use tokio::sync::{oneshot, watch};
 
 use crate::driver::Driver;
 use crate::error::Error;
-use crate::features::Feature;
 use crate::hub_handle::HubHandle;
 use crate::mailbox::Refused;
 use crate::messages::{
@@ -33,8 +32,6 @@ use crate::transport::Lane;
 
 /// Queued bytes that a read counts as.
 const READ_WEIGHT: usize = 64;
-/// Interval at which is looked whether another member leads.
-const TRANSFER_POLL: Duration = Duration::from_millis(2);
 /// Pause between two attempts to renew a lease, as in etcd.
 const RENEW_PAUSE: Duration = Duration::from_millis(50);
 /// Proposals from this size on go into the log also while a batch is being synced: many of them
@@ -115,8 +112,7 @@ impl Handle {
         let taken = shared.env.clock.monotonic();
         let permit =
             shared.budget.take(command.size_hint(), shared.options.request_timeout()).await?;
-        let origin = shared.next_origin();
-        let envelope = Envelope { origin: Some(origin), decided_in: None, command };
+        let (origin, envelope) = shared.envelope(command, None)?;
         let encoded = envelope.encode();
         let overhead = envelope.header_len() + envelope.command.seal_overhead();
         if encoded.len() - overhead > shared.options.request_bytes_max
@@ -264,9 +260,8 @@ impl Handle {
             let outcome = Outcome { revision: view.revision(), result: Err(refusal) };
             return Ok(Completion { outcome, view });
         }
-        let origin = shared.next_origin();
-        let command = Command::ChangeMembership(change);
-        let context = Envelope { origin: Some(origin), decided_in: None, command }.encode();
+        let (origin, envelope) = shared.envelope(Command::ChangeMembership(change), None)?;
+        let context = envelope.encode();
         let change = ConfChange { transition: Transition::Auto, steps: vec![step], context };
         let (waiter, outcome) = oneshot::channel();
         let taken = shared.env.clock.monotonic();
@@ -277,37 +272,11 @@ impl Handle {
         outcome.await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// Hands leadership to a voter, and waits until it leads.
-    ///
-    /// # Errors
-    /// `NotLeader`, `NotVoter`, `TransferTimedOut` or `Stopped`.
-    pub async fn move_leader(&self, to: MemberId) -> Result<(), Error> {
-        self.transfer(Some(to)).await
-    }
-
-    /// Hands leadership to the voter whose log is longest, if this member leads and there is another;
-    /// before an orderly stop.
-    pub async fn hand_over_leadership(&self) {
-        if self.shared.progress.leadership.term().is_none() {
-            return;
-        }
-        match self.transfer(None).await {
-            Ok(()) | Err(Error::NoLeader) => {}
-            Err(error) => tracing::warn!(%error, "leadership was not handed over before the stop"),
-        }
-    }
-
-    async fn transfer(&self, to: Option<MemberId>) -> Result<(), Error> {
+    /// Has the Raft part begin to hand leadership over, to this voter or to the one that it finds best.
+    pub(crate) async fn begin_transfer(&self, to: Option<MemberId>) -> Result<MemberId, Error> {
         let (reply, heir) = oneshot::channel();
         self.tell_raft(RaftEvent::Transfer(to, reply), READ_WEIGHT).await?;
-        let heir = self.within_request_timeout(heir).await??;
-        let leads = async {
-            while self.shared.progress.leader.load(Ordering::Acquire) != heir.0 {
-                tokio::time::sleep(TRANSFER_POLL).await;
-            }
-        };
-        let timeout = self.shared.options.request_timeout();
-        tokio::time::timeout(timeout, leads).await.map_err(|_elapsed| Error::TransferTimedOut)
+        self.within_request_timeout(heir).await?
     }
 
     /// Progress of the members, as the leader knows it; empty on every other member.
@@ -477,10 +446,11 @@ impl Handle {
         }
     }
 
-    /// Whether every member of the cluster reads what this feature brings, so that it may be proposed.
+    /// Whether every member of the cluster reads what this feature level brought, so that it may be
+    /// proposed.
     #[must_use]
-    pub fn may_write(&self, feature: Feature) -> bool {
-        self.shared.may_write(feature)
+    pub fn may_write(&self, level: u32) -> bool {
+        self.shared.may_write(level)
     }
 
     /// The cluster version, the downgrade and the feature level, as of the applied index.

@@ -4,11 +4,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use keepd_machine::tables;
+use keepd_machine::{levels, tables};
 use keepd_types::MemberId;
 
 use crate::error::Error;
-use crate::features::Feature;
 use crate::handle::Handle;
 use crate::messages::PeerHash;
 use crate::peer_message::{PeerRequest, PeerResponse};
@@ -58,8 +57,7 @@ impl Handle {
         member: MemberId,
         revision: i64,
     ) -> Result<Option<PeerHash>, Error> {
-        let announced = self.shared.network.announced(member);
-        if announced.is_none_or(|it| it.feature_level < Feature::DigestChecks.level()) {
+        if !self.shared.network.reads(member, levels::DIGEST_CHECK) {
             return Ok(None);
         }
         match self.ask_member(member, PeerRequest::HashKv(revision)).await? {

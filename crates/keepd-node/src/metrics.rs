@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A histogram with doubling bounds, as all of etcd's are.
+/// A histogram.
 #[derive(Debug)]
 pub struct Histogram {
-    first: f64,
+    /// Upper bounds in seconds, ascending.
+    bounds: Box<[f64]>,
     buckets: Box<[AtomicU64]>,
     sum_nanos: AtomicU64,
     count: AtomicU64,
@@ -16,20 +17,23 @@ impl Histogram {
     /// `count` buckets whose bounds double from `first` seconds.
     #[must_use]
     pub fn doubling(first: f64, count: usize) -> Self {
-        let buckets = (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { first, buckets, sum_nanos: AtomicU64::new(0), count: AtomicU64::new(0) }
+        Self::bounded(std::iter::successors(Some(first), |bound| Some(bound * 2.0)).take(count))
+    }
+
+    /// Buckets with these bounds in seconds, ascending.
+    #[must_use]
+    pub fn bounded(bounds: impl Iterator<Item = f64>) -> Self {
+        let bounds: Box<[f64]> = bounds.collect();
+        let buckets = bounds.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, buckets, sum_nanos: AtomicU64::new(0), count: AtomicU64::new(0) }
     }
 
     /// Counts one duration.
     pub fn observe(&self, took: Duration) {
         let seconds = took.as_secs_f64();
-        let mut bound = self.first;
-        for bucket in &self.buckets {
-            if seconds <= bound {
-                bucket.fetch_add(1, Ordering::Relaxed);
-                break;
-            }
-            bound *= 2.0;
+        let mut buckets = self.bounds.iter().zip(&self.buckets);
+        if let Some((_, bucket)) = buckets.find(|(bound, _)| seconds <= **bound) {
+            bucket.fetch_add(1, Ordering::Relaxed);
         }
         self.sum_nanos
             .fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -39,13 +43,12 @@ impl Histogram {
     /// Upper bounds with cumulative counts, then the sum in seconds and the count of all.
     #[must_use]
     pub fn read(&self) -> (Vec<(f64, u64)>, f64, u64) {
-        let (mut bound, mut total) = (self.first, 0);
-        let mut buckets = Vec::with_capacity(self.buckets.len());
-        for bucket in &self.buckets {
+        let mut total = 0;
+        let cumulative = |(bound, bucket): (&f64, &AtomicU64)| {
             total += bucket.load(Ordering::Relaxed);
-            buckets.push((bound, total));
-            bound *= 2.0;
-        }
+            (*bound, total)
+        };
+        let buckets = self.bounds.iter().zip(&self.buckets).map(cumulative).collect();
         let sum = Duration::from_nanos(self.sum_nanos.load(Ordering::Relaxed)).as_secs_f64();
         (buckets, sum, self.count.load(Ordering::Relaxed))
     }

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keepd_machine::levels;
 use keepd_member::InitialCluster;
 use keepd_types::limits;
 
 use crate::bootstrap::Bootstrap;
-use crate::features::FEATURE_LEVEL;
 
 /// etcd's interval between two commits of its backend.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Entries between two releases of the log: etcd's between two snapshots.
 const SNAPSHOT_COUNT: u64 = 10_000;
+/// etcd's number of entries that a leader keeps in memory for members that lag.
+const CATCH_UP_ENTRIES: usize = 5000;
+/// etcd's longest time in which entries should be applied.
+const APPLY_EXPECTED: Duration = Duration::from_millis(100);
 /// Enough for a member that was away for minutes under load.
 const LOG_HELD_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -45,7 +49,8 @@ pub struct Options {
     pub force_new_cluster: bool,
     /// Learners that the cluster may have.
     pub learners_max: usize,
-    /// The feature level that the member announces; less than this version reads only in tests.
+    /// The newest feature level that the member reads and announces; less than this version reads only
+    /// in tests.
     pub feature_level: u32,
     /// Refuse changes of the cluster that would lose its quorum.
     pub strict_reconfig_check: bool,
@@ -59,6 +64,13 @@ pub struct Options {
     pub flush_interval: Duration,
     /// Applied entries after which the log on the disk is let go: what is before stays in the store.
     pub snapshot_count: u64,
+    /// Applied entries that are kept in memory for members that lack some; older ones are read from the
+    /// log on the disk.
+    pub catch_up_entries: usize,
+    /// Shorten the wait for the first election after a start, once others are reached.
+    pub hastens_first_election: bool,
+    /// Time in which a batch of entries should be applied; one that takes longer is logged.
+    pub apply_expected: Duration,
     /// BOUND: bytes of log that are kept for members that lack entries; one that lacks more gets the
     /// state.
     pub log_held_bytes: u64,
@@ -85,13 +97,16 @@ impl Options {
             rejoin_patience: None,
             force_new_cluster: false,
             learners_max: 1,
-            feature_level: FEATURE_LEVEL,
+            feature_level: levels::NEWEST,
             strict_reconfig_check: true,
             quota_bytes: Some(limits::QUOTA_BYTES_DEFAULT),
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             progress_notify_interval: Duration::from_secs(600),
             flush_interval: FLUSH_INTERVAL,
             snapshot_count: SNAPSHOT_COUNT,
+            catch_up_entries: CATCH_UP_ENTRIES,
+            hastens_first_election: true,
+            apply_expected: APPLY_EXPECTED,
             log_held_bytes: LOG_HELD_BYTES,
             ballast_bytes: BALLAST_BYTES,
         }

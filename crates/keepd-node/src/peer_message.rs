@@ -7,8 +7,9 @@
 //! in the log only before the first entry of a later term: whoever waits for it knows its fate then.
 
 use bytes::Bytes;
+use keepd_machine::levels;
 use keepd_mvcc::{Digest, HashKv};
-use keepd_raft::{MalformedMessage, Message};
+use keepd_raft::{Body, MalformedMessage, Message};
 use keepd_types::{LeaseId, MemberId, varint};
 use thiserror::Error;
 
@@ -40,7 +41,7 @@ pub(crate) enum PeerMessage {
     Request(RequestName, PeerRequest),
     /// Its answer.
     Response(RequestName, PeerResponse),
-    /// The digest that the sender noted at a comparison, for the leader. Of feature level 3.
+    /// The digest that the sender noted at a comparison, for the leader.
     Digest(Digest),
 }
 
@@ -62,7 +63,7 @@ pub(crate) enum PeerRequest {
     TimeToLive(LeaseId, Option<Bytes>),
     /// Tell how far every member's log goes.
     Replicated,
-    /// Tell the hash of the keys at a revision; any member answers. Of feature level 3.
+    /// Tell the hash of the keys at a revision; any member answers.
     HashKv(i64),
 }
 
@@ -110,6 +111,40 @@ mod tag {
 }
 
 impl PeerMessage {
+    /// The feature level that brought the message.
+    pub(crate) const fn level(&self) -> u32 {
+        match self {
+            Self::Forward(_) | Self::Refused { .. } => levels::FIRST,
+            Self::Raft(message) => match message.body {
+                Body::Append { .. }
+                | Body::Appended { .. }
+                | Body::AppendRejected { .. }
+                | Body::Heartbeat { .. }
+                | Body::HeartbeatResponse { .. }
+                | Body::Vote { .. }
+                | Body::VoteResponse { .. }
+                | Body::Snapshot(_)
+                | Body::TimeoutNow
+                | Body::ReadIndex(_)
+                | Body::ReadIndexResponse { .. } => levels::FIRST,
+                Body::Started(_) | Body::Known(_) => levels::REJOIN,
+            },
+            Self::Request(_, request) => match request {
+                PeerRequest::Renew(_) | PeerRequest::TimeToLive(..) | PeerRequest::Replicated => {
+                    levels::FIRST
+                }
+                PeerRequest::HashKv(_) => levels::DIGEST_CHECK,
+            },
+            Self::Response(_, response) => match response {
+                PeerResponse::Renewal(_)
+                | PeerResponse::TimeToLive(_)
+                | PeerResponse::Replicated(_) => levels::FIRST,
+                PeerResponse::HashKv(_) => levels::DIGEST_CHECK,
+            },
+            Self::Digest(_) => levels::DIGEST_CHECK,
+        }
+    }
+
     /// The message's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = vec![FORMAT];
@@ -388,7 +423,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use keepd_raft::{Body, LogPosition};
+    use keepd_raft::LogPosition;
 
     use super::*;
 

@@ -30,7 +30,11 @@ impl Handle {
 
     fn take(&self, from: MemberId, message: Bytes) -> Result<(), NotReceived> {
         let len = message.len() + MESSAGE_BYTES;
-        match PeerMessage::decode(message).map_err(malformed)? {
+        let message = PeerMessage::decode(message).map_err(malformed)?;
+        if message.level() > self.shared.options.feature_level {
+            return Err(malformed(Malformed::Unknown));
+        }
+        match message {
             PeerMessage::Raft(message)
                 if message.from != from.0 || matches!(message.body, Body::Snapshot(_)) =>
             {

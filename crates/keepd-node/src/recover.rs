@@ -13,8 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_crypto::{Encryption, EncryptionConfig};
 use keepd_env::{Disk, Env, IoError};
-use keepd_machine::StateMachine;
-use keepd_machine::tables;
+use keepd_machine::{StateMachine, levels, tables};
 use keepd_member::{InitialCluster, Layout, create_log_behind};
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_raft::{ConfChange, Core, EntryKind, Settings, Verdict};
@@ -230,6 +229,7 @@ fn apply_all(
         pre_vote: true,
         read_retry_ticks: 1,
         rejoin_ticks: 0,
+        catch_up_entries: 5000,
     };
     let mut core = Core::new(settings, restored, Arc::clone(&env.random))?;
     let mut machine = StateMachine::new(store, keepd_machine::Options::default())?;
@@ -292,7 +292,7 @@ fn replace_membership(store: &mut Store, cluster: &InitialCluster) {
             store.meta_delete(table, &key);
         }
     }
-    bootstrap::begin_membership(store, cluster);
+    bootstrap::begin_membership(store, cluster, levels::NEWEST);
 }
 
 fn flush(store: &mut Store) -> Result<(), BootError> {

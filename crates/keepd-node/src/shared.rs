@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use keepd_crypto::Encryption;
 use keepd_env::{Env, IoError};
 use keepd_machine::command::{ALARM_NOSPACE, Alarm};
-use keepd_machine::{ClusterFacts, Command, Envelope, Origin};
+use keepd_machine::{ClusterFacts, Command, Envelope, Origin, levels};
 use keepd_member::{Identity, Layout};
 use keepd_mvcc::{Applied, HashKv, Views};
 use keepd_types::Term;
@@ -37,7 +37,7 @@ use self::space::DiskSpace;
 use crate::admission::ProposalBudget;
 use crate::ballast::{Asks, Ballast};
 use crate::encryption::state::EncryptionState;
-use crate::features::Feature;
+use crate::error::Error;
 use crate::install::Installer;
 use crate::messages::{Proposal, RaftEvent, WalEvent};
 use crate::metrics::Metrics;
@@ -95,11 +95,11 @@ impl Shared {
             boot,
             proposals: AtomicU64::new(0),
             env,
+            network: Network::new(options.feature_level),
             options,
             identity,
             views,
             mailboxes: Mailboxes::new(),
-            network: Network::default(),
             installer,
             incoming: Incoming::default(),
             budget: ProposalBudget::default(),
@@ -172,11 +172,34 @@ impl Shared {
         origin.member == self.identity.member && origin.boot == self.boot
     }
 
+    /// A proposal's envelope. Every command that enters the log while the member runs gets it here.
+    ///
+    /// # Errors
+    /// `FeatureLevel`, which is told: other members could not read the command.
+    pub(crate) fn envelope(
+        &self,
+        command: Command,
+        decided_in: Option<Term>,
+    ) -> Result<(Origin, Envelope), Error> {
+        let needed = command.level();
+        if needed > levels::FIRST && !self.may_write(needed) {
+            let level = self.facts.load().feature_level;
+            tracing::error!(
+                needed,
+                level,
+                "a command was held back that not every member can read: this is a defect of keepd"
+            );
+            return Err(Error::FeatureLevel { needed, level });
+        }
+        let origin = self.next_origin();
+        Ok((origin, Envelope { origin: Some(origin), decided_in, command }))
+    }
+
     /// Proposes a command of the member's own, for which nobody waits; `decided_in` is the term that
     /// this member led in when it decided it.
     pub(crate) fn propose_own(&self, command: Command, decided_in: Option<Term>, now: Duration) {
-        let origin = self.next_origin();
-        let envelope = Envelope { origin: Some(origin), decided_in, command };
+        // Nobody waits for the refusal, and it is told.
+        let Ok((origin, envelope)) = self.envelope(command, decided_in) else { return };
         let command = (origin, &envelope.command);
         let proposal = Proposal::new(command, envelope.encode(), None, now, None);
         self.mailboxes.raft.push(RaftEvent::Propose(proposal));
@@ -189,9 +212,10 @@ impl Shared {
         self.mailboxes.raft.push_quietly(RaftEvent::LogReleased(index));
     }
 
-    /// Whether every member of the cluster reads what this feature brings: asked before it is written.
-    pub(crate) fn may_write(&self, feature: Feature) -> bool {
-        self.facts.load().feature_level >= feature.level()
+    /// Whether every member of the cluster reads what this feature level brought: asked before it is
+    /// written.
+    pub(crate) fn may_write(&self, level: u32) -> bool {
+        self.facts.load().feature_level >= level
     }
 
     /// This member's NOSPACE alarm.

@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keepd_machine::{ClusterFacts, Command, membership};
+use keepd_machine::{ClusterFacts, Command, levels, membership};
 use keepd_mvcc::MetaTable;
 use keepd_types::version::{SERVER_VERSION, Version};
 use keepd_types::{MemberId, Term};
 
-use crate::features::FEATURE_LEVEL;
 use crate::shared::Shared;
 use crate::shared::network::Announcement;
 
@@ -104,7 +103,7 @@ fn decide(
         .map(|(_, announced)| announced.as_ref().map(|it| it.feature_level))
         .min()
         .flatten()?
-        .min(FEATURE_LEVEL);
+        .min(levels::NEWEST);
     (level > facts.feature_level).then(|| {
         let asked = announced.iter().map(|(member, _)| *member).collect();
         Command::SetFeatureLevel { level, asked }
@@ -200,12 +199,12 @@ mod tests {
     #[test]
     fn the_feature_level_rises_when_all_members_have_announced_it() {
         let facts = facts(Some("3.7.0"), None, 1);
-        let (new, old) = (Some(("3.7.1", FEATURE_LEVEL)), Some(("3.7.1", 1)));
+        let (new, old) = (Some(("3.7.1", levels::NEWEST)), Some(("3.7.1", 1)));
         assert_eq!(decide(&facts, &members(&[new, old]), true), None);
         assert_eq!(decide(&facts, &members(&[new, None]), true), None);
-        let later = Some(("3.7.1", FEATURE_LEVEL + 1));
+        let later = Some(("3.7.1", levels::NEWEST + 1));
         let asked = [MemberId(1), MemberId(2)].into();
-        let raised = Some(Command::SetFeatureLevel { level: FEATURE_LEVEL, asked });
+        let raised = Some(Command::SetFeatureLevel { level: levels::NEWEST, asked });
         assert_eq!(decide(&facts, &members(&[new, later]), true), raised);
     }
 }

@@ -13,7 +13,6 @@ use keepd_tls::ClientTls;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::etcd;
 use crate::frames::{FrameBody, FrameReader, chain};
 use crate::protocol::CONTENT_TYPE;
+use crate::socket::{Connect, Socket};
 
 /// BOUND: receive window of a stream of answers, which are small.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
@@ -91,6 +91,7 @@ impl Address {
 /// The way to peer URLs.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
+    pub(crate) connect: Arc<dyn Connect>,
     pub(crate) tls: Option<Arc<ClientTls>>,
     /// Time limit for a connection, and for the first answer on it.
     pub(crate) timeout: Duration,
@@ -141,10 +142,9 @@ impl Dialer {
         let url = || address.url.clone();
         let dialing =
             |error: io::Error| DialError::Connect { url: url(), reason: error.to_string() };
-        let stream = TcpStream::connect(address.authority.as_str()).await.map_err(dialing)?;
-        stream.set_nodelay(true).map_err(dialing)?;
+        let stream = self.connect.connect(&address.authority).await.map_err(dialing)?;
         if !address.is_tls {
-            return Ok(Box::new(stream));
+            return Ok(stream);
         }
         let tls = self.tls.as_ref().ok_or_else(|| DialError::NoTls { url: url() })?;
         let refused = |reason: String| DialError::Tls { url: url(), reason };
@@ -230,10 +230,6 @@ impl Connection {
         }
     }
 }
-
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// The error of a read, for people, and whether it is of TLS: the HTTP/2 library keeps only its kind.
 #[derive(Clone, Default)]

@@ -58,7 +58,7 @@ pub(crate) async fn serve(opened: &mut Opened, peer: &Arc<Peer>, lane: Lane) -> 
 
 fn ended(network: &CancellationToken) -> &'static str {
     if network.is_cancelled() {
-        "this member stops"
+        protocol::STOPPING
     } else {
         "the peer has dialed again, or is no peer any more"
     }

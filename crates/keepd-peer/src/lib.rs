@@ -39,12 +39,14 @@ mod protocol;
 mod queue;
 mod service;
 mod shared;
+mod socket;
 mod state;
 
 pub use frames::FrameBody;
 pub use membership::{Error, fetch_membership};
 pub use network::Network;
 pub use opened::Remote;
-pub use peer::PeerStatus;
+pub use peer::{PeerStatus, Times};
 pub use service::PeerService;
 pub use shared::Options;
+pub use socket::{Connect, Connecting, Socket, Tcp};

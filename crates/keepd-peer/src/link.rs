@@ -22,6 +22,8 @@ use crate::shared::Shared;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// BOUND: reasons that are not logged again before the peer was connected.
 const REASONS_MAX: usize = 8;
+/// Time for which a peer that has said that it stops is not missed: it is being restarted.
+const FAREWELL_QUIET: Duration = Duration::from_secs(60);
 /// Time limit for a refusal to reach the peer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -42,7 +44,8 @@ struct Link {
 
 /// Keeps a peer connected until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, stop: CancellationToken) {
-    let dialing = Dialing { shared, peer, stop: stop.clone(), told: VecDeque::new() };
+    let (told, farewell) = (VecDeque::new(), None);
+    let dialing = Dialing { shared, peer, stop: stop.clone(), told, farewell };
     stop.run_until_cancelled(dialing.run()).await;
 }
 
@@ -52,6 +55,16 @@ struct Dialing {
     stop: CancellationToken,
     /// The reasons that the log has for this peer not to be connected.
     told: VecDeque<String>,
+    /// The time at which the peer said that it stops.
+    farewell: Option<Instant>,
+}
+
+/// The end of a connection.
+enum Lost {
+    /// The peer said that it stops.
+    Farewell,
+    /// The reason, for people.
+    Broken(String),
 }
 
 /// Closes a link's queue, whichever way its task ends.
@@ -115,8 +128,15 @@ impl Dialing {
 
     /// Logs a reason once, not with every attempt.
     fn tell(&mut self, reason: String) {
+        if self.farewell.take_if(|since| since.elapsed() >= FAREWELL_QUIET).is_some() {
+            self.told.clear();
+        }
         if !self.told.contains(&reason) {
-            tracing::warn!(peer = %self.peer.id, reason, "no connection to a peer");
+            if self.farewell.is_some() {
+                tracing::info!(peer = %self.peer.id, reason, "no connection to a peer that has stopped in order");
+            } else {
+                tracing::warn!(peer = %self.peer.id, reason, "no connection to a peer");
+            }
             self.told.truncate(REASONS_MAX - 1);
             self.told.push_front(reason);
         }
@@ -168,16 +188,25 @@ impl Dialing {
         let peer = Arc::clone(&self.peer);
         let published = Published { peer: &peer, queue: &queue, receiver };
         self.told.clear();
+        self.farewell = None;
         tracing::info!(peer = %peer.id, url, "connected to a peer");
-        let reason = self.watch(receiver, &mut link).await;
-        count(&peer.counters.sent_failures);
+        let lost = self.watch(receiver, &mut link).await;
         count(&peer.counters.disconnects);
-        tracing::warn!(peer = %peer.id, url, reason, "lost the connection to a peer");
+        match lost {
+            Lost::Farewell => {
+                self.farewell = Some(Instant::now());
+                tracing::info!(peer = %peer.id, url, "a peer stops in order");
+            }
+            Lost::Broken(reason) => {
+                count(&peer.counters.sent_failures);
+                tracing::warn!(peer = %peer.id, url, reason, "lost the connection to a peer");
+            }
+        }
         drop(published);
     }
 
-    /// Pings, and reads what the peer answers; the reason of the end.
-    async fn watch(&self, receiver: &dyn Receiver, link: &mut Link) -> String {
+    /// Pings, and reads what the peer answers, until the end.
+    async fn watch(&self, receiver: &dyn Receiver, link: &mut Link) -> Lost {
         let mut pings = tokio::time::interval(self.shared.options.ping_interval());
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut number, mut pinged) = (0, Instant::now());
@@ -197,32 +226,35 @@ impl Dialing {
                     self.peer.counters.round_trip(pinged.elapsed());
                 }
                 Ok(_late) => {}
-                Err(reason) => return reason,
+                Err(lost) => return lost,
             }
         }
     }
 
-    /// The number of a pong, or the reason why the connection ends.
+    /// The number of a pong, or the end of the connection.
     fn judge(
         &self,
         receiver: &dyn Receiver,
         answer: Result<Option<(Kind, bytes::Bytes)>, ReadError>,
-    ) -> Result<u64, String> {
-        match answer {
-            Ok(Some((Kind::Pong, payload))) => {
-                protocol::number(&payload).ok_or_else(|| "a pong without its number".to_owned())
-            }
-            Ok(Some((Kind::Ended, payload))) => {
-                Err(format!("the peer ended it: {}", protocol::text(&payload)))
-            }
+    ) -> Result<u64, Lost> {
+        let reason = match answer {
+            Ok(Some((Kind::Pong, payload))) => match protocol::number(&payload) {
+                Some(number) => return Ok(number),
+                None => "a pong without its number".to_owned(),
+            },
+            Ok(Some((Kind::Ended, payload))) => match protocol::text(&payload) {
+                reason if reason == protocol::STOPPING => return Err(Lost::Farewell),
+                reason => format!("the peer ended it: {reason}"),
+            },
             Ok(Some((Kind::Refused, payload))) => {
                 let refusal: Refusal = protocol::refusal(&payload);
                 receiver.refused_by(self.peer.id, &refusal);
-                Err(format!("the peer refuses this member: {refusal}"))
+                format!("the peer refuses this member: {refusal}")
             }
-            Ok(Some((kind, _))) => Err(format!("the peer answered with {kind:?}")),
-            Ok(None) => Err("the peer closed it".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+            Ok(Some((kind, _))) => format!("the peer answered with {kind:?}"),
+            Ok(None) => "the peer closed it".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(Lost::Broken(reason))
     }
 }

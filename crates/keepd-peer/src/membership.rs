@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::dial::Dialer;
 use crate::frames::one_frame;
 use crate::protocol::{self, Kind, MEMBERSHIP};
+use crate::socket::Tcp;
 
 /// BOUND: URLs that are asked.
 const URLS_MAX: usize = 64;
@@ -33,7 +34,8 @@ pub async fn fetch_membership(
     tls: Option<Arc<ClientTls>>,
     limit: Duration,
 ) -> Result<Bytes, Error> {
-    let dialer = Dialer { tls, timeout: limit / 2, keepalive: (limit, limit) };
+    let (connect, keepalive) = (Arc::new(Tcp::default()), (limit, limit));
+    let dialer = Dialer { connect, tls, timeout: limit / 2, keepalive };
     let mut reasons = Vec::new();
     for url in urls.iter().take(URLS_MAX) {
         match timeout(limit, ask(&dialer, url)).await {

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::counters::{Counters, count};
 use crate::queue::SendQueue;
 
+/// A histogram: upper bounds with cumulative counts, sum in seconds, count.
+pub type Times = (Vec<(f64, u64)>, f64, u64);
+
 /// The state of the connections with a peer, for metrics and the log.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
@@ -38,10 +41,14 @@ pub struct PeerStatus {
     pub disconnects: u64,
     /// States that it took, failed ones, states taken from it, failed ones.
     pub states: [u64; 4],
+    /// States that are being sent to it, and received from it.
+    pub states_under_way: [u64; 2],
+    /// The times of states that it took, and of those that were taken from it.
+    pub state_seconds: [Times; 2],
     /// The last round trip.
     pub round_trip: Option<Duration>,
-    /// All round trips: upper bounds with cumulative counts, sum in seconds, count.
-    pub round_trips: (Vec<(f64, u64)>, f64, u64),
+    /// All round trips.
+    pub round_trips: Times,
 }
 
 /// The connection to a peer.
@@ -231,6 +238,8 @@ impl Peer {
                 read(&counters.states_received),
                 read(&counters.state_receive_failures),
             ],
+            states_under_way: [0, 1].map(|way: usize| read(&counters.states_under_way[way])),
+            state_seconds: [0, 1].map(|way: usize| counters.state_seconds[way].read()),
             round_trip: *counters.last_round_trip.lock(),
             round_trips: counters.round_trips.read(),
         }

@@ -16,6 +16,9 @@ pub(crate) const MEMBERSHIP: &str = "/keepd.peer.v1.Peers/Membership";
 /// The content type of requests and answers, by which a peer port of keepd is known.
 pub(crate) const CONTENT_TYPE: &str = "application/x-keepd-peer";
 
+/// The reason of a member that stops in order: whoever reads it does not miss the member for a while.
+pub(crate) const STOPPING: &str = "this member stops";
+
 /// Bytes of the head of a frame: its kind and the length of its payload.
 pub(crate) const HEAD_BYTES: usize = 5;
 /// BOUND: bytes of a payload that is neither a message nor of a state.

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::dial::Dialer;
 use crate::pace::Pace;
 use crate::peer::Peer;
+use crate::socket::Connect;
 
 /// BOUND: refusals of which the log keeps the last reason, so that it has each once.
 const REFUSALS_MAX: usize = 256;
@@ -26,6 +27,8 @@ pub(crate) const PEERS_MAX: usize = 1024;
 /// Options of the network.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The network that peers are dialed in.
+    pub connect: Arc<dyn Connect>,
     /// TLS for `https` peer URLs.
     pub tls: Option<Arc<ClientTls>>,
     /// The election timeout, by which a dead connection is noticed, and the longest pause between two
@@ -48,6 +51,7 @@ impl Options {
 
     pub(crate) fn dialer(&self) -> Dialer {
         Dialer {
+            connect: Arc::clone(&self.connect),
             tls: self.tls.clone(),
             // As etcd: a second to connect, and an election timeout to write and read.
             timeout: Duration::from_secs(1) + self.election_timeout,

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) use receive::receive;
 pub(crate) use send::{Source, send};
 
-/// BOUND: chunks between the disk and the network.
+/// BOUND: frames between the disk and the network.
 const CHUNKS_MAX: usize = 2;
 /// Time limit within which a state gets on.
 const STALL_MAX: Duration = Duration::from_secs(60);

@@ -70,8 +70,6 @@ const COMMITTED_BYTES_PER_READY: u64 = 8 * 1024 * 1024;
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 /// Append messages in flight per follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
-/// Applied entries kept in memory for followers that lag.
-const CATCH_UP_ENTRIES: usize = 5000;
 /// Bytes of applied entries kept in memory for followers that lag.
 const CATCH_UP_BYTES: usize = 16 * 1024 * 1024;
 /// Reads of a member that may wait for an answer, and rounds that may wait for their confirmation.
@@ -104,6 +102,8 @@ pub struct Settings {
     /// Ticks for which a member that starts waits for what the other voters remember of it, before it
     /// takes part without the word of those that do not answer. With 0 it asks nobody.
     pub rejoin_ticks: usize,
+    /// Applied entries kept in memory for followers that lag, besides the bound in bytes.
+    pub catch_up_entries: usize,
 }
 
 /// Work for the driver: raft's `Ready`.
@@ -268,7 +268,7 @@ impl Core {
         let store = core.raw.mut_store();
         // A state can be sent at once: who needs it may be needed for the next commit.
         store.note_applied(restored.applied_index, &core.conf_state);
-        store.release(restored.applied_index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
+        store.release(restored.applied_index, settings.catch_up_entries, CATCH_UP_BYTES);
         store.shrink();
         core.draw_election_timeout();
         core.begin_rejoin();
@@ -313,6 +313,15 @@ impl Core {
         self.tick_rejoin();
         self.catch_up.tick();
         self.after_event();
+    }
+
+    /// Shortens the wait for an election to two ticks and what was drawn for this member, as etcd does
+    /// once a member that starts has reached others. A member that follows somebody goes on waiting.
+    pub fn hasten_election(&mut self) {
+        if self.raw.raft.state != StateRole::Leader && self.raw.raft.leader_id == 0 {
+            let elapsed = &mut self.raw.raft.election_elapsed;
+            *elapsed = elapsed.saturating_add(self.settings.election_ticks.saturating_sub(2));
+        }
     }
 
     /// Proposes commands as one batch; returns the index of the first and their term.
@@ -392,7 +401,8 @@ impl Core {
         self.installing = self.installing.filter(|snapshot| *snapshot > index);
         self.raw.advance_apply_to(index);
         self.raw.mut_store().note_applied(index, &self.conf_state);
-        self.raw.mut_store().release(index, CATCH_UP_ENTRIES, CATCH_UP_BYTES);
+        let keep_entries = self.settings.catch_up_entries;
+        self.raw.mut_store().release(index, keep_entries, CATCH_UP_BYTES);
         self.take_held_handover();
         self.after_event();
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_api::etcdserverpb::ResponseHeader;
@@ -20,14 +21,20 @@ use tonic::Status;
 use crate::admission::Admission;
 use crate::answer_places;
 use crate::authorization::{Authorizer, Everyone};
+use crate::client_requests::ClientRequests;
 use crate::errors;
 use crate::leader_watch::{LeaderLoss, LeaderWatch};
 use crate::listener::TrafficBytes;
 use crate::promotions::Promotions;
+use crate::slow_calls::SlowCalls;
+use crate::stream_failures::StreamFailures;
 use crate::unfinished::Unfinished;
 
 /// BOUND: times that a request's values are sealed because their keys were not active any more.
 pub(crate) const SEALS_MAX: usize = 3;
+
+/// etcd's time in which a call should be answered.
+const REQUEST_EXPECTED: Duration = Duration::from_millis(300);
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +43,17 @@ pub struct Limits {
     pub request_bytes_max: usize,
     /// `--max-txn-ops`.
     pub txn_ops_max: usize,
+    /// `--warning-unary-request-duration`: a call with one answer that takes longer is logged.
+    pub request_expected: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { request_bytes_max: limits::REQUEST_BYTES_MAX, txn_ops_max: limits::TXN_OPS_MAX }
+        Self {
+            request_bytes_max: limits::REQUEST_BYTES_MAX,
+            txn_ops_max: limits::TXN_OPS_MAX,
+            request_expected: REQUEST_EXPECTED,
+        }
     }
 }
 
@@ -73,6 +86,14 @@ pub struct Context {
     pub(crate) client_bytes: Arc<TrafficBytes>,
     /// The network to the other members, once there is one.
     pub(crate) network: OnceLock<Network>,
+    /// Names, stages and states of the feature gates, once they are said.
+    pub(crate) features: OnceLock<Vec<(&'static str, &'static str, bool)>>,
+    /// Calls by the version that their client names.
+    pub(crate) client_requests: ClientRequests,
+    /// Streams that failed.
+    pub(crate) stream_failures: StreamFailures,
+    /// The log of calls that take long.
+    pub(crate) slow_calls: SlowCalls,
     /// Promotions of learners.
     pub(crate) promotions: Promotions,
     /// The certificates of the client ports.
@@ -101,6 +122,10 @@ impl Context {
             authorizer: Box::new(Everyone),
             client_bytes: Arc::default(),
             network: OnceLock::new(),
+            features: OnceLock::new(),
+            client_requests: ClientRequests::default(),
+            stream_failures: StreamFailures::default(),
+            slow_calls: SlowCalls::default(),
             promotions: Promotions::default(),
             certificates: Mutex::default(),
             leader_watch: LeaderWatch::default(),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::context::Context;
 use crate::grpc::call::Metadata;
-use crate::grpc::{Answering, Head, Opened, protocol};
+use crate::grpc::{Answering, Head, Kind, Opened, protocol};
 use crate::metrics::{CallGuard, RpcCounters, RpcMetrics};
 use crate::rpc::{RPCS, Rpc};
 use crate::unfinished::Share;
@@ -38,9 +38,9 @@ impl Dispatch {
         Self { context, rpcs: rpcs.collect(), stop }
     }
 
-    /// Counters for the rows of the table, in its order.
-    pub(crate) fn metrics() -> RpcMetrics {
-        RpcMetrics::new(RPCS.iter().map(|rpc| (rpc.path, rpc.kind.name())))
+    /// Counters for the rows of the table, in its order; with the times of all calls if it is `extensive`.
+    pub(crate) fn metrics(extensive: bool) -> RpcMetrics {
+        RpcMetrics::new(RPCS.iter().map(|rpc| (rpc.path, rpc.kind.name())), extensive)
     }
 
     /// Whether a path is that of an RPC.
@@ -66,6 +66,8 @@ impl Dispatch {
             return Box::pin(ready(terms.apply(status.into_http())));
         };
         let metadata = Metadata::of(request.headers());
+        let version = request.headers().get("client-api-version");
+        self.context.client_requests.count(version, rpc.kind != Kind::Unary);
         let head = Head {
             path: rpc.path,
             permission: rpc.permission,

@@ -18,6 +18,7 @@ pub(crate) fn node(error: keepd_node::Error) -> Status {
         Error::ProposalDropped => Status::unknown("raft proposal dropped"),
         Error::TooManyRequests => Api::TooManyRequests.into(),
         Error::TooLarge => Api::RequestTooLarge.into(),
+        error @ Error::FeatureLevel { .. } => Status::internal(format!("keepd: {error}")),
         Error::TimedOutByElection => Api::TimedOutLeaderFailure.into(),
         Error::TimedOutByConnection => Api::TimedOutConnectionLost.into(),
         Error::NotLeader => Api::NotLeader.into(),

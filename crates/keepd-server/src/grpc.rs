@@ -35,6 +35,7 @@ use crate::encoded_message::Answer;
 use crate::leader_watch::LeaderLoss;
 use crate::metrics::CallGuard;
 use crate::shutdown;
+use crate::slow_calls::SlowCall;
 use crate::unfinished::Share;
 
 /// An answer under way.
@@ -133,6 +134,7 @@ where
     Box::pin(async move {
         let Opened { context, body, head, connection, guard, stop: _ } = opened;
         let (unread, terms) = (Arc::clone(&connection.unread), &head.terms);
+        let remote = Arc::clone(&connection);
         let result = {
             let work = pin!(async {
                 let call = head.receive(&context, body, Kind::Unary, connection).await?;
@@ -141,7 +143,15 @@ where
             });
             in_time(terms.deadline, work).await
         };
-        guard.finish(result.as_ref().err().map_or(Code::Ok, Status::code));
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        let (took, expected) = (guard.elapsed(), context.limits.request_expected);
+        if took > expected {
+            let answer_bytes = result.as_ref().map_or(0, |answer| answer.len());
+            let (path, remote) = (head.path, remote.peer.address.as_str());
+            let call = SlowCall { path, remote, took, code, answer_bytes };
+            context.slow_calls.tell(call, expected);
+        }
+        guard.finish(code);
         terms.apply(framing::answer(result, terms.encoding, &unread))
     })
 }

@@ -427,7 +427,7 @@ mod tests {
         let node = sim::fixture::started(&disk, 1, options, None).await;
         let encryption = Arc::clone(node.handle().encryption());
         let context = Context::new(node.handle(), encryption, Limits::default());
-        let rpc_metrics = Arc::new(Dispatch::metrics());
+        let rpc_metrics = Arc::new(Dispatch::metrics(false));
         let server = Served { context: Arc::clone(&context), rpc_metrics };
         for path in ["/health", "/livez", "/readyz"] {
             assert_eq!(asked(&server, path).await.0, 200, "{path}");

@@ -11,6 +11,7 @@ mod auth;
 mod authorization;
 mod auto_compaction;
 mod blocking;
+mod client_requests;
 mod cluster;
 mod connection_executor;
 mod context;
@@ -38,7 +39,9 @@ mod response_stream;
 mod rpc;
 mod server;
 mod shutdown;
+mod slow_calls;
 mod snapshot;
+mod stream_failures;
 #[cfg(test)]
 mod testing;
 mod unfinished;
@@ -56,6 +59,7 @@ pub use context::{Context, Limits};
 pub use corruption::{CorruptionChecks, check_initially};
 pub use http_edge::HttpScope;
 pub use listener::{
-    Bind, BindError, ConnectionOptions, Endpoint, Listener, RESERVED_DESCRIPTORS, TrafficBytes,
+    Accept, Accepting, Bind, BindError, ConnectionOptions, Endpoint, Listener,
+    RESERVED_DESCRIPTORS, Stream, TrafficBytes,
 };
 pub use server::Server;

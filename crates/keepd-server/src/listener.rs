@@ -2,6 +2,7 @@
 //!
 //! Silent or slow clients never keep out others: [`connection_slots`] decides which connection is closed.
 
+mod accept;
 mod bind;
 mod connection;
 mod connection_slots;
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::accept::BoxedStream;
+pub use self::accept::{Accept, Accepting, Stream};
 pub use self::bind::{Bind, BindError};
 use self::connection::Connection;
 pub use self::connection::ConnectionOptions;
@@ -30,7 +33,7 @@ pub(crate) use self::connection_slots::ConnectionSlots;
 pub use self::connection_slots::{Endpoint, RESERVED_DESCRIPTORS};
 use self::connection_slots::{Slot, Source};
 pub use self::metered_stream::TrafficBytes;
-use self::metered_stream::{BoxedStream, metered};
+use self::metered_stream::metered;
 use crate::peer::LOCAL;
 use crate::unfinished::Unfinished;
 
@@ -41,6 +44,8 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    /// Another network than the system's.
+    Other(Box<dyn Accept>),
 }
 
 /// A bound listener.
@@ -85,6 +90,17 @@ impl Listener {
         Ok(Self { socket, tls, options, endpoint })
     }
 
+    /// Listens where somebody else accepts: in another network than the system's.
+    #[must_use]
+    pub fn over(
+        accept: Box<dyn Accept>,
+        tls: Option<Arc<ServerTls>>,
+        options: ConnectionOptions,
+        endpoint: Endpoint,
+    ) -> Self {
+        Self { socket: Socket::Other(accept), tls, options, endpoint }
+    }
+
     /// The bound address, which tells the port when 0 was asked for.
     #[must_use]
     pub fn local_address(&self) -> String {
@@ -93,6 +109,7 @@ impl Listener {
                 listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
             }
             Socket::Unix(_, path) => path.display().to_string(),
+            Socket::Other(accept) => accept.local_address().to_string(),
         }
     }
 
@@ -102,6 +119,7 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
             Socket::Unix(..) => None,
+            Socket::Other(accept) => Some(accept.local_address().port()),
         }
     }
 
@@ -190,7 +208,7 @@ impl Listener {
                 // One whose machine is gone is noticed some day.
                 let _ = socket2::SockRef::from(&stream).set_keepalive(true);
                 Ok(Accepted {
-                    descriptor: stream.as_raw_fd(),
+                    descriptor: Some(stream.as_raw_fd()),
                     stream: Box::new(stream),
                     source: peer.ip().into(),
                     peer: peer.to_string(),
@@ -199,10 +217,19 @@ impl Listener {
             Socket::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 Ok(Accepted {
-                    descriptor: stream.as_raw_fd(),
+                    descriptor: Some(stream.as_raw_fd()),
                     stream: Box::new(stream),
                     source: Source::Local,
                     peer: LOCAL.to_owned(),
+                })
+            }
+            Socket::Other(accept) => {
+                let (stream, peer) = accept.accept().await?;
+                Ok(Accepted {
+                    descriptor: None,
+                    stream,
+                    source: peer.ip().into(),
+                    peer: peer.to_string(),
                 })
             }
         }
@@ -212,7 +239,8 @@ impl Listener {
 /// A new connection.
 struct Accepted {
     stream: BoxedStream,
-    descriptor: std::os::fd::RawFd,
+    /// The system's number for it, which says how many are open.
+    descriptor: Option<std::os::fd::RawFd>,
     source: Source,
     /// For the log.
     peer: String,

@@ -72,8 +72,20 @@ impl Server {
     pub fn new(context: Arc<Context>, access: AccessControl) -> Self {
         let (clients, peers) = (Group::new(), Group::new());
         let slots = ConnectionSlots::of_process();
-        let served = Served { context, rpc_metrics: Arc::new(Dispatch::metrics()) };
+        let served = Served { context, rpc_metrics: Arc::new(Dispatch::metrics(false)) };
         Self { served, access: Arc::new(access), slots, clients, peers }
+    }
+
+    /// Shows the times of all RPCs, if that is asked for, and which features are on: names, stages, states.
+    #[must_use]
+    pub fn with_metrics(
+        mut self,
+        extensive: bool,
+        features: &[(&'static str, &'static str, bool)],
+    ) -> Self {
+        self.served.rpc_metrics = Arc::new(Dispatch::metrics(extensive));
+        let _former = self.served.context.features.set(features.to_vec());
+        self
     }
 
     /// Serves clients: gRPC and the small HTTP endpoints on one port.

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use keepd_api::Error as Api;
 use keepd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use keepd_api::etcdserverpb::{DowngradeInfo, DowngradeRequest, DowngradeResponse};
-use keepd_machine::{ClusterFacts, Command};
-use keepd_node::Feature;
+use keepd_machine::{ClusterFacts, Command, levels};
 use keepd_types::version::{STORAGE_VERSION, Version};
 use tonic::Status;
 
@@ -83,7 +82,7 @@ async fn validate(context: &Arc<Context>, target: &str) -> Result<Version, Statu
 }
 
 async fn set(context: &Arc<Context>, target: Option<String>) -> Result<(), Status> {
-    if !context.node.may_write(Feature::Downgrade) {
+    if !context.node.may_write(levels::DOWNGRADE) {
         return Err(Status::failed_precondition(
             "keepd: not all members have said that they know of downgrades; check that all are \
              connected and run this version",

@@ -32,6 +32,7 @@ use crate::encoded_message::EncodedMessage;
 use crate::grpc::Requests;
 use crate::grpc::call::Call;
 use crate::response_stream::{self, Detached};
+use crate::stream_failures::{Api as Counted, Way};
 use crate::{errors, protobuf};
 
 /// The cancel reason of a watch that needs a damaged part of the history. The log names the place.
@@ -48,7 +49,16 @@ pub(crate) async fn watch(
     let (sink, queued, messages) = queued::queue(shared, call.connection);
     let stream = hub.open_stream(Box::new(sink), interval).await.map_err(errors::node)?;
     let (refuse, unreadable) = oneshot::channel();
-    let requests = read_requests(call.request, hub.clone(), stream, Arc::clone(&queued), refuse);
+    let (of_hub, of_queue, counted) = (hub.clone(), Arc::clone(&queued), Arc::clone(context));
+    let requests = async move {
+        let failed = read_requests(call.request, of_hub, stream, of_queue).await;
+        if let Err(error) = failed {
+            counted.stream_failures.count(Counted::Watch, Way::Receive, &error);
+            // The client may have gone away.
+            let _ = refuse.send(error);
+            counted.node.hub().close_stream(stream);
+        }
+    };
     let reader = tokio::spawn(requests).abort_handle();
     let (context, ready) = (Arc::clone(context), VecDeque::new());
     let responses = Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
@@ -69,15 +79,11 @@ async fn read_requests(
     hub: HubHandle,
     stream: StreamId,
     queued: Arc<Queued>,
-    refuse: oneshot::Sender<Status>,
-) {
-    if let Err(error) = pass_on(requests, &hub, stream, &queued.places).await {
+) -> Result<(), Status> {
+    pass_on(requests, &hub, stream, &queued.places).await.inspect_err(|error| {
         // Too large or malformed: what comes after it cannot be read.
         tracing::debug!(%error, "a watch request cannot be read: ending its stream");
-        // The client may have gone away.
-        let _ = refuse.send(error);
-        hub.close_stream(stream);
-    }
+    })
 }
 
 async fn pass_on(
@@ -178,7 +184,11 @@ impl Stream for Responses {
             }
             match encode(&self.context, message) {
                 Ok(messages) => self.ready.extend(messages),
-                Err(status) => return Poll::Ready(Some(Err(status))),
+                Err(status) => {
+                    let failures = &self.context.stream_failures;
+                    failures.count(Counted::Watch, Way::Send, &status);
+                    return Poll::Ready(Some(Err(status)));
+                }
             }
         }
     }

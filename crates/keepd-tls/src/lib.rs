@@ -35,6 +35,6 @@ pub use enrolment::{
 pub use error::Error;
 pub use explain::{explain, explain_io};
 pub use reload::ReloadStatus;
-pub use self_signed::self_signed;
+pub use self_signed::{Made, SelfSigned, self_signed};
 pub use server::{ServerTls, TlsOptions};
 pub use suites::{CipherSuiteName, TlsVersion};

@@ -46,6 +46,32 @@ pub(crate) struct AccessArguments {
     pub(crate) key: Option<PathBuf>,
 }
 
+impl AccessArguments {
+    /// The same, with what is not given taken from etcdctl's variables.
+    pub(crate) fn or_environment(&self) -> Self {
+        let variable = |name: &str| {
+            let value = std::env::var(format!("ETCDCTL_{name}")).unwrap_or_default();
+            (!value.is_empty()).then_some(value)
+        };
+        let file = |given: &Option<PathBuf>, name| {
+            given.clone().or_else(|| variable(name).map(PathBuf::from))
+        };
+        let endpoints = if self.endpoints.is_empty() {
+            let list = variable("ENDPOINTS").unwrap_or_default();
+            let list = list.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
+            list.map(str::to_owned).collect()
+        } else {
+            self.endpoints.clone()
+        };
+        Self {
+            endpoints,
+            cacert: file(&self.cacert, "CACERT"),
+            cert: file(&self.cert, "CERT"),
+            key: file(&self.key, "KEY"),
+        }
+    }
+}
+
 /// A cluster that is asked.
 pub(crate) struct Cluster {
     endpoints: Vec<String>,
@@ -205,6 +231,22 @@ impl Cluster {
         answers.sort_by_key(id_of);
         answers.dedup_by_key(|answer| id_of(answer));
         answers
+    }
+
+    /// The endpoints that answer, with the status of the member there, in the order that they were given in.
+    pub(crate) async fn at_endpoints(&self) -> Vec<(String, pb::StatusResponse)> {
+        let mut answers = Vec::new();
+        for endpoint in &self.endpoints {
+            let answer = self.status_at(endpoint).await;
+            answers.extend(answer.map(|answer| (endpoint.clone(), answer)));
+        }
+        answers
+    }
+
+    /// A connection to one endpoint.
+    pub(crate) async fn channel_to(&self, endpoint: &str) -> Result<Channel, AskError> {
+        let failed = |reason| AskError::Unreachable(format!("{endpoint}: {reason}"));
+        self.connect(endpoint).await.map_err(failed)
     }
 
     async fn status_at(&self, endpoint: &str) -> Option<pb::StatusResponse> {

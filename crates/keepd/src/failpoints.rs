@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use keepd_env::failpoints::{self, Effect, Place};
+use keepd_machine::levels;
 use parking_lot::Mutex;
 
 use terms::{Act, Terms};
@@ -42,6 +43,28 @@ pub(crate) fn start() -> Result<(), String> {
         Ok(address) if !address.is_empty() => http::serve(&address),
         _ => Ok(()),
     }
+}
+
+/// The feature level that this build is to stand for, as a binary of that level does.
+///
+/// # Errors
+/// If the environment names none that this version knows.
+#[cfg_attr(
+    not(feature = "failpoints"),
+    expect(dead_code, reason = "called in builds for harnesses")
+)]
+pub(crate) fn feature_level() -> Result<u32, String> {
+    let Ok(text) = std::env::var("KEEPD_TEST_FEATURE_LEVEL") else { return Ok(levels::NEWEST) };
+    let level = text.parse().ok().filter(|level| (levels::FIRST..=levels::NEWEST).contains(level));
+    let level = level.ok_or_else(|| {
+        format!(
+            "KEEPD_TEST_FEATURE_LEVEL={text}: give a feature level from {} to {}",
+            levels::FIRST,
+            levels::NEWEST
+        )
+    })?;
+    tracing::warn!(level, "this member stands for one of a feature level");
+    Ok(level)
 }
 
 /// `name=terms;name=terms`.

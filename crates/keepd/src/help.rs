@@ -33,6 +33,7 @@ Usage:
   keepd server [flags]           the server, with etcd's flags (also: keepd --FLAG, or named etcd)
   keepd ctl COMMAND              etcdctl's commands (also: named etcdctl or keepctl)
   keepd utl COMMAND              etcdutl's commands (also: named etcdutl)
+  keepd backup COMMAND           backups elsewhere, sealed and proven: now, list, restore, drill, ...
   keepd cluster invite           a token with which an empty machine joins: keepd server --join TOKEN
   keepd member rebuild           a corrupt or damaged member gets the state of the others
   keepd recover DIR...           a new cluster from what is left when the majority is gone for good

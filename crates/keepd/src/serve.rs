@@ -119,7 +119,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
     join::prepare(&env, &mut options, &*services).await?;
     let config = encryption_config(&env, &options, &*services).await?;
-    auto_tls::prepare(&env, &mut options)?;
+    let own_certificates = auto_tls::prepare(&env, &mut options)?;
     let listeners = bind(&env, &options).await?;
     let peer_tls = network::tls(&env, &options)?;
     complete_import(&env, &options, config.clone()).await?;
@@ -141,10 +141,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
     };
-    let limits =
-        Limits { request_bytes_max: options.max_request_bytes, txn_ops_max: options.max_txn_ops };
-    let context = Context::new(node.handle(), Arc::clone(&encryption), limits);
-    let server = Server::new(context, options.access.clone());
+    let server = server(&options, &node, Arc::clone(&encryption));
     for listener in listeners.metrics {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);
@@ -171,6 +168,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     };
     tokio::spawn(node.handle().follow_active_keys());
     tokio::spawn(give_back_memory());
+    tokio::spawn(own_certificates.renew(env.clone()));
     server.compact_automatically(options.auto_compaction);
     server.check_for_corruption(options.corruption_checks);
     let ending = match ending {
@@ -179,6 +177,18 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     };
     stop(&ending, server, network, node).await?;
     Ok(ending)
+}
+
+/// The services of the member.
+fn server(options: &ServerOptions, node: &Node, encryption: Arc<Encryption>) -> Server {
+    let limits = Limits {
+        request_bytes_max: options.max_request_bytes,
+        txn_ops_max: options.max_txn_ops,
+        request_expected: options.request_expected,
+    };
+    let context = Context::new(node.handle(), encryption, limits);
+    Server::new(context, options.access.clone())
+        .with_metrics(options.has_extensive_metrics, &options.feature_gates)
 }
 
 /// Begins what goes on beside the member from its start: the reload of its encryption configuration, and
@@ -365,6 +375,7 @@ async fn complete_import(
     options: &ServerOptions,
     config: Option<EncryptionConfig>,
 ) -> anyhow::Result<()> {
+    crate::backup::refuse_half_restored(env, &options.data_dir)?;
     let (env, data_dir) = (env.clone(), options.data_dir.clone());
     let importing = tokio::task::spawn_blocking(move || {
         keepd_backup::complete_pending(&env, &data_dir, config.as_ref(), &mut |_| {})
@@ -388,6 +399,10 @@ async fn node_options(
     peer_tls: Option<Arc<ClientTls>>,
 ) -> anyhow::Result<keepd_node::Options> {
     let mut of_node = keepd_node::Options::new(options.data_dir.clone());
+    #[cfg(feature = "failpoints")]
+    {
+        of_node.feature_level = crate::failpoints::feature_level().map_err(anyhow::Error::msg)?;
+    }
     if DataDir::has_member(env, &options.data_dir)? {
         tracing::info!("server has already been initialized");
         if options.discovery.is_some() {
@@ -416,6 +431,10 @@ async fn node_options(
         force_new_cluster: options.force_new_cluster,
         learners_max: options.learners_max,
         snapshot_count: options.snapshot_count,
+        catch_up_entries: options.catch_up_entries,
+        hastens_first_election: options.hastens_first_election,
+        apply_expected: options.apply_expected,
+        flush_interval: options.flush_interval,
         strict_reconfig_check: options.strict_reconfig_check,
         quota_bytes: options.quota_backend_bytes,
         request_bytes_max: options.max_request_bytes,

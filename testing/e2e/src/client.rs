@@ -82,6 +82,12 @@ impl Client {
         Ok(Self { channel })
     }
 
+    /// Asks over a channel that somebody else has made.
+    #[must_use]
+    pub const fn over(channel: Channel) -> Self {
+        Self { channel }
+    }
+
     pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }

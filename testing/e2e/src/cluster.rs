@@ -1,6 +1,8 @@
 //! A cluster: several processes of the real binary, with mutual TLS between them.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,6 +14,7 @@ use testkit::process::tail;
 use testkit::{Keepd, Server, TempDir};
 use tokio::time::{Instant, sleep};
 
+use crate::build::Build;
 use crate::client::Client;
 use crate::network::Network;
 use crate::small_disk::SmallDisk;
@@ -52,6 +55,7 @@ pub struct Member {
     /// Its peer URL.
     pub peer_url: String,
     options: Keepd,
+    build: Build,
     server: Option<Server>,
     /// The small disk that its data directory lies on, if it has one.
     disk: Option<SmallDisk>,
@@ -113,6 +117,11 @@ impl Cluster {
         member.options = member.options.clone().args(args);
     }
 
+    /// Has a member run another build, from its next start on.
+    pub fn replace_binary(&mut self, number: usize, build: &Build) {
+        self.members[number].build = build.clone();
+    }
+
     fn prepare(&mut self, url: String, args: &[&str]) {
         let name = format!("m{}", self.members.len());
         let listening = match &self.network {
@@ -140,7 +149,8 @@ impl Cluster {
             .args(["--peer-trusted-ca-file", &ca, "--peer-client-cert-auth"])
             .args(args)
             .args(&self.args);
-        self.members.push(Member { name, peer_url: url, options, server: None, disk: None });
+        let build = Build::tested();
+        self.members.push(Member { name, peer_url: url, options, build, server: None, disk: None });
     }
 
     /// A certificate of the cluster's CA for a member, valid for a host.
@@ -188,7 +198,7 @@ impl Cluster {
     pub fn start(&mut self, number: usize) {
         let member = &mut self.members[number];
         assert!(member.server.is_none(), "{} runs", member.name);
-        let server = member.options.start();
+        let server = member.build.of(member.options.clone()).start();
         if let Some(network) = &self.network {
             network.knows(number, server.pid());
         }
@@ -385,6 +395,36 @@ impl Member {
     #[must_use]
     pub fn tail(&self) -> String {
         tail(&self.log()).to_owned()
+    }
+
+    /// The feature level of the cluster, as its log tells: the first one unless it says another.
+    ///
+    /// # Panics
+    /// If it says so without a level.
+    #[must_use]
+    pub fn feature_level(&self) -> u64 {
+        let log = self.log();
+        let is_told = |line: &&str| line.contains("the feature level of the cluster is known");
+        let Some(line) = log.lines().rfind(is_told) else { return 1 };
+        let fields: serde_json::Value = serde_json::from_str(line).expect("a line of the log");
+        fields["to"].as_u64().expect("the line has the level")
+    }
+
+    /// A number of its metrics; none if it does not show it.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let mut socket = UnixStream::connect(self.options.socket()).expect("it listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a time limit");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        socket.write_all(request).expect("it reads");
+        let mut page = Vec::new();
+        socket.read_to_end(&mut page).expect("it answers");
+        let page = String::from_utf8_lossy(&page).into_owned();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(value.trim().parse().expect("a whole number"))
     }
 
     /// Waits until its log says something.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::panic, reason = "what is wrong fails the test")]
 
+mod build;
 mod client;
 mod cluster;
 mod granted;
@@ -11,6 +12,7 @@ mod small_disk;
 mod storm;
 mod traffic;
 
+pub use build::Build;
 pub use client::{Client, Event, Watch};
 pub use cluster::{Cluster, Member, free_port, url};
 pub use granted::granted;

@@ -86,15 +86,21 @@ impl Traffic {
     /// If an endpoint is none.
     #[must_use]
     pub fn start(seed: u64, endpoints: &[String]) -> Self {
-        let host = |endpoint: &String| Host {
-            client: Client::lazy(endpoint.clone()).expect("an endpoint of a test is one"),
-            start: 1,
-            is_running: true,
+        let client = |endpoint: &String| {
+            Client::lazy(endpoint.clone()).expect("an endpoint of a test is one")
         };
+        Self::among(seed, endpoints.iter().map(client).collect())
+    }
+
+    /// As [`Self::start`], with a way to each of the members.
+    #[must_use]
+    pub fn among(seed: u64, members: Vec<Client>) -> Self {
+        let size = members.len();
+        let host = |client| Host { client, start: 1, is_running: true };
         let world = Arc::new(World {
             began: Instant::now(),
             random: SeededRandom::new(seed),
-            hosts: Mutex::new(endpoints.iter().map(host).collect()),
+            hosts: Mutex::new(members.into_iter().map(host).collect()),
             history: Mutex::default(),
             watches: Mutex::default(),
             changes: Mutex::default(),
@@ -104,7 +110,7 @@ impl Traffic {
             numbers: AtomicU64::new(0),
         });
         let (mut clients, mut watchers) = (Vec::new(), Vec::new());
-        for _ in 0..2 * endpoints.len() {
+        for _ in 0..2 * size {
             clients.push(tokio::spawn(kv::client(Arc::clone(&world), clients.len())));
         }
         for _ in 0..2 {
@@ -112,7 +118,7 @@ impl Traffic {
         }
         clients.push(tokio::spawn(kv::compactor(Arc::clone(&world), clients.len())));
         watchers.push(tokio::spawn(watches::recorder(Arc::clone(&world))));
-        for _ in 0..endpoints.len() {
+        for _ in 0..size {
             watchers.push(tokio::spawn(watches::client(Arc::clone(&world))));
         }
         Self { world, clients, watchers }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keepd_machine::command::{ALARM_CORRUPT, Alarm, Put};
-use keepd_machine::{ApplyError, Command};
+use keepd_machine::{ApplyError, Command, levels};
 use keepd_mvcc::HashKv;
-use keepd_node::{Feature, HashVerdict};
+use keepd_node::HashVerdict;
 use keepd_types::{MemberId, StoredValue};
 use sim::SimCluster;
 
@@ -22,7 +22,7 @@ fn started(seed: u64) -> SimCluster {
     let mut cluster = SimCluster::new(seed, 3);
     cluster.start_all();
     cluster.run_until(SOON, |cluster| {
-        let may = |member| cluster.handle(member).may_write(Feature::DigestChecks);
+        let may = |member| cluster.handle(member).may_write(levels::DIGEST_CHECK);
         cluster.leader().is_some() && (0..3).all(may)
     });
     cluster

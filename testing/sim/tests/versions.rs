@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use keepd_machine::command::Command;
-use keepd_machine::facts::FIRST_FEATURE_LEVEL;
-use keepd_machine::{CommandResponse, MembershipChange};
-use keepd_node::{FEATURE_LEVEL, Feature, Hello, Receiver};
+use keepd_machine::{CommandResponse, MembershipChange, levels};
+use keepd_node::{Error, Hello, Receiver};
 use keepd_types::MemberId;
 use sim::SimCluster;
 
@@ -20,8 +19,8 @@ fn level(cluster: &SimCluster, member: usize) -> u32 {
 
 fn is_at_first_level(cluster: &SimCluster) -> bool {
     (0..3).filter(|member| cluster.is_running(*member)).all(|member| {
-        level(cluster, member) == FIRST_FEATURE_LEVEL
-            && !cluster.handle(member).may_write(Feature::Downgrade)
+        level(cluster, member) == levels::FIRST
+            && !cluster.handle(member).may_write(levels::DOWNGRADE)
     })
 }
 
@@ -30,21 +29,35 @@ fn nothing_of_a_new_level_is_written_before_all_members_have_announced_it() {
     for seed in 0..10 {
         let mut cluster = SimCluster::new(seed, 3);
         let old = usize::try_from(cluster.draw(3)).expect("below three");
-        cluster.set_feature_level(old, FIRST_FEATURE_LEVEL);
+        cluster.set_feature_level(old, levels::FIRST);
         cluster.start_all();
         cluster.run_for(30 * SECOND, Vec::new());
         assert!(cluster.leader().is_some() && is_at_first_level(&cluster), "{}", cluster.context());
+        // A member that starts asks the others; the old one does not know the question, and the network
+        // ends the test if it is sent to it.
+        let newer = (old + 1) % 3;
+        cluster.kill(newer);
+        cluster.start(newer);
+        cluster.run_for(30 * SECOND, Vec::new());
+        assert!(cluster.leader().is_some() && is_at_first_level(&cluster), "{}", cluster.context());
+        // Whoever does not ask whether it may write is held back.
+        let handle = cluster.handle(newer);
+        cluster.run(vec![Box::pin(async move {
+            let refused = handle.propose(Command::SetDowngrade { target: None }).await;
+            let (needed, level) = (levels::DOWNGRADE, levels::FIRST);
+            assert_eq!(refused.err(), Some(Error::FeatureLevel { needed, level }));
+        })]);
         // Its binary is replaced; while it is away nobody knows what comes back.
         cluster.kill(old);
         cluster.run_for(30 * SECOND, Vec::new());
         assert!(cluster.leader().is_some() && is_at_first_level(&cluster), "{}", cluster.context());
-        cluster.set_feature_level(old, FEATURE_LEVEL);
+        cluster.set_feature_level(old, levels::NEWEST);
         cluster.start(old);
         cluster.run_until(ELECTION, |cluster| {
-            (0..3).all(|member| level(cluster, member) == FEATURE_LEVEL)
+            (0..3).all(|member| level(cluster, member) == levels::NEWEST)
         });
         // From here on the older binary is turned away, by each of them.
-        let hello = Hello { feature_level: FIRST_FEATURE_LEVEL, ..cluster.handle(old).hello() };
+        let hello = Hello { feature_level: levels::FIRST, ..cluster.handle(old).hello() };
         for other in (0..3).filter(|other| *other != old) {
             let refusal = cluster.handle(other).meet(&hello).expect_err("it is turned away");
             assert!(!refusal.is_removed && refusal.reason.contains("feature level"), "{refusal}");
@@ -56,7 +69,7 @@ fn nothing_of_a_new_level_is_written_before_all_members_have_announced_it() {
 #[test]
 fn a_level_is_not_raised_before_a_learner_has_announced_it() {
     let mut cluster = SimCluster::new(1, 3);
-    cluster.set_feature_level(0, FIRST_FEATURE_LEVEL);
+    cluster.set_feature_level(0, levels::FIRST);
     cluster.start_all();
     cluster.run_until(ELECTION, |cluster| cluster.leader().is_some());
     let learner = MemberId(77);
@@ -72,12 +85,12 @@ fn a_level_is_not_raised_before_a_learner_has_announced_it() {
     let add = MembershipChange::Add { id: learner, peer_urls, is_learner: true, max_learners: 1 };
     change(&mut cluster, add);
     cluster.kill(0);
-    cluster.set_feature_level(0, FEATURE_LEVEL);
+    cluster.set_feature_level(0, levels::NEWEST);
     cluster.start(0);
     cluster.run_for(30 * SECOND, Vec::new());
     assert!(cluster.leader().is_some() && is_at_first_level(&cluster));
     change(&mut cluster, MembershipChange::Remove { id: learner });
-    cluster.run_until(ELECTION, |cluster| level(cluster, 0) == FEATURE_LEVEL);
+    cluster.run_until(ELECTION, |cluster| level(cluster, 0) == levels::NEWEST);
 }
 
 #[test]
@@ -85,7 +98,8 @@ fn a_downgrade_lowers_the_cluster_version_on_all_members_and_a_new_leader_goes_o
     let mut cluster = SimCluster::new(2, 3);
     cluster.start_all();
     cluster.run_until(ELECTION, |cluster| {
-        cluster.leader().is_some() && cluster.handle(0).may_write(Feature::Downgrade)
+        let may_write = |member| cluster.handle(member).may_write(levels::DOWNGRADE);
+        cluster.leader().is_some() && (0..3).all(may_write)
     });
     let set = |cluster: &mut SimCluster, target: Option<&str>| {
         let leader = cluster.leader().expect("there is one");

@@ -1,7 +1,6 @@
 //! The machine on a real store: etcd's rules for transactions, alarms and leases, and the rules
 //! that keep sealing out of apply.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use keepd_crypto::FileKeys;
@@ -65,10 +64,13 @@ impl Bench {
     }
 }
 
-fn open(env: &Env) -> StateMachine {
+fn open_store(env: &Env) -> Store {
     let options = keepd_mvcc::Options::default();
-    let store = Store::open(env.clone(), Path::new("/store"), FileKeys::plain(), options).unwrap();
-    StateMachine::new(store, Options::default()).unwrap()
+    Store::open(env.clone(), Path::new("/store"), FileKeys::plain(), options).unwrap()
+}
+
+fn open(env: &Env) -> StateMachine {
+    StateMachine::new(open_store(env), Options::default()).unwrap()
 }
 
 fn put(key: &'static str, value: &'static str) -> Put {
@@ -370,6 +372,39 @@ fn what_a_leader_decided_in_another_term_is_void() {
     assert_eq!(bench.machine.lessor().get(id).map(|lease| lease.remaining_ttl), Some(7));
     bench.apply_at(7, in_time(Command::LeaseExpire { id })).unwrap();
     assert!(bench.record("k").is_none());
+}
+
+/// A version that knows less than the cluster writes meets nothing of it: it stops before.
+#[test]
+fn a_version_of_an_older_level_stops_at_what_it_does_not_know() {
+    let (env, _, _) = Env::simulated(1);
+    env.disk.create_dir(Path::new("/store")).unwrap();
+    let feature_level = levels::DOWNGRADE;
+    let options = Options { feature_level, ..Options::default() };
+    let mut older = StateMachine::new(open_store(&env), options).unwrap();
+    let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 9 });
+    let entry = |command| Envelope { origin, decided_in: Some(Term(1)), command }.encode();
+    let apply = |older: &mut StateMachine, index, command| {
+        older.apply_entry(Applied { index, term: 1 }, entry(command)).map(drop)
+    };
+    apply(&mut older, 1, Command::SetDowngrade { target: None }).unwrap();
+    let raise = |level| Command::SetFeatureLevel { level, asked: BTreeSet::new() };
+    apply(&mut older, 2, raise(feature_level)).unwrap();
+    let (level, known) = (levels::DIGEST_CHECK, feature_level);
+    let unknown = apply(&mut older, 3, Command::CheckDigest { found: None }).unwrap_err();
+    let source = CommandError::Level { level, known };
+    assert!(matches!(unknown, Halt::Command { index: 3, source: it } if it == source), "{unknown}");
+    let risen = apply(&mut older, 3, raise(level)).unwrap_err();
+    let text = risen.to_string();
+    assert!(matches!(risen, Halt::FeatureLevel { level: 3, known: 2 }), "{text}");
+    assert!(text.contains("start a version that reads level 3"), "{text}");
+    // Another one that finds it in the store does not even begin.
+    older.publish();
+    older.store_mut().run(JobRequest::Flush).unwrap();
+    drop(older);
+    let refused = StateMachine::new(open_store(&env), options).unwrap_err();
+    assert!(matches!(refused, Halt::FeatureLevel { level: 3, known: 2 }), "{refused}");
+    open(&env);
 }
 
 /// The level is raised in the name of those that were asked, and never falls.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use keepd_machine::levels;
 use keepd_types::MemberId;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -31,8 +32,10 @@ pub(crate) struct Announcement {
     pub(crate) feature_level: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Network {
+    /// The newest feature level that this member reads.
+    feature_level: u32,
     /// Set once the member is put together; until then everything is lost.
     transport: ArcSwapOption<Arc<dyn Transport>>,
     peers: Mutex<Vec<PeerAddress>>,
@@ -62,6 +65,20 @@ impl Drop for Asked<'_> {
 }
 
 impl Network {
+    pub(crate) fn new(feature_level: u32) -> Self {
+        Self {
+            feature_level,
+            transport: ArcSwapOption::empty(),
+            peers: Mutex::default(),
+            strangers: Mutex::default(),
+            connected: Mutex::default(),
+            announced: Mutex::default(),
+            waiting_bytes: Arc::default(),
+            asked: AtomicU64::new(0),
+            requests: Mutex::default(),
+        }
+    }
+
     /// Begins to use a network.
     pub(crate) fn connect(&self, transport: Arc<dyn Transport>) {
         // ORDER: no change of the peers comes between its two halves.
@@ -142,10 +159,34 @@ impl Network {
         announced.filter(|_| self.is_active(member))
     }
 
-    /// Sends a message; `false` if it is lost already.
+    /// Whether a member is connected and reads messages of a feature level, as this one does.
+    pub(crate) fn reads(&self, member: MemberId, level: u32) -> bool {
+        let is_known = |it: Announcement| it.feature_level >= level;
+        self.feature_level >= level && self.announced(member).is_some_and(is_known)
+    }
+
+    /// Sends a message; `false` if it is lost already, or held back because its receiver cannot read it.
     pub(crate) fn send(&self, to: MemberId, lane: Lane, message: &PeerMessage) -> bool {
+        let level = message.level();
+        if level > levels::FIRST && !self.may_send(to, level) {
+            return false;
+        }
         let transport = self.transport.load();
         transport.as_ref().is_some_and(|transport| transport.send(to, lane, message.encode()))
+    }
+
+    /// Whether a member has announced that it reads messages of a feature level; told if it has announced
+    /// less: whoever made the message did not ask.
+    fn may_send(&self, to: MemberId, level: u32) -> bool {
+        let announced = self.announced.lock().get(&to).map(|it| it.feature_level);
+        let Some(announced) = announced else { return false };
+        if announced < level {
+            tracing::error!(
+                peer = %to, level, announced,
+                "a message was held back that the member cannot read: this is a defect of keepd"
+            );
+        }
+        announced >= level
     }
 
     /// Sends a state; `false` if it is not sent, because as many as may be are under way.
@@ -175,6 +216,11 @@ impl Network {
         let active = peers.iter().map(|peer| peer.id).filter(|peer| transport.is_active(*peer));
         let since = |peer| (peer, connected.get(&peer).copied().unwrap_or(now));
         *connected = active.map(since).collect();
+    }
+
+    /// Peers that are connected, as of the last look.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected.lock().len()
     }
 
     /// Since when a peer has been connected without a break; `None` if it is not.

@@ -42,8 +42,6 @@ const BRIEF: Duration = Duration::from_micros(200);
 /// BOUND: committed entries that the WAL thread applies itself; all of them together hold up the
 /// next sync for less time than waking another thread takes.
 const BRIEF_ENTRIES: usize = 8;
-/// etcd's threshold for calling an apply slow.
-const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// A change of the configuration between the machine's judgement and Raft's answer.
 #[derive(Debug)]
@@ -401,9 +399,10 @@ impl ApplyThread {
     fn time_apply(&self, started: Duration) {
         let took = self.shared.env.clock.monotonic().saturating_sub(started);
         self.shared.metrics.apply_seconds.observe(took);
-        if took > SLOW_APPLY {
+        let expected = self.shared.options.apply_expected;
+        if took > expected {
             self.shared.metrics.slow_apply.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(took = ?took, expected = ?SLOW_APPLY, "apply request took too long");
+            tracing::warn!(took = ?took, expected = ?expected, "apply request took too long");
         }
     }
 

@@ -34,6 +34,8 @@ const GROUP_COMMIT_MAX: usize = 1024;
 const GROUP_COMMIT_TIME_MAX: Duration = Duration::from_millis(2);
 /// BOUND: reads that wait for a leader.
 const HELD_READERS_MAX: usize = 100_000;
+/// Time after the start in which others have to be reached for a sooner election, as in etcd.
+const HASTENING_MAX: Duration = Duration::from_secs(5);
 /// Time that a removed member has to tell the others what they need of it, as in etcd.
 const REMOVED_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub(crate) struct RaftThread {
     /// A hard state that goes into the log with the next batch.
     deferred_hard_state: Option<HardState>,
     next_tick: Duration,
+    /// Until when the wait for the first election may be shortened.
+    hastens_until: Option<Duration>,
     /// Leadership as it was last published.
     leads_in: Option<Term>,
     is_alone: bool,
@@ -91,7 +95,9 @@ impl RaftThread {
             shared.halt(error);
         }
         let next_tick = shared.env.clock.monotonic();
+        let hastens = shared.options.hastens_first_election;
         Self {
+            hastens_until: hastens.then(|| next_tick + HASTENING_MAX),
             shared,
             core,
             proposals: Proposals::default(),
@@ -279,6 +285,7 @@ impl RaftThread {
         }
         self.watch_for_stalls(now);
         self.shared.network.observe(now);
+        self.hasten_first_election(now);
         self.core.tick();
         self.name_unheard();
         self.publish_needed();
@@ -289,6 +296,23 @@ impl RaftThread {
             self.shared.leave();
         }
         self.next_tick = now + self.shared.options.heartbeat_interval;
+    }
+
+    /// As etcd, and as long after the start: when two others are reached and nobody leads, there is no
+    /// leader whose heartbeat is only late.
+    fn hasten_first_election(&mut self, now: Duration) {
+        let Some(end) = self.hastens_until else { return };
+        let reached = self.shared.network.connected();
+        if now >= end || self.core.status().leader != 0 {
+            self.hastens_until = None;
+        } else if reached > 1 {
+            self.hastens_until = None;
+            tracing::info!(
+                reached,
+                "reached other members; the wait for the first election is shortened"
+            );
+            self.core.hasten_election();
+        }
     }
 
     /// Tells those who have waited too long; their commands may still be committed.

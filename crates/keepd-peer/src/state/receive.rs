@@ -3,22 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepd_node::Receiver;
-use tokio::sync::mpsc;
+use keepd_node::{Receiver, StateSink};
 use tokio::time::timeout;
 
-use super::{CHUNKS_MAX, STALL_MAX};
-use crate::counters::count;
+use super::STALL_MAX;
+use crate::counters::{StateWay, count};
 use crate::frames::FrameReader;
 use crate::peer::Peer;
 use crate::protocol::{self, Kind};
 use crate::shared::Shared;
-
-/// Work for the thread that writes.
-enum Piece {
-    Chunk(Bytes),
-    End,
-}
 
 /// Receives a state behind its greeting; the frame to answer with.
 pub(crate) async fn receive(
@@ -27,16 +20,18 @@ pub(crate) async fn receive(
     peer: &Peer,
     reader: &mut FrameReader,
 ) -> Bytes {
+    let under_way = peer.counters.state_begins(StateWay::In);
     let result = match shared.state_receives.try_acquire() {
         Ok(_permit) => tokio::select! {
             result = take(receiver, peer, reader) => result,
-            () = shared.stop.cancelled() => Err("this member stops".to_owned()),
+            () = shared.stop.cancelled() => Err(protocol::STOPPING.to_owned()),
         },
         Err(_busy) => Err("another state is being received; try again later".to_owned()),
     };
     match result {
         Ok(()) => {
             count(&peer.counters.states_received);
+            under_way.arrived();
             tracing::info!(peer = %peer.id, "received a state from a peer");
             protocol::frame(Kind::StateTaken, &[])
         }
@@ -57,50 +52,52 @@ async fn take(
         (Kind::StateHead, head) => head,
         (kind, _) => return Err(format!("{kind:?} came instead of the head of a state")),
     };
-    let (pieces, pieces_read) = mpsc::channel(CHUNKS_MAX);
     let from = peer.id;
-    let mut writing =
-        tokio::task::spawn_blocking(move || write(receiver.as_ref(), from, head, pieces_read));
-    let forwarded = tokio::select! {
-        biased;
-        written = &mut writing => return joined(written),
-        forwarded = forward(peer, reader, &pieces) => forwarded,
-    };
-    // ORDER: without the channel the thread ends, and the sink with it.
-    drop(pieces);
-    let written = joined(writing.await);
-    forwarded.and(written)
+    let mut sink = Some(on_disk(move || receiver.begin_state(from, head)).await?);
+    let taken = chunks(peer, reader, &mut sink).await;
+    if let Some(sink) = sink {
+        // ORDER: what came of it is gone before the answer, so that the next state finds its place.
+        on_disk(move || {
+            drop(sink);
+            Ok(())
+        })
+        .await?;
+    }
+    taken
 }
 
-fn joined(written: Result<Result<(), String>, tokio::task::JoinError>) -> Result<(), String> {
-    written.unwrap_or_else(|_panic| Err("writing the state failed".to_owned()))
-}
-
-/// Hands the chunks on until the end of the state.
-async fn forward(
+/// Takes the chunks, and the end of the state.
+async fn chunks(
     peer: &Peer,
     reader: &mut FrameReader,
-    pieces: &mpsc::Sender<Piece>,
+    sink: &mut Option<Box<dyn StateSink>>,
 ) -> Result<(), String> {
     let mut total: u64 = 0;
     loop {
-        let piece = match next(peer, reader).await? {
+        match next(peer, reader).await? {
             (Kind::StateChunk, chunk) => {
                 total += chunk.len() as u64;
-                Piece::Chunk(chunk)
+                let mut writing = sink.take().expect("it has not ended");
+                *sink = Some(on_disk(move || writing.chunk(chunk).map(|()| writing)).await?);
             }
-            (Kind::StateEnd, payload) if protocol::number(&payload) == Some(total) => Piece::End,
+            (Kind::StateEnd, payload) if protocol::number(&payload) == Some(total) => {
+                let whole = sink.take().expect("it has not ended");
+                return on_disk(move || whole.finish()).await;
+            }
             (Kind::StateEnd, _) => {
                 return Err(format!("the state has {total} bytes, not its total"));
             }
             (kind, _) => return Err(format!("{kind:?} came within a state")),
-        };
-        let is_end = matches!(piece, Piece::End);
-        if pieces.send(piece).await.is_err() || is_end {
-            // Either the thread has all of it, or it has ended and says why.
-            return Ok(());
         }
     }
+}
+
+/// Runs on a thread that may block, and that waits for the disk alone, never for the network.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_panic| Err("writing the state failed".to_owned()))
 }
 
 async fn next(peer: &Peer, reader: &mut FrameReader) -> Result<(Kind, Bytes), String> {
@@ -112,22 +109,5 @@ async fn next(peer: &Peer, reader: &mut FrameReader) -> Result<(Kind, Bytes), St
         Ok(Ok(None)) => Err("the state ended early".to_owned()),
         Ok(Err(error)) => Err(format!("the state broke off: {error}")),
         Err(_elapsed) => Err(format!("nothing more of the state came for {STALL_MAX:?}")),
-    }
-}
-
-/// Runs on a thread that may block.
-fn write(
-    receiver: &dyn Receiver,
-    from: keepd_types::MemberId,
-    head: Bytes,
-    mut pieces: mpsc::Receiver<Piece>,
-) -> Result<(), String> {
-    let mut sink = receiver.begin_state(from, head)?;
-    loop {
-        match pieces.blocking_recv() {
-            Some(Piece::Chunk(chunk)) => sink.chunk(chunk)?,
-            Some(Piece::End) => return sink.finish(),
-            None => return Err("the state ended early".to_owned()),
-        }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keepd_node::{STATE_CHUNK_BYTES_MAX, StateSource};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{CHUNKS_MAX, FINISH_MAX, STALL_MAX};
-use crate::counters::count;
+use crate::counters::{StateWay, count};
 use crate::dial::Connection;
 use crate::frames::{FrameReader, QueuedBody, ReadError};
 use crate::handshake::{self, Failed};
@@ -53,11 +54,48 @@ impl Drop for Source {
     }
 }
 
+/// A source that is read one chunk at a time, on a thread that may block and that waits for the disk
+/// alone, never for the network.
+struct Reading {
+    /// `None` while it is read, or after a panic.
+    source: Option<Source>,
+    under_way: Option<JoinHandle<(Source, NextChunk)>>,
+}
+
+type NextChunk = Result<Option<Bytes>, String>;
+
+impl Reading {
+    /// The next chunk. A call that is dropped is gone on with by the next one.
+    async fn next(&mut self) -> NextChunk {
+        if let Some(mut source) = self.source.take() {
+            self.under_way = Some(tokio::task::spawn_blocking(move || {
+                let next = source.next_chunk();
+                (source, next)
+            }));
+        }
+        let failed = || "reading the state failed".to_owned();
+        let read = self.under_way.as_mut().ok_or_else(failed)?.await;
+        self.under_way = None;
+        let (source, next) = read.map_err(|_panic| failed())?;
+        self.source = Some(source);
+        next
+    }
+
+    /// Gives the source back, once nobody reads it; `None` after a panic.
+    async fn end(self) -> Option<Source> {
+        match self.under_way {
+            Some(reading) => reading.await.ok().map(|(source, _)| source),
+            None => self.source,
+        }
+    }
+}
+
 /// Sends a state to a peer, and tells its source how that went.
 pub(crate) async fn send(shared: &Arc<Shared>, peer: &Arc<Peer>, head: Bytes, source: Source) {
+    let under_way = peer.counters.state_begins(StateWay::Out);
     let opened = tokio::select! {
         opened = open(shared, peer) => opened,
-        () = shared.stop.cancelled() => Err("this member stops".to_owned()),
+        () = shared.stop.cancelled() => Err(protocol::STOPPING.to_owned()),
     };
     let (source, result) = match opened {
         Ok(stream) => transfer(shared, peer, stream, head, source).await,
@@ -66,6 +104,7 @@ pub(crate) async fn send(shared: &Arc<Shared>, peer: &Arc<Peer>, head: Bytes, so
     match &result {
         Ok(()) => {
             count(&peer.counters.states_sent);
+            under_way.arrived();
             tracing::info!(peer = %peer.id, "sent a state to a peer");
         }
         Err(reason) => {
@@ -73,6 +112,7 @@ pub(crate) async fn send(shared: &Arc<Shared>, peer: &Arc<Peer>, head: Bytes, so
             tracing::warn!(peer = %peer.id, reason, "could not send a state to a peer");
         }
     }
+    drop(under_way);
     if let Some(source) = source {
         source.end(result).await;
     }
@@ -132,29 +172,20 @@ async fn transfer(
     peer: &Peer,
     mut stream: Stream,
     head: Bytes,
-    mut source: Source,
+    source: Source,
 ) -> (Option<Source>, Result<(), String>) {
-    let (chunks, chunks_read) = mpsc::channel(CHUNKS_MAX);
-    let reading = tokio::task::spawn_blocking(move || {
-        loop {
-            let next = source.next_chunk();
-            let is_last = !matches!(next, Ok(Some(_)));
-            if chunks.blocking_send(next).is_err() || is_last {
-                return source;
-            }
-        }
-    });
+    let mut reading = Reading { source: Some(source), under_way: None };
     let result = {
         let Stream { frames, answers, .. } = &mut stream;
         tokio::select! {
             // An answer before the end is a refusal.
             biased;
-            () = shared.stop.cancelled() => Err("this member stops".to_owned()),
+            () = shared.stop.cancelled() => Err(protocol::STOPPING.to_owned()),
             answer = answers.next() => Err(match judge(answer) {
                 Ok(()) => "the peer took the state before its end".to_owned(),
                 Err(reason) => reason,
             }),
-            sent = pump(shared, peer, frames, head, chunks_read) => sent,
+            sent = pump(shared, peer, frames, head, &mut reading) => sent,
         }
     };
     let result = match result {
@@ -164,8 +195,7 @@ async fn transfer(
         },
         Err(reason) => Err(reason),
     };
-    // The channel's end is dropped: the reading ends with the chunk that it is at.
-    (reading.await.ok(), result)
+    (reading.end().await, result)
 }
 
 async fn pump(
@@ -173,13 +203,11 @@ async fn pump(
     peer: &Peer,
     frames: &mpsc::Sender<Bytes>,
     head: Bytes,
-    mut chunks: mpsc::Receiver<Result<Option<Bytes>, String>>,
+    reading: &mut Reading,
 ) -> Result<(), String> {
     let mut total: u64 = 0;
     put(peer, frames, protocol::frame(Kind::StateHead, &head)).await?;
-    loop {
-        let chunk = chunks.recv().await.ok_or("reading the state failed")??;
-        let Some(chunk) = chunk else { break };
+    while let Some(chunk) = reading.next().await? {
         shared.pace.wait(chunk.len()).await;
         total += chunk.len() as u64;
         put(peer, frames, protocol::frame(Kind::StateChunk, &chunk)).await?;

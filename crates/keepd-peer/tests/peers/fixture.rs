@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use keepd_env::Env;
 use keepd_node::{Hello, NotReceived, PeerAddress, Receiver, Refusal, StateSink, Transport as _};
-use keepd_peer::{Network, Options, PeerService, Remote};
+use keepd_peer::{Network, Options, PeerService, Remote, Tcp};
 use keepd_tls::{
     Authority, ClientTls, ClientTlsOptions, PeerIdentity, ServerTls, Subject, TlsOptions,
 };
@@ -230,8 +230,12 @@ impl Member {
             is_state_held: Arc::default(),
         });
         let (server, client) = tls.unzip();
-        let options =
-            Options { tls: client, election_timeout: ELECTION_TIMEOUT, state_bytes_per_second };
+        let options = Options {
+            connect: Arc::new(Tcp::default()),
+            tls: client,
+            election_timeout: ELECTION_TIMEOUT,
+            state_bytes_per_second,
+        };
         let network = Network::new(options, &Env::real());
         network.attach(recorder.clone());
         let address = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -16,6 +16,7 @@ fn settings() -> Settings {
         pre_vote: true,
         read_retry_ticks: 5,
         rejoin_ticks: 0,
+        catch_up_entries: 5000,
     }
 }
 

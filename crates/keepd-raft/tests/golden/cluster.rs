@@ -110,6 +110,7 @@ impl Cluster {
                 pre_vote,
                 read_retry_ticks: 5,
                 rejoin_ticks: 0,
+                catch_up_entries: 5000,
             };
             let mut member = Member {
                 core: None,

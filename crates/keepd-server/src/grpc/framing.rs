@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn counters(path: &'static str) -> Arc<RpcCounters> {
-        Arc::clone(&RpcMetrics::new([(path, "server_stream")].into_iter()).rpcs[0])
+        Arc::clone(&RpcMetrics::new([(path, "server_stream")].into_iter(), false).rpcs[0])
     }
 
     /// Data frames, and the status in the trailers.

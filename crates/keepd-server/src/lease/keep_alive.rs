@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::errors;
 use crate::grpc::Requests;
 use crate::grpc::call::Call;
+use crate::stream_failures::{Api as Counted, Way};
 
 /// The renewals of one stream.
 struct Renewals {
@@ -44,7 +45,11 @@ pub(crate) async fn keep_alive(
         let asked = renewals.asked.recv().await?;
         let answer = match asked {
             Ok(id) => renewals.renew(id).await,
-            Err(unreadable) => Err(unreadable),
+            Err(unreadable) => {
+                let failures = &renewals.context.stream_failures;
+                failures.count(Counted::LeaseKeepAlive, Way::Receive, &unreadable);
+                Err(unreadable)
+            }
         };
         Some((answer, renewals))
     });

@@ -18,8 +18,8 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::body::Body;
 
+use super::accept::BoxedStream;
 use super::connection_slots::{Endpoint, Slot};
-use super::metered_stream::BoxedStream;
 use super::preface_timeout::Preface;
 use super::remote_names;
 use crate::connection_executor::{ConnectionTask, InlineExecutor};

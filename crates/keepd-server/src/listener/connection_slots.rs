@@ -161,9 +161,10 @@ impl ConnectionSlots {
         self: &Arc<Self>,
         endpoint: Endpoint,
         source: Source,
-        descriptor: RawFd,
+        descriptor: Option<RawFd>,
     ) -> Slot {
-        let is_last = usize::try_from(descriptor).is_ok_and(|it| it >= self.descriptors_max);
+        let descriptor = descriptor.and_then(|it| usize::try_from(it).ok());
+        let is_last = descriptor.is_some_and(|it| it >= self.descriptors_max);
         let share = endpoint.share(self.descriptors_max).max(1);
         let mut ended_before = None;
         loop {
@@ -310,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    const LOW: RawFd = 3;
+    const LOW: Option<RawFd> = Some(3);
 
     fn source(last: u8) -> Source {
         Source::from(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)))
@@ -374,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_descriptor_the_new_one_waits_for_the_end_of_another() {
-        const LAST: RawFd = 100;
+        const LAST: Option<RawFd> = Some(100);
         let slots = ConnectionSlots::new(100);
         let asked = slots.admit(Endpoint::Client, source(1), LOW).await;
         asked.settled();

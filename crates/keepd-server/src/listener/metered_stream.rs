@@ -3,13 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::{InspectReader, InspectWriter};
 
-/// The two directions of a connection.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-pub(super) type BoxedStream = Box<dyn Stream>;
+use super::accept::BoxedStream;
 
 /// Bytes that clients sent and were sent, TLS included.
 #[derive(Debug, Default)]

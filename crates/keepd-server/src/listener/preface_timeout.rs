@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Stream;
 use super::connection_slots::Slot;
-use super::metered_stream::Stream;
 
 /// Time limit for receiving the protocol preface, or for an answer to less than that.
 const SILENCE_MAX: Duration = Duration::from_secs(30);

@@ -1,9 +1,10 @@
 //! The metrics page: etcd's names, types and labels, so that its dashboards and alerts work.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::text::Page;
-use super::{CODES, RpcMetrics, peers, process};
+use super::text::{Page, escaped};
+use super::{CODES, RpcCounters, RpcMetrics, peers, process};
 use crate::context::Context;
 use crate::versions;
 
@@ -34,6 +35,22 @@ fn running_versions(page: &mut Page, context: &Context) {
     page.family("etcd_cluster_version", "gauge", "Which version is running.");
     if let Some(version) = versions::cluster(&context.node.cluster_facts()) {
         page.sample("etcd_cluster_version", &format!("cluster_version=\"{version}\""), 1);
+    }
+    page.gauge(
+        "keepd_cluster_feature_level",
+        "The feature level that the cluster writes; it rises when all members read a newer one.",
+        context.node.cluster_facts().feature_level,
+    );
+    page.gauge(
+        "keepd_member_feature_level",
+        "The newest feature level that this member reads.",
+        context.node.options().feature_level,
+    );
+    let name = "etcd_server_feature_enabled";
+    page.family(name, "gauge", "Whether or not a feature is enabled. 1 is enabled, 0 is not.");
+    for (feature, stage, is_enabled) in context.features.get().into_iter().flatten() {
+        let labels = format!("name=\"{feature}\",stage=\"{stage}\"");
+        page.sample(name, &labels, u8::from(*is_enabled));
     }
     page.family("keepd_build_info", "gauge", "keepd's own version.");
     page.sample("keepd_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1);
@@ -293,6 +310,44 @@ fn rpc(page: &mut Page, context: &Context, metrics: &RpcMetrics) {
         for (code, count) in CODES.iter().zip(&counters.handled) {
             let labels = format!("grpc_code=\"{code}\",{}", counters.labels);
             page.sample(name, &labels, count.load(Ordering::Relaxed));
+        }
+    }
+    calls(page, context, &rpcs);
+}
+
+/// Calls by the versions of clients, streams that failed, and the times of calls.
+fn calls(page: &mut Page, context: &Context, rpcs: &[&Arc<RpcCounters>]) {
+    let name = "etcd_server_client_requests_total";
+    page.family(name, "counter", "The total number of client requests per client version.");
+    for (version, [unary, streams]) in context.client_requests.read() {
+        for (kind, count) in [("stream", streams), ("unary", unary)] {
+            let labels = format!("client_api_version=\"{}\",type=\"{kind}\"", escaped(&version));
+            page.sample(name, &labels, count);
+        }
+    }
+    let name = "etcd_network_server_stream_failures_total";
+    let help = "The total number of stream failures from the local server.";
+    page.family(name, "counter", help);
+    for (labels, count) in context.stream_failures.read() {
+        page.sample(name, &labels, count);
+    }
+    let name = "etcd_server_request_duration_seconds";
+    page.family(name, "histogram", "Response latency distribution in seconds for each type.");
+    for (request, times) in rpcs.iter().filter_map(|it| it.requests.as_ref()) {
+        for (times, success) in times.iter().zip(["false", "true"]) {
+            let labels = format!("success=\"{success}\",type=\"{request}\"");
+            page.buckets(name, &labels, &times.read());
+        }
+    }
+    if rpcs.iter().any(|it| it.handling.is_some()) {
+        let name = "grpc_server_handling_seconds";
+        let help = "Histogram of response latency (seconds) of gRPC that had been application-level \
+                    handled by the server.";
+        page.family(name, "histogram", help);
+        for rpc in rpcs {
+            if let Some(times) = &rpc.handling {
+                page.buckets(name, &rpc.labels, &times.read());
+            }
         }
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn render(page: &mut Page, context: &Context) {
             }
         }
     }
+    states(page, &peers);
     let name = "etcd_network_peer_round_trip_time_seconds";
     page.family(name, "histogram", "Round-Trip-Time histogram between peers");
     for peer in &peers {
@@ -80,5 +81,27 @@ pub(super) fn render(page: &mut Page, context: &Context) {
     page.family(name, "counter", "The total number of disconnected peers.");
     for peer in &peers {
         page.sample(name, &pair(peer), peer.disconnects);
+    }
+}
+
+/// States that are under way, and the times that they took.
+fn states(page: &mut Page, peers: &[PeerStatus]) {
+    for (way, (verb, label)) in [("send", "To"), ("receive", "From")].into_iter().enumerate() {
+        let name = format!("etcd_network_snapshot_{verb}_inflights_total");
+        page.family(&name, "gauge", &format!("Total number of inflight snapshot {verb}s"));
+        for peer in peers {
+            let under_way = peer.states_under_way[way];
+            page.sample(&name, &format!("{label}=\"{}\"", peer.id), under_way);
+        }
+        let name = format!("etcd_network_snapshot_{verb}_total_duration_seconds");
+        page.family(
+            &name,
+            "histogram",
+            &format!("Total latency distributions of v3 snapshot {verb}s"),
+        );
+        for peer in peers {
+            let labels = format!("{label}=\"{}\"", peer.id);
+            page.buckets(&name, &labels, &peer.state_seconds[way]);
+        }
     }
 }

@@ -5,6 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepd_node::Histogram;
 
+/// The value of a label that somebody else has chosen.
+pub(super) fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// A page under construction.
 pub(super) struct Page {
     pub(super) out: String,

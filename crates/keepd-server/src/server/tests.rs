@@ -127,6 +127,7 @@ async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
     let listener = Listener::bind(&bind, None, options, Endpoint::Peer).await.unwrap();
     let address = listener.local_address();
     let options = keepd_peer::Options {
+        connect: Arc::new(keepd_peer::Tcp::default()),
         tls: None,
         election_timeout: Duration::from_secs(1),
         state_bytes_per_second: None,

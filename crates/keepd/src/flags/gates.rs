@@ -26,6 +26,16 @@ const GATES: [(&str, GateStage); 9] = [
     ("TxnModeWriteWithSharedBuffer", GateStage::Beta),
 ];
 
+/// The gates that have no effect in keepd, and why.
+const WITHOUT_EFFECT: [(&str, &str); 6] = [
+    ("FastLeaseKeepAlive", "a renewal waits for the log only if that has a shorter time recorded"),
+    ("LeaseCheckpoint", "what a lease has left is always recorded"),
+    ("LeaseCheckpointPersist", "what a lease has left is always recorded"),
+    ("PriorityRequest", "requests are admitted in the order in which they come"),
+    ("StopGRPCServiceOnDefrag", "a defragmentation holds up no request"),
+    ("TxnModeWriteWithSharedBuffer", "the store has no such buffer"),
+];
+
 /// The features that are on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeatureGates(BTreeMap<&'static str, bool>);
@@ -62,6 +72,22 @@ impl FeatureGates {
         Ok(Self(set))
     }
 
+    /// The gates that were set and have no effect, with the reason.
+    pub(super) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        WITHOUT_EFFECT.into_iter().filter(move |(name, _)| self.0.contains_key(name))
+    }
+
+    /// Every gate with its stage and whether it is on, for the metrics.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+        GATES.iter().map(move |(name, stage)| {
+            let stage = match stage {
+                GateStage::Alpha => "ALPHA",
+                GateStage::Beta => "BETA",
+            };
+            (*name, stage, self.is_enabled(name))
+        })
+    }
+
     /// Whether a feature is on; unknown ones are off.
     #[must_use]
     pub(super) fn is_enabled(&self, name: &str) -> bool {
@@ -82,5 +108,9 @@ mod tests {
         let some = FeatureGates::parse("AllAlpha=true,LeaseCheckpoint=false,AllBeta=0").unwrap();
         assert!(some.is_enabled("InitialCorruptCheck") && !some.is_enabled("LeaseCheckpoint"));
         assert!(!some.is_enabled("FastLeaseKeepAlive"));
+        let told: Vec<_> = some.without_effect().map(|(name, _)| name).collect();
+        assert!(told.contains(&"LeaseCheckpoint") && !told.contains(&"InitialCorruptCheck"));
+        assert_eq!(none.without_effect().count(), 0);
+        assert!(some.all().any(|gate| gate == ("InitialCorruptCheck", "ALPHA", true)));
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn flags() -> String {
             let default = shown_default(flag);
             let note = match flag.support {
                 Support::Full => String::new(),
-                Support::AcceptedNoEffect => "\n    Accepted, without effect in keepd.".to_owned(),
+                Support::AcceptedNoEffect(reason) => {
+                    format!("\n    Accepted, without effect in keepd: {reason}.")
+                }
                 Support::Refused(reason) => format!("\n    Not available in keepd: {reason}."),
             };
             let _infallible =
@@ -106,7 +108,7 @@ pub(super) fn document() -> String {
         for flag in table::all().filter(|flag| flag.section == section) {
             let support = match flag.support {
                 Support::Full => "full".to_owned(),
-                Support::AcceptedNoEffect => "no effect".to_owned(),
+                Support::AcceptedNoEffect(reason) => format!("no effect: {reason}"),
                 Support::Refused(reason) => format!("refused: {reason}"),
             };
             let default = shown_default(flag);

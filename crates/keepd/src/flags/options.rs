@@ -1,6 +1,7 @@
 //! The settings of a server, as plain data.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -155,6 +156,22 @@ pub(crate) struct ServerOptions {
     pub(crate) learners_max: usize,
     /// Applied entries between two releases of the log.
     pub(crate) snapshot_count: u64,
+    /// Applied entries kept in memory for members that lag.
+    pub(crate) catch_up_entries: usize,
+    /// Shorten the wait for the first election once others are reached.
+    pub(crate) hastens_first_election: bool,
+    /// Longest time until applied records are flushed to the store.
+    pub(crate) flush_interval: Duration,
+    /// Time in which a batch of entries should be applied.
+    pub(crate) apply_expected: Duration,
+    /// Time in which a request should be answered; one that takes longer is logged.
+    pub(crate) request_expected: Duration,
+    /// Whether the metrics have the times of RPCs.
+    pub(crate) has_extensive_metrics: bool,
+    /// Names, stages and states of the feature gates.
+    pub(crate) feature_gates: Vec<(&'static str, &'static str, bool)>,
+    /// The local address of connections to other members: `SetMemberLocalAddr`.
+    pub(crate) local_peer_address: Option<IpAddr>,
     /// Whether changes of the cluster that would lose its quorum are refused.
     pub(crate) strict_reconfig_check: bool,
     /// Bytes of live data allowed; `None` is no limit.
@@ -242,14 +259,20 @@ impl ServerOptions {
             force_new_cluster: settings.is_true("force-new-cluster"),
             learners_max: usize::try_from(settings.int("max-learners")).unwrap_or(0),
             snapshot_count: snapshot_count(settings.uint("snapshot-count")),
+            catch_up_entries: catch_up_entries(settings.uint("snapshot-catchup-entries")),
+            hastens_first_election: settings.is_true("initial-election-tick-advance"),
+            flush_interval: flush_interval(settings),
+            apply_expected: settings.duration("warning-apply-duration"),
+            request_expected: settings.duration("warning-unary-request-duration"),
+            has_extensive_metrics: settings.text("metrics") == "extensive",
+            feature_gates: settings.gates().all().collect(),
+            local_peer_address: local_peer_address(settings),
             strict_reconfig_check: settings.is_true("strict-reconfig-check"),
             quota_backend_bytes: quota(settings.int("quota-backend-bytes")),
             max_txn_ops: size(settings.uint("max-txn-ops")),
             max_request_bytes: size(settings.uint("max-request-bytes")),
-            max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams"))
-                .expect("checked when set"),
-            grpc_keepalive_interval: Some(settings.duration("grpc-keepalive-interval"))
-                .filter(|interval| !interval.is_zero()),
+            max_concurrent_streams: streams(settings.uint("max-concurrent-streams")),
+            grpc_keepalive_interval: nonzero(settings, "grpc-keepalive-interval"),
             grpc_keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
             socket_reuse_port: settings.is_true("socket-reuse-port"),
             unsafe_no_fsync: settings.is_true("unsafe-no-fsync"),
@@ -258,9 +281,7 @@ impl ServerOptions {
             initial_corruption_check: settings.gates().is_enabled("InitialCorruptCheck"),
             client_security,
             peer_security,
-            self_signed_cert_days: settings
-                .uint("self-signed-cert-validity")
-                .saturating_mul(DAYS_OF_YEAR),
+            self_signed_cert_days: days(settings.uint("self-signed-cert-validity")),
             tls_min_version: tls_version(settings, "tls-min-version").unwrap_or(TlsVersion::Tls12),
             tls_max_version: tls_version(settings, "tls-max-version"),
             cipher_suites: suites.map_err(|error| error.to_string())?,
@@ -399,6 +420,42 @@ fn size(value: u64) -> usize {
 const fn snapshot_count(entries: u64) -> u64 {
     const DEFAULT: u64 = 10_000;
     if entries == 0 { DEFAULT } else { entries }
+}
+
+const fn days(years: u64) -> u64 {
+    years.saturating_mul(DAYS_OF_YEAR)
+}
+
+fn streams(count: u64) -> u32 {
+    u32::try_from(count).expect("checked when set")
+}
+
+/// A duration of which 0 means none.
+fn nonzero(settings: &Settings, name: &str) -> Option<Duration> {
+    Some(settings.duration(name)).filter(|duration| !duration.is_zero())
+}
+
+/// 0 is the default, as in etcd.
+fn flush_interval(settings: &Settings) -> Duration {
+    nonzero(settings, "backend-batch-interval").unwrap_or(keepd_node::FLUSH_INTERVAL)
+}
+
+/// 0 is the default, as in etcd.
+fn catch_up_entries(entries: u64) -> usize {
+    const DEFAULT: u64 = 5000;
+    size(if entries == 0 { DEFAULT } else { entries })
+}
+
+/// The first advertised peer address that others could have: with the gate `SetMemberLocalAddr`, as in
+/// etcd.
+fn local_peer_address(settings: &Settings) -> Option<IpAddr> {
+    if !settings.gates().is_enabled("SetMemberLocalAddr") {
+        return None;
+    }
+    let urls = settings.urls("initial-advertise-peer-urls");
+    let host = |url: &Url| url.host().trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    let mut addresses = urls.iter().filter_map(host);
+    addresses.find(|address| !address.is_loopback() && !address.is_unspecified())
 }
 
 fn quota(bytes: i64) -> Option<i64> {

@@ -42,8 +42,8 @@ pub(crate) enum Kind {
 pub(crate) enum Support {
     /// As in etcd.
     Full,
-    /// Accepted, and said in the log to have no effect.
-    AcceptedNoEffect,
+    /// Accepted, and said in the log to have no effect, for this reason.
+    AcceptedNoEffect(&'static str),
     /// Any value but the default ends the start, with this reason and remedy.
     Refused(&'static str),
 }
@@ -105,8 +105,8 @@ impl Flag {
         Self { name, kind, default, section, support: Support::Full, help }
     }
 
-    const fn no_effect(mut self) -> Self {
-        self.support = Support::AcceptedNoEffect;
+    const fn no_effect(mut self, reason: &'static str) -> Self {
+        self.support = Support::AcceptedNoEffect(reason);
         self
     }
 

@@ -410,7 +410,8 @@ fn what_would_weaken_silently_is_refused_and_its_default_is_not() {
     assert_eq!(parsed.notices.len(), 1);
     assert_eq!(
         parsed.notices[0].to_string(),
-        "this flag has no effect in keepd flag=\"max-wals\" value=\"6\""
+        "this flag has no effect in keepd flag=\"max-wals\" value=\"6\" reason=\"a file of the log \
+         goes when nothing in it is needed any more\""
     );
 }
 

@@ -49,9 +49,10 @@ pub(super) fn support(settings: &Settings, notices: &mut Vec<Notice>) -> Result<
         match flag.support {
             _ if is_default => {}
             Support::Full => {}
-            Support::AcceptedNoEffect => {
+            Support::AcceptedNoEffect(reason) => {
                 let notice = Notice::new(Level::Info, "this flag has no effect in keepd");
-                notices.push(notice.with("flag", flag.name).with("value", value));
+                let notice = notice.with("flag", flag.name).with("value", value);
+                notices.push(notice.with("reason", reason));
             }
             Support::Refused(reason) => {
                 return Err(format!("--{} is not available in keepd: {reason}", flag.name));
@@ -180,6 +181,10 @@ fn features(settings: &Settings, notices: &mut Vec<Notice>) -> Result<(), String
         }
     }
     let gates = settings.gates();
+    for (gate, reason) in gates.without_effect() {
+        let notice = Notice::new(Level::Info, "this feature gate has no effect in keepd");
+        notices.push(notice.with("gate", gate).with("reason", reason));
+    }
     let (checkpoint, persist) =
         (gates.is_enabled("LeaseCheckpoint"), gates.is_enabled("LeaseCheckpointPersist"));
     if checkpoint && !persist {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use keepd_env::Env;
 use keepd_machine::Membership;
-use keepd_peer::Network;
+use keepd_peer::{Network, Tcp};
 use keepd_tls::{ClientTls, ClientTlsOptions};
 
 use super::bootstrap::RunningCluster;
@@ -70,8 +70,13 @@ pub(super) fn tls(env: &Env, options: &ServerOptions) -> anyhow::Result<Option<A
 
 /// The network of this member, which talks to nobody yet.
 pub(super) fn start(env: &Env, options: &ServerOptions, tls: Option<Arc<ClientTls>>) -> Network {
-    let election_timeout = options.election_timeout;
-    Network::new(keepd_peer::Options { tls, election_timeout, state_bytes_per_second: None }, env)
+    let options = keepd_peer::Options {
+        connect: Arc::new(Tcp { local_address: options.local_peer_address }),
+        tls,
+        election_timeout: options.election_timeout,
+        state_bytes_per_second: None,
+    };
+    Network::new(options, env)
 }
 
 /// Asks the members at these peer URLs for their cluster, each for so long at most.

@@ -34,6 +34,34 @@ impl Client {
         Ok(self.maintenance().hash_kv(request).await?.into_inner().hash)
     }
 
+    /// The members whose space is short, by their NOSPACE alarms.
+    ///
+    /// # Errors
+    /// What the member answers.
+    pub async fn nospace(&self) -> Result<Vec<u64>, Status> {
+        self.alarm(pb::alarm_request::AlarmAction::Get).await
+    }
+
+    /// Raises or clears the NOSPACE alarm of this member.
+    ///
+    /// # Errors
+    /// What the member answers.
+    pub async fn set_nospace(&self, is_short: bool) -> Result<(), Status> {
+        let action = match is_short {
+            true => pb::alarm_request::AlarmAction::Activate,
+            false => pb::alarm_request::AlarmAction::Deactivate,
+        };
+        self.alarm(action).await.map(drop)
+    }
+
+    async fn alarm(&self, action: pb::alarm_request::AlarmAction) -> Result<Vec<u64>, Status> {
+        let member_id = self.status().await?.header.map_or(0, |header| header.member_id);
+        let alarm = pb::AlarmType::Nospace as i32;
+        let request = pb::AlarmRequest { action: action as i32, member_id, alarm };
+        let answer = self.maintenance().alarm(limited(request)).await?.into_inner();
+        Ok(answer.alarms.into_iter().map(|alarm| alarm.member_id).collect())
+    }
+
     /// Moves leadership to another member, as the leader is asked to.
     ///
     /// # Errors

@@ -79,6 +79,17 @@ impl Terminal {
         assert!(!self.err().contains("\terror\t"), "{}", self.err());
     }
 
+    /// Ends with Ctrl-C, calmly: no member warns of what the others do, and none waits for one that is gone.
+    fn ends_calmly(&mut self, ports: &[u16]) {
+        let said = self.err().len();
+        self.signal("-INT", true);
+        self.ends(ports);
+        let err = self.err();
+        let said = err.get(said..).unwrap_or_default();
+        let warnings: Vec<_> = said.lines().filter(|line| line.contains("\twarn\t")).collect();
+        assert!(warnings.is_empty(), "{warnings:#?}");
+    }
+
     /// The lines that it prints for another terminal.
     fn lines(&self) -> String {
         let out = self.out();
@@ -177,8 +188,7 @@ fn a_cluster_from_nothing_does_what_it_prints_ends_with_ctrl_c_and_goes_on() {
         let put = format!("keepctl put /registry/of-{member} {member}\n");
         assert_eq!(terminal.run_at(Some(&url), &put), "OK\n");
     }
-    terminal.signal("-INT", true);
-    terminal.ends(&ports);
+    terminal.ends_calmly(&ports);
 
     // The directory knows how many members it has.
     let mut terminal = Terminal::start(dir.path(), &["--client-port", &port]);

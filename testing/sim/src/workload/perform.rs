@@ -108,6 +108,7 @@ fn failed(error: &Error) -> Outcome {
         | Error::ProposalDropped
         | Error::TooManyRequests
         | Error::TooLarge
+        | Error::FeatureLevel { .. }
         | Error::NotLeader
         | Error::NotVoter => Outcome::Failed(error.to_string()),
         // A state of another member may have it, without that this one sees the entry.

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use keepd_machine::levels;
 use keepd_raft::{Body, Error as Refusal, Known, Message, SnapshotEnd, SnapshotMeta};
 use keepd_types::MemberId;
 
 use super::RaftThread;
 use crate::error::Error;
-use crate::features::Feature;
 use crate::messages::{Forward, Job, ReceivedState, WalEvent};
 use crate::peer_message::PeerMessage;
 use crate::state_transfer;
@@ -150,8 +150,7 @@ impl RaftThread {
                  older copy was put back; it stops: remove the member and add it again"
             );
         }
-        let announced = self.shared.network.announced(to);
-        announced.is_some_and(|it| it.feature_level >= Feature::Rejoin.level())
+        self.shared.network.reads(to, levels::REJOIN)
     }
 
     /// Names the members without whose word this one begins to take part after its start.
@@ -175,8 +174,10 @@ impl RaftThread {
             Some(to) => to,
             None => {
                 let progress = self.core.progress();
-                let heirs =
-                    progress.iter().filter(|it| it.id != own.0 && !it.is_learner && it.is_active);
+                let is_there = |id: u64| self.shared.network.is_active(MemberId(id));
+                let heirs = progress.iter().filter(|it| {
+                    it.id != own.0 && !it.is_learner && it.is_active && is_there(it.id)
+                });
                 let heir = heirs.max_by_key(|progress| progress.matched);
                 MemberId(heir.ok_or(Error::NoLeader)?.id)
             }

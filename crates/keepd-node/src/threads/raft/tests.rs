@@ -1,13 +1,19 @@
 //! Batches, what waits for what, and who is told when.
 
+use bytes::Bytes;
 use keepd_machine::command::Put;
-use keepd_machine::{Command, Envelope, Origin};
+use keepd_machine::{Command, Envelope, Origin, levels};
+use keepd_mvcc::Digest;
 use keepd_types::StoredValue;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::messages::{Completion, Proposal};
+use crate::peer_message::PeerMessage;
+use crate::shared::network::{Announcement, Network};
 use crate::testing::{self, Unassembled};
+use crate::transport::{Lane, PeerAddress, StateSource, Transport};
 
 fn raft_thread() -> RaftThread {
     let Unassembled { shared, core, .. } = testing::member();
@@ -182,4 +188,56 @@ fn who_waits_for_apply_is_told_in_time_and_health_fails() {
     assert!(shared.progress.unapplied.stall(now, election).is_none());
     let later = shared.env.clock.monotonic() + election * 2;
     assert!(shared.progress.unapplied.stall(later, election).is_some());
+}
+
+/// Keeps what is sent.
+#[derive(Debug, Default)]
+struct Sent(Mutex<Vec<Bytes>>);
+
+impl Transport for Sent {
+    fn send(&self, _to: MemberId, _lane: Lane, message: Bytes) -> bool {
+        self.0.lock().push(message);
+        true
+    }
+
+    fn set_peers(&self, _peers: Vec<PeerAddress>) {}
+
+    fn send_state(
+        &self,
+        _to: MemberId,
+        _head: Bytes,
+        source: Box<dyn StateSource>,
+    ) -> Result<(), Box<dyn StateSource>> {
+        Err(source)
+    }
+
+    fn is_active(&self, _peer: MemberId) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_message_is_held_back_from_a_member_that_cannot_read_it() {
+    let (network, sent) = (Network::new(levels::NEWEST), Arc::new(Sent::default()));
+    let transport: Arc<dyn Transport> = sent.clone();
+    network.connect(transport);
+    let member = MemberId(7);
+    let digest = PeerMessage::Digest(Digest { since: 1, index: 2, value: 3 });
+    let first = PeerMessage::Refused { boot: 1, sequences: vec![2] };
+    let announce = |feature_level| {
+        let version = "3.7.1".to_owned();
+        network.announce(member, Announcement { version, feature_level });
+    };
+    assert!(!network.send(member, Lane::Control, &digest), "it has announced nothing");
+    announce(levels::DIGEST_CHECK - 1);
+    assert!(!network.reads(member, levels::DIGEST_CHECK));
+    assert!(!network.send(member, Lane::Control, &digest));
+    assert!(network.send(member, Lane::Control, &first));
+    announce(levels::DIGEST_CHECK);
+    assert!(network.reads(member, levels::DIGEST_CHECK));
+    assert!(!network.reads(member, levels::REJOIN));
+    assert!(network.send(member, Lane::Control, &digest));
+    assert_eq!(*sent.0.lock(), [first.encode(), digest.encode()]);
+    // As an older version it does not know the message itself.
+    assert!(!Network::new(levels::FIRST).reads(member, levels::DIGEST_CHECK));
 }

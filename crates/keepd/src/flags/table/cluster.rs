@@ -90,7 +90,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "exit",
         "Discovery: what to do when it fails.",
     )
-    .no_effect(),
+    .no_effect("exit is the only way, in etcd too"),
     Flag::new(Clustering, "discovery-srv", Kind::Text, "", "DNS domain that lists the members."),
     Flag::new(Clustering, "discovery-srv-name", Kind::Text, "", "Suffix of the DNS service names."),
     Flag::new(
@@ -128,5 +128,5 @@ pub(super) static FLAGS: &[Flag] = &[
         "write-only",
         "Phase of the v2 store's removal (deprecated, the value is ignored).",
     )
-    .no_effect(),
+    .no_effect("there is no v2 store; etcd ignores the value too"),
 ];

@@ -32,9 +32,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "snapshot-catchup-entries",
         Kind::Uint,
         "5000",
-        "Entries kept for a slow follower behind a snapshot.",
-    )
-    .no_effect(),
+        "Applied entries kept in memory for a slow follower, up to 16 MiB; older ones are read \
+         from the log on the disk while it has them.",
+    ),
     Flag::new(Member, "heartbeat-interval", Kind::Uint, "100", "Milliseconds between heartbeats."),
     Flag::new(
         Member,
@@ -48,9 +48,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "initial-election-tick-advance",
         Kind::Bool,
         "true",
-        "Shorten the wait for the first election.",
-    )
-    .no_effect(),
+        "Shorten the wait for the first election once two other members are reached.",
+    ),
     Flag::new(
         Member,
         "listen-peer-urls",
@@ -81,8 +80,12 @@ pub(super) static FLAGS: &[Flag] = &[
         "More URLs for metrics and health, without client certificates if http.",
     ),
     Flag::new(Member, "max-snapshots", Kind::Uint, "5", "Snapshot files to keep (deprecated).")
-        .no_effect(),
-    Flag::new(Member, "max-wals", Kind::Uint, "5", "Log files to keep.").no_effect(),
+        .no_effect(
+            "there are no snapshot files: the store is the state, and the log holds what \
+             follows it",
+        ),
+    Flag::new(Member, "max-wals", Kind::Uint, "5", "Log files to keep.")
+        .no_effect("a file of the log goes when nothing in it is needed any more"),
     Flag::new(Member, "memory-mlock", Kind::Bool, "false", "Keep all memory off the swap device.")
         .refused("memory is not locked; turn swap off or encrypt it"),
     Flag::new(
@@ -99,11 +102,19 @@ pub(super) static FLAGS: &[Flag] = &[
         "map",
         "Free list of a bbolt file.",
     )
-    .no_effect(),
-    Flag::new(Member, "backend-batch-interval", Kind::Duration, "0s", "Longest bbolt transaction.")
-        .no_effect(),
+    .no_effect("the store is not a bbolt file and has no free list"),
+    Flag::new(
+        Member,
+        "backend-batch-interval",
+        Kind::Duration,
+        "0s",
+        "Longest time until what is applied is flushed to the store; 0 is 100 ms.",
+    ),
     Flag::new(Member, "backend-batch-limit", Kind::Int, "0", "Largest bbolt transaction.")
-        .no_effect(),
+        .no_effect(
+            "what is applied is flushed by time and bytes, not by the number of operations; see \
+             --backend-batch-interval",
+        ),
     Flag::new(Member, "max-txn-ops", Kind::Uint, "128", "Operations allowed in one transaction."),
     Flag::new(Member, "max-request-bytes", Kind::Uint, "1572864", "Largest request of a client."),
     Flag::new(
@@ -120,7 +131,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "5s",
         "A client that pings more often is disconnected.",
     )
-    .no_effect(),
+    .no_effect("the HTTP/2 library answers pings and does not tell of them"),
     Flag::new(
         Member,
         "grpc-keepalive-interval",
@@ -143,7 +154,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Listen with SO_REUSEADDR, which is always so.",
     )
-    .no_effect(),
+    .no_effect("SO_REUSEADDR is always set on TCP sockets"),
     Flag::new(
         Member,
         "enable-grpc-gateway",
@@ -151,17 +162,22 @@ pub(super) static FLAGS: &[Flag] = &[
         "true",
         "Serve the JSON gateway at /v3/, which is not built yet.",
     )
-    .no_effect(),
+    .no_effect("the JSON gateway is not built yet"),
     Flag::new(Member, "raft-read-timeout", Kind::Duration, "5s", "Read timeout between members.")
-        .no_effect(),
+        .no_effect(
+            "a silent connection between members is found by pings within one and a half \
+             election timeouts",
+        ),
     Flag::new(Member, "raft-write-timeout", Kind::Duration, "5s", "Write timeout between members.")
-        .no_effect(),
+        .no_effect(
+            "a silent connection between members is found by pings within one and a half \
+             election timeouts",
+        ),
     Flag::new(
         Member,
         "feature-gates",
         Kind::Gates,
         "",
-        "Features to turn on or off, as name=true,name=false.",
-    )
-    .no_effect(),
+        "Features to turn on or off, as name=true,name=false; the log says which have no effect.",
+    ),
 ];

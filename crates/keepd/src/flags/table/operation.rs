@@ -5,16 +5,16 @@ use super::{Flag, Kind};
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::new(Monitoring, "enable-pprof", Kind::Bool, "false", "Go's profiles at /debug/pprof/.")
-        .no_effect(),
+        .no_effect("the profiles are those of Go's runtime"),
     Flag::new(
         Monitoring,
         "metrics",
         Kind::Text,
         "basic",
-        "Detail of the metrics: basic, extensive.",
-    )
-    .no_effect(),
-    Flag::new(Logging, "logger", Kind::Text, "zap", "The logger: zap.").no_effect(),
+        "Detail of the metrics: basic, or extensive, which adds the times of all RPCs.",
+    ),
+    Flag::new(Logging, "logger", Kind::Text, "zap", "The logger: zap.")
+        .no_effect("zap is the only value, in etcd too"),
     Flag::new(
         Logging,
         "log-outputs",
@@ -40,17 +40,16 @@ pub(super) static FLAGS: &[Flag] = &[
          \"compress\": false}",
         "How to rotate it.",
     )
-    .no_effect(),
+    .no_effect("log files are not rotated: --enable-log-rotation is refused"),
     Flag::new(
         Logging,
         "warning-unary-request-duration",
         Kind::Duration,
         "300ms",
-        "A request that takes longer is logged.",
-    )
-    .no_effect(),
+        "A request with one answer that takes longer is logged, ten of them a second.",
+    ),
     Flag::new(Tracing, "enable-distributed-tracing", Kind::Bool, "false", "Export traces.")
-        .no_effect(),
+        .no_effect("no traces are exported"),
     Flag::new(
         Tracing,
         "distributed-tracing-address",
@@ -58,7 +57,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "localhost:4317",
         "Where traces go.",
     )
-    .no_effect(),
+    .no_effect("no traces are exported"),
     Flag::new(
         Tracing,
         "distributed-tracing-service-name",
@@ -66,7 +65,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "etcd",
         "The service's name in traces.",
     )
-    .no_effect(),
+    .no_effect("no traces are exported"),
     Flag::new(
         Tracing,
         "distributed-tracing-instance-id",
@@ -74,7 +73,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "",
         "The instance's id in traces.",
     )
-    .no_effect(),
+    .no_effect("no traces are exported"),
     Flag::new(
         Tracing,
         "distributed-tracing-sampling-rate",
@@ -82,7 +81,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "0",
         "Traces kept of a million.",
     )
-    .no_effect(),
+    .no_effect("no traces are exported"),
     Flag::new(
         Features,
         "corrupt-check-time",
@@ -98,7 +97,10 @@ pub(super) static FLAGS: &[Flag] = &[
         "How often the leader compares compacted data; with the feature gate CompactHashCheck.",
     ),
     Flag::new(Features, "compaction-batch-limit", Kind::Int, "0", "Revisions compacted at a time.")
-        .no_effect(),
+        .no_effect(
+            "a compaction takes effect at once, and space is taken back by rewriting whole \
+             segments in the background",
+        ),
     Flag::new(
         Features,
         "compaction-sleep-interval",
@@ -106,7 +108,10 @@ pub(super) static FLAGS: &[Flag] = &[
         "0s",
         "Pause between compaction batches.",
     )
-    .no_effect(),
+    .no_effect(
+        "a compaction takes effect at once, and space is taken back by rewriting whole segments \
+         in the background",
+    ),
     Flag::new(
         Features,
         "watch-progress-notify-interval",
@@ -119,9 +124,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "warning-apply-duration",
         Kind::Duration,
         "100ms",
-        "An entry that takes longer to apply is logged.",
-    )
-    .no_effect(),
+        "A batch of entries that takes longer to apply is logged.",
+    ),
     Flag::new(
         Features,
         "bootstrap-defrag-threshold-megabytes",
@@ -129,7 +133,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "0",
         "Defragment at the start if that frees so much.",
     )
-    .no_effect(),
+    .no_effect(
+        "space is taken back in the background while the member runs, without a defragmentation",
+    ),
     Flag::new(Features, "max-learners", Kind::Int, "1", "Learners allowed in the cluster."),
     Flag::new(
         Features,
@@ -138,7 +144,10 @@ pub(super) static FLAGS: &[Flag] = &[
         "5s",
         "How often a downgrade is looked after.",
     )
-    .no_effect(),
+    .no_effect(
+        "the cluster version follows the members as soon as one says another version, without a \
+         check at intervals",
+    ),
     Flag::new(
         Unsafe,
         "unsafe-no-fsync",
@@ -168,7 +177,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "false",
         "Old spelling of --feature-gates=InitialCorruptCheck=true.",
     )
-    .no_effect(),
+    .no_effect("use --feature-gates=InitialCorruptCheck=true"),
     Flag::new(
         Hidden,
         "experimental-watch-progress-notify-interval",
@@ -181,7 +190,8 @@ pub(super) static FLAGS: &[Flag] = &[
         "discovery-server-name",
         Kind::Text,
         "",
-        "Discovery: the name that the server's certificate must have; in the configuration file only.",
+        "Discovery: the name that the server's certificate must have; in the configuration file \
+         only.",
     ),
     Flag::new(
         Hidden,

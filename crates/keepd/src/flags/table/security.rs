@@ -20,9 +20,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "",
         "Certificate to show when this server is itself a client.",
     )
-    .no_effect(),
+    .no_effect("it is for etcd's JSON gateway, which calls its own server"),
     Flag::new(Security, "client-key-file", Kind::Text, "", "Private key of --client-cert-file.")
-        .no_effect(),
+        .no_effect("it is for etcd's JSON gateway, which calls its own server"),
     Flag::new(
         Security,
         "client-crl-file",
@@ -150,8 +150,9 @@ pub(super) static FLAGS: &[Flag] = &[
         "Once: encrypt plain data found at the start although no rule lists identity.",
     ),
     Flag::new(Auth, "auth-token", Kind::Text, "simple", "Kind of the tokens users get.")
-        .no_effect(),
-    Flag::new(Auth, "bcrypt-cost", Kind::Uint, "10", "Cost of hashing a password.").no_effect(),
+        .no_effect("there are no users yet"),
+    Flag::new(Auth, "bcrypt-cost", Kind::Uint, "10", "Cost of hashing a password.")
+        .no_effect("there are no users yet"),
     Flag::new(Auth, "auth-token-ttl", Kind::Uint, "300", "Seconds an unused token lives.")
-        .no_effect(),
+        .no_effect("there are no users yet"),
 ];
