@@ -188,6 +188,7 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         .env("KEEPD_INTEROP_SUITE", &tools.suite)
         .env("KEEPD_INTEROP_PKI", &tools.pki)
         .env("KEEPD_INTEROP_ENCRYPTION", &tools.encryption)
+        .env("KEEPD_INTEROP_BACKUP", &tools.backup)
         .lines(|line| {
             if let Some(report) = events.take(line) {
                 println!("{report}");

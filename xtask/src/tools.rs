@@ -73,6 +73,20 @@ const PKI: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// Programs that open backups by hand, and an S3 server for them. The server takes two minutes to build on two
+/// cores.
+const BACKUP: ToolSet = ToolSet {
+    name: "backup",
+    module: "testing/interop/backup",
+    binaries: &[
+        ("age", "filippo.io/age/cmd/age"),
+        ("age-keygen", "filippo.io/age/cmd/age-keygen"),
+        ("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    ],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
 /// kube-apiserver's own reader of encryption configurations.
 const ENCRYPTION: ToolSet = ToolSet {
     name: "encryption",
@@ -148,6 +162,7 @@ pub(crate) struct Tools {
     pub(crate) suite: PathBuf,
     pub(crate) pki: PathBuf,
     pub(crate) encryption: PathBuf,
+    pub(crate) backup: PathBuf,
 }
 
 /// The version of the installed Go toolchain, if there is one.
@@ -161,7 +176,8 @@ pub(crate) fn build_all() -> Result<Tools> {
         bail!("building the tools needs Go 1.26 or newer (`go` is not in the PATH)");
     }
     let (etcd, kube, suite) = (build(&ETCD)?, build(&KUBE)?, build(&SUITE)?);
-    Ok(Tools { etcd, kube, suite, pki: build_pki()?, encryption: build(&ENCRYPTION)? })
+    let (encryption, backup) = (build(&ENCRYPTION)?, build(&BACKUP)?);
+    Ok(Tools { etcd, kube, suite, pki: build_pki()?, encryption, backup })
 }
 
 /// Builds the programs that make certificates, which Rust tests use too.

@@ -32,7 +32,7 @@ pub use error::Error;
 pub use export::Export;
 pub use pending::{complete_pending, is_pending};
 pub use progress::{Progress, Stage};
-pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore};
-pub use status::{Status, sealed_values, status};
+pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore, restore_file};
+pub use status::{Status, sealed_values, status, status_file};
 
 pub(crate) use progress::Meter;

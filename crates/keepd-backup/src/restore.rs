@@ -6,14 +6,14 @@
 use std::path::Path;
 
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
-use keepd_env::{Disk, Env};
+use keepd_env::{Disk, DiskFile, Env};
 use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, InitialCluster, Layout, create_log};
 use keepd_mvcc::{Applied, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
 use serde::{Deserialize, Serialize};
 
 use crate::import::{Import, Imported, flush};
-use crate::snapshot_file::CheckedSnapshot;
+use crate::snapshot_file::{CheckedSnapshot, SnapshotFile};
 use crate::{Error, Progress, pending};
 
 /// The default bump of the revision, as etcd's documents advise. Without it a watcher or a controller
@@ -93,9 +93,38 @@ pub fn restore(
     encryption: Option<&EncryptionConfig>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Restored, Error> {
+    let open = || SnapshotFile::open(&*env.disk, snapshot, "open");
+    restore_opened(env, open, data_dir, options, encryption, progress)
+}
+
+/// The same from a file that is open already, and whose bytes need not lie on the disk as they are
+/// read.
+///
+/// # Errors
+/// As [`restore()`].
+pub fn restore_file(
+    env: &Env,
+    snapshot: Box<dyn DiskFile>,
+    data_dir: &Path,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Restored, Error> {
+    let open = || SnapshotFile::of(snapshot);
+    restore_opened(env, open, data_dir, options, encryption, progress)
+}
+
+fn restore_opened(
+    env: &Env,
+    open: impl FnOnce() -> Result<SnapshotFile, Error>,
+    data_dir: &Path,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Restored, Error> {
     let cluster = options.cluster()?;
     let existed = check_empty(&*env.disk, data_dir)?;
-    let snapshot = CheckedSnapshot::open(env, snapshot, options, progress)?;
+    let snapshot = CheckedSnapshot::check(open()?, options, progress)?;
 
     let outcome = if snapshot.meta.has_seals && encryption.is_none() {
         pending::put(env, snapshot.reader.source(), data_dir, options)

@@ -41,6 +41,11 @@ impl SnapshotFile {
                 error.into()
             }
         })?;
+        Self::of(file)
+    }
+
+    /// A file that is open already.
+    pub(crate) fn of(file: Box<dyn DiskFile>) -> Result<Self, Error> {
         let len = file.len()?;
         Ok(Self { file, len })
     }
@@ -105,7 +110,15 @@ impl CheckedSnapshot {
         options: &RestoreOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, Error> {
-        let file = SnapshotFile::open(&*env.disk, snapshot, "open")?;
+        Self::check(SnapshotFile::open(&*env.disk, snapshot, "open")?, options, progress)
+    }
+
+    /// Checks a file that is open already.
+    pub(crate) fn check(
+        file: SnapshotFile,
+        options: &RestoreOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, Error> {
         if !options.skip_hash_check {
             file.check_sha256(progress)?;
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use keepd_bolt::Reader;
-use keepd_env::Disk;
+use keepd_env::{Disk, DiskFile};
 use keepd_types::{KeyValue, Revision};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +26,8 @@ pub struct Status {
     pub version: String,
     /// The number of values that keepd marks as ciphertext.
     pub sealed_values: u64,
+    /// The last compaction that was accepted, carried out or not; 0 before the first one.
+    pub compact_revision: i64,
 }
 
 /// Reads and checks the file at `path`; its SHA-256 is not compared, as etcd does not.
@@ -37,7 +39,24 @@ pub fn status(
     path: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Status, Error> {
-    let reader = Reader::open(SnapshotFile::open(disk, path, "stat")?)?;
+    read(SnapshotFile::open(disk, path, "stat")?, progress)
+}
+
+/// The same of a file that is open already, with its SHA-256 compared.
+///
+/// # Errors
+/// As [`status()`], or if the SHA-256 is missing or another.
+pub fn status_file(
+    file: Box<dyn DiskFile>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Status, Error> {
+    let file = SnapshotFile::of(file)?;
+    file.check_sha256(progress)?;
+    read(file, progress)
+}
+
+fn read(file: SnapshotFile, progress: &mut dyn FnMut(Progress)) -> Result<Status, Error> {
+    let reader = Reader::open(file)?;
     check_structure(&reader)?;
     let total = reader.image_len();
     let mut status = Status { total_size: total, ..Status::default() };
@@ -62,6 +81,14 @@ pub fn status(
                 }
                 format::META if entry.key == format::STORAGE_VERSION => {
                     status.version = String::from_utf8_lossy(&entry.value).into_owned();
+                }
+                format::META
+                    if [format::FINISHED_COMPACTION, format::SCHEDULED_COMPACTION]
+                        .contains(&&*entry.key) =>
+                {
+                    let (at, _) = Revision::from_bytes(&entry.value)
+                        .ok_or_else(|| Error::entry(&name, &entry.key, "not a revision"))?;
+                    status.compact_revision = status.compact_revision.max(at.main);
                 }
                 format::SEALED => status.sealed_values += 1,
                 _ => {}

@@ -27,6 +27,7 @@ mod secret;
 mod secretbox;
 pub mod value;
 mod wiping;
+mod wrapped_secret;
 
 pub use cipher::{Algorithm, BINDING_LEN, KeyName};
 pub use config::{
@@ -47,3 +48,4 @@ pub use payload_error::PayloadError;
 pub use resource::{Directories, KeyContent, Scope};
 pub use value::{OpenError, Opened, ReadError, ReadFailure, RuleStatus, SealError, ValueSealer};
 pub use wiping::{is_wiping, wiping};
+pub use wrapped_secret::{UnwrapError, WrappedSecret};

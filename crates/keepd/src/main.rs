@@ -14,6 +14,7 @@ use keepd_env::Env;
 use keepd_node::DataDir;
 
 mod admin;
+mod backup;
 mod debug;
 mod encryption;
 mod enrol;
@@ -88,6 +89,7 @@ fn program(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
 fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
     match name {
         "server" => Some(server),
+        "backup" => Some(backup::main),
         "cluster" => Some(enrol::main),
         "debug" => Some(debug::main),
         "encryption" => Some(encryption::main),

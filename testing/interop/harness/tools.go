@@ -32,6 +32,11 @@ func PKITool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_PKI", "pki", "pki/go.sum", name)
 }
 
+// BackupTool is a program that opens backups by hand, or a server that they go to.
+func BackupTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_BACKUP", "backup", "backup/go.sum", name)
+}
+
 // LoaderTool asks kube-apiserver's own loader about EncryptionConfiguration files.
 func LoaderTool(t testing.TB) string {
 	return tool(t, "KEEPD_INTEROP_ENCRYPTION", "encryption", "encryption/go.sum", "loader")

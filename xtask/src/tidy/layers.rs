@@ -24,6 +24,7 @@ const ORDER: &[&str] = &[
     "keepd-tls",
     "keepd-kms",
     "keepd-backup",
+    "keepd-archive",
     "keepd-cli",
     "keepd-node",
     "keepd-peer",

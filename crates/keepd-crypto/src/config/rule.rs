@@ -13,6 +13,16 @@ pub(crate) struct ConfigRule<P = Provider> {
     pub(crate) providers: Vec<P>,
 }
 
+impl ConfigRule {
+    /// The key that values are sealed under; none if they are written plain.
+    pub(crate) fn writing_key(&self) -> Option<&ProviderKey> {
+        match self.providers.first() {
+            Some(Provider::Keyed { keys, .. }) => keys.first().map(|key| &**key),
+            _ => None,
+        }
+    }
+}
+
 /// One entry of `providers`, with the bytes of its keys.
 #[derive(Clone, Debug)]
 pub(crate) enum Provider {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure fails the test")]
 
+mod backups;
 mod cluster;
 mod configuration;
 mod crash;
@@ -29,3 +30,4 @@ mod slow_watcher;
 mod start;
 mod storms;
 mod strangers;
+mod upgrade;

@@ -1,0 +1,153 @@
+//! The backups of a destination, with what their sidecars tell and what is wrong with them.
+
+use std::collections::BTreeMap;
+
+use crate::destination::{Destination, Entry};
+use crate::name::{Name, Part, parse_key};
+use crate::retention::{Candidate, Policy, Reason};
+use crate::sidecar::{self, Sidecar};
+use crate::{Error, Moment};
+
+/// BOUND: foreign objects that are named.
+const FOREIGN_MAX: usize = 100;
+
+/// A backup as it is found.
+#[derive(Debug)]
+pub struct Backup {
+    /// The cluster.
+    pub cluster: u64,
+    /// Its name.
+    pub name: Name,
+    /// The size of its object; none if only the sidecar is there.
+    pub bytes: Option<u64>,
+    /// Its sidecar, or why there is none.
+    pub sidecar: Result<Sidecar, Fault>,
+}
+
+/// Reason why a backup cannot be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The upload has not ended, or was interrupted.
+    NoSidecar,
+    /// The sidecar cannot be read.
+    Unreadable(String),
+}
+
+impl Backup {
+    /// Whether it was proven to restore.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.fault().is_none() && self.sidecar.as_ref().is_ok_and(|it| it.proven.is_some())
+    }
+
+    /// A fault, as far as a listing shows one.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        match (&self.sidecar, self.bytes) {
+            (_, None) => Some("the object is missing".to_owned()),
+            (Err(Fault::NoSidecar), _) => {
+                Some("no sidecar: the upload was interrupted, or is still going on".to_owned())
+            }
+            (Err(Fault::Unreadable(reason)), _) => Some(reason.clone()),
+            (Ok(sidecar), Some(bytes)) if sidecar.bytes != bytes => {
+                Some(format!("the object has {bytes} bytes, and {} were written", sidecar.bytes))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Everything in a destination.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// The backups, by cluster and time.
+    pub backups: Vec<Backup>,
+    /// Objects that are none; the first of them.
+    pub foreign: Vec<String>,
+    /// The number of them.
+    pub foreign_count: usize,
+}
+
+impl Catalog {
+    /// Reads a destination; of one cluster only, if that is asked for.
+    ///
+    /// # Errors
+    /// If it cannot be listed. A sidecar that cannot be read is a fault of its backup.
+    pub fn read(destination: &dyn Destination, cluster: Option<u64>) -> Result<Self, Error> {
+        let mut catalog = Self::default();
+        let mut found: BTreeMap<(u64, String), (Name, Option<u64>, bool)> = BTreeMap::new();
+        for Entry { key, bytes } in destination.list()? {
+            let Some((of, name, part)) = parse_key(&key) else {
+                catalog.foreign_count += 1;
+                if catalog.foreign.len() < FOREIGN_MAX {
+                    catalog.foreign.push(key);
+                }
+                continue;
+            };
+            if cluster.is_some_and(|cluster| cluster != of) {
+                continue;
+            }
+            let entry = found.entry((of, name.to_string())).or_insert((name, None, false));
+            match part {
+                Part::Object => entry.1 = Some(bytes),
+                Part::Sidecar => entry.2 = true,
+            }
+        }
+        let with_sidecar = found.iter().filter(|(_, (_, _, has_sidecar))| *has_sidecar);
+        let keys: Vec<String> =
+            with_sidecar.map(|((of, _), (name, ..))| name.sidecar_key(*of)).collect();
+        let mut sidecars = destination.get_all(&keys, sidecar::BYTES_MAX).into_iter();
+        for ((cluster, _), (name, bytes, has_sidecar)) in found {
+            let sidecar = if has_sidecar {
+                let read = sidecars.next().unwrap_or(Err(Error::Truncated));
+                let decoded = read.and_then(|bytes| Sidecar::decode(cluster, &name, &bytes));
+                decoded.map_err(|error| Fault::Unreadable(error.to_string()))
+            } else {
+                Err(Fault::NoSidecar)
+            };
+            catalog.backups.push(Backup { cluster, name, bytes, sidecar });
+        }
+        Ok(catalog)
+    }
+
+    /// The clusters that have backups here.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<u64> {
+        let mut clusters: Vec<u64> = self.backups.iter().map(|backup| backup.cluster).collect();
+        clusters.dedup();
+        clusters
+    }
+
+    /// The newest backup without a fault; proven, unless any will do.
+    #[must_use]
+    pub fn newest(&self, must_be_proven: bool) -> Option<&Backup> {
+        let fits = |it: &&Backup| it.fault().is_none() && (it.is_proven() || !must_be_proven);
+        self.backups.iter().rev().find(fits)
+    }
+
+    /// The reasons for which each backup stays under a policy; one without a reason goes. The clusters are judged each for
+    /// itself.
+    #[must_use]
+    pub fn judge(&self, policy: &Policy, now: Moment) -> Vec<Vec<Reason>> {
+        let mut reasons = Vec::with_capacity(self.backups.len());
+        for of_cluster in self.backups.chunk_by(|one, other| one.cluster == other.cluster) {
+            let candidate = |it: &Backup| Candidate {
+                time: it.name.time,
+                kind: it.name.kind,
+                is_proven: it.is_proven(),
+            };
+            let candidates: Vec<Candidate> = of_cluster.iter().map(candidate).collect();
+            reasons.extend(policy.judge(now, &candidates));
+        }
+        reasons
+    }
+}
+
+/// Removes a backup: the object first, so that a sidecar never makes something else of what is left.
+///
+/// # Errors
+/// If the place refuses.
+pub fn remove(destination: &dyn Destination, backup: &Backup) -> Result<(), Error> {
+    destination.remove(&backup.name.key(backup.cluster))?;
+    destination.remove(&backup.name.sidecar_key(backup.cluster))
+}

@@ -1,0 +1,182 @@
+//! `keepd backup verify` and `drill`: whether a backup is what it was, and whether it restores.
+
+use std::process::ExitCode;
+
+use keepd_archive::age::Keys;
+use keepd_archive::catalog::Backup;
+use keepd_archive::destination::Destination;
+use keepd_archive::scratch::Scratch;
+use keepd_archive::sidecar::Proven;
+use keepd_archive::{prove, upload};
+use keepd_cli::output;
+use serde_json::{Value, json};
+
+use super::bar::Bar;
+use super::choice::{self, ChoiceArguments};
+use super::keys::OpenArguments;
+use super::place::{Machine, ScratchArguments, host_name};
+use super::{Format, NOT_SOUND};
+
+/// Read a backup back and check it: its digest, its seal, the snapshot in it. It is not restored.
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArguments {
+    #[command(flatten)]
+    choice: ChoiceArguments,
+    #[command(flatten)]
+    keys: OpenArguments,
+    #[command(flatten)]
+    scratch: ScratchArguments,
+    /// The form of what is printed.
+    #[arg(short = 'w', long, value_name = "FORMAT", default_value = "table")]
+    write_out: Format,
+}
+
+/// Prove that a backup restores: verify it, restore it into a scratch folder, and compare it with the
+/// member's hash. The proof is noted in its sidecar.
+///
+/// Run it on a schedule, where the private keys are: it is the fire drill of backups.
+#[derive(Debug, clap::Args)]
+pub(super) struct DrillArguments {
+    #[command(flatten)]
+    choice: ChoiceArguments,
+    #[command(flatten)]
+    keys: OpenArguments,
+    #[command(flatten)]
+    scratch: ScratchArguments,
+    /// Instead of one, drill so many whose last proof is the longest ago.
+    #[arg(long, value_name = "N")]
+    oldest: Option<usize>,
+    /// Do not write the proof into the sidecar, where the place is not writable.
+    #[arg(long)]
+    read_only: bool,
+    /// The form of what is printed.
+    #[arg(short = 'w', long, value_name = "FORMAT", default_value = "table")]
+    write_out: Format,
+}
+
+struct Examiner<'a> {
+    machine: &'a Machine,
+    destination: &'a dyn Destination,
+    scratch: Scratch,
+    keys: Keys,
+    bar: Bar,
+}
+
+/// The result for one backup.
+struct Outcome {
+    name: String,
+    fault: Option<String>,
+}
+
+/// `keepd backup verify`.
+pub(super) fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
+    let keys = arguments.keys.read()?;
+    let chosen = arguments.choice.read()?;
+    let scratch = arguments.scratch.make(&chosen.machine.env)?;
+    let destination = &*chosen.destination;
+    let machine = &chosen.machine;
+    let examiner = Examiner { machine, destination, scratch, keys, bar: Bar::new() };
+    let verified = examiner.verify(&chosen.backup);
+    examiner.bar.clear();
+    let outcome = Outcome::of(&chosen.backup, verified);
+    Ok(tell(arguments.write_out, "verified", &[outcome]))
+}
+
+/// `keepd backup drill`.
+pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
+    let keys = arguments.keys.read()?;
+    let (machine, destination, backups) = match arguments.oldest {
+        None => {
+            let chosen = arguments.choice.read()?;
+            (chosen.machine, chosen.destination, vec![chosen.backup])
+        }
+        Some(count) => {
+            let (machine, destination, catalog) = arguments.choice.place.read()?;
+            let mut backups = catalog.backups;
+            backups.sort_by_key(|backup| {
+                let proven = backup.sidecar.as_ref().ok().and_then(|it| it.proven.as_ref());
+                (proven.map(|proven| proven.time), backup.name.time)
+            });
+            backups.truncate(count);
+            (machine, destination, backups)
+        }
+    };
+    let scratch = arguments.scratch.make(&machine.env)?;
+    let destination = &*destination;
+    let examiner = Examiner { machine: &machine, destination, scratch, keys, bar: Bar::new() };
+    let mut outcomes = Vec::new();
+    for backup in &backups {
+        outcomes.push(Outcome::of(backup, examiner.drill(backup, arguments.read_only)));
+    }
+    examiner.bar.clear();
+    Ok(tell(arguments.write_out, "proven to restore", &outcomes))
+}
+
+impl Examiner<'_> {
+    fn verify(&self, backup: &Backup) -> anyhow::Result<()> {
+        self.fetch(backup).map(drop)
+    }
+
+    fn fetch(&self, backup: &Backup) -> anyhow::Result<keepd_archive::scratch::ScratchFile> {
+        let sidecar = choice::sidecar(backup)?;
+        let mut told = |stage, done, all| self.bar.tell(stage, done, all);
+        let object = self.destination.get(&backup.name.key(backup.cluster))?;
+        // Backups are drilled one after the other, each in the place of the one before.
+        self.scratch.remove("snapshot")?;
+        let file = prove::fetch(object, sidecar, &self.keys, &self.scratch, &mut told)?;
+        prove::check(&file, &sidecar.state, &mut told)?;
+        Ok(file)
+    }
+
+    fn drill(&self, backup: &Backup, is_read_only: bool) -> anyhow::Result<()> {
+        let env = &self.machine.env;
+        let begin = env.clock.monotonic();
+        let file = self.fetch(backup)?;
+        let sidecar = choice::sidecar(backup)?;
+        let mut told = |stage, done, all| self.bar.tell(stage, done, all);
+        let config = self.keys.config.as_ref();
+        prove::restore(env, &file, &sidecar.state, config, &self.scratch, &mut told)?;
+        if is_read_only {
+            return Ok(());
+        }
+        let took = env.clock.monotonic() - begin;
+        let proven = Proven {
+            time: prove::now(env),
+            by: host_name(),
+            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            with_operators_key: true,
+        };
+        upload::note_proof(self.destination, backup.cluster, &backup.name, sidecar, proven)?;
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn of(backup: &Backup, result: anyhow::Result<()>) -> Self {
+        let fault = result.err().map(|error| format!("{error:#}"));
+        Self { name: backup.name.to_string(), fault }
+    }
+}
+
+fn tell(format: Format, good: &str, outcomes: &[Outcome]) -> ExitCode {
+    if format == Format::Json {
+        let list: Vec<Value> = outcomes
+            .iter()
+            .map(|it| json!({"name": it.name, "is_sound": it.fault.is_none(), "fault": it.fault}))
+            .collect();
+        output::line(&json!({ "backups": list }).to_string());
+    } else {
+        for Outcome { name, fault } in outcomes {
+            if fault.is_none() {
+                output::line(&format!("{name}: {good}"));
+            }
+        }
+    }
+    for Outcome { name, fault } in outcomes {
+        if let Some(fault) = fault {
+            crate::complain(&format!("{name}: NOT SOUND: {fault}"));
+        }
+    }
+    let is_sound = outcomes.iter().all(|outcome| outcome.fault.is_none());
+    if is_sound { ExitCode::SUCCESS } else { ExitCode::from(NOT_SOUND) }
+}
