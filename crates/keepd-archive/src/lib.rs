@@ -1,6 +1,6 @@
 //! Backups elsewhere: sealed objects with sidecars in a destination, and the proof that they restore.
 //!
-//! A backup is etcd's snapshot ([`keepd_backup`]), compressed and sealed whole ([`format`], [`age`]),
+//! A backup is etcd's snapshot ([`keepd_backup`]), compressed and sealed whole ([`mod@format`], [`age`]),
 //! under a [`name`] in a [`destination`], with a [`sidecar`] that tells what it is. [`prove`] restores it into
 //! a [`scratch`] folder and compares it with its source; [`catalog`] reads what a destination has,
 //! [`retention`] and [`schedule`] decide what goes and when the next one is due.

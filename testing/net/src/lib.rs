@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The code is the product's from the socket up: only the two doors to the network are others
-//! ([`door`]), as are the disk, the clock and the randomness (`keepd_env`), and the member's parts are stepped by a task
-//! ([`parts`]) instead of by threads of their own. The time of all hosts is simulated and moves by a millisecond.
+//! (`door.rs`), as are the disk, the clock and the randomness (`keepd_env`), and the member's parts are stepped by a task
+//! (`parts.rs`) instead of by threads of their own. The time of all hosts is simulated and moves by a millisecond.
 
 #![expect(clippy::panic, reason = "a failed run names its seed")]
 
