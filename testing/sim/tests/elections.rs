@@ -27,7 +27,8 @@ fn a_cluster_that_starts_elects_sooner_than_an_election_timeout() {
     let (mut hastened, mut waited) = (Duration::ZERO, Duration::ZERO);
     for seed in 0..SEEDS {
         let (soon, late) = (first_leader(seed, true), first_leader(seed, false));
-        assert!(late >= Duration::from_secs(1), "seed {seed}: {late:?} without hastening");
+        // Ten ticks, the first at once, of clocks that differ.
+        assert!(late >= Duration::from_millis(850), "seed {seed}: {late:?} without hastening");
         (hastened, waited) = (hastened + soon, waited + late);
     }
     let seeds = u32::try_from(SEEDS).expect("few seeds");
