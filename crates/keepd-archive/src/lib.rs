@@ -2,7 +2,7 @@
 //!
 //! A backup is etcd's snapshot ([`keepd_backup`]), compressed and sealed whole ([`mod@format`], [`age`]),
 //! under a [`name`] in a [`destination`], with a [`sidecar`] that tells what it is. [`prove`] restores it into
-//! a [`scratch`] folder and compares it with its source; [`catalog`] reads what a destination has,
+//! a [`scratch`] folder ([`unpacked`]) and compares it with its source; [`catalog`] reads what a destination has,
 //! [`retention`] and [`schedule`] decide what goes and when the next one is due.
 //!
 //! Layouts: `docs/formats/backup.md`. Everything blocks; what goes over a network runs on the runtime whose
@@ -27,6 +27,8 @@ pub mod retention;
 pub mod schedule;
 pub mod scratch;
 pub mod sidecar;
+mod stage;
+pub mod unpacked;
 pub mod upload;
 
 pub use error::{Error, Remedy};

@@ -3,36 +3,24 @@
 
 use std::io::{self, Read, Write as _};
 
-use keepd_backup::{Progress, RestoreOptions, Status};
-use keepd_crypto::{ConfigOptions, Encryption, EncryptionConfig, quickstart_config};
+use keepd_backup::{Progress, Status};
+use keepd_crypto::EncryptionConfig;
 use keepd_env::Env;
-use keepd_member::Layout;
-use keepd_mvcc::{Applied, HashKv, Options, Store};
+use keepd_mvcc::HashKv;
 
 use crate::age::Keys;
 use crate::format::OpeningReader;
 use crate::scratch::{Scratch, ScratchFile};
 use crate::sidecar::{HashFacts, Sidecar, StateFacts};
+use crate::unpacked::Unpacked;
 use crate::{Error, Moment};
+
+pub use crate::stage::{Stage, Tell};
 
 /// Bytes of a snapshot that is not known yet; etcd advises against stores of more than 8 GiB.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 256 << 10;
-
-/// A stage of the work, for a progress bar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// The object is read and opened.
-    Fetch,
-    /// The snapshot is checked.
-    Check,
-    /// The snapshot is restored.
-    Restore,
-}
-
-/// Tells of a stage: bytes done and in all.
-pub type Tell<'a> = dyn FnMut(Stage, u64, u64) + 'a;
 
 /// Reads an object into a scratch file as the snapshot in it, and compares it with its sidecar.
 ///
@@ -125,60 +113,8 @@ pub fn restore(
         expected: "not recorded, so that nothing can be proven".to_owned(),
         found: "unknown".to_owned(),
     })?;
-    if state.sealed_values > 0 && config.is_none() {
-        return Err(Error::ValuesAreSealed(state.sealed_values));
-    }
-    // A store has its live records once, and some room to write.
-    scratch.check_space(state.snapshot_bytes.saturating_mul(2))?;
-    let own;
-    let config = match config {
-        Some(config) if config.seals() || state.sealed_values > 0 => config,
-        _ => {
-            own = passing_config(env);
-            &own
-        }
-    };
-    let dir = scratch.path().join("restored");
-    let options = RestoreOptions {
-        bump_revision: 0,
-        mark_compacted: false,
-        without_authentication: true,
-        ..RestoreOptions::default()
-    };
-    let mut told = |it: Progress| tell(Stage::Restore, it.done, it.total);
-    let file = Box::new(file.clone());
-    keepd_backup::restore_file(env, file, &dir, &options, Some(config), &mut told)?;
-    let found = hash_of(env, &dir, config, expected);
-    // The next one to be proven has the same name.
-    env.disk.remove_dir_all(&dir)?;
-    compare(expected, found?)
-}
-
-/// A configuration that seals everything under a key that is forgotten with it, and takes plain values.
-fn passing_config(env: &Env) -> EncryptionConfig {
-    let text = quickstart_config(&*env.random);
-    let options = ConfigOptions { trust_plain_data: true, ..ConfigOptions::default() };
-    EncryptionConfig::parse_with("scratch", text.as_bytes(), options)
-        .expect("the first configuration of quickstart is right")
-}
-
-/// The restored store's hash, after the compaction that the member had carried out when it was asked.
-fn hash_of(
-    env: &Env,
-    dir: &std::path::Path,
-    config: &EncryptionConfig,
-    expected: HashFacts,
-) -> Result<HashKv, Error> {
-    let member = Layout::new(dir).member;
-    let keys = Encryption::open(env, &member, Some(config.clone()))?.files();
-    let mut store = Store::open(env.clone(), &Layout::store(&member), keys, Options::default())?;
-    let view = store.views().load();
-    if expected.compact_revision <= view.compact_revision() {
-        return Ok(view.hash_kv(expected.revision)?);
-    }
-    store.compact(expected.compact_revision).map_err(keepd_mvcc::Error::from)?;
-    let applied: Applied = store.durable();
-    Ok(store.publish(applied).hash_kv(expected.revision)?)
+    let mut unpacked = Unpacked::open(env, (file, state), config, (scratch, "restored"), tell)?;
+    compare(expected, unpacked.hash_as(expected)?)
 }
 
 fn compare(expected: HashFacts, found: HashKv) -> Result<(), Error> {

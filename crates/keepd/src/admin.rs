@@ -278,7 +278,7 @@ impl Cluster {
         }
     }
 
-    async fn ask<A>(
+    pub(crate) async fn ask<A>(
         &mut self,
         call: impl AsyncFnOnce(Channel) -> Result<tonic::Response<A>, Status>,
     ) -> Result<A, AskError> {
@@ -295,7 +295,7 @@ impl Cluster {
         Err(answer)
     }
 
-    async fn channel(&mut self) -> Result<Channel, AskError> {
+    pub(crate) async fn channel(&mut self) -> Result<Channel, AskError> {
         if let Some(channel) = &self.connected {
             return Ok(channel.clone());
         }

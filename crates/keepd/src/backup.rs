@@ -21,7 +21,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::verb;
 
+pub(crate) use bar::Bar;
+pub(crate) use choice::{cluster_id, sidecar};
+pub(crate) use keys::OpenArguments;
+pub(crate) use place::{LineArguments, Machine, ScratchArguments};
 pub(crate) use restore::refuse_half_restored;
+pub(crate) use shown::bytes;
 
 /// Backups elsewhere: in a folder or an object store, sealed, and proven to restore.
 ///
@@ -54,7 +59,7 @@ enum Command {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     Table,
     Json,
 }

@@ -34,6 +34,9 @@ Usage:
   keepd ctl COMMAND              etcdctl's commands (also: named etcdctl or keepctl)
   keepd utl COMMAND              etcdutl's commands (also: named etcdutl)
   keepd backup COMMAND           backups elsewhere, sealed and proven: now, list, restore, drill, ...
+  keepd history KEY              the versions of a key that are still there, in backups too
+  keepd diff A B                 what differs between two revisions, backups, or now
+  keepd undo --to STATE          puts back what was deleted or changed since
   keepd cluster invite           a token with which an empty machine joins: keepd server --join TOKEN
   keepd member rebuild           a corrupt or damaged member gets the state of the others
   keepd recover DIR...           a new cluster from what is left when the majority is gone for good

@@ -29,6 +29,7 @@ mod promotion;
 mod quickstart;
 mod recover;
 mod serve;
+mod undo;
 mod verb;
 
 const _: () = assert!(!keepd_env::mutants::ARE_BUILT, "mutants are for the simulator's own test");
@@ -92,11 +93,14 @@ fn verb(name: &str) -> Option<fn(Vec<OsString>) -> ExitCode> {
         "backup" => Some(backup::main),
         "cluster" => Some(enrol::main),
         "debug" => Some(debug::main),
+        "diff" => Some(undo::diff),
         "encryption" => Some(encryption::main),
+        "history" => Some(undo::history),
         "member" => Some(member::main),
         "quickstart" => Some(quickstart::main),
         "pki" => Some(pki::main),
         "recover" => Some(recover::main),
+        "undo" => Some(undo::undo),
         _ => None,
     }
 }

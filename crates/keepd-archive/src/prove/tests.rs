@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keepd_backup::Export;
-use keepd_crypto::{FileKeys, ValueSealer};
+use keepd_crypto::{FileKeys, ValueSealer, quickstart_config};
 use keepd_env::{SeededRandom, SimDisk};
-use keepd_mvcc::View;
+use keepd_mvcc::{Applied, Options, Store, View};
 use keepd_types::{KeyRange, LeaseId, StoredValue};
 
 use super::*;

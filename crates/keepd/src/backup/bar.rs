@@ -6,10 +6,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keepd_archive::prove::Stage;
 
 /// A bar of one stage after the other.
-pub(super) struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         if !std::io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
@@ -20,14 +20,14 @@ impl Bar {
         Self(ProgressBar::new(0).with_style(style))
     }
 
-    pub(super) fn show(&self, stage: &'static str, done: u64, total: u64) {
+    pub(crate) fn show(&self, stage: &'static str, done: u64, total: u64) {
         self.0.set_message(stage);
         self.0.set_length(total.max(done));
         self.0.set_position(done);
     }
 
     /// Shows the progress of a proof.
-    pub(super) fn tell(&self, stage: Stage, done: u64, total: u64) {
+    pub(crate) fn tell(&self, stage: Stage, done: u64, total: u64) {
         let stage = match stage {
             Stage::Fetch => "reading",
             Stage::Check => "checking",
@@ -36,7 +36,7 @@ impl Bar {
         self.show(stage, done, total);
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.0.finish_and_clear();
     }
 }

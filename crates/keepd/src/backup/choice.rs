@@ -120,7 +120,7 @@ impl Chosen {
 }
 
 /// A backup's sidecar, without which nothing can be compared.
-pub(super) fn sidecar(backup: &Backup) -> anyhow::Result<&Sidecar> {
+pub(crate) fn sidecar(backup: &Backup) -> anyhow::Result<&Sidecar> {
     match &backup.sidecar {
         Ok(sidecar) => Ok(sidecar),
         Err(Fault::NoSidecar) => anyhow::bail!(
@@ -132,7 +132,7 @@ pub(super) fn sidecar(backup: &Backup) -> anyhow::Result<&Sidecar> {
 }
 
 /// A cluster's id in hexadecimal.
-fn cluster_id(text: &str) -> Result<u64, String> {
+pub(crate) fn cluster_id(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|_malformed| "an id is a hexadecimal number".to_owned())
 }
 

@@ -39,7 +39,7 @@ impl ConfigArguments {
 
 /// Keys that may open a backup.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct OpenArguments {
+pub(crate) struct OpenArguments {
     #[command(flatten)]
     pub(super) config: ConfigArguments,
     /// A file with an age identity, as age-keygen writes it; more than once for more.
@@ -49,7 +49,7 @@ pub(super) struct OpenArguments {
 
 impl OpenArguments {
     /// Reads them.
-    pub(super) fn read(&self) -> anyhow::Result<Keys> {
+    pub(crate) fn read(&self) -> anyhow::Result<Keys> {
         let mut keys = Keys { config: self.config.read(false)?, ..Keys::default() };
         for path in &self.identity {
             let text = read_file(path)?;

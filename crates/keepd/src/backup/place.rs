@@ -14,7 +14,7 @@ const THREADS: usize = 2;
 
 /// Options of whatever goes over a line.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct LineArguments {
+pub(crate) struct LineArguments {
     /// Bytes a second that are sent or received at most: 500k, 20M.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(super) limit_rate: Option<NonZeroU64>,
@@ -22,7 +22,7 @@ pub(super) struct LineArguments {
 
 /// Options of whatever needs a place for what is on its way.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct ScratchArguments {
+pub(crate) struct ScratchArguments {
     /// A folder for what is on its way; it lies there sealed under a key that is only in memory. TMPDIR or
     /// /var/tmp if not given.
     #[arg(long, value_name = "DIR")]
@@ -31,7 +31,7 @@ pub(super) struct ScratchArguments {
 
 impl ScratchArguments {
     /// Makes a folder of its own there.
-    pub(super) fn make(&self, env: &Env) -> anyhow::Result<Scratch> {
+    pub(crate) fn make(&self, env: &Env) -> anyhow::Result<Scratch> {
         let from_environment = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
         let parent = self.scratch_dir.clone().or_else(|| from_environment.map(PathBuf::from));
         let parent = parent.unwrap_or_else(|| {
@@ -43,14 +43,14 @@ impl ScratchArguments {
 }
 
 /// The machine, for one command.
-pub(super) struct Machine {
-    pub(super) env: Env,
-    pub(super) runtime: Runtime,
+pub(crate) struct Machine {
+    pub(crate) env: Env,
+    pub(crate) runtime: Runtime,
     limit: Arc<Limit>,
 }
 
 impl Machine {
-    pub(super) fn new(line: Option<&LineArguments>) -> anyhow::Result<Self> {
+    pub(crate) fn new(line: Option<&LineArguments>) -> anyhow::Result<Self> {
         let env = Env::real();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(THREADS).enable_all().build()?;
@@ -60,7 +60,7 @@ impl Machine {
     }
 
     /// Opens a destination.
-    pub(super) fn open(&self, url: &str) -> anyhow::Result<Arc<dyn Destination>> {
+    pub(crate) fn open(&self, url: &str) -> anyhow::Result<Arc<dyn Destination>> {
         let limit = Arc::clone(&self.limit);
         Ok(destination::open(url, &self.env, self.runtime.handle(), limit)?)
     }

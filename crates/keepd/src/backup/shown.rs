@@ -54,7 +54,7 @@ pub(super) fn state(backup: &Backup) -> String {
 }
 
 /// A size for people.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     let (mut tenths, mut unit) = (count.saturating_mul(10), "B");
     for next in UNITS {

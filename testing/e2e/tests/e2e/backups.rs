@@ -23,32 +23,39 @@ const NOT_CONFIRMED: i32 = 3;
 const NOT_SOUND: i32 = 4;
 
 /// A folder with a member, a place for backups, and keys.
-struct Bench {
-    dir: TempDir,
+pub(crate) struct Bench {
+    pub(crate) dir: TempDir,
     config: PathBuf,
     identity: PathBuf,
 }
 
 /// Output of a command.
-struct Told {
+pub(crate) struct Told {
     code: i32,
-    out: String,
-    err: String,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Told {
-    fn expect(self, code: i32) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap();
+        Self { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
         self
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap()
     }
 }
 
 impl Bench {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let dir = TempDir::new(name);
         let config = dir.join("encryption.yaml");
         fs::write(&config, sealing("key1", FIRST)).unwrap();
@@ -58,11 +65,11 @@ impl Bench {
         Self { dir, config, identity }
     }
 
-    fn keepd(&self) -> Keepd {
+    pub(crate) fn keepd(&self) -> Keepd {
         Keepd::new(self.dir.path()).encryption(&self.config)
     }
 
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         self.place_named("place")
     }
 
@@ -71,17 +78,19 @@ impl Bench {
     }
 
     fn command(&self, words: &[&str]) -> Command {
+        self.verb(&[&["backup"], words].concat())
+    }
+
+    /// A verb of the binary.
+    pub(crate) fn verb(&self, words: &[&str]) -> Command {
         let mut command = Command::new(Keepd::binary());
-        command.arg("backup").args(words);
+        command.args(words);
         command.env("TMPDIR", self.dir.join("scratch")).stdin(Stdio::null());
         command
     }
 
     fn backup(&self, words: &[&str]) -> Told {
-        let output = self.command(words).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let code = output.status.code().unwrap();
-        Told { code, out: text(output.stdout), err: text(output.stderr) }
+        Told::of(&mut self.command(words))
     }
 
     /// The words of `now`.
@@ -90,13 +99,13 @@ impl Bench {
         ["now", "--to", &self.place(), "--endpoints", &endpoint].map(str::to_owned).to_vec()
     }
 
-    fn take(&self, more: &[&str]) -> Told {
+    pub(crate) fn take(&self, more: &[&str]) -> Told {
         let now = self.now();
         let words: Vec<&str> = now.iter().map(String::as_str).chain(more.iter().copied()).collect();
         self.backup(&words)
     }
 
-    fn with_config(&self) -> [&str; 2] {
+    pub(crate) fn with_config(&self) -> [&str; 2] {
         ["--encryption-provider-config", self.config.to_str().unwrap()]
     }
 
@@ -121,7 +130,7 @@ impl Bench {
     }
 
     /// Whether nothing plain lies outside of the memory.
-    fn assert_nothing_plain(&self) {
+    pub(crate) fn assert_nothing_plain(&self) {
         let needles: Vec<Vec<u8>> = [VALUE, KEY, OUTSIDE].map(|it| it.as_bytes().to_vec()).to_vec();
         for folder in ["place", "scratch", "data"] {
             let found = files_with(&self.dir.join(folder), &needles);

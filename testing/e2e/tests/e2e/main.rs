@@ -30,4 +30,5 @@ mod slow_watcher;
 mod start;
 mod storms;
 mod strangers;
+mod undo;
 mod upgrade;
