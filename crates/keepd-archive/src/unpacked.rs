@@ -72,7 +72,7 @@ impl Unpacked {
         self.store.views().load()
     }
 
-    /// What opens its values.
+    /// The keys that open its values.
     #[must_use]
     pub fn sealer(&self) -> &ValueSealer {
         &self.sealer

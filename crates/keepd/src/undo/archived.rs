@@ -15,7 +15,7 @@ pub(super) struct Archived {
     name: String,
     view: Arc<View>,
     unpacked: Unpacked,
-    /// What it is unpacked into goes after it.
+    /// The folder that it is unpacked into, which goes after it.
     _scratch: Arc<Scratch>,
 }
 

@@ -42,7 +42,7 @@ pub(super) struct SourceArguments {
     line: LineArguments,
 }
 
-/// Where states come from. The cluster is asked, and the place read, when a state of it is named.
+/// The origins of states. The cluster is asked, and the place read, when a state of it is named.
 pub(super) struct Sources<'a> {
     arguments: &'a SourceArguments,
     machine: Machine,

@@ -144,7 +144,7 @@ impl Pairs<'_> {
 struct Walk<'a> {
     state: &'a dyn State,
     selection: &'a Selection,
-    /// What is left, the range that is walked first.
+    /// The rest, the range that is walked first.
     ranges: VecDeque<KeyRange>,
     page: VecDeque<Head>,
 }
