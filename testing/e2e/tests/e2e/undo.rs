@@ -2,6 +2,7 @@
 //! beside it, killed half-way.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -206,7 +207,7 @@ async fn an_interrupted_one_goes_on_when_it_is_run_again() {
     let words = ["undo", "--to", &to, "--prefix", PREFIX, "--delete-created", "--yes"];
     let words = [&words[..], &["--endpoints", &endpoint]].concat();
     let begin = client.revision().await.unwrap();
-    let mut child = bench.verb(&words).spawn().unwrap();
+    let mut child = bench.verb(&words).stdout(Stdio::null()).spawn().unwrap();
     let begun = async {
         while client.revision().await.unwrap() < begin + 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
