@@ -23,7 +23,7 @@ use crate::backup::{Format, bytes};
 pub(crate) struct Arguments {
     /// The key.
     #[arg(value_name = "KEY")]
-    key: String,
+    key_name: String,
     #[command(flatten)]
     sources: SourceArguments,
     /// With --from, the number of backups that are opened, the newest ones.
@@ -48,7 +48,7 @@ struct Found {
 
 /// Runs the verb.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let key = Bytes::from(arguments.key.clone());
+    let key = Bytes::from(arguments.key_name.clone());
     anyhow::ensure!(!key.is_empty(), "a key has at least one byte");
     let mut sources = Sources::new(&arguments.sources)?;
     let mut found = BTreeMap::new();
