@@ -158,7 +158,7 @@ func (u *undone) comesBack() {
 		return code == 201
 	})
 	again := u.keepd("undo", "--namespace", "shop", "--to", fmt.Sprint(to), "-w", "json")
-	if !strings.Contains(again.Stdout, `"changed_back":1`) || !strings.Contains(again.Stdout, `"left":1`) {
+	if !strings.Contains(again.Stdout, `"changed_back":1`) || !strings.Contains(again.Stdout, `"put_back":0`) {
 		t.Errorf("a second look: %s%s", again.Stdout, again.Stderr)
 	}
 }
