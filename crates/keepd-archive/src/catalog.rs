@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::destination::{Destination, Entry};
-use crate::name::{Name, Part, parse_key};
+use crate::name::{Kind, Name, Part, parse_key};
 use crate::retention::{Candidate, Policy, Reason};
 use crate::sidecar::{self, Sidecar};
 use crate::{Error, Moment};
@@ -12,7 +12,7 @@ use crate::{Error, Moment};
 const FOREIGN_MAX: usize = 100;
 
 /// A backup as it is found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backup {
     /// The cluster.
     pub cluster: u64,
@@ -57,6 +57,88 @@ impl Backup {
     }
 }
 
+/// A backup as the names of its objects tell of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The cluster.
+    pub cluster: u64,
+    /// Its name.
+    pub name: Name,
+    /// The size of its object; none if only the sidecar is there.
+    pub bytes: Option<u64>,
+    /// Whether its sidecar is there.
+    pub has_sidecar: bool,
+}
+
+impl Listed {
+    /// Whether both objects are there; only then it counts.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.bytes.is_some() && self.has_sidecar
+    }
+}
+
+/// The names in a destination: what one listing tells, however many backups there are.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The backups, by cluster and time.
+    pub backups: Vec<Listed>,
+    /// Objects that are none; the first of them.
+    pub foreign: Vec<String>,
+    /// The number of them.
+    pub foreign_count: usize,
+}
+
+impl Listing {
+    /// Lists a destination; the backups of one cluster only, if that is asked for.
+    ///
+    /// # Errors
+    /// If it cannot be listed.
+    pub fn read(destination: &dyn Destination, cluster: Option<u64>) -> Result<Self, Error> {
+        let mut listing = Self::default();
+        let mut found: BTreeMap<(u64, String), Listed> = BTreeMap::new();
+        for Entry { key, bytes } in destination.list()? {
+            let Some((of, name, part)) = parse_key(&key) else {
+                listing.foreign_count += 1;
+                if listing.foreign.len() < FOREIGN_MAX {
+                    listing.foreign.push(key);
+                }
+                continue;
+            };
+            if cluster.is_some_and(|cluster| cluster != of) {
+                continue;
+            }
+            let first = Listed { cluster: of, name, bytes: None, has_sidecar: false };
+            let entry = found.entry((of, name.to_string())).or_insert(first);
+            match part {
+                Part::Object => entry.bytes = Some(bytes),
+                Part::Sidecar => entry.has_sidecar = true,
+            }
+        }
+        listing.backups = found.into_values().collect();
+        Ok(listing)
+    }
+}
+
+/// Reads the sidecars of listed backups, with what they tell.
+pub fn examine(destination: &dyn Destination, listed: &[Listed]) -> Vec<Backup> {
+    let with_sidecar = listed.iter().filter(|it| it.has_sidecar);
+    let keys: Vec<String> = with_sidecar.map(|it| it.name.sidecar_key(it.cluster)).collect();
+    let mut sidecars = destination.get_all(&keys, sidecar::BYTES_MAX).into_iter();
+    let mut examined = |it: &Listed| {
+        let Listed { cluster, name, bytes, has_sidecar } = *it;
+        let sidecar = if has_sidecar {
+            let read = sidecars.next().unwrap_or(Err(Error::Truncated));
+            let decoded = read.and_then(|bytes| Sidecar::decode(cluster, &name, &bytes));
+            decoded.map_err(|error| Fault::Unreadable(error.to_string()))
+        } else {
+            Err(Fault::NoSidecar)
+        };
+        Backup { cluster, name, bytes, sidecar }
+    };
+    listed.iter().map(&mut examined).collect()
+}
+
 /// Everything in a destination.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -74,40 +156,20 @@ impl Catalog {
     /// # Errors
     /// If it cannot be listed. A sidecar that cannot be read is a fault of its backup.
     pub fn read(destination: &dyn Destination, cluster: Option<u64>) -> Result<Self, Error> {
-        let mut catalog = Self::default();
-        let mut found: BTreeMap<(u64, String), (Name, Option<u64>, bool)> = BTreeMap::new();
-        for Entry { key, bytes } in destination.list()? {
-            let Some((of, name, part)) = parse_key(&key) else {
-                catalog.foreign_count += 1;
-                if catalog.foreign.len() < FOREIGN_MAX {
-                    catalog.foreign.push(key);
-                }
-                continue;
-            };
-            if cluster.is_some_and(|cluster| cluster != of) {
-                continue;
-            }
-            let entry = found.entry((of, name.to_string())).or_insert((name, None, false));
-            match part {
-                Part::Object => entry.1 = Some(bytes),
-                Part::Sidecar => entry.2 = true,
-            }
-        }
-        let with_sidecar = found.iter().filter(|(_, (_, _, has_sidecar))| *has_sidecar);
-        let keys: Vec<String> =
-            with_sidecar.map(|((of, _), (name, ..))| name.sidecar_key(*of)).collect();
-        let mut sidecars = destination.get_all(&keys, sidecar::BYTES_MAX).into_iter();
-        for ((cluster, _), (name, bytes, has_sidecar)) in found {
-            let sidecar = if has_sidecar {
-                let read = sidecars.next().unwrap_or(Err(Error::Truncated));
-                let decoded = read.and_then(|bytes| Sidecar::decode(cluster, &name, &bytes));
-                decoded.map_err(|error| Fault::Unreadable(error.to_string()))
-            } else {
-                Err(Fault::NoSidecar)
-            };
-            catalog.backups.push(Backup { cluster, name, bytes, sidecar });
-        }
-        Ok(catalog)
+        let Listing { backups, foreign, foreign_count } = Listing::read(destination, cluster)?;
+        Ok(Self { backups: examine(destination, &backups), foreign, foreign_count })
+    }
+
+    /// The backups in the order in which they should be proven again: those that never were, then those
+    /// whose proof is the longest ago.
+    #[must_use]
+    pub fn by_proof(&self) -> Vec<&Backup> {
+        let mut backups: Vec<&Backup> = self.backups.iter().collect();
+        backups.sort_by_key(|backup| {
+            let proven = backup.sidecar.as_ref().ok().and_then(|it| it.proven.as_ref());
+            (proven.map(|proven| proven.time), backup.name.time)
+        });
+        backups
     }
 
     /// The clusters that have backups here.
@@ -141,6 +203,32 @@ impl Catalog {
         }
         reasons
     }
+}
+
+/// Removes what interrupted runs have left of a cluster's scheduled backups that were begun before `before`:
+/// objects without a sidecar, and what did not even become one. The number of them.
+///
+/// # Errors
+/// If the place refuses.
+pub fn clear_interrupted(
+    destination: &dyn Destination,
+    cluster: u64,
+    before: Moment,
+) -> Result<usize, Error> {
+    let is_old =
+        |of: u64, name: &Name| of == cluster && name.kind == Kind::Scheduled && name.time < before;
+    let listed = Listing::read(destination, Some(cluster))?.backups;
+    let listed = listed.into_iter().filter(|it| !it.has_sidecar && is_old(it.cluster, &it.name));
+    let mut keys: Vec<String> = listed.map(|it| it.name.key(cluster)).collect();
+    keys.extend(destination.interrupted()?.into_iter().filter(|key| {
+        let mut words = key.rsplitn(3, '.').skip(2);
+        let of = words.next().and_then(parse_key);
+        of.is_some_and(|(of, name, _)| is_old(of, &name))
+    }));
+    for key in &keys {
+        destination.remove(key)?;
+    }
+    Ok(keys.len())
 }
 
 /// Removes a backup: the object first, so that a sidecar never makes something else of what is left.

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::Error;
 
-pub use limit::Limit;
+pub use limit::{Limit, rate};
 
 /// BOUND: objects below a destination, a year of one a minute.
 pub const OBJECTS_MAX: usize = 500_000;
@@ -69,6 +69,15 @@ pub trait Destination: Send + Sync + Debug {
     /// If there are more than [`OBJECTS_MAX`], or the place refuses.
     fn list(&self) -> Result<Vec<Entry>, Error>;
 
+    /// Keys of what was being written and did not become an object, where the place keeps such; no
+    /// listing has them, and they may be removed.
+    ///
+    /// # Errors
+    /// If the place refuses.
+    fn interrupted(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     /// Removes an object; one that is gone is no error.
     ///
     /// # Errors
@@ -93,6 +102,26 @@ pub fn open(
         url::Scheme::File => Arc::new(local::Folder::new(env, &parsed, limit)),
         _ => Arc::new(remote::Bucket::new(&parsed, handle, limit)?),
     })
+}
+
+/// Checks a URL without opening anything.
+///
+/// # Errors
+/// If it is wrong.
+pub fn check(url: &str) -> Result<(), Error> {
+    url::Url::parse(url).map(drop)
+}
+
+/// The URL of a folder.
+#[must_use]
+pub fn folder_url(folder: &std::path::Path) -> String {
+    url::of_folder(folder)
+}
+
+/// A URL for messages: without options and without anything that could be a secret.
+#[must_use]
+pub fn shown(url: &str) -> String {
+    url::harmless(url)
 }
 
 /// Whether a key is made of plain words: nothing leads out of the destination.

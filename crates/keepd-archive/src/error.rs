@@ -64,7 +64,7 @@ pub enum Error {
     /// There is too little space.
     #[error(
         "{path} has {available} bytes free, and {needed} are needed: make space, or name another place \
-         with --scratch-dir"
+         with --scratch-dir (of a server: --backup-scratch-dir)"
     )]
     Space {
         /// The folder.
@@ -260,6 +260,25 @@ impl Error {
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
         matches!(self, Self::Store { remedy: Remedy::Permission, .. })
+    }
+
+    /// Whether the object itself is at fault: it is not, or no longer, what was written, or not what it should
+    /// have been. Everything else may pass.
+    #[must_use]
+    pub const fn is_unsound(&self) -> bool {
+        matches!(
+            self,
+            Self::NotSealed
+                | Self::Header(_)
+                | Self::HeaderMac
+                | Self::Chunk { .. }
+                | Self::Truncated
+                | Self::Trailing
+                | Self::TooLong { .. }
+                | Self::Digest { .. }
+                | Self::NotEqual { .. }
+                | Self::NotFound { .. }
+        )
     }
 
     /// Whether the object is not there.

@@ -11,7 +11,7 @@ use keepd_mvcc::HashKv;
 use crate::age::Keys;
 use crate::format::OpeningReader;
 use crate::scratch::{Scratch, ScratchFile};
-use crate::sidecar::{HashFacts, Sidecar, StateFacts};
+use crate::sidecar::{HashFacts, Proven, Sidecar, StateFacts};
 use crate::unpacked::Unpacked;
 use crate::{Error, Moment};
 
@@ -19,8 +19,69 @@ pub use crate::stage::{Stage, Tell};
 
 /// Bytes of a snapshot that is not known yet; etcd advises against stores of more than 8 GiB.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 40;
+/// The scratch file of what is proven.
+const SNAPSHOT: &str = "snapshot";
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 256 << 10;
+
+/// All that a whole proof needs beside the backup.
+#[derive(Debug)]
+pub struct Prover<'a> {
+    /// Disk, clock and randomness.
+    pub env: &'a Env,
+    /// The folder that it is restored into.
+    pub scratch: &'a Scratch,
+    /// The encryption configuration of the cluster, needed if values are sealed.
+    pub config: Option<&'a EncryptionConfig>,
+    /// The name of this host.
+    pub by: String,
+}
+
+impl Prover<'_> {
+    /// Opens what `object` reads, restores it and compares it with its source. `is_operators` if the keys are
+    /// not those that were in memory when it was sealed.
+    ///
+    /// # Errors
+    /// If it is not what was written, no key opens it, it restores to something else, or there is too
+    /// little space.
+    pub fn prove<R: Read>(
+        &self,
+        object: R,
+        sidecar: &Sidecar,
+        keys: &Keys,
+        is_operators: bool,
+        tell: &mut Tell<'_>,
+    ) -> Result<Proven, Error> {
+        let begin = self.env.clock.monotonic();
+        let file = self.verify(object, sidecar, keys, tell)?;
+        restore(self.env, &file, &sidecar.state, self.config, self.scratch, tell)?;
+        let took = self.env.clock.monotonic() - begin;
+        Ok(Proven {
+            time: now(self.env),
+            by: self.by.clone(),
+            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            with_operators_key: is_operators,
+        })
+    }
+
+    /// The same without the restore; the snapshot in it.
+    ///
+    /// # Errors
+    /// As [`Self::prove`].
+    pub fn verify<R: Read>(
+        &self,
+        object: R,
+        sidecar: &Sidecar,
+        keys: &Keys,
+        tell: &mut Tell<'_>,
+    ) -> Result<ScratchFile, Error> {
+        // Backups are proven one after the other, each in the place of the one before.
+        self.scratch.remove(SNAPSHOT)?;
+        let file = fetch(object, sidecar, keys, self.scratch, tell)?;
+        check(&file, &sidecar.state, tell)?;
+        Ok(file)
+    }
+}
 
 /// Reads an object into a scratch file as the snapshot in it, and compares it with its sidecar.
 ///
@@ -37,7 +98,7 @@ pub fn fetch<R: Read>(
     let is_sealed = !sidecar.opened_by.is_empty();
     let bytes_max = sidecar.state.snapshot_bytes.min(SNAPSHOT_BYTES_MAX);
     let mut reader = OpeningReader::new(object, is_sealed, keys, bytes_max)?;
-    let mut file = scratch.create("snapshot")?;
+    let mut file = scratch.create(SNAPSHOT)?;
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         let len = match reader.read(&mut buffer) {
@@ -84,6 +145,19 @@ pub fn check(file: &ScratchFile, state: &StateFacts, tell: &mut Tell<'_>) -> Res
 #[must_use]
 pub fn of_state(status: &Status) -> i64 {
     status.revision.max(status.compact_revision).max(1)
+}
+
+/// The facts of a snapshot that was taken, with its source's hash.
+#[must_use]
+pub fn facts(file: &ScratchFile, status: &Status, hash_kv: HashFacts) -> StateFacts {
+    StateFacts {
+        revision: of_state(status),
+        compact_revision: status.compact_revision,
+        keys: status.total_keys,
+        sealed_values: status.sealed_values,
+        snapshot_bytes: file.bytes(),
+        hash_kv: Some(hash_kv),
+    }
 }
 
 /// Checks a snapshot's SHA-256 and structure; what it holds.

@@ -154,8 +154,8 @@ fn rule(pattern: &str) -> Result<Rule, String> {
     }
     if let Some(every) = pattern.strip_prefix("@every ") {
         let every = duration(every.trim()).ok_or("@every takes a number and s, m or h")?;
-        if every < Duration::from_secs(60) {
-            return Err("@every takes a minute at least".to_owned());
+        if every.is_zero() {
+            return Err("@every takes a second at least".to_owned());
         }
         return Ok(Rule::Every(every));
     }
@@ -259,7 +259,7 @@ mod tests {
         assert!(error("* * * *", "UTC", 0).contains("it is five fields as in cron"));
         assert!(error("61 * * * *", "UTC", 0).contains("is no schedule"));
         assert!(error("0 0 0 * * *", "UTC", 0).contains("is no schedule"));
-        assert!(error("@every 5s", "UTC", 0).contains("a minute at least"));
+        assert!(error("@every 0s", "UTC", 0).contains("a second at least"));
         assert!(error("@daily", "Europe/Bonn", 0).contains("no time zone \"Europe/Bonn\""));
         assert!(error("CRON_TZ=Mars @daily", "UTC", 0).contains("no time zone \"Mars\""));
         assert!(error("@daily", "UTC", 90_000).contains("too long"));

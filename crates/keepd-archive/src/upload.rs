@@ -38,12 +38,31 @@ impl Snapshot {
     }
 }
 
-/// Seals and uploads a snapshot, then its sidecar; not proven yet. The file's key opens it again as long
-/// as it is in memory, also where all recipients' private keys are elsewhere.
+/// Seals and uploads a snapshot, then its sidecar; not proven yet. As [`upload_object`].
 ///
 /// # Errors
 /// If it cannot be sealed or read, or the place refuses it.
 pub fn upload<R: Read>(
+    destination: &dyn Destination,
+    snapshot: &Snapshot,
+    content: R,
+    sealing: &Sealing,
+    random: &dyn Random,
+    tell: &mut dyn FnMut(u64),
+) -> Result<(Sidecar, Option<FileKey>), Error> {
+    let (sidecar, file_key) = upload_object(destination, snapshot, content, sealing, random, tell)?;
+    let name = snapshot.name(sealing.is_sealed());
+    write_sidecar(destination, snapshot.cluster, &name, &sidecar)?;
+    Ok((sidecar, file_key))
+}
+
+/// Seals and uploads a snapshot. Until the sidecar that it returns is written too it counts for nothing.
+/// The file's key opens it again as long as it is in memory, also where all recipients' private keys are
+/// elsewhere.
+///
+/// # Errors
+/// If it cannot be sealed or read, or the place refuses it.
+pub fn upload_object<R: Read>(
     destination: &dyn Destination,
     snapshot: &Snapshot,
     content: R,
@@ -74,7 +93,6 @@ pub fn upload<R: Read>(
         proven: None,
         unknown: BTreeMap::new(),
     };
-    write_sidecar(destination, snapshot.cluster, &name, &sidecar)?;
     Ok((sidecar, file_key))
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use keepd_mvcc::KeyState;
 use keepd_types::{KeyRange, LeaseId, MemberId, SealMark, StoredValue, Term};
 
+use crate::claims::{BackupClaim, BackupTask};
 use crate::member::MembershipChange;
 use crate::tables::{ActiveKeys, ReadableKeys};
 
@@ -111,6 +112,15 @@ pub enum Command {
     SetDowngrade {
         /// The version to go to, as `3.6.0`; `None` ends it.
         target: Option<String>,
+    },
+    /// Claims backup work, or tells what became of it; nothing if another claim than `after` is in force.
+    ClaimBackup {
+        /// The work.
+        task: BackupTask,
+        /// The number of the claim that it follows, 0 for none.
+        after: u64,
+        /// The claim.
+        claim: BackupClaim,
     },
 }
 
@@ -331,7 +341,8 @@ impl Command {
             | Self::SetReadableKeys { .. }
             | Self::SetSealing { .. }
             | Self::ChangeMembership(_)
-            | Self::SetDowngrade { .. } => false,
+            | Self::SetDowngrade { .. }
+            | Self::ClaimBackup { .. } => false,
         }
     }
 
@@ -360,7 +371,8 @@ impl Command {
             | Self::SetClusterVersion { .. }
             | Self::SetFeatureLevel { .. }
             | Self::CheckDigest { .. }
-            | Self::SetDowngrade { .. } => {}
+            | Self::SetDowngrade { .. }
+            | Self::ClaimBackup { .. } => {}
         }
     }
 }

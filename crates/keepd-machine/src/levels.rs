@@ -17,9 +17,11 @@ pub const DOWNGRADE: u32 = 2;
 pub const DIGEST_CHECK: u32 = 3;
 /// The question of a member that starts to the others, and their answers.
 pub const REJOIN: u32 = 4;
+/// The command by which a member claims backup work.
+pub const BACKUP_CLAIM: u32 = 5;
 
 /// The newest level that this version reads, and announces.
-pub const NEWEST: u32 = REJOIN;
+pub const NEWEST: u32 = BACKUP_CLAIM;
 
 impl Command {
     /// The feature level that brought the command.
@@ -45,6 +47,7 @@ impl Command {
             | Self::SetFeatureLevel { .. } => FIRST,
             Self::SetDowngrade { .. } => DOWNGRADE,
             Self::CheckDigest { .. } => DIGEST_CHECK,
+            Self::ClaimBackup { .. } => BACKUP_CLAIM,
         }
     }
 }
@@ -57,6 +60,7 @@ mod tests {
     use keepd_types::{KeyRange, LeaseId, MemberId};
 
     use super::*;
+    use crate::claims::{BackupClaim, BackupTask, ClaimState};
     use crate::codec::CommandError;
     use crate::command::{Alarm, DeleteRange, Put};
     use crate::envelope::Envelope;
@@ -91,7 +95,14 @@ mod tests {
             (19, Command::SetFeatureLevel { level: 1, asked: BTreeSet::new() }, 1),
             (20, Command::SetDowngrade { target: None }, 2),
             (21, Command::CheckDigest { found: None }, 3),
+            (22, claim_backup(), 5),
         ]
+    }
+
+    fn claim_backup() -> Command {
+        let (attempt, member, state) = (1, MemberId(1), ClaimState::Held);
+        let claim = BackupClaim { moment: 1, attempt, member, state };
+        Command::ClaimBackup { task: BackupTask::Take, after: 0, claim }
     }
 
     /// Numbers that are read and written no more: they became 12, 13 and 14.

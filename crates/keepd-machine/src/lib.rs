@@ -8,6 +8,7 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod claims;
 pub mod command;
 pub mod envelope;
 pub mod facts;

@@ -19,8 +19,9 @@ use crate::facts::{self, ClusterFacts};
 use crate::keys::{self, KnownKeys};
 use crate::membership::{self, Member};
 use crate::outcome::{ApplyError, CommandResponse, Failure, Halt, Outcome};
+use crate::tables::ActiveKeys;
 use crate::txn::Execution;
-use crate::{levels, tables};
+use crate::{claims, levels, tables};
 
 mod change;
 
@@ -296,7 +297,8 @@ impl StateMachine {
             | Command::SetClusterVersion { .. }
             | Command::SetFeatureLevel { .. }
             | Command::CheckDigest { .. }
-            | Command::SetDowngrade { .. } => (false, false),
+            | Command::SetDowngrade { .. }
+            | Command::ClaimBackup { .. } => (false, false),
         };
         if writes && self.is_corrupt() {
             return Some(ApplyError::Corrupt);
@@ -339,12 +341,7 @@ impl StateMachine {
                 Ok(CommandResponse::Done)
             }
             Command::SetActiveKeys(keys) => {
-                if tables::active_keys(self.store.meta(tables::CLUSTER))
-                    .is_none_or(|current| current.epoch < keys.epoch)
-                {
-                    let key = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
-                    self.store.meta_put(tables::CLUSTER, key, keys.encode());
-                }
+                self.set_active_keys(keys);
                 Ok(CommandResponse::Done)
             }
             Command::SetReadableKeys { member, keys } => {
@@ -371,9 +368,22 @@ impl StateMachine {
                 facts::set_downgrade(&mut self.store, target.as_deref());
                 Ok(CommandResponse::Done)
             }
+            Command::ClaimBackup { task, after, claim } => {
+                claims::replace(&mut self.store, *task, *after, claim);
+                Ok(CommandResponse::Done)
+            }
             Command::ChangeMembership(_) => {
                 unreachable!("`apply` refuses it, `judge_change` is its way")
             }
+        }
+    }
+
+    /// Sets the keys that the cluster encrypts with, unless they are older.
+    fn set_active_keys(&mut self, keys: &ActiveKeys) {
+        let current = tables::active_keys(self.store.meta(tables::CLUSTER));
+        if current.is_none_or(|current| current.epoch < keys.epoch) {
+            let key = Bytes::from_static(tables::ACTIVE_KEYS_KEY);
+            self.store.meta_put(tables::CLUSTER, key, keys.encode());
         }
     }
 

@@ -25,6 +25,7 @@ use crate::client_requests::ClientRequests;
 use crate::errors;
 use crate::leader_watch::{LeaderLoss, LeaderWatch};
 use crate::listener::TrafficBytes;
+use crate::metrics::BackupMetrics;
 use crate::promotions::Promotions;
 use crate::slow_calls::SlowCalls;
 use crate::stream_failures::StreamFailures;
@@ -88,6 +89,8 @@ pub struct Context {
     pub(crate) network: OnceLock<Network>,
     /// Names, stages and states of the feature gates, once they are said.
     pub(crate) features: OnceLock<Vec<(&'static str, &'static str, bool)>>,
+    /// Facts of backups, if the server takes or watches any.
+    pub(crate) backups: OnceLock<Arc<BackupMetrics>>,
     /// Calls by the version that their client names.
     pub(crate) client_requests: ClientRequests,
     /// Streams that failed.
@@ -123,6 +126,7 @@ impl Context {
             client_bytes: Arc::default(),
             network: OnceLock::new(),
             features: OnceLock::new(),
+            backups: OnceLock::new(),
             client_requests: ClientRequests::default(),
             stream_failures: StreamFailures::default(),
             slow_calls: SlowCalls::default(),

@@ -62,4 +62,5 @@ pub use listener::{
     Accept, Accepting, Bind, BindError, ConnectionOptions, Endpoint, Listener,
     RESERVED_DESCRIPTORS, Stream, TrafficBytes,
 };
+pub use metrics::{BackupFacts, BackupMetrics, BackupPlace, BackupStep};
 pub use server::Server;

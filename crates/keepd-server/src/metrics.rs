@@ -1,10 +1,12 @@
 //! Counters of the services, and the metrics page in Prometheus' text format with etcd's names.
 
+mod backups;
 mod page;
 mod peers;
 mod process;
 mod text;
 
+pub use backups::{BackupFacts, BackupMetrics, BackupPlace, BackupStep};
 pub(crate) use page::render;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ use crate::corruption::{self, CorruptionChecks};
 use crate::dispatch::Dispatch;
 use crate::http_edge::{self, HttpScope, Served};
 use crate::listener::{Accounts, ConnectionSlots, Listener, Service, TrafficBytes};
+use crate::metrics::BackupMetrics;
 use crate::unfinished::Share;
 
 /// Time for the connections of members to end once their streams have.
@@ -85,6 +86,13 @@ impl Server {
     ) -> Self {
         self.served.rpc_metrics = Arc::new(Dispatch::metrics(extensive));
         let _former = self.served.context.features.set(features.to_vec());
+        self
+    }
+
+    /// Shows facts of backups.
+    #[must_use]
+    pub fn with_backups(self, metrics: Arc<BackupMetrics>) -> Self {
+        let _former = self.served.context.backups.set(metrics);
         self
     }
 

@@ -9,6 +9,7 @@
 //! Flags of etcd that keepd cannot honour are refused where leaving them out silently would cost
 //! security or durability, and otherwise accepted with a notice.
 
+mod backup;
 mod cluster;
 mod config_file;
 mod discovery;
@@ -29,6 +30,7 @@ use std::path::Path;
 
 use keepd_gotext::quote;
 
+pub(crate) use backup::BackupOptions;
 pub(crate) use discovery::{Discovery, DiscoveryIdentity, DiscoveryTls};
 pub(crate) use options::{
     ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity, join_dir,
@@ -156,8 +158,10 @@ pub(crate) fn parse(
     } else {
         let from_file =
             config_file::read(&file).map_err(|error| error.into_exit(notices.clone()))?;
-        encryption_is_in_the_file(&settings, environment, &from_file, &file)
-            .map_err(|error| FlagsExit::verification(error, notices.clone()))?;
+        for name in ["encryption-provider-config", "backup-to"] {
+            stands_in_the_file(name, &settings, environment, &from_file, &file)
+                .map_err(|error| FlagsExit::verification(error, notices.clone()))?;
+        }
         settings = from_file;
         let message = "loaded server configuration, other configuration command line flags and \
                        environment variables will be ignored if provided";
@@ -166,15 +170,16 @@ pub(crate) fn parse(
     finish(&settings, notices)
 }
 
-/// Refuses an encryption setting that is given beside a configuration file and is not in it. etcd
-/// ignores flags and environment then; here that would leave plain what was meant to be sealed.
-fn encryption_is_in_the_file(
+/// Refuses a setting that is given beside a configuration file and is not in it. etcd ignores flags and
+/// environment then; here that would leave plain what was meant to be sealed, or take no backups.
+fn stands_in_the_file(
+    name: &str,
     given: &Settings,
     environment: &[(String, String)],
     from_file: &Settings,
     file: &str,
 ) -> Result<(), String> {
-    let flag = table::by_name("encryption-provider-config");
+    let flag = table::by_name(name);
     let ruling = from_file.text(flag.name);
     let name = format!("ETCD_{}", flag.variable());
     let variable = variable(environment, &name);

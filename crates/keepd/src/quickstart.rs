@@ -8,6 +8,7 @@
 //! pki/              ca, server, peer, client and apiserver, each .crt and .key
 //! encryption.yaml   the key that seals values and the data directory
 //! data/             the server's; with --members, data-1, data-2, ...
+//! backups/          a sealed backup every 30 minutes; backup-scratch/ is empty between them
 //! ```
 //!
 //! Each part is made under another name and renamed when complete, so a run that was interrupted
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use keepd_archive::destination::folder_url;
 use keepd_env::Env;
 use keepd_tls::{Authority, CertificateSummary, Subject};
 
@@ -35,6 +37,9 @@ const RENEWED_BEFORE_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// From a member's ports to those of the next.
 const PORT_DISTANCE: u16 = 10;
+/// When a backup is taken, and what is kept of them.
+const BACKUPS: [&str; 3] =
+    ["--backup-schedule=*/30 * * * *", "--backup-keep-within-hours=24", "--backup-keep-daily=7"];
 /// BOUND: members on one machine.
 const MEMBERS_MAX: u16 = 7;
 
@@ -80,6 +85,15 @@ impl Place {
         self.dir.join("encryption.yaml")
     }
 
+    fn backups(&self) -> PathBuf {
+        self.dir.join("backups")
+    }
+
+    /// The place of the backups of all members.
+    fn backups_url(&self) -> String {
+        folder_url(&self.backups())
+    }
+
     /// The data directories of all members.
     fn data(&self) -> Vec<PathBuf> {
         (1..=self.members).map(|member| self.data_of(member)).collect()
@@ -110,7 +124,7 @@ impl Place {
         let named = |member| format!("keepd-{member}=https://127.0.0.1:{}", self.ports(member).1);
         let cluster = (1..=self.members).map(named).collect::<Vec<_>>().join(",");
         let pki = |name: &str| self.pki().join(name).display().to_string();
-        vec![
+        let mut flags = vec![
             format!("--name=keepd-{member}"),
             format!("--data-dir={}", self.data_of(member).display()),
             format!("--encryption-provider-config={}", self.encryption().display()),
@@ -128,7 +142,11 @@ impl Place {
             format!("--peer-key-file={}", pki("peer.key")),
             "--peer-client-cert-auth=true".to_owned(),
             format!("--peer-trusted-ca-file={}", pki("ca.crt")),
-        ]
+            format!("--backup-to={}", self.backups_url()),
+            format!("--backup-scratch-dir={}", self.dir.join("backup-scratch").display()),
+        ];
+        flags.extend(BACKUPS.map(str::to_owned));
+        flags
     }
 }
 

@@ -1,6 +1,7 @@
 //! Running a server: from checked options to serving, to an orderly end.
 
 mod auto_tls;
+mod backups;
 mod bootstrap;
 mod discovery;
 mod join;
@@ -20,10 +21,13 @@ use keepd_crypto::{
 use keepd_env::Env;
 use keepd_node::{DataDir, Node};
 use keepd_peer::Network;
-use keepd_server::{Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server};
+use keepd_server::{
+    BackupMetrics, Bind, ConnectionOptions, Context, Endpoint, Limits, Listener, Server,
+};
 use keepd_tls::{ClientTls, ServerTls, TlsOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::backups::Backups;
 use crate::flags::{Parsed, ServerOptions, Url};
 
 /// Exit code of a server that cannot start or had to stop.
@@ -119,6 +123,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     let services: Arc<dyn KeyServices> = Arc::new(NoKeyServices);
     join::prepare(&env, &mut options, &*services).await?;
     let config = encryption_config(&env, &options, &*services).await?;
+    backups::check(&env, &options).await?;
     let own_certificates = auto_tls::prepare(&env, &mut options)?;
     let listeners = bind(&env, &options).await?;
     let peer_tls = network::tls(&env, &options)?;
@@ -141,7 +146,8 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
         let env = env.clone();
         tokio::task::spawn_blocking(move || Node::start(env, node_options, data_dir)).await??
     };
-    let server = server(&options, &node, Arc::clone(&encryption));
+    let backup_metrics = Arc::new(BackupMetrics::default());
+    let server = server(&options, &node, Arc::clone(&encryption), &backup_metrics);
     for listener in listeners.metrics {
         tracing::info!(address = listener.local_address(), "serving metrics");
         server.serve_metrics(listener);
@@ -157,7 +163,7 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     // ORDER: before it is waited for; a configuration that lacks keys is mended by its reload.
     follow(&options, &node, services, is_new);
     let mut signals = Signals::new()?;
-    let ending = tokio::select! {
+    let ended = tokio::select! {
         ending = signals.wait_for_end(&node) => Some(ending?),
         is_ready = is_ready(&options, &node, is_new) => {
             if is_ready? {
@@ -171,24 +177,33 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     tokio::spawn(own_certificates.renew(env.clone()));
     server.compact_automatically(options.auto_compaction);
     server.check_for_corruption(options.corruption_checks);
-    let ending = match ending {
-        Some(ending) => ending,
-        None => signals.wait_for_end(&node).await?,
+    let (ending, backups) = match ended {
+        Some(ending) => (ending, Backups::default()),
+        None => {
+            let backups = Backups::start(&options, node.handle(), backup_metrics)?;
+            (signals.wait_for_end(&node).await?, backups)
+        }
     };
-    stop(&ending, server, network, node).await?;
+    stop(&ending, server, network, node, backups).await?;
     Ok(ending)
 }
 
 /// The services of the member.
-fn server(options: &ServerOptions, node: &Node, encryption: Arc<Encryption>) -> Server {
+fn server(
+    options: &ServerOptions,
+    node: &Node,
+    encryption: Arc<Encryption>,
+    backups: &Arc<BackupMetrics>,
+) -> Server {
     let limits = Limits {
         request_bytes_max: options.max_request_bytes,
         txn_ops_max: options.max_txn_ops,
         request_expected: options.request_expected,
     };
     let context = Context::new(node.handle(), encryption, limits);
-    Server::new(context, options.access.clone())
-        .with_metrics(options.has_extensive_metrics, &options.feature_gates)
+    let server = Server::new(context, options.access.clone())
+        .with_metrics(options.has_extensive_metrics, &options.feature_gates);
+    if options.backups.to.is_empty() { server } else { server.with_backups(Arc::clone(backups)) }
 }
 
 /// Begins what goes on beside the member from its start: the reload of its encryption configuration, and
@@ -204,7 +219,14 @@ fn follow(options: &ServerOptions, node: &Node, services: Arc<dyn KeyServices>, 
     }
 }
 
-async fn stop(ending: &Ending, server: Server, network: Network, node: Node) -> anyhow::Result<()> {
+async fn stop(
+    ending: &Ending,
+    server: Server,
+    network: Network,
+    node: Node,
+    backups: Backups,
+) -> anyhow::Result<()> {
+    backups.begin_stop();
     let patience = match ending {
         Ending::Signal(_) => {
             hand_over(&node).await;
@@ -218,6 +240,7 @@ async fn stop(ending: &Ending, server: Server, network: Network, node: Node) -> 
     network.shutdown().await;
     server.stop().await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
+    backups.stop().await;
     tracing::info!("closed etcd server");
     Ok(())
 }

@@ -416,15 +416,24 @@ impl Member {
     /// If it does not answer.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<u64> {
+        let page = self.metrics();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(value.trim().parse().expect("a whole number"))
+    }
+
+    /// The page of its metrics.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[must_use]
+    pub fn metrics(&self) -> String {
         let mut socket = UnixStream::connect(self.options.socket()).expect("it listens");
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a time limit");
         let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         socket.write_all(request).expect("it reads");
         let mut page = Vec::new();
         socket.read_to_end(&mut page).expect("it answers");
-        let page = String::from_utf8_lossy(&page).into_owned();
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        Some(value.trim().parse().expect("a whole number"))
+        String::from_utf8_lossy(&page).into_owned()
     }
 
     /// Waits until its log says something.

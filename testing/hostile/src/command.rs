@@ -1,6 +1,7 @@
 //! Entries of the log: commands in their envelopes (`docs/formats/command.md`).
 
 use bytes::Bytes;
+use keepd_machine::claims::{BackupClaim, BackupTask, ClaimState};
 use keepd_machine::command::{
     Alarm, Command, Compare, DeleteRange, DigestFound, Guard, Op, Put, Range, Relation, Target, Txn,
 };
@@ -33,12 +34,15 @@ pub fn command(bytes: &[u8]) {
 }
 
 /// The commands that say something of the whole cluster.
-fn of_cluster() -> [Command; 3] {
+fn of_cluster() -> [Command; 4] {
     let found = DigestFound { index: 300, majority: Some((1, u64::MAX)) };
+    let (attempt, member, state) = (2, MemberId(9), ClaimState::Failed);
+    let claim = BackupClaim { moment: 1_795_000_000_000, attempt, member, state };
     [
         Command::SetFeatureLevel { level: 3, asked: [MemberId(7), MemberId(9)].into() },
         Command::SetDowngrade { target: Some("3.6.0".to_owned()) },
         Command::CheckDigest { found: Some(found) },
+        Command::ClaimBackup { task: BackupTask::Drill, after: 300, claim },
     ]
 }
 

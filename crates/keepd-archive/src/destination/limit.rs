@@ -48,6 +48,22 @@ fn time(bytes: usize, rate: NonZeroU64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// Reads a rate: a number of bytes with k, M or G behind it.
+///
+/// # Errors
+/// If it is none.
+pub fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let (number, factor) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1000),
+        Some((at, 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let bytes = bytes.and_then(NonZeroU64::new);
+    bytes.ok_or_else(|| "a rate is a number of bytes above 0, as in 500k or 20M".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use keepd_env::ManualClock;
@@ -72,5 +88,15 @@ mod tests {
         let clock = ManualClock::new();
         Limit::new(Arc::new(clock.clone()), None).pass(usize::MAX);
         assert_eq!(clock.monotonic(), Duration::ZERO);
+    }
+
+    #[test]
+    fn rates_are_numbers_with_units() {
+        assert_eq!(rate("500k").unwrap().get(), 500_000);
+        assert_eq!(rate("20M").unwrap().get(), 20_000_000);
+        assert_eq!(rate("7").unwrap().get(), 7);
+        for wrong in ["", "0", "k", "-1M", "1.5M", "99999999999999999999G"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 }

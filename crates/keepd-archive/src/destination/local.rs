@@ -95,9 +95,7 @@ impl Folder {
             if found.len() == OBJECTS_MAX {
                 return Err(Error::TooManyObjects { at: self.place(""), max: OBJECTS_MAX });
             }
-            if !key.ends_with(PARTIAL) {
-                found.push(Entry { key, bytes: entry.len });
-            }
+            found.push(Entry { key, bytes: entry.len });
         }
         Ok(())
     }
@@ -172,8 +170,16 @@ impl Destination for Folder {
     fn list(&self) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
         self.collect(&self.root, "", &mut found)?;
+        found.retain(|entry| !entry.key.ends_with(PARTIAL));
         found.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(found)
+    }
+
+    fn interrupted(&self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        self.collect(&self.root, "", &mut found)?;
+        let partial = found.into_iter().map(|entry| entry.key);
+        Ok(partial.filter(|key| key.ends_with(PARTIAL)).collect())
     }
 
     fn remove(&self, key: &str) -> Result<(), Error> {

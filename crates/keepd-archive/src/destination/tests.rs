@@ -116,3 +116,42 @@ fn keys_do_not_lead_out_of_the_folder() {
         assert_eq!(is_plain(key), expected, "{key}");
     }
 }
+
+/// An object of a folder that is cut off while it is written.
+fn interrupt(env: &Env, key: &str) {
+    let partial = format!("/backups/keepd/{key}.0123abcd.partial");
+    env.disk.replace(Path::new(&partial), b"half").unwrap();
+}
+
+#[test]
+fn what_interrupted_backups_have_left_is_removed_when_it_is_old() {
+    use crate::catalog::clear_interrupted;
+    use crate::name::{Kind, Name};
+    use crate::{Moment, catalog};
+
+    let (env, _disk) = env();
+    let folder = folder(&env);
+    let name =
+        |millis, kind| Name { time: Moment::of_millis(millis), revision: 5, kind, is_sealed: true };
+    let (old, young) = (name(1_000, Kind::Scheduled), name(9_000, Kind::Scheduled));
+    let (whole, asked_for) = (name(2_000, Kind::Scheduled), name(3_000, Kind::OnDemand));
+    for name in [old, young, whole, asked_for] {
+        folder.put(&name.key(7), &mut &b"sealed"[..], &mut |_| {}).unwrap();
+    }
+    folder.replace(&whole.sidecar_key(7), b"{}").unwrap();
+    folder.put(&old.key(8), &mut &b"of another cluster"[..], &mut |_| {}).unwrap();
+    for name in [name(1_500, Kind::Scheduled), name(9_500, Kind::Scheduled)] {
+        interrupt(&env, &name.key(7));
+    }
+    let listed = |cluster| {
+        let listing = catalog::Listing::read(&*folder, Some(cluster)).unwrap();
+        listing.backups.iter().map(|it| (it.name, it.is_whole())).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(7), [(old, false), (whole, true), (asked_for, false), (young, false)]);
+    assert_eq!(folder.interrupted().unwrap().len(), 2);
+    assert_eq!(clear_interrupted(&*folder, 7, Moment::of_millis(5_000)).unwrap(), 2);
+    assert_eq!(listed(7), [(whole, true), (asked_for, false), (young, false)]);
+    assert_eq!(listed(8), [(old, false)]);
+    assert_eq!(folder.interrupted().unwrap().len(), 1);
+    assert_eq!(clear_interrupted(&*folder, 7, Moment::of_millis(5_000)).unwrap(), 0);
+}

@@ -1,8 +1,9 @@
 //! URLs of destinations: `scheme://bucket/prefix?option=value&...`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 use super::is_plain;
 use crate::Error;
@@ -89,8 +90,15 @@ impl Url {
     }
 }
 
+/// The URL of a folder; a comma would divide two of them where several are given.
+pub(super) fn of_folder(folder: &Path) -> String {
+    const KEPT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    format!("file://{}", percent_encode(folder.as_os_str().as_encoded_bytes(), KEPT))
+}
+
 /// The part of a URL that has no secret, also where one was written into the wrong place.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let shown = if text.contains('@') {
         text.split_once("://").map_or("the URL", |(scheme, _)| scheme)
     } else {
@@ -167,6 +175,11 @@ mod tests {
         assert_eq!(url.option("endpoint"), Some("http://h:1"));
         assert_eq!(url.shown, "s3://b/a/c");
         assert_eq!(Url::parse("gs://b").unwrap().path, "");
+        for folder in ["/var/backups", "/a b/c,d%20?x#y", "/\u{e4}"] {
+            let text = of_folder(Path::new(folder));
+            assert_eq!(Url::parse(&text).unwrap().path, folder);
+            assert!(!text.contains(','), "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::catalog::{self, Catalog};
 use crate::destination::{self, Destination, Limit};
 use crate::format::Sealing;
 use crate::name::{Kind, Name};
-use crate::sidecar::{MemberFacts, Proven};
+use crate::sidecar::MemberFacts;
 use crate::upload::{self, Snapshot};
 
 const CANARY: &[u8] = b"canary-of-the-plain-value";

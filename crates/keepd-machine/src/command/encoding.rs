@@ -12,6 +12,7 @@ use keepd_types::{
 use super::{
     Alarm, Command, Compare, DeleteRange, DigestFound, Guard, Op, Put, Range, Relation, Target, Txn,
 };
+use crate::claims::{BackupClaim, BackupTask};
 use crate::codec::{CommandError, Reader, Writer};
 use crate::member::{Member, MembershipChange};
 use crate::tables::{self, ActiveKeys, ReadableKeys};
@@ -89,6 +90,7 @@ impl Command {
             Self::SetFeatureLevel { level, asked } => write_level(w, *level, asked),
             Self::CheckDigest { found } => write_found(w, *found),
             Self::SetDowngrade { target } => write_downgrade(w, target.as_deref()),
+            Self::ClaimBackup { task, after, claim } => write_claim(w, *task, *after, claim),
         }
     }
 
@@ -129,6 +131,11 @@ impl Command {
                 },
             },
             21 => Self::CheckDigest { found: read_found(r)? },
+            22 => Self::ClaimBackup {
+                task: BackupTask::of_number(r.u8()?)?,
+                after: r.u64()?,
+                claim: BackupClaim::read(r)?,
+            },
             value => return Err(CommandError::Unknown { what: "command", value }),
         })
     }
@@ -163,7 +170,8 @@ impl Command {
             | Self::SetClusterVersion { .. }
             | Self::SetFeatureLevel { .. }
             | Self::CheckDigest { .. }
-            | Self::SetDowngrade { .. } => 0,
+            | Self::SetDowngrade { .. }
+            | Self::ClaimBackup { .. } => 0,
         }
     }
 }
@@ -210,6 +218,13 @@ fn write_downgrade(w: &mut Writer, target: Option<&str>) {
     if let Some(target) = target {
         w.bytes(target.as_bytes());
     }
+}
+
+fn write_claim(w: &mut Writer, task: BackupTask, after: u64, claim: &BackupClaim) {
+    w.u8(22);
+    w.u8(task.number());
+    w.u64(after);
+    claim.write(w);
 }
 
 fn write_found(w: &mut Writer, found: Option<DigestFound>) {

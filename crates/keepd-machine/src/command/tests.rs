@@ -6,6 +6,7 @@ use keepd_types::{KeyId, PlainDigest};
 use proptest::prelude::*;
 
 use super::*;
+use crate::claims::ClaimState;
 use crate::codec::CommandError;
 use crate::envelope::{Envelope, Origin};
 
@@ -129,6 +130,14 @@ fn command() -> impl Strategy<Value = Command> {
             let found = found.map(|(index, majority)| DigestFound { index, majority });
             Command::CheckDigest { found }
         }),
+        (any::<bool>(), any::<(u64, i64, u32, u64)>(), 0..3_usize).prop_map(
+            |(drills, (after, moment, attempt, member), state)| {
+                let task = if drills { BackupTask::Drill } else { BackupTask::Take };
+                let state = [ClaimState::Held, ClaimState::Done, ClaimState::Failed][state];
+                let claim = BackupClaim { moment, attempt, member: MemberId(member), state };
+                Command::ClaimBackup { task, after, claim }
+            }
+        ),
     ]
 }
 

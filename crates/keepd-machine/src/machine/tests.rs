@@ -9,6 +9,7 @@ use keepd_mvcc::JobRequest;
 use keepd_types::{KeyId, KeyRange, KeyValue, MemberId, PlainDigest, SealMark, StoredValue};
 
 use super::*;
+use crate::claims::{BackupClaim, BackupTask, ClaimState};
 use crate::command::{Compare, DeleteRange, Guard, Put, Range, Relation, Target};
 use crate::envelope::Origin;
 use crate::outcome::{OpResponse, TxnResponse};
@@ -460,6 +461,29 @@ fn a_feature_level_rises_if_every_member_was_asked() {
         )
         .unwrap();
     assert_eq!(facts(&bench).downgrade, None);
+}
+
+/// Of members that see the same state one wins, whatever their clocks say.
+#[test]
+fn a_claim_of_backup_work_replaces_the_one_that_it_names() {
+    let mut bench = Bench::new();
+    let origin = Some(Origin { member: MemberId(1), boot: 2, sequence: 9 });
+    let mut claim = |task, after, moment, member| {
+        let claim =
+            BackupClaim { moment, attempt: 1, member: MemberId(member), state: ClaimState::Held };
+        let command = Command::ClaimBackup { task, after, claim };
+        bench.apply_at(3, Envelope { origin, decided_in: None, command }).unwrap();
+        let (number, found) =
+            claims::current(bench.machine.store().meta(tables::CLUSTER), task).unwrap();
+        (number, found.moment, found.member.0)
+    };
+    let (take, drill) = (BackupTask::Take, BackupTask::Drill);
+    assert_eq!(claim(take, 0, 100, 7), (1, 100, 7));
+    assert_eq!(claim(take, 0, 100, 8), (1, 100, 7), "it saw what is gone");
+    assert_eq!(claim(take, 1, i64::MAX, 8), (2, i64::MAX, 8));
+    assert_eq!(claim(take, 2, 101, 7), (3, 101, 7), "a clock that was wrong stops nobody");
+    assert_eq!(claim(take, 9, 102, 7), (3, 101, 7), "a number that never was");
+    assert_eq!(claim(drill, 0, 5, 8), (1, 5, 8), "each work has its own");
 }
 
 #[test]

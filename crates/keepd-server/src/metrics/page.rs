@@ -24,6 +24,9 @@ pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
         "Parts of the store's files that cannot be read; 0 is healthy.",
         context.node.damages().len(),
     );
+    if let Some(backups) = context.backups.get() {
+        backups.render(&mut page);
+    }
     process::render(&mut page.out);
     page.out
 }

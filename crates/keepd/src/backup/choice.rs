@@ -68,7 +68,7 @@ pub(super) struct Chosen {
 impl PlaceArguments {
     /// Reads the place.
     pub(super) fn read(&self) -> anyhow::Result<(Machine, Arc<dyn Destination>, Catalog)> {
-        let machine = Machine::new(Some(&self.line))?;
+        let machine = Machine::new(self.line.limit_rate)?;
         let destination = machine.open(&self.from)?;
         let catalog = Catalog::read(&*destination, self.cluster)?;
         Ok((machine, destination, catalog))

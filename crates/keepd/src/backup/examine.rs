@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use keepd_archive::age::Keys;
 use keepd_archive::catalog::Backup;
 use keepd_archive::destination::Destination;
+use keepd_archive::prove::Prover;
 use keepd_archive::scratch::Scratch;
-use keepd_archive::sidecar::Proven;
-use keepd_archive::{prove, upload};
+use keepd_archive::upload;
 use keepd_cli::output;
 use serde_json::{Value, json};
 
@@ -92,12 +92,7 @@ pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
         }
         Some(count) => {
             let (machine, destination, catalog) = arguments.choice.place.read()?;
-            let mut backups = catalog.backups;
-            backups.sort_by_key(|backup| {
-                let proven = backup.sidecar.as_ref().ok().and_then(|it| it.proven.as_ref());
-                (proven.map(|proven| proven.time), backup.name.time)
-            });
-            backups.truncate(count);
+            let backups = catalog.by_proof().into_iter().take(count).cloned().collect();
             (machine, destination, backups)
         }
     };
@@ -113,40 +108,27 @@ pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Examiner<'_> {
-    fn verify(&self, backup: &Backup) -> anyhow::Result<()> {
-        self.fetch(backup).map(drop)
+    fn prover(&self) -> Prover<'_> {
+        let (env, config) = (&self.machine.env, self.keys.config.as_ref());
+        Prover { env, scratch: &self.scratch, config, by: host_name() }
     }
 
-    fn fetch(&self, backup: &Backup) -> anyhow::Result<keepd_archive::scratch::ScratchFile> {
+    fn verify(&self, backup: &Backup) -> anyhow::Result<()> {
         let sidecar = choice::sidecar(backup)?;
         let mut told = |stage, done, all| self.bar.tell(stage, done, all);
         let object = self.destination.get(&backup.name.key(backup.cluster))?;
-        // Backups are drilled one after the other, each in the place of the one before.
-        self.scratch.remove("snapshot")?;
-        let file = prove::fetch(object, sidecar, &self.keys, &self.scratch, &mut told)?;
-        prove::check(&file, &sidecar.state, &mut told)?;
-        Ok(file)
+        self.prover().verify(object, sidecar, &self.keys, &mut told)?;
+        Ok(())
     }
 
     fn drill(&self, backup: &Backup, is_read_only: bool) -> anyhow::Result<()> {
-        let env = &self.machine.env;
-        let begin = env.clock.monotonic();
-        let file = self.fetch(backup)?;
         let sidecar = choice::sidecar(backup)?;
         let mut told = |stage, done, all| self.bar.tell(stage, done, all);
-        let config = self.keys.config.as_ref();
-        prove::restore(env, &file, &sidecar.state, config, &self.scratch, &mut told)?;
-        if is_read_only {
-            return Ok(());
+        let object = self.destination.get(&backup.name.key(backup.cluster))?;
+        let proven = self.prover().prove(object, sidecar, &self.keys, true, &mut told)?;
+        if !is_read_only {
+            upload::note_proof(self.destination, backup.cluster, &backup.name, sidecar, proven)?;
         }
-        let took = env.clock.monotonic() - begin;
-        let proven = Proven {
-            time: prove::now(env),
-            by: host_name(),
-            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            with_operators_key: true,
-        };
-        upload::note_proof(self.destination, backup.cluster, &backup.name, sidecar, proven)?;
         Ok(())
     }
 }

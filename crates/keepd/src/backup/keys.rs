@@ -32,8 +32,7 @@ impl ConfigArguments {
     pub(super) fn read(&self, trust_plain_data: bool) -> anyhow::Result<Option<EncryptionConfig>> {
         let Some(path) = self.path() else { return Ok(None) };
         let options = ConfigOptions { trust_plain_data, ..ConfigOptions::default() };
-        let file = crate::read_encryption_config(&path, options)?;
-        Ok(Some(wiping(|| file.local())?))
+        local_config(&path, options).map(Some)
     }
 }
 
@@ -88,14 +87,8 @@ impl SealArguments {
         if self.unencrypted {
             return Ok((Sealing::Plain, config));
         }
-        let mut public: Vec<Recipient> = Vec::new();
-        for text in &self.recipient {
-            public.push(text.parse()?);
-        }
-        for path in &self.recipients_file {
-            let read = read_recipients(&read_file(path)?);
-            public.extend(read.map_err(|it| anyhow::anyhow!("{}: {it}", path.display()))?);
-        }
+        let texts = self.recipient.iter().map(|text| text.parse::<Recipient>());
+        let public = recipients(texts.collect::<Result<_, _>>()?, &self.recipients_file)?;
         let uses_config = public.is_empty() || self.with_config_key;
         anyhow::ensure!(
             config.is_some() || !uses_config,
@@ -106,6 +99,27 @@ impl SealArguments {
         let to = Recipients { public, config: config.clone().filter(|_| uses_config) };
         Ok((Sealing::To(to), config))
     }
+}
+
+/// Recipients, and those of files.
+pub(crate) fn recipients(
+    mut public: Vec<Recipient>,
+    files: &[PathBuf],
+) -> anyhow::Result<Vec<Recipient>> {
+    for path in files {
+        let read = read_recipients(&read_file(path)?);
+        public.extend(read.map_err(|it| anyhow::anyhow!("{}: {it}", path.display()))?);
+    }
+    Ok(public)
+}
+
+/// Reads an encryption configuration whose keys are in its file.
+pub(crate) fn local_config(
+    path: &Path,
+    options: ConfigOptions,
+) -> anyhow::Result<EncryptionConfig> {
+    let file = crate::read_encryption_config(path, options)?;
+    Ok(wiping(|| file.local())?)
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {

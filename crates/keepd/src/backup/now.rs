@@ -8,7 +8,7 @@ use keepd_archive::age::Keys;
 use keepd_archive::destination::Destination;
 use keepd_archive::format::Sealing;
 use keepd_archive::name::Kind;
-use keepd_archive::prove;
+use keepd_archive::prove::{self, Prover};
 use keepd_archive::scratch::{Scratch, ScratchFile};
 use keepd_archive::sidecar::{Proven, Sidecar};
 use keepd_archive::upload::{self, Snapshot};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::bar::Bar;
 use super::keys::SealArguments;
-use super::place::{LineArguments, Machine, ScratchArguments, host_name};
+use super::place::{LineArguments, Machine, ScratchArguments, host_name, made_by};
 use super::{Format, NOT_SOUND, shown, source};
 use crate::admin::{AccessArguments, Cluster};
 
@@ -56,7 +56,7 @@ struct Taken {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let machine = Machine::new(Some(&arguments.line))?;
+    let machine = Machine::new(arguments.line.limit_rate)?;
     let (sealing, config) = arguments.keys.read()?;
     // Mistakes in the URLs are found before the cluster is asked for anything.
     let destinations: Vec<Arc<dyn Destination>> =
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         member: source.member,
         time,
         kind: Kind::OnDemand,
-        made_by: format!("keepd {}", env!("CARGO_PKG_VERSION")),
+        made_by: made_by(),
         state,
     };
     let taker = Taker { machine: &machine, scratch: &scratch, bar: &bar, config, sealing };
@@ -128,7 +128,7 @@ impl Taker<'_> {
         // The private half of a recipient need not be here: the key of the file, which is still in memory,
         // opens it as well.
         let keys = Keys { file_key, ..Keys::default() };
-        let proven = self.prove(destination, snapshot, &sidecar, &keys);
+        let proven = self.prove(destination, &name.key(snapshot.cluster), &sidecar, &keys);
         match proven {
             Ok(proven) => {
                 let noted =
@@ -148,26 +148,15 @@ impl Taker<'_> {
     fn prove(
         &self,
         destination: &dyn Destination,
-        snapshot: &Snapshot,
+        key: &str,
         sidecar: &Sidecar,
         keys: &Keys,
     ) -> anyhow::Result<Proven> {
-        let env = &self.machine.env;
-        let begin = env.clock.monotonic();
-        let name = snapshot.name(self.sealing.is_sealed());
+        let (env, config) = (&self.machine.env, self.config.as_ref());
+        let prover = Prover { env, scratch: self.scratch, config, by: host_name() };
+        let object = destination.get(key).context("reading it back")?;
         let mut told = |stage, done, all| self.bar.tell(stage, done, all);
-        let object = destination.get(&name.key(snapshot.cluster)).context("reading it back")?;
-        let file = prove::fetch(object, sidecar, keys, self.scratch, &mut told)?;
-        prove::check(&file, &sidecar.state, &mut told)?;
-        let config = self.config.as_ref();
-        prove::restore(env, &file, &sidecar.state, config, self.scratch, &mut told)?;
-        let took = env.clock.monotonic() - begin;
-        Ok(Proven {
-            time: prove::now(env),
-            by: host_name(),
-            millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            with_operators_key: false,
-        })
+        Ok(prover.prove(object, sidecar, keys, false, &mut told)?)
     }
 }
 

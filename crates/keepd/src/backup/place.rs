@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keepd_archive::destination::{self, Destination, Limit};
+use keepd_archive::destination::{self, Destination, Limit, rate};
 use keepd_archive::scratch::Scratch;
 use keepd_env::Env;
 use tokio::runtime::Runtime;
@@ -17,7 +17,7 @@ const THREADS: usize = 2;
 pub(crate) struct LineArguments {
     /// Bytes a second that are sent or received at most: 500k, 20M.
     #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub(super) limit_rate: Option<NonZeroU64>,
+    pub(crate) limit_rate: Option<NonZeroU64>,
 }
 
 /// Options of whatever needs a place for what is on its way.
@@ -32,17 +32,21 @@ pub(crate) struct ScratchArguments {
 impl ScratchArguments {
     /// Makes a folder of its own there.
     pub(crate) fn make(&self, env: &Env) -> anyhow::Result<Scratch> {
-        let from_environment = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
-        let parent = self.scratch_dir.clone().or_else(|| from_environment.map(PathBuf::from));
-        let parent = parent.unwrap_or_else(|| {
-            let lasting = Path::new("/var/tmp");
-            if lasting.is_dir() { lasting.to_owned() } else { std::env::temp_dir() }
-        });
+        let parent = self.scratch_dir.clone().unwrap_or_else(scratch_dir);
         Ok(Scratch::new(env, &parent)?)
     }
 }
 
-/// The machine, for one command.
+/// The folder for what is on its way where none is named.
+pub(crate) fn scratch_dir() -> PathBuf {
+    let from_environment = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
+    from_environment.map(PathBuf::from).unwrap_or_else(|| {
+        let lasting = Path::new("/var/tmp");
+        if lasting.is_dir() { lasting.to_owned() } else { std::env::temp_dir() }
+    })
+}
+
+/// The machine, for one command or one server.
 pub(crate) struct Machine {
     pub(crate) env: Env,
     pub(crate) runtime: Runtime,
@@ -50,11 +54,19 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(line: Option<&LineArguments>) -> anyhow::Result<Self> {
-        let env = Env::real();
+    pub(crate) fn new(rate: Option<NonZeroU64>) -> anyhow::Result<Self> {
+        Self::beginning(Env::real(), rate, || ())
+    }
+
+    /// The same, with what each thread that waits for a store does first.
+    pub(crate) fn beginning(
+        env: Env,
+        rate: Option<NonZeroU64>,
+        first: fn(),
+    ) -> anyhow::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.on_thread_start(first).thread_name("backup-line");
         let runtime = builder.worker_threads(THREADS).enable_all().build()?;
-        let rate = line.and_then(|line| line.limit_rate);
         let limit = Arc::new(Limit::new(Arc::clone(&env.clock), rate));
         Ok(Self { env, runtime, limit })
     }
@@ -66,37 +78,14 @@ impl Machine {
     }
 }
 
-/// A number with k, M or G behind it.
-fn rate(text: &str) -> Result<NonZeroU64, String> {
-    let (number, factor) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 1000),
-        Some((at, 'M')) => (&text[..at], 1_000_000),
-        Some((at, 'G')) => (&text[..at], 1_000_000_000),
-        _ => (text, 1),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    let bytes = bytes.and_then(NonZeroU64::new);
-    bytes.ok_or_else(|| "a rate is a number of bytes above 0, as in 500k or 20M".to_owned())
+/// The program, as a sidecar names it.
+pub(crate) fn made_by() -> String {
+    format!("keepd {}", env!("CARGO_PKG_VERSION"))
 }
 
 /// The name of this machine.
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = read.trim();
     if name.is_empty() { "unknown".to_owned() } else { name.chars().take(255).collect() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::rate;
-
-    #[test]
-    fn rates_are_numbers_with_units() {
-        assert_eq!(rate("500k").unwrap().get(), 500_000);
-        assert_eq!(rate("20M").unwrap().get(), 20_000_000);
-        assert_eq!(rate("7").unwrap().get(), 7);
-        for wrong in ["", "0", "k", "-1M", "1.5M", "99999999999999999999G"] {
-            assert!(rate(wrong).is_err(), "{wrong}");
-        }
-    }
 }

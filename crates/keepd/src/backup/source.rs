@@ -59,14 +59,7 @@ impl Source {
             let status = prove::examine(&file, &mut |stage, done, all| bar.tell(stage, done, all))?;
             let revision = prove::of_state(&status);
             let Some(hash_kv) = self.hash(revision).await? else { continue };
-            let state = StateFacts {
-                revision,
-                compact_revision: status.compact_revision,
-                keys: status.total_keys,
-                sealed_values: status.sealed_values,
-                snapshot_bytes: file.bytes(),
-                hash_kv: Some(hash_kv),
-            };
+            let state = prove::facts(&file, &status, hash_kv);
             return Ok((file, state));
         }
         anyhow::bail!(

@@ -1,8 +1,8 @@
 //! The configuration file: YAML or JSON, read as etcd reads it.
 //!
 //! Keys are flag names except for the nested groups below; their case does not matter and unknown
-//! ones are ignored, as in etcd, but for those that begin like the encryption's: a typo must not
-//! serve plain. Values have the types of etcd's structure: durations are whole
+//! ones are ignored, as in etcd, but for those that begin like the encryption's or the backups': a
+//! typo must not serve plain, or take no backups. Values have the types of etcd's structure: durations are whole
 //! nanoseconds, URL lists one string with commas, some lists YAML lists. Errors have the words of
 //! Go's JSON decoder, because that is what operators of etcd search for.
 
@@ -75,7 +75,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Settings, FileError> {
     let mut settings = Settings::from_file();
     for (key, value) in &root {
         let key = key.to_ascii_lowercase();
-        refuse_stray_encryption(&key, table::by_argument(&key).is_some())?;
+        refuse_stray(&key, table::by_argument(&key).is_some())?;
         match (key.as_str(), value) {
             (_, Value::Null) => {}
             ("client-transport-security", Value::Object(group)) => {
@@ -112,8 +112,14 @@ fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-/// A setting of the encryption that is mistyped, or indented into a group, must not be ignored.
-fn refuse_stray_encryption(key: &str, is_known: bool) -> Result<(), FileError> {
+/// A setting of encryption or backups that is mistyped, or indented into a group, must not be ignored.
+fn refuse_stray(key: &str, is_known: bool) -> Result<(), FileError> {
+    if !is_known && key.starts_with("backup") {
+        return Err(FileError::Verification(format!(
+            "unknown key {key:?} in the configuration file: the keys of backups are the flags that \
+             begin with --backup-, at the top level; see --help"
+        )));
+    }
     if is_known || !key.starts_with("encryption") {
         return Ok(());
     }
@@ -207,7 +213,7 @@ fn group_settings(
 ) -> Result<(), FileError> {
     for (key, value) in group {
         let flag = flag_of(&key.to_ascii_lowercase());
-        refuse_stray_encryption(&key.to_ascii_lowercase(), flag.is_some())?;
+        refuse_stray(&key.to_ascii_lowercase(), flag.is_some())?;
         if let Some(flag) = flag {
             typed(settings, table::by_name(flag), value, &format!("{name}.{key}"))?;
         }
@@ -282,6 +288,7 @@ fn typed(settings: &mut Settings, flag: &Flag, value: &Value, key: &str) -> Resu
         Kind::Int => "int",
         Kind::Duration => "time.Duration",
         _ if is_yaml_list(flag) => "[]string",
+        Kind::Repeated if value.is_array() => "[]string",
         _ => "string",
     };
     let text = match (value, go_type) {

@@ -131,7 +131,8 @@ fn identity(settings: &Settings) -> Option<DiscoveryIdentity> {
 
 /// The value of a flag for the log.
 pub(super) fn shown<'a>(flag: &table::Flag, value: &'a str) -> &'a str {
-    let is_secret =
-        SECRETS.contains(&flag.name) || (flag.name == "discovery-user" && value.contains(':'));
+    let is_secret = SECRETS.contains(&flag.name) || (flag.name == "discovery-user" && value.contains(':'))
+            // Refused in a moment, and the log should not have it meanwhile.
+            || (flag.name == "backup-to" && value.contains('@'));
     if is_secret { "(hidden)" } else { value }
 }

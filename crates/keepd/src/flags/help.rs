@@ -24,11 +24,12 @@ pub(super) const USAGE: &str = "Usage:
 ";
 
 /// The headings, in order.
-const HEADINGS: [(Section, &str); 11] = [
+const HEADINGS: [(Section, &str); 12] = [
     (Section::Member, "Member"),
     (Section::Clustering, "Clustering"),
     (Section::Security, "Security"),
     (Section::Encryption, "Encryption at rest (keepd)"),
+    (Section::Backup, "Backups (keepd)"),
     (Section::Auth, "Auth"),
     (Section::Monitoring, "Profiling and Monitoring"),
     (Section::Logging, "Logging"),

@@ -9,6 +9,7 @@ use keepd_gotext::{GoDuration, parse_int};
 use keepd_server::{AccessControl, AutoCompaction, CorruptionChecks};
 use keepd_tls::{CipherSuiteName, TlsOptions, TlsVersion};
 
+use super::backup::BackupOptions;
 use super::config_file::ALLOWED_CN;
 use super::discovery::Discovery;
 use super::settings::Settings;
@@ -220,6 +221,8 @@ pub(crate) struct ServerOptions {
     pub(crate) encryption_provider_config_automatic_reload: bool,
     /// Whether plain data in the data directory is trusted.
     pub(crate) encryption_trust_plain_data: bool,
+    /// The backups that the server takes by itself.
+    pub(crate) backups: BackupOptions,
 }
 
 impl ServerOptions {
@@ -292,6 +295,7 @@ impl ServerOptions {
             encryption_provider_config_automatic_reload: settings
                 .is_true("encryption-provider-config-automatic-reload"),
             encryption_trust_plain_data: settings.is_true("encryption-trust-plain-data"),
+            backups: BackupOptions::read(settings)?,
             name,
         })
     }

@@ -29,12 +29,20 @@ impl Settings {
         self.is_from_file
     }
 
-    /// Sets a flag after checking the value; a later setting replaces an earlier one.
+    /// Sets a flag after checking the value; a later setting replaces an earlier one,
+    /// or adds to it if the flag may be repeated.
     pub(super) fn set(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
         check(flag.kind, value)?;
         if flag.kind == Kind::Urls && value.is_empty() {
             // As in etcd an empty list of URLs leaves what there was, and counts as given.
             self.given.entry(flag.name).or_insert_with(|| flag.default.to_owned());
+        } else if flag.kind == Kind::Repeated {
+            // Taking the last one alone would leave the others out without a word.
+            let given = self.given.entry(flag.name).or_default();
+            if !given.is_empty() {
+                given.push(',');
+            }
+            given.push_str(value);
         } else {
             self.given.insert(flag.name, value.to_owned());
         }
@@ -115,7 +123,7 @@ fn short(error: NumberError) -> String {
 
 fn check(kind: Kind, value: &str) -> Result<(), String> {
     match kind {
-        Kind::Text | Kind::List => Ok(()),
+        Kind::Text | Kind::List | Kind::Repeated => Ok(()),
         Kind::Bool => parse_bool(value).map(|_| ()).map_err(short),
         Kind::Uint => parse_uint(value, 0, u64::MAX).map(|_| ()).map_err(short),
         // etcd's own value type shows the whole error of strconv.

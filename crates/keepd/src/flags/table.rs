@@ -3,6 +3,7 @@
 //! To support a flag that is refused or without effect today, use it and change its entry here;
 //! `--help`, notices and refusals follow.
 
+mod backup;
 mod cluster;
 mod member;
 mod operation;
@@ -29,6 +30,9 @@ pub(crate) enum Kind {
     UrlsOrStar,
     /// Comma-separated texts.
     List,
+    /// Comma-separated texts; given again it adds to what there is. A YAML list, or a text, in the
+    /// configuration file.
+    Repeated,
     /// One of these.
     OneOf(&'static [&'static str]),
     /// Comma-separated, each one of these.
@@ -61,6 +65,8 @@ pub(crate) enum Section {
     Auth,
     /// Encryption at rest, keepd's own.
     Encryption,
+    /// Backups, keepd's own.
+    Backup,
     /// Monitoring.
     Monitoring,
     /// Logging.
@@ -124,7 +130,9 @@ impl Flag {
 
 /// All flags, in the order of `--help`.
 pub(crate) fn all() -> impl Iterator<Item = &'static Flag> {
-    [member::FLAGS, cluster::FLAGS, security::FLAGS, operation::FLAGS].into_iter().flatten()
+    [member::FLAGS, cluster::FLAGS, security::FLAGS, backup::FLAGS, operation::FLAGS]
+        .into_iter()
+        .flatten()
 }
 
 /// A flag that is known to exist.

@@ -1,5 +1,6 @@
 //! Whole command lines, environments and files against etcd's answers.
 
+mod backups;
 mod discovery;
 mod start_line;
 

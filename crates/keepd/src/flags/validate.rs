@@ -43,7 +43,7 @@ pub(super) fn support(settings: &Settings, notices: &mut Vec<Notice>) -> Result<
             Kind::Bool => parse_bool(value) == parse_bool(flag.default),
             Kind::Duration => value.parse::<GoDuration>() == flag.default.parse(),
             // Left empty by a unit file whose variable is unset.
-            Kind::Text | Kind::List if value.is_empty() => true,
+            Kind::Text | Kind::List | Kind::Repeated if value.is_empty() => true,
             _ => value == flag.default,
         };
         match flag.support {
@@ -92,6 +92,7 @@ pub(super) fn settings(settings: &Settings, notices: &mut Vec<Notice>) -> Result
         other => return Err(format!("unknown auto-compaction-mode {}", quote(other))),
     }
     features(settings, notices)?;
+    super::backup::BackupOptions::read(settings)?;
     if settings.text("name") == "default" {
         let message = "it isn't recommended to use default name, please set a value for --name. \
                        Note that etcd might run into issue when multiple members have the same \

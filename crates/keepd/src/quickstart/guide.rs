@@ -13,11 +13,7 @@ pub(super) fn text(place: &Place, made: &Made, program: &Path, starts: bool) -> 
     let (urls, first) = (place.client_urls().join(","), place.client_urls()[0].clone());
     let is_cluster = place.members > 1;
     let happened = if made.is_new { "made" } else { "found" };
-    let renewed = if made.renewed.is_empty() {
-        String::new()
-    } else {
-        format!("\nRenewed, being near their end: {}.\n", made.renewed.join(", "))
-    };
+    let renewed = renewed(made);
     let server = |member| {
         let flags: Vec<String> = place.flags(member).iter().map(|flag| quoted(flag)).collect();
         format!("  {program} server \\\n    {}\n", flags.join(" \\\n    "))
@@ -39,8 +35,10 @@ keepd quickstart: {happened} {dir}
   pki/             CA and certificates for server, clients and members, until {until}
   encryption.yaml  the key that seals every value and every file of the data
   {data_name}  the data{of_each}
-{renewed}
-Keep a copy elsewhere of encryption.yaml: without it neither data nor snapshots can be read.
+  backups/         a sealed backup every 30 minutes, each restored before it counts
+
+{renewed}Keep a copy elsewhere of encryption.yaml: without it neither data nor backups can be read.
+Backups beside the data go down with the disk: name a place elsewhere with --backup-to.
 Keep pki/ca.key to yourself: who has it can make certificates that this server trusts.
 
 In another terminal:
@@ -50,7 +48,8 @@ In another terminal:
   keepctl get /registry/demo
 {snapshot}{cluster_lines}  {program} encryption status --endpoint {first} \\
     --cacert {ca} --cert {client} --key {client_key}
-  grep -r hello {data} || echo 'no plain text on the disk'
+  {program} backup list {backups}
+  grep -r hello {data} {folder} || echo 'no plain text on the disk'
 
 Flags for kube-apiserver:
 
@@ -71,6 +70,8 @@ The same {what} with etcd's flags:
             .map(|dir| quoted(&dir.display().to_string()))
             .collect::<Vec<_>>()
             .join(" "),
+        backups = quoted(&place.backups_url()),
+        folder = path("backups"),
         data_name = if is_cluster { "data-1/ ...     " } else { "data/          " },
         of_each = if is_cluster { " of each member" } else { "" },
         what = if is_cluster { "members" } else { "server" },
@@ -88,4 +89,12 @@ The same {what} with etcd's flags:
 fn snapshot(is_cluster: bool, ctl: &str, tls: &str) -> String {
     let command = if is_cluster { format!("{ctl} \\\n    {tls}") } else { "keepctl".to_owned() };
     format!("  {command} snapshot save snapshot.db\n")
+}
+
+/// The certificates that are new.
+fn renewed(made: &Made) -> String {
+    if made.renewed.is_empty() {
+        return String::new();
+    }
+    format!("Renewed, being near their end: {}.\n\n", made.renewed.join(", "))
 }

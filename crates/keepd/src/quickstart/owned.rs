@@ -22,7 +22,7 @@ pub(super) fn check(place: &Place) -> anyhow::Result<()> {
         check_parent(parent)?;
     }
     check_one(&place.dir, user, "--dir")?;
-    for path in [place.pki(), place.encryption()].into_iter().chain(place.data()) {
+    for path in [place.pki(), place.encryption(), place.backups()].into_iter().chain(place.data()) {
         check_one(&path, user, "it")?;
     }
     let entries = match fs::read_dir(place.pki()) {

@@ -60,6 +60,10 @@ fn the_flags_are_those_of_a_server_whose_certificates_work() {
     prepare(&env, &place).unwrap();
     let options = flags::parse(&place.flags(1), &[]).unwrap().options;
     assert_eq!(options.encryption_provider_config, Some(place.encryption()));
+    let backups = &options.backups;
+    assert_eq!(backups.to, [place.backups_url()]);
+    assert!(backups.schedule.is_some() && backups.sealing.has_config_key);
+    assert!(!backups.keep.is_empty() && backups.scratch_dir.is_some());
     for tls in [options.client_tls().unwrap(), options.peer_tls().unwrap()] {
         let server = ServerTls::new(tls, &env).unwrap();
         assert!(server.verifies_clients());
@@ -139,6 +143,9 @@ fn the_guide_names_every_file_and_the_program() {
         "/bin/keepd server \\",
         "'--data-dir=/home/a b/data'",
         "/bin/keepd encryption status --endpoint https://127.0.0.1:4001 \\\n    --cacert '/home/a b/pki/",
+        "/bin/keepd backup list file:///home/a%20b/backups\n",
+        "--backup-to=file:///home/a%20b/backups",
+        "'--backup-schedule=*/30 * * * *'",
         "Ctrl-C",
     ] {
         assert!(text.contains(part), "{part} in {text}");

@@ -47,6 +47,17 @@ pub(super) fn prepare() -> Result<(), String> {
     Ok(())
 }
 
+/// Has the calling thread yield to the others of the process and of the machine.
+#[expect(unsafe_code, reason = "the priority of a thread has no safe interface")]
+pub(super) fn lower_thread_priority() {
+    const NICE: libc::c_int = 10;
+    // On Linux it is the thread's own, and 0 the calling one.
+    // SAFETY: all arguments are numbers of the types that the call takes.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        tracing::debug!("a thread of backups keeps the priority of those that serve");
+    }
+}
+
 /// Ignores the signals that every Go program ignores; by default they end a process.
 #[expect(unsafe_code, reason = "ignoring a signal has no safe interface")]
 pub(super) fn ignore_signals() {

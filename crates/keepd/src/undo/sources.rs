@@ -60,7 +60,7 @@ struct Place {
 
 impl<'a> Sources<'a> {
     pub(super) fn new(arguments: &'a SourceArguments) -> anyhow::Result<Self> {
-        let machine = Machine::new(Some(&arguments.line))?;
+        let machine = Machine::new(arguments.line.limit_rate)?;
         Ok(Self { arguments, machine, live: None, place: None, unpacked: 0 })
     }
 

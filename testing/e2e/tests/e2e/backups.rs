@@ -89,7 +89,7 @@ impl Bench {
         command
     }
 
-    fn backup(&self, words: &[&str]) -> Told {
+    pub(crate) fn backup(&self, words: &[&str]) -> Told {
         Told::of(&mut self.command(words))
     }
 
@@ -113,7 +113,7 @@ impl Bench {
         ["-i", self.identity.to_str().unwrap()]
     }
 
-    fn list(&self, place: &str) -> Vec<Value> {
+    pub(crate) fn list(&self, place: &str) -> Vec<Value> {
         let listed = self.backup(&["list", place, "-w", "json"]).expect(0).json();
         listed["backups"].as_array().unwrap().clone()
     }
@@ -138,7 +138,7 @@ impl Bench {
         }
     }
 
-    async fn fill(&self, client: &Client) {
+    pub(crate) async fn fill(&self, client: &Client) {
         for number in 0..50 {
             client.put(&format!("{KEY}{number}"), VALUE, 0).await.unwrap();
         }
@@ -147,7 +147,7 @@ impl Bench {
     }
 }
 
-fn folders(dir: &Path) -> Vec<String> {
+pub(crate) fn folders(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

@@ -25,6 +25,7 @@ mod rebuilding;
 mod recovery;
 mod reencryption;
 mod restore;
+mod scheduled;
 mod sealed;
 mod slow_watcher;
 mod start;
