@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::destination::{Destination, Entry};
-use crate::name::{Kind, Name, Part, parse_key};
+use crate::destination::{Destination, Entry, OBJECTS_MAX, is_plain};
+use crate::name::{Kind, LOG_FOLDER, Name, Part, parse_cluster, parse_key};
 use crate::retention::{Candidate, Policy, Reason};
 use crate::sidecar::{self, Sidecar};
 use crate::{Error, Moment};
@@ -97,7 +97,7 @@ impl Listing {
     pub fn read(destination: &dyn Destination, cluster: Option<u64>) -> Result<Self, Error> {
         let mut listing = Self::default();
         let mut found: BTreeMap<(u64, String), Listed> = BTreeMap::new();
-        for Entry { key, bytes } in destination.list()? {
+        for Entry { key, bytes } in listed(destination)? {
             let Some((of, name, part)) = parse_key(&key) else {
                 listing.foreign_count += 1;
                 if listing.foreign.len() < FOREIGN_MAX {
@@ -229,6 +229,36 @@ pub fn clear_interrupted(
         destination.remove(key)?;
     }
     Ok(keys.len())
+}
+
+/// Everything in a destination but the shipped logs, which are many.
+fn listed(destination: &dyn Destination) -> Result<Vec<Entry>, Error> {
+    let top = destination.names("")?;
+    let entry = |key| Entry { key, bytes: 0 };
+    let mut entries: Vec<Entry> = top.objects.into_iter().map(entry).collect();
+    for folder in top.folders {
+        if !is_plain(&folder) {
+            entries.push(entry(folder));
+            continue;
+        }
+        if parse_cluster(&folder).is_none() {
+            entries.extend(destination.list_below(&folder, None)?);
+            continue;
+        }
+        let within = destination.names(&folder)?;
+        entries.extend(within.objects.into_iter().map(|name| entry(format!("{folder}/{name}"))));
+        for inner in within.folders.iter().filter(|name| *name != LOG_FOLDER) {
+            if !is_plain(inner) {
+                entries.push(entry(format!("{folder}/{inner}")));
+                continue;
+            }
+            entries.extend(destination.list_below(&format!("{folder}/{inner}"), None)?);
+        }
+        if entries.len() > OBJECTS_MAX {
+            return Err(Error::TooManyObjects { at: destination.place(""), max: OBJECTS_MAX });
+        }
+    }
+    Ok(entries)
 }
 
 /// Removes a backup: the object first, so that a sidecar never makes something else of what is left.

@@ -23,6 +23,18 @@ pub use limit::{Limit, rate};
 /// BOUND: objects below a destination, a year of one a minute.
 pub const OBJECTS_MAX: usize = 500_000;
 
+/// BOUND: objects of one folder that are listed, two months of a log with a batch each 5 s.
+pub const FOLDER_OBJECTS_MAX: usize = 1_000_000;
+
+/// The names directly in a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Folders, sorted.
+    pub folders: Vec<String>,
+    /// Objects, sorted.
+    pub objects: Vec<String>,
+}
+
 /// An object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -78,6 +90,18 @@ pub trait Destination: Send + Sync + Debug {
         Ok(Vec::new())
     }
 
+    /// Everything below a folder, sorted by key; only keys behind `after`, if there is one.
+    ///
+    /// # Errors
+    /// If there are more than [`FOLDER_OBJECTS_MAX`], or the place refuses.
+    fn list_below(&self, folder: &str, after: Option<&str>) -> Result<Vec<Entry>, Error>;
+
+    /// The names directly in a folder; of the URL itself if it is empty.
+    ///
+    /// # Errors
+    /// As [`Self::list_below`].
+    fn names(&self, folder: &str) -> Result<Names, Error>;
+
     /// Removes an object; one that is gone is no error.
     ///
     /// # Errors
@@ -125,7 +149,7 @@ pub fn shown(url: &str) -> String {
 }
 
 /// Whether a key is made of plain words: nothing leads out of the destination.
-fn is_plain(key: &str) -> bool {
+pub(crate) fn is_plain(key: &str) -> bool {
     let is_word = |word: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         !word.is_empty() && !word.starts_with('.') && word.bytes().all(is_plain)

@@ -80,6 +80,13 @@ impl<R: Read> Read for DigestReader<R> {
     }
 }
 
+/// The SHA-256 of bytes, in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let mut meter = Meter::new();
+    meter.add(bytes);
+    meter.passed().sha256
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

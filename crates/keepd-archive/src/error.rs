@@ -164,6 +164,27 @@ pub enum Error {
         /// The fault.
         reason: String,
     },
+    /// A batch of the log is refused.
+    #[error("batch {name} of the log: {reason}")]
+    Batch {
+        /// The batch.
+        name: String,
+        /// The fault.
+        reason: String,
+    },
+    /// Nothing can be brought back to what is asked for.
+    #[error("{wanted} cannot be reached: {reason}. Reachable: {reachable}")]
+    Unreachable {
+        /// The moment or revision.
+        wanted: String,
+        /// The obstacle.
+        reason: String,
+        /// The windows that there are.
+        reachable: String,
+    },
+    /// The log of a member cannot be read.
+    #[error("the log of this member cannot be read: {0}")]
+    MemberLog(String),
     /// The snapshot inside is refused.
     #[error(transparent)]
     Snapshot(#[from] keepd_backup::Error),

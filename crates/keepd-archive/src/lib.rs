@@ -3,7 +3,8 @@
 //! A backup is etcd's snapshot ([`keepd_backup`]), compressed and sealed whole ([`mod@format`], [`age`]),
 //! under a [`name`] in a [`destination`], with a [`sidecar`] that tells what it is. [`prove`] restores it into
 //! a [`scratch`] folder ([`unpacked`]) and compares it with its source; [`catalog`] reads what a destination has,
-//! [`retention`] and [`schedule`] decide what goes and when the next one is due.
+//! [`retention`] and [`schedule`] decide what goes and when the next one is due. [`log`] is what was committed
+//! between them, shipped as it comes.
 //!
 //! Layouts: `docs/formats/backup.md`. Everything blocks; what goes over a network runs on the runtime whose
 //! handle the destination was given.
@@ -20,6 +21,7 @@ pub mod destination;
 mod digest;
 mod error;
 pub mod format;
+pub mod log;
 mod moment;
 pub mod name;
 pub mod prove;

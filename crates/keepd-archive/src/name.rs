@@ -5,7 +5,8 @@
 //! <cluster id>/base/<time>-<revision>-<kind>.snap.zst.age.json    its sidecar
 //! ```
 //!
-//! Without `.age` it is plain. Names sort in the order of time. `log/` beside `base/` is kept for shipped logs.
+//! Without `.age` it is plain. Names sort in the order of time. `log/` beside `base/` has the shipped log
+//! ([`crate::log`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::Moment;
 
 const FOLDER: &str = "base";
+/// The folder beside it that has the shipped log; see [`crate::log`].
+pub(crate) const LOG_FOLDER: &str = "log";
 const PLAIN_ENDING: &str = ".snap.zst";
 const SEALED_ENDING: &str = ".snap.zst.age";
 const SIDECAR_ENDING: &str = ".json";
@@ -118,19 +121,24 @@ pub enum Part {
     Sidecar,
 }
 
+/// Reads the folder of a cluster; none if it is foreign.
+#[must_use]
+pub(crate) fn parse_cluster(folder: &str) -> Option<u64> {
+    let id = u64::from_str_radix(folder, 16).ok()?;
+    (format!("{id:016x}") == folder).then_some(id)
+}
+
 /// Reads the key of an object below the destination; none if it is foreign.
 #[must_use]
 pub fn parse_key(key: &str) -> Option<(u64, Name, Part)> {
     let (cluster, rest) = key.split_once('/')?;
-    let cluster_id = u64::from_str_radix(cluster, 16).ok()?;
+    let cluster_id = parse_cluster(cluster)?;
     let rest = rest.strip_prefix(FOLDER)?.strip_prefix('/')?;
     let (rest, part) = match rest.strip_suffix(SIDECAR_ENDING) {
         Some(rest) => (rest, Part::Sidecar),
         None => (rest, Part::Object),
     };
-    let is_exact = format!("{cluster_id:016x}") == cluster;
-    let name = rest.parse().ok().filter(|_| is_exact)?;
-    Some((cluster_id, name, part))
+    Some((cluster_id, rest.parse().ok()?, part))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use keepd_mvcc::HashKv;
 use crate::age::Keys;
 use crate::format::OpeningReader;
 use crate::scratch::{Scratch, ScratchFile};
-use crate::sidecar::{HashFacts, Proven, Sidecar, StateFacts};
+use crate::sidecar::{HashFacts, LogFacts, Proven, Sidecar, StateFacts};
 use crate::unpacked::Unpacked;
 use crate::{Error, Moment};
 
@@ -157,6 +157,7 @@ pub fn facts(file: &ScratchFile, status: &Status, hash_kv: HashFacts) -> StateFa
         sealed_values: status.sealed_values,
         snapshot_bytes: file.bytes(),
         hash_kv: Some(hash_kv),
+        log: status.position.map(LogFacts::from),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use keepd_backup::LogPosition;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -76,6 +77,52 @@ pub struct StateFacts {
     pub snapshot_bytes: u64,
     /// The member's `HashKV` at this revision.
     pub hash_kv: Option<HashFacts>,
+    /// The place in the cluster's log; none if the member is etcd's, or of a keepd that told none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogFacts>,
+}
+
+/// A place in the cluster's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFacts {
+    /// The last entry that was applied.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The entry after which the running digest begins.
+    pub since: u64,
+    /// The running digest.
+    #[serde(with = "hex")]
+    pub digest: u64,
+}
+
+impl From<LogPosition> for LogFacts {
+    fn from(LogPosition { index, term, since, digest }: LogPosition) -> Self {
+        Self { index, term, since, digest }
+    }
+}
+
+impl From<LogFacts> for LogPosition {
+    fn from(LogFacts { index, term, since, digest }: LogFacts) -> Self {
+        Self { index, term, since, digest }
+    }
+}
+
+/// Numbers that JSON's readers would round, as 16 hexadecimal digits.
+pub(crate) mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(number: &u64, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(from)?;
+        let number = u64::from_str_radix(&text, 16).ok();
+        let number = number.filter(|number| format!("{number:016x}") == text);
+        number.ok_or_else(|| serde::de::Error::custom("not 16 hexadecimal digits"))
+    }
 }
 
 /// A member's answer to `HashKV`.
@@ -189,6 +236,7 @@ pub(crate) mod tests {
                 sealed_values: 1,
                 snapshot_bytes: 65_568,
                 hash_kv: Some(HashFacts { hash: 1, revision: 118_206, compact_revision: 100 }),
+                log: Some(LogFacts { index: 200_000, term: 3, since: 1, digest: u64::MAX }),
             },
             opened_by: vec!["secretbox:key1 (id 00000000000000aa)".to_owned()],
             proven: Some(Proven {

@@ -8,7 +8,7 @@ use keepd_types::version::{CLUSTER_VERSION, STORAGE_VERSION};
 use keepd_types::{MemberId, Revision};
 
 use crate::Error;
-use crate::format::{self, encode_alarm, record_key};
+use crate::format::{self, LogPosition, encode_alarm, record_key};
 
 /// Items of one bucket, in order.
 pub(crate) type Items = Vec<(Bytes, Bytes)>;
@@ -85,6 +85,17 @@ fn foreign(view: &View, bucket: &[u8]) -> Items {
 /// The key in the table of foreign entries.
 pub(crate) fn foreign_key(bucket: &[u8], key: &[u8]) -> Bytes {
     [bucket, &[0], key].concat().into()
+}
+
+/// keepd's own state: the place in the log, and the facts about the cluster that the log's entries are
+/// judged by. In the order of the names.
+pub(crate) fn state(view: &View) -> Items {
+    let facts = view.meta(tables::CLUSTER).iter();
+    let mut items: Items = facts
+        .map(|(name, value)| ([format::CLUSTER_FACT, name].concat().into(), value.clone()))
+        .collect();
+    items.push((Bytes::from_static(format::POSITION), LogPosition::of(view).encode()));
+    items
 }
 
 fn meta(view: &View) -> Result<Items, Error> {

@@ -72,6 +72,54 @@ pub enum Error {
         /// The key.
         key_id: KeyId,
     },
+    /// The log behind the snapshot cannot be read.
+    #[error("{0}")]
+    Log(Box<dyn std::error::Error + Send + Sync>),
+    /// The log ends too early.
+    #[error(
+        "the log ends at entry {index} and revision {revision}, before what is asked for: give an earlier \
+         moment or revision, or `latest`"
+    )]
+    LogEnds {
+        /// The last entry.
+        index: u64,
+        /// The revision there.
+        revision: i64,
+    },
+    /// An entry of the log cannot be applied.
+    #[error("entry {index} of the log: {reason}")]
+    LogEntry {
+        /// The entry.
+        index: u64,
+        /// The fault.
+        reason: String,
+    },
+    /// The log has a gap.
+    #[error("the log has a gap: after entry {last} comes entry {next}")]
+    LogGap {
+        /// The last entry before it.
+        last: u64,
+        /// The first one behind.
+        next: u64,
+    },
+    /// Log and snapshot do not fit together.
+    #[error(
+        "at entry {index} the replayed state is not the one that the member had ({what}): snapshot and log \
+         are of different histories of the cluster, or one of them was changed; take another base \
+         (keepd backup list)"
+    )]
+    OtherHistory {
+        /// The entry.
+        index: u64,
+        /// The difference.
+        what: &'static str,
+    },
+    /// The file does not say to which entry of the log it belongs.
+    #[error(
+        "the snapshot does not say which entry of the log it was taken at: it is etcd's, or an older keepd \
+         made it; take a base from `keepd backup now`"
+    )]
+    NoPosition,
     /// The keyring cannot be made.
     #[error(transparent)]
     Keyring(#[from] KeyringError),

@@ -20,7 +20,7 @@ use keepd_types::version::STORAGE_VERSION;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::buckets::small_buckets;
+use crate::buckets::{small_buckets, state};
 use crate::format::{self, SEAL_ENTRY_LEN, SealEntry, TRAILER_LEN, record_key};
 
 /// The length of a record's key that is no tombstone's.
@@ -109,6 +109,12 @@ impl Export {
             }
             sections.push_back(Section { name: format::SEALED, content: Content::Seals(sealed) });
         }
+        let state = state(&view);
+        planner.bucket(format::STATE)?;
+        for (key, value) in &state {
+            planner.item(key.len(), value.len())?;
+        }
+        sections.push_back(Section { name: format::STATE, content: Content::Small(state) });
         let plan = planner.finish()?;
         let remaining = plan.image_len() + TRAILER_LEN;
         let writer = Writer::new(plan, BytesMut::new().writer())?;

@@ -20,6 +20,14 @@ pub(crate) const META: &[u8] = b"meta";
 /// once the records have been counted.
 pub(crate) const SEALED: &[u8] = b"sealed_by_keepd";
 
+/// keepd's own: what a log behind this state needs to be applied. Sorts last.
+pub(crate) const STATE: &[u8] = b"state_by_keepd";
+
+/// The entry of [`STATE`] with the [`LogPosition`].
+pub(crate) const POSITION: &[u8] = b"position";
+/// Begin of the entries of [`STATE`] with keepd's facts about the cluster; the name there follows.
+pub(crate) const CLUSTER_FACT: &[u8] = b"cluster/";
+
 pub(crate) const AUTH_ENABLED: &[u8] = b"authEnabled";
 pub(crate) const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 pub(crate) const DOWNGRADE: &[u8] = b"downgrade";
@@ -39,6 +47,42 @@ pub(crate) const TRAILER_MODULUS: u64 = 512;
 pub(crate) fn record_key(revision: Revision, tombstone: bool) -> Bytes {
     let (bytes, len) = revision.to_bytes(tombstone);
     Bytes::copy_from_slice(bytes.get(..len).unwrap_or(&bytes))
+}
+
+/// The place of a snapshot in the log: its last entry, and the running digest of all up to there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The index of the last entry that was applied.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The index after which the digest begins.
+    pub since: u64,
+    /// The digest.
+    pub digest: u64,
+}
+
+impl LogPosition {
+    /// The place of a view.
+    #[must_use]
+    pub fn of(view: &keepd_mvcc::View) -> Self {
+        let (applied, digest) = (view.applied(), view.digest());
+        let (index, term) = (applied.index, applied.term);
+        Self { index, term, since: digest.since, digest: digest.value }
+    }
+
+    pub(crate) fn encode(self) -> Bytes {
+        let words = [self.index, self.term, self.since, self.digest];
+        words.into_iter().flat_map(u64::to_be_bytes).collect()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 32] = bytes.try_into().ok()?;
+        let word = |at: usize| {
+            bytes.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes)
+        };
+        Some(Self { index: word(0)?, term: word(8)?, since: word(16)?, digest: word(24)? })
+    }
 }
 
 /// The length of [`SealEntry::encode`]'s output.

@@ -16,15 +16,14 @@ use bytes::Bytes;
 use keepd_bolt::{Entries, Entry, Reader};
 use keepd_crypto::ValueSealer;
 use keepd_env::Random;
-use keepd_machine::membership::{ConfState, Member};
 use keepd_machine::tables;
 use keepd_member::InitialCluster;
-use keepd_mvcc::{Applied, JobRequest, Record, Store};
+use keepd_mvcc::{Applied, Record, Store};
 use keepd_types::limits::{COMMAND_BYTES_MAX, REVISION_MAX};
-use keepd_types::version::CLUSTER_VERSION;
 use keepd_types::{KeyValue, LeaseId, PlainDigest, Revision, SealMark};
 
 use crate::format::{self, Proof, SealEntry};
+use crate::making::{begin_membership, flush, raise_revision};
 use crate::snapshot_file::SnapshotFile;
 use crate::snapshot_meta::SnapshotMeta;
 use crate::{Error, Meter, Progress, Stage};
@@ -36,7 +35,8 @@ const FLUSH_BYTES: u64 = 8 << 20;
 pub(crate) struct Import<'a> {
     pub(crate) reader: &'a Reader<SnapshotFile>,
     pub(crate) meta: &'a SnapshotMeta,
-    pub(crate) cluster: &'a InitialCluster,
+    /// The cluster to make; none if it stays the source's for now.
+    pub(crate) cluster: Option<&'a InitialCluster>,
     /// The bump of the current revision; if there is one, everything before is compacted.
     pub(crate) bump: u64,
     pub(crate) sealer: Option<&'a ValueSealer>,
@@ -65,6 +65,10 @@ impl Import<'_> {
         let attachments = self.records(store, &mut imported, progress)?;
         self.revisions(store, &mut imported)?;
         self.tables(store, &attachments);
+        match self.cluster {
+            Some(cluster) => begin_membership(store, cluster),
+            None => self.meta.source.store(store)?,
+        }
         Ok(imported)
     }
 
@@ -193,18 +197,8 @@ impl Import<'_> {
         if scheduled > finished && scheduled <= current {
             store.compact(scheduled).map_err(keepd_mvcc::Error::from)?;
         }
-        imported.revision = current;
         imported.file_revision = current;
-        if self.bump > 0 {
-            let bumped = i64::try_from(self.bump)
-                .ok()
-                .and_then(|bump| current.checked_add(bump))
-                .filter(|bumped| *bumped <= REVISION_MAX)
-                .ok_or(Error::RevisionOverflow { revision: current, bump: self.bump })?;
-            store.import_revisions(bumped, compacted);
-            store.compact(bumped).map_err(keepd_mvcc::Error::from)?;
-            imported.revision = bumped;
-        }
+        imported.revision = raise_revision(store, self.bump)?;
         Ok(())
     }
 
@@ -221,23 +215,7 @@ impl Import<'_> {
         for (key, value) in &self.meta.foreign {
             store.meta_put(tables::FOREIGN, key.clone(), value.clone());
         }
-        for member in &self.cluster.members {
-            let (peer_urls, name) = (member.peer_urls.clone(), member.name.clone());
-            Member { id: member.id.0, peer_urls, name, ..Member::default() }.store(store);
-        }
-        ConfState::of_voters(self.cluster.members.iter().map(|member| member.id)).store(store);
-        store.meta_put(
-            tables::CLUSTER,
-            Bytes::from_static(tables::CLUSTER_VERSION_KEY),
-            Bytes::from_static(CLUSTER_VERSION.as_bytes()),
-        );
     }
-}
-
-/// Flushes the records that are in memory.
-pub(crate) fn flush(store: &mut Store) -> Result<(), Error> {
-    while store.run(JobRequest::Flush)? {}
-    Ok(())
 }
 
 fn parse_record_key(key: &Bytes) -> Result<(Revision, bool), Error> {

@@ -18,11 +18,14 @@ mod error;
 mod export;
 mod format;
 mod import;
+mod making;
 mod pending;
 mod progress;
+mod replay;
 mod restore;
 mod snapshot_file;
 mod snapshot_meta;
+mod source;
 mod status;
 
 #[cfg(test)]
@@ -30,9 +33,13 @@ mod tests;
 
 pub use error::Error;
 pub use export::Export;
+pub use format::LogPosition;
 pub use pending::{complete_pending, is_pending};
 pub use progress::{Progress, Stage};
-pub use restore::{DEFAULT_BUMP, RestoreOptions, Restored, restore, restore_file};
+pub use replay::{EndOfReplay, Mark, Replayed, ShippedLog, Step};
+pub use restore::{
+    DEFAULT_BUMP, RestoreOptions, Restored, restore, restore_file, restore_with_log,
+};
 pub use status::{Status, sealed_values, status, status_file};
 
 pub(crate) use progress::Meter;

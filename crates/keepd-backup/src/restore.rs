@@ -7,12 +7,17 @@ use std::path::Path;
 
 use keepd_crypto::{EncryptionConfig, FileKeys, Keyring, ValueSealer};
 use keepd_env::{Disk, DiskFile, Env};
-use keepd_member::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, InitialCluster, Layout, create_log};
-use keepd_mvcc::{Applied, JobRequest, Store};
+use keepd_member::{
+    BOOTSTRAP_INDEX, BOOTSTRAP_TERM, InitialCluster, Layout, create_log, create_log_behind,
+};
+use keepd_mvcc::{Applied, Digest, JobRequest, Store};
 use keepd_types::{ClusterId, MemberId};
+use keepd_wal::LogStart;
 use serde::{Deserialize, Serialize};
 
-use crate::import::{Import, Imported, flush};
+use crate::import::{Import, Imported};
+use crate::making::{flush, raise_revision, replace_membership};
+use crate::replay::{self, EndOfReplay, Replayed, ShippedLog};
 use crate::snapshot_file::{CheckedSnapshot, SnapshotFile};
 use crate::{Error, Progress, pending};
 
@@ -213,17 +218,11 @@ fn fill(
     encryption: Option<&EncryptionConfig>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported, Error> {
-    let (sealer, keys) = match encryption {
-        Some(config) => {
-            let (_keyring, keys) = Keyring::create(env, dir, Some(config))?;
-            (Some(ValueSealer::new(config)), keys)
-        }
-        None => (None, FileKeys::plain()),
-    };
+    let (sealer, keys) = make_keys(env, dir, encryption)?;
     let import = Import {
         reader: &snapshot.reader,
         meta: &snapshot.meta,
-        cluster,
+        cluster: Some(cluster),
         bump: options.bump_revision,
         sealer: sealer.as_ref(),
         random: &*env.random,
@@ -232,6 +231,102 @@ fn fill(
 
     create_log(env, dir, keys, cluster.identity())?;
     Ok(imported)
+}
+
+/// Makes the keyring of a member, if there is a configuration; the sealer of its values.
+fn make_keys(
+    env: &Env,
+    dir: &Path,
+    encryption: Option<&EncryptionConfig>,
+) -> Result<(Option<ValueSealer>, FileKeys), Error> {
+    let Some(config) = encryption else { return Ok((None, FileKeys::plain())) };
+    let (_keyring, keys) = Keyring::create(env, dir, Some(config))?;
+    Ok((Some(ValueSealer::new(config)), keys))
+}
+
+/// Makes `data_dir` from a snapshot and the log behind it: the state that the source had after the entry
+/// at which the replay ends.
+///
+/// # Errors
+/// As [`restore()`], or if the log does not fit to the snapshot, has a gap, or ends too early.
+#[expect(clippy::too_many_arguments, reason = "those of a restore, and the log")]
+pub fn restore_with_log(
+    env: &Env,
+    snapshot: Box<dyn DiskFile>,
+    data_dir: &Path,
+    options: &RestoreOptions,
+    encryption: Option<&EncryptionConfig>,
+    log: &mut dyn ShippedLog,
+    end: EndOfReplay,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Restored, Replayed), Error> {
+    let cluster = options.cluster()?;
+    let existed = check_empty(&*env.disk, data_dir)?;
+    let snapshot = CheckedSnapshot::check(SnapshotFile::of(snapshot)?, options, progress)?;
+    if snapshot.meta.has_seals && encryption.is_none() {
+        return Err(Error::PendingNeedsKeys { dir: data_dir.to_owned() });
+    }
+    let outcome = keepd_member::create(&*env.disk, data_dir, |dir| {
+        let (sealer, keys) = make_keys(env, dir, encryption)?;
+        let import = Import {
+            reader: &snapshot.reader,
+            meta: &snapshot.meta,
+            cluster: None,
+            bump: 0,
+            sealer: sealer.as_ref(),
+            random: &*env.random,
+        };
+        let place = Place { env, dir, keys, cluster: &cluster, bump: options.bump_revision };
+        fill_with_log(&place, &import, log, end, progress)
+    });
+    if outcome.is_err() && !existed {
+        // Nothing can be done about a second failure; the first one is told.
+        let _ = env.disk.remove_dir_all(data_dir);
+    }
+    let (imported, replayed) = outcome?;
+    Ok((Restored::new(&cluster, imported, false), replayed))
+}
+
+/// The member that is made.
+struct Place<'a> {
+    env: &'a Env,
+    dir: &'a Path,
+    keys: FileKeys,
+    cluster: &'a InitialCluster,
+    bump: u64,
+}
+
+/// Fills a member's directory from a snapshot and a log.
+fn fill_with_log(
+    place: &Place<'_>,
+    import: &Import<'_>,
+    log: &mut dyn ShippedLog,
+    end: EndOfReplay,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Imported, Replayed), Error> {
+    let Place { env, dir, keys, cluster, bump } = place;
+    let base = import.meta.source.position().ok_or(Error::NoPosition)?;
+    let options = keepd_mvcc::Options::default();
+    let mut store = Store::open((*env).clone(), &Layout::store(dir), keys.clone(), options)?;
+    let mut imported = import.run(&mut store, progress)?;
+    store.import_digest(Digest { since: base.since, index: base.index, value: base.digest });
+    store.publish(Applied { index: base.index, term: base.term });
+    flush(&mut store)?;
+    let (mut machine, done) = replay::run(store, import.sealer, log, end)?;
+    let applied = machine.applied();
+    let store = machine.store_mut();
+    imported.revision = raise_revision(store, *bump)?;
+    replace_membership(store, cluster);
+    // The new cluster's digests say nothing about the old one's.
+    store.import_digest(Digest::begin(applied.index));
+    store.publish(applied);
+    flush(store)?;
+    store.run(JobRequest::Checkpoint)?;
+    assert_eq!(store.durable(), applied, "everything replayed has been flushed");
+    drop(machine);
+    let start = LogStart { index: applied.index, term: applied.term };
+    create_log_behind(env, dir, keys.clone(), cluster.identity(), start, applied.term)?;
+    Ok((imported, done))
 }
 
 fn fill_store(

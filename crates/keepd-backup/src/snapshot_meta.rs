@@ -11,6 +11,7 @@ use keepd_types::{LeaseId, MemberId, Revision};
 
 use crate::buckets::foreign_key;
 use crate::snapshot_file::SnapshotFile;
+use crate::source::Source;
 use crate::{Error, format};
 
 /// BOUND: a million leases take 40 MB.
@@ -33,6 +34,8 @@ pub(crate) struct SnapshotMeta {
     pub(crate) scheduled_compaction: i64,
     /// Whether keepd marked any value as ciphertext.
     pub(crate) has_seals: bool,
+    /// The cluster that it is of; a restore makes another.
+    pub(crate) source: Source,
 }
 
 impl SnapshotMeta {
@@ -57,8 +60,11 @@ impl SnapshotMeta {
                 | format::AUTH_ROLES
                 | format::AUTH_USERS
                 | format::LEASE
-                | format::META => {}
-                // Members are made anew, the cluster's version is ours, others' buckets stay out.
+                | format::META
+                | format::MEMBERS
+                | format::MEMBERS_REMOVED
+                | format::STATE => {}
+                // The cluster's version is ours, others' buckets stay out.
                 _ => continue,
             }
             let mut bytes = 0;
@@ -78,6 +84,7 @@ impl SnapshotMeta {
     }
 
     fn take(&mut self, bucket: &[u8], key: Bytes, value: Bytes) -> Result<(), Error> {
+        self.source.take(bucket, &key, &value);
         match bucket {
             format::ALARM => {
                 let alarm = format::decode_alarm(&key)
@@ -101,7 +108,8 @@ impl SnapshotMeta {
                 }
                 self.leases.insert(lease.id, value);
             }
-            _ => self.take_meta(&key, &value)?,
+            format::META => self.take_meta(&key, &value)?,
+            _ => {}
         }
         Ok(())
     }

@@ -9,7 +9,8 @@ use keepd_types::{KeyValue, Revision};
 use sha2::{Digest, Sha256};
 
 use crate::snapshot_file::{SnapshotFile, check_structure};
-use crate::{Error, Meter, Progress, Stage, format};
+use crate::source::Source;
+use crate::{Error, LogPosition, Meter, Progress, Stage, format};
 
 /// The contents of a snapshot file, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Status {
     pub sealed_values: u64,
     /// The last compaction that was accepted, carried out or not; 0 before the first one.
     pub compact_revision: i64,
+    /// The place in the log, if keepd made the file.
+    pub position: Option<LogPosition>,
 }
 
 /// Reads and checks the file at `path`; its SHA-256 is not compared, as etcd does not.
@@ -60,7 +63,7 @@ fn read(file: SnapshotFile, progress: &mut dyn FnMut(Progress)) -> Result<Status
     check_structure(&reader)?;
     let total = reader.image_len();
     let mut status = Status { total_size: total, ..Status::default() };
-    let mut live = LiveKeys::default();
+    let (mut live, mut source) = (LiveKeys::default(), Source::default());
     let mut meter = Meter::new(Stage::Read, total, progress);
     for bucket in reader.buckets() {
         let (name, bucket) = bucket?;
@@ -90,6 +93,7 @@ fn read(file: SnapshotFile, progress: &mut dyn FnMut(Progress)) -> Result<Status
                         .ok_or_else(|| Error::entry(&name, &entry.key, "not a revision"))?;
                     status.compact_revision = status.compact_revision.max(at.main);
                 }
+                format::META | format::STATE => source.take(&name, &entry.key, &entry.value),
                 format::SEALED => status.sealed_values += 1,
                 _ => {}
             }
@@ -97,6 +101,7 @@ fn read(file: SnapshotFile, progress: &mut dyn FnMut(Progress)) -> Result<Status
     }
     meter.finish();
     status.total_keys = live.count();
+    status.position = source.position();
     Ok(status)
 }
 

@@ -351,7 +351,8 @@ impl Command {
         self.for_each_put(&mut |put| put.value.seal.into_iter().for_each(&mut *see));
     }
 
-    fn for_each_put(&self, see: &mut dyn FnMut(&Put)) {
+    /// Calls `see` with every put, those of branches that are not taken included.
+    pub fn for_each_put(&self, see: &mut dyn FnMut(&Put)) {
         match self {
             Self::Put(put) => see(put),
             Self::Txn(txn) => txn.for_each_put(see),

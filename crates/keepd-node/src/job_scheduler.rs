@@ -19,6 +19,10 @@ use crate::shared::Shared;
 use crate::shared::incoming::IncomingPlace;
 use crate::threads::background::Background;
 
+mod release_points;
+
+use self::release_points::ReleasePoints;
+
 /// Time that a stop waits for a checkpoint that is being written: it ends with its current piece.
 const STOP_CHECKPOINT_TIME: Duration = Duration::from_secs(2);
 /// Unflushed bytes that make a flush due before its time.
@@ -90,6 +94,8 @@ pub(crate) struct JobScheduler {
     /// Set once the last flush is done: until when a stop waits for a checkpoint that is out.
     stop_by: Option<Duration>,
     reencryption: Reencryption,
+    /// Entries up to which the log can go while later ones are kept.
+    release_points: ReleasePoints,
 }
 
 impl JobScheduler {
@@ -117,6 +123,7 @@ impl JobScheduler {
             release_at: 0,
             stop_by: None,
             reencryption,
+            release_points: ReleasePoints::default(),
         }
     }
 
@@ -186,6 +193,7 @@ impl JobScheduler {
         match kind {
             JobKind::Flush => {
                 self.shared.metrics.backend_commit_seconds.observe(took);
+                self.release_points.note(store.durable());
                 let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
                 let is_due = written >= self.release_at || self.shared.space.ballast.is_short();
                 self.release_log(
@@ -217,13 +225,24 @@ impl JobScheduler {
     /// Lets the log go up to what is durable in the store, if that is so many entries more than last
     /// time.
     fn release_log(&mut self, durable: Applied, entries: u64) {
-        let Applied { index, .. } = durable;
-        if index >= self.released + entries && !self.others_need(index) {
-            self.released = index;
+        let Some(up_to) = self.shipped(durable) else { return };
+        if up_to.index >= self.released + entries && !self.others_need(up_to.index) {
+            self.released = up_to.index;
             let written = self.shared.metrics.wal_write_bytes.load(Ordering::Relaxed);
             self.release_at = written + RELEASE_BYTES;
-            self.shared.release_log(durable, false);
+            self.shared.release_log(up_to, false);
         }
+    }
+
+    /// The last entry that may go of those that are durable in the store: what is to be shipped stays, as
+    /// long as there is space for it.
+    fn shipped(&mut self, durable: Applied) -> Option<Applied> {
+        let behind = self.shared.log_holds.behind().unwrap_or(u64::MAX);
+        let bytes = self.shared.space.log_bytes.load(Ordering::Relaxed);
+        let is_kept = durable.index > behind
+            && bytes < self.shared.options.shipped_log_bytes
+            && !self.shared.space.ballast.is_short();
+        if is_kept { self.release_points.before(behind) } else { Some(durable) }
     }
 
     /// Whether a follower lacks entries up to this one, and the log may be kept for it.
@@ -316,14 +335,15 @@ impl JobScheduler {
 
     /// Has the log give back what is durable in the store, also of the file that it writes.
     fn shrink_log(&mut self, durable: Applied, now: Duration) {
-        let Applied { index, .. } = durable;
+        let Some(up_to) = self.shipped(durable) else { return };
+        let index = up_to.index;
         let is_large = self.shared.space.log_bytes.load(Ordering::Relaxed) > LOG_BYTES;
         if now < self.log_due || !(is_large || index > self.released) {
             return;
         }
         self.log_due = now + LOG_INTERVAL;
         self.released = self.released.max(index);
-        self.shared.release_log(durable, is_large);
+        self.shared.release_log(up_to, is_large);
     }
 
     fn run_jobs(&mut self, machine: &mut StateMachine, now: Duration) {

@@ -45,6 +45,7 @@ mod publish;
 mod receive;
 mod recover;
 mod shared;
+mod shipping;
 mod state_transfer;
 mod survivor;
 #[cfg(test)]
@@ -65,11 +66,12 @@ pub use install::Installer;
 pub use join::{JoinError, has_started, join};
 pub use member::Member;
 pub use messages::{Completion, LeaseTimeToLive, PeerHash, Renewal};
-pub use metrics::{Histogram, Metrics};
+pub use metrics::{BackupLog, Histogram, Metrics};
 pub use node::Node;
 pub use options::{BALLAST_BYTES, FLUSH_INTERVAL, Options};
 pub use recover::{NewCluster, RecoverError, RecoveredCluster, recover};
 pub use shared::HaltReason;
+pub use shipping::{LogHold, LogPage, LogUnreadable};
 pub use survivor::{SurvivingLog, SurvivingStore, Survivor};
 pub use transport::{
     Hello, Lane, NotReceived, PEER_MESSAGE_BYTES_MAX, PeerAddress, Receiver, Refusal,

@@ -72,6 +72,7 @@ impl Member {
         );
         let apply = ApplyThread::new(of(), machine, jobs);
         let apply = Driver::new(PartName::Apply, &shared, &shared.mailboxes.apply, apply);
+        *shared.log_for_shipping.lock() = Some(wal.reader());
         let log_reader = LogReader::new(of(), wal.reader());
         let mailbox = &shared.mailboxes.log_reader;
         let log_reader = Driver::new(PartName::LogReader, &shared, mailbox, log_reader);
@@ -166,7 +167,10 @@ impl Member {
     /// the space that there is.
     fn close_log(&self) {
         let Some(log) = self.shared.shutdown.stopped_log.lock().take() else { return };
-        let closed = match self.shared.shutdown.flushed.lock().take() {
+        let flushed = self.shared.shutdown.flushed.lock().take();
+        // What was not shipped is there for the next start.
+        let behind = self.shared.log_holds.behind().unwrap_or(u64::MAX);
+        let closed = match flushed.filter(|flushed| flushed.index <= behind) {
             Some(Applied { index, term }) => log.release_and_close(index, term),
             None => log.close(),
         };

@@ -54,6 +54,25 @@ impl Histogram {
     }
 }
 
+/// The log's way into the places of backups, as whoever ships it counts.
+#[derive(Debug, Default)]
+pub struct BackupLog {
+    /// Whether it is shipped at all.
+    pub is_on: AtomicU64,
+    /// Whether this member ships it: the leader does.
+    pub ships: AtomicU64,
+    /// Milliseconds for which something committed has not been shipped, to the place that is behind most.
+    pub behind_millis: AtomicU64,
+    /// The last entry that is in all places, as far as this member knows.
+    pub index: AtomicU64,
+    /// Batches that this member shipped.
+    pub batches: AtomicU64,
+    /// Tries that failed.
+    pub failures: AtomicU64,
+    /// Gaps: entries that were lost before they were shipped.
+    pub gaps: AtomicU64,
+}
+
 /// Everything the node's threads count.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each is named after the etcd metric that shows it")]
@@ -82,6 +101,7 @@ pub struct Metrics {
     pub watch_streams: AtomicU64,
     pub watchers: AtomicU64,
     pub slow_watchers: AtomicU64,
+    pub backup_log: BackupLog,
 }
 
 impl Default for Metrics {
@@ -112,6 +132,7 @@ impl Default for Metrics {
             watch_streams: zero(),
             watchers: zero(),
             slow_watchers: zero(),
+            backup_log: BackupLog::default(),
         }
     }
 }

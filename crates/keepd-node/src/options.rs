@@ -21,6 +21,9 @@ const APPLY_EXPECTED: Duration = Duration::from_millis(100);
 /// Enough for a member that was away for minutes under load.
 const LOG_HELD_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Enough for an hour without the place that the log is shipped to.
+const SHIPPED_LOG_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// Bytes that a member keeps in reserve for the day when the disk is full: enough for thousands of
 /// deletions and the rewrite of a whole segment.
 pub const BALLAST_BYTES: u64 = 64 * 1024 * 1024;
@@ -74,6 +77,10 @@ pub struct Options {
     /// BOUND: bytes of log that are kept for members that lack entries; one that lacks more gets the
     /// state.
     pub log_held_bytes: u64,
+    /// Places that the log is shipped into: it is held for each from the start.
+    pub log_holds: usize,
+    /// BOUND: bytes of log that are kept until they are shipped; beyond that there is a gap.
+    pub shipped_log_bytes: u64,
     /// The size of the ballast at most.
     pub ballast_bytes: u64,
 }
@@ -108,6 +115,8 @@ impl Options {
             hastens_first_election: true,
             apply_expected: APPLY_EXPECTED,
             log_held_bytes: LOG_HELD_BYTES,
+            log_holds: 0,
+            shipped_log_bytes: SHIPPED_LOG_BYTES,
             ballast_bytes: BALLAST_BYTES,
         }
     }

@@ -3,6 +3,7 @@
 mod corruption;
 pub(crate) mod incoming;
 mod leadership;
+mod log_holds;
 mod mailboxes;
 pub(crate) mod network;
 mod progress;
@@ -23,11 +24,13 @@ use keepd_machine::{ClusterFacts, Command, Envelope, Origin, levels};
 use keepd_member::{Identity, Layout};
 use keepd_mvcc::{Applied, HashKv, Views};
 use keepd_types::Term;
+use keepd_wal::WalReader;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::corruption::Corruption;
 use self::incoming::Incoming;
+use self::log_holds::LogHolds;
 use self::mailboxes::Mailboxes;
 use self::network::Network;
 use self::progress::Progress;
@@ -61,6 +64,9 @@ pub(crate) struct Shared {
     /// Puts the state of another member in the place of this one's.
     pub(crate) installer: Installer,
     pub(crate) incoming: Incoming,
+    pub(crate) log_holds: LogHolds,
+    /// The durable log, as it is shipped; none before the member is put together.
+    pub(crate) log_for_shipping: Mutex<Option<WalReader>>,
     /// Bytes of large requests on their way through the log.
     pub(crate) budget: ProposalBudget,
     pub(crate) progress: Progress,
@@ -89,6 +95,7 @@ impl Shared {
         ballast: Ballast,
     ) -> Arc<Self> {
         let boot = env.random.next_u64();
+        let log_holds = LogHolds::new(options.log_holds);
         let member_dir = Layout::new(&options.data_dir).member;
         let installer = Installer::new(env.clone(), member_dir, encryption.files());
         Arc::new(Self {
@@ -102,6 +109,8 @@ impl Shared {
             mailboxes: Mailboxes::new(),
             installer,
             incoming: Incoming::default(),
+            log_holds,
+            log_for_shipping: Mutex::default(),
             budget: ProposalBudget::default(),
             progress: Progress::default(),
             space: DiskSpace::new(ballast),

@@ -7,6 +7,7 @@ mod choice;
 mod copy;
 mod examine;
 pub(crate) mod keys;
+mod moment;
 mod now;
 pub(crate) mod place;
 mod prune;

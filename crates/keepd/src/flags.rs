@@ -30,7 +30,7 @@ use std::path::Path;
 
 use keepd_gotext::quote;
 
-pub(crate) use backup::BackupOptions;
+pub(crate) use backup::{BackupOptions, ShipOptions};
 pub(crate) use discovery::{Discovery, DiscoveryIdentity, DiscoveryTls};
 pub(crate) use options::{
     ClusterState, LogFormat, LogLevel, LogOptions, ServerOptions, TransportSecurity, join_dir,

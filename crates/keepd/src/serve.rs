@@ -7,6 +7,7 @@ mod discovery;
 mod join;
 mod network;
 mod process;
+mod shipping;
 mod srv;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use keepd_tls::{ClientTls, ServerTls, TlsOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::backups::Backups;
+use self::shipping::Shipping;
 use crate::flags::{Parsed, ServerOptions, Url};
 
 /// Exit code of a server that cannot start or had to stop.
@@ -177,14 +179,15 @@ async fn serve(mut options: ServerOptions) -> anyhow::Result<Ending> {
     tokio::spawn(own_certificates.renew(env.clone()));
     server.compact_automatically(options.auto_compaction);
     server.check_for_corruption(options.corruption_checks);
-    let (ending, backups) = match ended {
-        Some(ending) => (ending, Backups::default()),
+    let (ending, backups, shipping) = match ended {
+        Some(ending) => (ending, Backups::default(), Shipping::default()),
         None => {
             let backups = Backups::start(&options, node.handle(), backup_metrics)?;
-            (signals.wait_for_end(&node).await?, backups)
+            let shipping = Shipping::start(&options, &node.handle())?;
+            (signals.wait_for_end(&node).await?, backups, shipping)
         }
     };
-    stop(&ending, server, network, node, backups).await?;
+    stop(&ending, server, network, node, (backups, shipping)).await?;
     Ok(ending)
 }
 
@@ -224,7 +227,7 @@ async fn stop(
     server: Server,
     network: Network,
     node: Node,
-    backups: Backups,
+    (backups, shipping): (Backups, Shipping),
 ) -> anyhow::Result<()> {
     backups.begin_stop();
     let patience = match ending {
@@ -237,6 +240,8 @@ async fn stop(
     };
     // ORDER: clients first, whose requests other members may be answering.
     server.stop_clients(patience).await;
+    // ORDER: behind the clients, whose last writes it ships.
+    shipping.stop().await;
     network.shutdown().await;
     server.stop().await;
     tokio::task::spawn_blocking(move || node.stop()).await?;
@@ -462,6 +467,8 @@ async fn node_options(
         quota_bytes: options.quota_backend_bytes,
         request_bytes_max: options.max_request_bytes,
         progress_notify_interval: options.watch_progress_notify_interval,
+        log_holds: options.backups.log.map_or(0, |_| options.backups.to.len()),
+        shipped_log_bytes: options.backups.log.map_or(0, |log| log.hold),
         ..of_node
     })
 }

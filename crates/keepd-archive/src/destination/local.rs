@@ -9,7 +9,7 @@ use keepd_env::{DiskFile, Env, IoError};
 
 use super::limit::PIECE_BYTES;
 use super::url::Url;
-use super::{Destination, Entry, Limit, OBJECTS_MAX, is_plain};
+use super::{Destination, Entry, FOLDER_OBJECTS_MAX, Limit, Names, OBJECTS_MAX, is_plain};
 use crate::Error;
 
 /// The ending of a file that is being written; with a random word before it.
@@ -81,19 +81,25 @@ impl Folder {
         Ok(written)
     }
 
-    fn collect(&self, folder: &Path, prefix: &str, found: &mut Vec<Entry>) -> Result<(), Error> {
+    fn collect(
+        &self,
+        folder: &Path,
+        prefix: &str,
+        max: usize,
+        found: &mut Vec<Entry>,
+    ) -> Result<(), Error> {
         for name in self.env.disk.list(folder)? {
             let path = folder.join(&name);
             let key = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
             let Some(entry) = self.env.disk.probe(&path)? else { continue };
             if entry.is_dir {
                 if key.matches('/').count() + 1 < DEPTH_MAX {
-                    self.collect(&path, &key, found)?;
+                    self.collect(&path, &key, max, found)?;
                 }
                 continue;
             }
-            if found.len() == OBJECTS_MAX {
-                return Err(Error::TooManyObjects { at: self.place(""), max: OBJECTS_MAX });
+            if found.len() == max {
+                return Err(Error::TooManyObjects { at: self.place(prefix), max });
             }
             found.push(Entry { key, bytes: entry.len });
         }
@@ -169,7 +175,7 @@ impl Destination for Folder {
 
     fn list(&self) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
-        self.collect(&self.root, "", &mut found)?;
+        self.collect(&self.root, "", OBJECTS_MAX, &mut found)?;
         found.retain(|entry| !entry.key.ends_with(PARTIAL));
         found.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(found)
@@ -177,9 +183,31 @@ impl Destination for Folder {
 
     fn interrupted(&self) -> Result<Vec<String>, Error> {
         let mut found = Vec::new();
-        self.collect(&self.root, "", &mut found)?;
+        self.collect(&self.root, "", FOLDER_OBJECTS_MAX, &mut found)?;
         let partial = found.into_iter().map(|entry| entry.key);
         Ok(partial.filter(|key| key.ends_with(PARTIAL)).collect())
+    }
+
+    fn list_below(&self, folder: &str, after: Option<&str>) -> Result<Vec<Entry>, Error> {
+        let mut found = Vec::new();
+        self.collect(&self.path(folder), folder, FOLDER_OBJECTS_MAX, &mut found)?;
+        found.retain(|entry| !entry.key.ends_with(PARTIAL));
+        found.retain(|entry| after.is_none_or(|after| entry.key.as_str() > after));
+        found.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(found)
+    }
+
+    fn names(&self, folder: &str) -> Result<Names, Error> {
+        let path = if folder.is_empty() { self.root.clone() } else { self.path(folder) };
+        let mut names = Names::default();
+        for name in self.env.disk.list(&path)? {
+            match self.env.disk.probe(&path.join(&name))? {
+                Some(found) if found.is_dir => names.folders.push(name),
+                Some(_) if !name.ends_with(PARTIAL) => names.objects.push(name),
+                _ => {}
+            }
+        }
+        Ok(names)
     }
 
     fn remove(&self, key: &str) -> Result<(), Error> {

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::limit::PIECE_BYTES;
 use super::url::Url;
-use super::{Destination, Entry, Limit, OBJECTS_MAX, is_plain, remedy};
+use super::{Destination, Entry, FOLDER_OBJECTS_MAX, Limit, Names, OBJECTS_MAX, is_plain, remedy};
 use crate::{Error, Remedy};
 
 /// Bytes of a part; all but the last are equal, as some stores demand.
@@ -153,6 +153,45 @@ impl Bucket {
         Ok(part.into())
     }
 
+    /// The path of a folder; none for the whole bucket.
+    fn folder(&self, folder: &str) -> Option<Path> {
+        match (folder.is_empty(), self.prefix.is_empty()) {
+            (false, _) => Some(self.path(folder)),
+            (true, false) => Some(Path::from(self.prefix.as_str())),
+            (true, true) => None,
+        }
+    }
+
+    fn list_folder(
+        &self,
+        folder: &str,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let prefix = self.folder(folder);
+        let after = after.map(|after| self.path(after));
+        let listing = async {
+            let mut found = Vec::new();
+            let mut pages = match &after {
+                Some(after) => self.store.list_with_offset(prefix.as_ref(), after),
+                None => self.store.list(prefix.as_ref()),
+            };
+            while let Some(object) = pages.try_next().await? {
+                if found.len() == max {
+                    return Ok(Err(Error::TooManyObjects { at: self.place(folder), max }));
+                }
+                let path = object.location.as_ref();
+                let key = path.strip_prefix(&self.prefix).unwrap_or(path).trim_start_matches('/');
+                found.push(Entry { key: key.to_owned(), bytes: object.size });
+            }
+            Ok(Ok(found))
+        };
+        let listed: object_store::Result<_> = self.handle.block_on(listing);
+        let mut found = listed.map_err(|error| self.failed("list", folder, &error))??;
+        found.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(found)
+    }
+
     async fn get_small(&self, key: &str, bytes_max: usize) -> Result<Vec<u8>, Error> {
         let failed = |error: &object_store::Error| self.failed("read", key, error);
         let answer = self.store.get(&self.path(key)).await.map_err(|error| failed(&error))?;
@@ -223,24 +262,25 @@ impl Destination for Bucket {
     }
 
     fn list(&self) -> Result<Vec<Entry>, Error> {
-        let prefix = (!self.prefix.is_empty()).then(|| Path::from(self.prefix.as_str()));
-        let listing = async {
-            let mut found = Vec::new();
-            let mut pages = self.store.list(prefix.as_ref());
-            while let Some(object) = pages.try_next().await? {
-                if found.len() == OBJECTS_MAX {
-                    return Ok(Err(Error::TooManyObjects { at: self.place(""), max: OBJECTS_MAX }));
-                }
-                let path = object.location.as_ref();
-                let key = path.strip_prefix(&self.prefix).unwrap_or(path).trim_start_matches('/');
-                found.push(Entry { key: key.to_owned(), bytes: object.size });
-            }
-            Ok(Ok(found))
+        self.list_folder("", None, OBJECTS_MAX)
+    }
+
+    fn list_below(&self, folder: &str, after: Option<&str>) -> Result<Vec<Entry>, Error> {
+        self.list_folder(folder, after, FOLDER_OBJECTS_MAX)
+    }
+
+    fn names(&self, folder: &str) -> Result<Names, Error> {
+        let prefix = self.folder(folder);
+        let listed = self.handle.block_on(self.store.list_with_delimiter(prefix.as_ref()));
+        let listed = listed.map_err(|error| self.failed("list", folder, &error))?;
+        let name = |path: &Path| path.filename().unwrap_or_default().to_owned();
+        let mut names = Names {
+            folders: listed.common_prefixes.iter().map(name).collect(),
+            objects: listed.objects.iter().map(|object| name(&object.location)).collect(),
         };
-        let listed: object_store::Result<_> = self.handle.block_on(listing);
-        let mut found = listed.map_err(|error| self.failed("list", "", &error))??;
-        found.sort_by(|one, other| one.key.cmp(&other.key));
-        Ok(found)
+        names.folders.sort_unstable();
+        names.objects.sort_unstable();
+        Ok(names)
     }
 
     fn remove(&self, key: &str) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use crate::catalog::{self, Catalog};
 use crate::destination::{self, Destination, Limit};
 use crate::format::Sealing;
 use crate::name::{Kind, Name};
-use crate::sidecar::MemberFacts;
+use crate::sidecar::{LogFacts, MemberFacts};
 use crate::upload::{self, Snapshot};
 
 const CANARY: &[u8] = b"canary-of-the-plain-value";
@@ -121,6 +121,7 @@ impl Bench {
                     revision: hash.revision,
                     compact_revision: hash.compact_revision.max(0),
                 }),
+                log: status.position.map(LogFacts::from),
             },
         };
         let (sidecar, key) = upload::upload(

@@ -75,7 +75,8 @@ fn a_file_has_etcds_buckets_and_their_contents() {
             "lease",
             "members",
             "members_removed",
-            "meta"
+            "meta",
+            "state_by_keepd"
         ]
     );
     assert_eq!(
@@ -110,6 +111,8 @@ fn a_file_has_etcds_buckets_and_their_contents() {
             (b"term", &3_u64.to_be_bytes()),
         ]
     );
+    let position = crate::LogPosition { index: 40, term: 3, since: 40, digest: 0 };
+    assert_eq!(buckets["state_by_keepd"], [("position".into(), position.encode())]);
     let keys: Vec<&[u8]> = buckets["key"].iter().map(|(key, _)| key.as_ref()).collect();
     assert_eq!(keys.len(), 5, "compaction has dropped the first put of a");
     assert_eq!(keys[3], b"\0\0\0\0\0\0\0\x06_\0\0\0\0\0\0\0\0t");
@@ -135,6 +138,10 @@ fn the_status_counts_live_keys_and_hashes_every_bucket() {
     let status = status_of(&env, &disk, &file).unwrap();
     assert_eq!((status.revision, status.total_keys), (7, 3));
     assert_eq!(status.version, "3.7.0");
+    assert_eq!(
+        status.position,
+        Some(crate::LogPosition { index: 40, term: 3, since: 40, digest: 0 })
+    );
     let expected = buckets(&file).iter().fold(0, |hash, (name, items)| {
         items.iter().fold(crc32c::crc32c_append(hash, name.as_bytes()), |hash, (key, value)| {
             crc32c::crc32c_append(crc32c::crc32c_append(hash, key), value)

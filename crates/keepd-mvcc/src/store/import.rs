@@ -117,8 +117,9 @@ impl Store {
             self.now.compact_revision.max(compact_revision).min(self.now.revision);
     }
 
-    /// Goes on with the running digest of another member at the same applied index.
-    pub(crate) fn import_digest(&mut self, digest: Digest) {
+    /// Goes on with the running digest of another member at the same applied index, which the next
+    /// [`Store::publish`] names; or begins it anew there.
+    pub fn import_digest(&mut self, digest: Digest) {
         self.is_dirty = true;
         self.now.digest = digest;
     }

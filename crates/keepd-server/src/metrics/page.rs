@@ -19,6 +19,7 @@ pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
     rpc(&mut page, context, rpc_metrics);
     tls(&mut page, context);
     encryption(&mut page, context);
+    backup_log(&mut page, context);
     page.gauge(
         "keepd_store_damaged_places",
         "Parts of the store's files that cannot be read; 0 is healthy.",
@@ -29,6 +30,46 @@ pub(crate) fn render(context: &Context, rpc_metrics: &RpcMetrics) -> String {
     }
     process::render(&mut page.out);
     page.out
+}
+
+/// The log's way into the places of backups, if it is shipped.
+fn backup_log(page: &mut Page, context: &Context) {
+    let log = &context.node.metrics().backup_log;
+    if log.is_on.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let behind = log.behind_millis.load(Ordering::Relaxed);
+    page.gauge(
+        "keepd_backup_log_behind_seconds",
+        "For how long something committed has not been shipped: what a loss of everything would cost. 0 on \
+         a member that does not ship.",
+        std::time::Duration::from_millis(behind).as_secs_f64(),
+    );
+    page.gauge(
+        "keepd_backup_log_ships",
+        "1 if this member ships the log; the leader does.",
+        log.ships.load(Ordering::Relaxed),
+    );
+    page.gauge(
+        "keepd_backup_log_index",
+        "The last entry of the log that this member knows to be in all places.",
+        log.index.load(Ordering::Relaxed),
+    );
+    page.counter(
+        "keepd_backup_log_batches_total",
+        "Batches of the log that this member shipped.",
+        &log.batches,
+    );
+    page.counter(
+        "keepd_backup_log_failures_total",
+        "Tries to ship the log, or to look how far it is, that failed.",
+        &log.failures,
+    );
+    page.counter(
+        "keepd_backup_log_gaps_total",
+        "Gaps in the shipped log: what lies in them cannot be brought back; take a backup.",
+        &log.gaps,
+    );
 }
 
 fn running_versions(page: &mut Page, context: &Context) {

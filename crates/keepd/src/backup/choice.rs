@@ -6,10 +6,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use keepd_archive::catalog::{Backup, Catalog, Fault};
 use keepd_archive::destination::Destination;
+use keepd_archive::log::shipped::{Base, Shipped};
 use keepd_archive::sidecar::Sidecar;
 use keepd_cli::output;
 
 use super::place::{LineArguments, Machine};
+use super::shown::Log;
 use super::{Format, shown};
 
 /// The word for the newest proven backup.
@@ -83,6 +85,28 @@ impl ChoiceArguments {
         Ok(Chosen { machine, destination, backup: catalog.backups.swap_remove(at) })
     }
 
+    /// Reads the place.
+    pub(super) fn read_catalog(&self) -> anyhow::Result<(Machine, Arc<dyn Destination>, Catalog)> {
+        self.place.read()
+    }
+
+    /// Whether no backup was named.
+    pub(super) fn is_latest(&self) -> bool {
+        self.backup == LATEST
+    }
+
+    /// The one cluster that the place has backups of.
+    pub(super) fn one_cluster(&self, catalog: &Catalog) -> anyhow::Result<u64> {
+        anyhow::ensure!(!catalog.backups.is_empty(), "{} has no backups", self.place.from);
+        let clusters = catalog.clusters();
+        anyhow::ensure!(
+            clusters.len() == 1,
+            "the place has backups of several clusters: name one of {} with --cluster",
+            clusters.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>().join(", ")
+        );
+        clusters.first().copied().context("there is one")
+    }
+
     fn find(&self, catalog: &Catalog) -> anyhow::Result<usize> {
         anyhow::ensure!(!catalog.backups.is_empty(), "{} has no backups", self.place.from);
         if self.backup != LATEST {
@@ -92,12 +116,7 @@ impl ChoiceArguments {
                 format!("{} has no backup {name}; see: keepd backup list", self.place.from)
             });
         }
-        let clusters = catalog.clusters();
-        anyhow::ensure!(
-            clusters.len() == 1,
-            "the place has backups of several clusters: name one of {} with --cluster",
-            clusters.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>().join(", ")
-        );
+        self.one_cluster(catalog)?;
         let newest = catalog.newest(true).context(
             "no backup is proven: prove one with `keepd backup drill URL NAME`, or name the one to take",
         )?;
@@ -138,12 +157,18 @@ pub(crate) fn cluster_id(text: &str) -> Result<u64, String> {
 
 /// `keepd backup list`.
 pub(super) fn list(arguments: &ListArguments) -> anyhow::Result<ExitCode> {
-    let (_, _, catalog) = arguments.place.read()?;
+    let (_machine, destination, catalog) = arguments.place.read()?;
+    let mut logs = Vec::new();
+    for cluster in catalog.clusters() {
+        let shipped = Shipped::read(&*destination, cluster)?;
+        let windows = shipped.windows(&Base::among(&catalog.backups, cluster));
+        logs.push(Log { cluster, shipped, windows });
+    }
     if arguments.write_out == Format::Json {
-        output::line(&shown::catalog_json(&catalog).to_string());
+        output::line(&shown::catalog_json(&catalog, &logs).to_string());
         return Ok(ExitCode::SUCCESS);
     }
-    output::print(shown::table(&catalog).as_bytes());
+    output::print(shown::table(&catalog, &logs).as_bytes());
     for foreign in &catalog.foreign {
         output::complain(&format!("not a backup, left alone: {foreign}"));
     }

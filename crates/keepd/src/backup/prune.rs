@@ -4,6 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use keepd_archive::catalog::{self, Backup};
+use keepd_archive::destination::Destination;
+use keepd_archive::log::keep::{self, Pruned};
+use keepd_archive::log::name::{BatchName, ChainName};
+use keepd_archive::log::shipped::{Base, Shipped};
 use keepd_archive::prove;
 use keepd_archive::retention::{Policy, Reason};
 use keepd_cli::output;
@@ -11,12 +15,13 @@ use serde_json::{Value, json};
 
 use super::Format;
 use super::choice::PlaceArguments;
+use super::place::Machine;
 use crate::verb;
 
 /// Remove the scheduled backups that no rule keeps.
 ///
 /// Never removed are the newest backup, the newest proven one, those later than now, and those taken on demand
-/// (remove these by name: --name). A place that refuses to delete is no error: what stays is told.
+/// (remove these by name: --name). The shipped log that no kept backup needs goes too. A place that refuses to delete is no error: what stays is told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -39,6 +44,10 @@ pub(super) struct Arguments {
     /// Keep one of each of the last N months that have any.
     #[arg(long, value_name = "N", default_value_t = 0)]
     keep_monthly: u32,
+    /// Keep the shipped log of the last N days, and what the newest proven backup needs; without it all stays
+    /// that any kept backup needs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_log_days: Option<u32>,
     /// Remove this one instead of judging by rules; more than once for more.
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
@@ -52,6 +61,9 @@ pub(super) struct Arguments {
     #[arg(short = 'w', long, value_name = "FORMAT", default_value = "table")]
     write_out: Format,
 }
+
+/// Batches of a log.
+type Batches = Vec<(ChainName, BatchName)>;
 
 impl Arguments {
     fn policy(&self) -> Policy {
@@ -97,8 +109,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut judged: Vec<Judged<'_>> =
         judged.map(|(backup, reasons)| Judged { backup, reasons, refusal: None }).collect();
     let count = judged.iter().filter(|it| it.reasons.is_empty()).count();
-    if !arguments.dry_run && count > 0 {
-        let question = format!("{count} backups of {} are removed.", arguments.place.from);
+    let logs = unneeded_logs(arguments, &machine, &*destination, &judged)?;
+    let batches: usize = logs.iter().map(|(_, batches)| batches.len()).sum();
+    let mut pruned = Pruned::default();
+    if !arguments.dry_run && count + batches > 0 {
+        let question = format!(
+            "{count} backups and {batches} batches of the log of {} are removed.",
+            arguments.place.from
+        );
         if !arguments.yes {
             output::print(table(&judged, true).as_bytes());
             if !verb::confirm(&question)? {
@@ -112,12 +130,39 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 Err(error) => return Err(error.into()),
             }
         }
+        for (cluster, batches) in &logs {
+            let more = keep::remove_all(&*destination, *cluster, batches)?;
+            pruned.removed += more.removed;
+            pruned.refused = pruned.refused.or(more.refused);
+        }
     }
-    tell(arguments, &judged);
+    tell(arguments, &judged, batches, &pruned);
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(arguments: &Arguments, judged: &[Judged<'_>]) {
+/// The batches of the log that no backup needs that stays, of each cluster.
+fn unneeded_logs(
+    arguments: &Arguments,
+    machine: &Machine,
+    destination: &dyn Destination,
+    judged: &[Judged<'_>],
+) -> anyhow::Result<Vec<(u64, Batches)>> {
+    let now = prove::now(&machine.env);
+    let not_before = arguments.keep_log_days.map(|days| keep::days_before(now, days));
+    let staying = judged.iter().filter(|it| !it.reasons.is_empty());
+    let staying: Vec<Backup> = staying.map(|it| it.backup.clone()).collect();
+    let mut clusters: Vec<u64> = judged.iter().map(|it| it.backup.cluster).collect();
+    clusters.dedup();
+    let mut logs = Vec::new();
+    for cluster in clusters {
+        let shipped = Shipped::read(destination, cluster)?;
+        let bases = Base::among(&staying, cluster);
+        logs.push((cluster, keep::unneeded(&shipped, &bases, not_before)));
+    }
+    Ok(logs)
+}
+
+fn tell(arguments: &Arguments, judged: &[Judged<'_>], batches: usize, pruned: &Pruned) {
     if arguments.write_out == Format::Json {
         let list: Vec<Value> = judged
             .iter()
@@ -131,9 +176,23 @@ fn tell(arguments: &Arguments, judged: &[Judged<'_>]) {
                 })
             })
             .collect();
-        output::line(&json!({"dry_run": arguments.dry_run, "backups": list}).to_string());
+        let log = json!({
+            "unneeded": batches,
+            "removed": pruned.removed,
+            "refusal": pruned.refused.as_ref().map(|(_, refusal)| refusal),
+        });
+        let told = json!({"dry_run": arguments.dry_run, "backups": list, "log": log});
+        output::line(&told.to_string());
     } else {
         output::print(table(judged, arguments.dry_run).as_bytes());
+        if arguments.dry_run && batches > 0 {
+            output::line(&format!("{batches} batches of the log to be removed"));
+        } else if pruned.removed > 0 {
+            output::line(&format!("{} batches of the log removed", pruned.removed));
+        }
+    }
+    if let Some((count, refusal)) = &pruned.refused {
+        crate::complain(&format!("{count} batches of the log stay: {refusal}"));
     }
     for one in judged {
         if let Some(refusal) = &one.refusal {

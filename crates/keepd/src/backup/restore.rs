@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use keepd_archive::catalog::Backup;
-use keepd_archive::scratch::{self, Scratch};
+use keepd_archive::age::Keys;
+use keepd_archive::log::replay::Reader;
+use keepd_archive::log::shipped::{ReplayPlan, Target};
+use keepd_archive::scratch::{self, Scratch, ScratchFile};
 use keepd_archive::{Moment, prove};
-use keepd_backup::{DEFAULT_BUMP, RestoreOptions, Restored};
+use keepd_backup::{DEFAULT_BUMP, Replayed, RestoreOptions, Restored};
 use keepd_cli::output;
 use keepd_cli::start_line::{self, Config};
 use keepd_crypto::EncryptionConfig;
@@ -25,16 +27,22 @@ use serde_json::json;
 use super::bar::Bar;
 use super::choice::{ChoiceArguments, Chosen};
 use super::keys::OpenArguments;
+use super::moment::{MomentArguments, Way};
 use super::{Format, shown};
 use crate::verb;
 
 /// The folder within the data directory that everything is made in.
 const FOLDER: &str = "restoring";
 const ASIDE_PREFIX: &str = "member.before-restore-";
+/// Entries decompressed and stored take this much of their batches at most, or a little more.
+const LOG_GROWS: u64 = 8;
 /// The directory of a restore that waits for its keys, which is replaced as a member is.
 const PENDING: &str = "import";
 
-/// Make a data directory from a backup.
+/// Make a data directory from a backup, and from the shipped log behind it.
+///
+/// Without a name it is the newest state that there is: the newest proven backup, and what the log has
+/// behind it. --at and --revision bring back an earlier one.
 ///
 /// A member that is there is moved aside, not removed. The revision is raised, so that watchers and
 /// controllers notice that the state went back. For a cluster of several members run the same command on
@@ -43,6 +51,8 @@ const PENDING: &str = "import";
 pub(super) struct Arguments {
     #[command(flatten)]
     choice: ChoiceArguments,
+    #[command(flatten)]
+    moment: MomentArguments,
     /// The data directory.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -104,7 +114,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = arguments.options()?;
     let keys = arguments.keys.read()?;
     let config = arguments.keys.config.read(arguments.encryption_trust_plain_data)?;
-    let chosen = arguments.choice.read()?;
+    let way = arguments.moment.find(&arguments.choice, &keys)?;
+    let chosen = &way.chosen;
     let env = &chosen.machine.env;
     let data_dir = std::path::absolute(&arguments.data_dir)?;
     let state = chosen.sidecar()?.state.clone();
@@ -114,18 +125,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     );
     let former = look(env, &data_dir, config.as_ref())?;
     if arguments.write_out == Format::Table {
-        output::print(plan(&chosen.backup, &data_dir, &former).as_bytes());
+        output::print(plan(&way, &data_dir, &former).as_bytes());
     }
     if !arguments.yes && !verb::confirm("Restore it?")? {
         return Ok(verb::not_confirmed());
     }
     let _lock = lock(env, &data_dir)?;
     remove_left_over(&*env.disk, &data_dir)?;
-    // The snapshot, the store made of it, and some room; what is there already stays.
-    scratch::check_space(env, &data_dir, state.snapshot_bytes.saturating_mul(3))?;
+    // The snapshot, the store made of it, the log behind it, and some room; what is there already stays.
+    let log_bytes =
+        way.replay.as_ref().map_or(0, |replay| replay.bytes().saturating_mul(LOG_GROWS));
+    let needed = state.snapshot_bytes.saturating_mul(3).saturating_add(log_bytes);
+    scratch::check_space(env, &data_dir, needed)?;
     let bar = Bar::new();
     let new = data_dir.join(FOLDER).join("new");
-    let restored = {
+    let (restored, replayed) = {
         let mut told = |stage, done, all| bar.tell(stage, done, all);
         let folder = data_dir.join(FOLDER);
         env.disk.create_dir(&folder)?;
@@ -133,14 +147,38 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let object = chosen.destination.get(&chosen.key())?;
         let file = prove::fetch(object, chosen.sidecar()?, &keys, &scratch, &mut told)?;
         prove::check(&file, &state, &mut told)?;
-        let mut told = |it: keepd_backup::Progress| bar.show("restoring", it.done, it.total);
-        let file = Box::new(file);
-        keepd_backup::restore_file(env, file, &new, &options, config.as_ref(), &mut told)?
+        make(&way, file, &new, &options, config.as_ref(), &keys, &bar)?
     };
     bar.clear();
     let aside = exchange(env, &data_dir, &new, &former)?;
-    tell(arguments, &options, &chosen, &data_dir, &restored, &aside);
+    tell(arguments, &options, chosen, &data_dir, (&restored, replayed), &aside);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the new data directory.
+fn make(
+    way: &Way,
+    file: ScratchFile,
+    new: &Path,
+    options: &RestoreOptions,
+    config: Option<&EncryptionConfig>,
+    keys: &Keys,
+    bar: &Bar,
+) -> anyhow::Result<(Restored, Option<Replayed>)> {
+    let env = &way.chosen.machine.env;
+    let mut told = |it: keepd_backup::Progress| bar.show("restoring", it.done, it.total);
+    let file = Box::new(file);
+    let Some(replay) = &way.replay else {
+        let restored = keepd_backup::restore_file(env, file, new, options, config, &mut told)?;
+        return Ok((restored, None));
+    };
+    let (destination, cluster) = (&*way.chosen.destination, way.chosen.backup.cluster);
+    let mut entries = |done, all| bar.show("replaying", done, all);
+    let mut log = Reader::new(destination, cluster, replay, keys, &mut entries);
+    let (restored, replayed) = keepd_backup::restore_with_log(
+        env, file, new, options, config, &mut log, replay.end, &mut told,
+    )?;
+    Ok((restored, Some(replayed)))
 }
 
 impl Arguments {
@@ -235,7 +273,8 @@ fn exchange(
 }
 
 /// The text that tells what was found, and what will be lost.
-fn plan(backup: &Backup, data_dir: &Path, former: &Former) -> String {
+fn plan(way: &Way, data_dir: &Path, former: &Former) -> String {
+    let backup = &way.chosen.backup;
     let mut lines = vec![format!(
         "backup    {} of {}: revision {}, {}",
         backup.name,
@@ -243,24 +282,43 @@ fn plan(backup: &Backup, data_dir: &Path, former: &Former) -> String {
         backup.name.revision,
         shown::state(backup)
     )];
+    if let Some(replay) = &way.replay {
+        lines.push(format!("log       {}", log_line(replay, way.target)));
+    }
     let dir = data_dir.display();
     lines.push(if former.names.is_empty() {
         format!("data dir  {dir}: holds no member")
     } else {
         format!("data dir  {dir}: holds a member, which is moved aside")
     });
-    match former.revision {
-        Some(revision) if revision > backup.name.revision => lines.push(format!(
+    // With a log the revision is known for certain only where it is what was asked for.
+    let wanted = match (way.target, &way.replay) {
+        (_, None) => Some(backup.name.revision),
+        (Some(Target::Revision(revision)), _) => Some(revision),
+        (_, Some(replay)) => replay.batches.last().map(|last| last.name.revision),
+    };
+    match (former.revision, wanted) {
+        (Some(revision), Some(wanted)) if revision > wanted => lines.push(format!(
             "lost      it is at revision {revision}: what was changed in the last {} revisions is not in the \
              backup",
-            revision - backup.name.revision
+            revision - wanted
         )),
-        Some(revision) => lines.push(format!("          it is at revision {revision}")),
-        None if former.names.is_empty() => {}
-        None => lines.push("          its revision cannot be read".to_owned()),
+        (Some(revision), _) => lines.push(format!("          it is at revision {revision}")),
+        (None, _) if former.names.is_empty() => {}
+        (None, _) => lines.push("          its revision cannot be read".to_owned()),
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// The log that is applied, in words.
+fn log_line(replay: &ReplayPlan, target: Option<Target>) -> String {
+    let to = match target {
+        Some(Target::At(time)) => format!("up to {time}"),
+        Some(Target::Revision(revision)) => format!("up to revision {revision}"),
+        _ => format!("up to {}, where it ends", replay.until),
+    };
+    format!("{} batches behind it, {}, {to}", replay.batches.len(), shown::bytes(replay.bytes()))
 }
 
 fn tell(
@@ -268,7 +326,7 @@ fn tell(
     options: &RestoreOptions,
     chosen: &Chosen,
     data_dir: &Path,
-    restored: &Restored,
+    (restored, replayed): (&Restored, Option<Replayed>),
     aside: &[PathBuf],
 ) {
     let path = arguments.keys.config.path().map(|path| path.display().to_string());
@@ -287,6 +345,12 @@ fn tell(
                 "backup_revision": restored.file_revision,
                 "revision": restored.revision,
                 "records": restored.records,
+                "replayed": replayed.map(|it| json!({
+                    "entries": it.entries,
+                    "index": it.index,
+                    "revision": it.revision,
+                    "compared": it.compared,
+                })),
                 "start": command,
             })
             .to_string(),
@@ -297,6 +361,16 @@ fn tell(
         output::line(&format!("moved aside: {}", aside.display()));
     }
     output::line(&format!("restored {} records into {dir}", restored.records));
+    if let Some(replayed) = replayed {
+        let compared = match replayed.compared {
+            0 => String::new(),
+            count => format!(", compared with the member's own state at {count} places"),
+        };
+        output::line(&format!(
+            "replayed {} entries of the log, to revision {}{compared}",
+            replayed.entries, replayed.revision
+        ));
+    }
     output::line(&if options.bump_revision > 0 {
         format!(
             "revision bumped by {} to {}, so that watchers and controllers notice; --bump-revision 0 keeps \

@@ -3,10 +3,54 @@
 use std::fmt::Write as _;
 
 use keepd_archive::catalog::{Backup, Catalog};
+use keepd_archive::log::shipped::{Shipped, Window};
 use serde_json::{Value, json};
 
+/// The log that was shipped beside a cluster's backups.
+pub(super) struct Log {
+    pub(super) cluster: u64,
+    pub(super) shipped: Shipped,
+    pub(super) windows: Vec<Window>,
+}
+
+impl Log {
+    /// The moments that can be reached, a line each.
+    fn lines(&self, out: &mut String) {
+        for window in &self.windows {
+            // Writing into a string cannot fail.
+            let _ = writeln!(out, "any moment {window}");
+        }
+        let is_usable = |chain| self.windows.iter().any(|window| window.chain == chain);
+        if let Some(newest) = self.shipped.runs.last()
+            && !is_usable(newest.chain)
+        {
+            let _ = writeln!(
+                out,
+                "the log since {} waits for a backup: it is of use from the next one on",
+                newest.chain.begin
+            );
+        }
+    }
+
+    fn json(&self) -> Value {
+        let window = |it: &Window| {
+            json!({
+                "from": it.from,
+                "until": it.until,
+                "from_revision": it.from_revision,
+                "until_revision": it.until_revision,
+            })
+        };
+        json!({
+            "cluster_id": format!("{:016x}", self.cluster),
+            "batches": self.shipped.runs.iter().map(|run| run.batches.len()).sum::<usize>(),
+            "windows": self.windows.iter().map(window).collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// A table of backups.
-pub(super) fn table(catalog: &Catalog) -> String {
+pub(super) fn table(catalog: &Catalog, logs: &[Log]) -> String {
     let mut out = String::new();
     for cluster in catalog.clusters() {
         let of_cluster = catalog.backups.iter().filter(|backup| backup.cluster == cluster);
@@ -15,6 +59,7 @@ pub(super) fn table(catalog: &Catalog) -> String {
         let _ = writeln!(out, "cluster {cluster:016x}");
         let titles = ["name", "revision", "keys", "size", "opened by", "state"];
         out.push_str(&keepd_cli::draw_table(&titles, &rows));
+        logs.iter().filter(|log| log.cluster == cluster).for_each(|log| log.lines(&mut out));
     }
     if catalog.backups.is_empty() {
         out.push_str("no backups\n");
@@ -86,8 +131,9 @@ pub(super) fn json(backup: &Backup) -> Value {
 }
 
 /// A whole listing in JSON.
-pub(super) fn catalog_json(catalog: &Catalog) -> Value {
+pub(super) fn catalog_json(catalog: &Catalog, logs: &[Log]) -> Value {
     json!({
+        "logs": logs.iter().map(Log::json).collect::<Vec<_>>(),
         "backups": catalog.backups.iter().map(json).collect::<Vec<_>>(),
         "foreign": catalog.foreign,
         "foreign_count": catalog.foreign_count,
@@ -113,6 +159,9 @@ pub(super) fn details(place: &str, backup: &Backup) -> String {
         line("keys", &format!("{}, sealed values: {}", state.keys, state.sealed_values));
         line("snapshot", &bytes(state.snapshot_bytes));
         line("object", &format!("{}, SHA-256 {}", bytes(sidecar.bytes), sidecar.sha256));
+        if let Some(log) = state.log {
+            line("in the log", &format!("behind entry {} of term {}", log.index, log.term));
+        }
         if let Some(hash) = state.hash_kv {
             let at = format!("{} at revision {}", hash.hash, hash.revision);
             line("HashKV", &format!("{at}, compacted at {}", hash.compact_revision));

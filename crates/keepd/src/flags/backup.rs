@@ -1,6 +1,7 @@
 //! The flags of backups: [`BackupOptions`], checked as a whole.
 
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,13 @@ use super::settings::Settings;
 const ZONE: &str = "UTC";
 /// BOUND: places of backups.
 const PLACES_MAX: usize = 8;
+/// BOUND: the time that the log may be behind.
+const LOG_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+/// BOUND: bytes of a batch.
+const LOG_BYTES: RangeInclusive<u64> = 4096..=64 << 20;
+/// The least that is kept: two files of the log.
+const LOG_HOLD_MIN: u64 = 128 << 20;
 
 /// The backups that the server takes by itself.
 #[derive(Clone, Debug)]
@@ -29,10 +37,25 @@ pub(crate) struct BackupOptions {
     pub(crate) sealing: SealOptions,
     /// The scheduled ones that stay; all if it is empty.
     pub(crate) keep: Policy,
+    /// The log that is shipped; none if it is not.
+    pub(crate) log: Option<ShipOptions>,
+    /// Days of log that stay; none if all stays that a backup needs.
+    pub(crate) keep_log_days: Option<u32>,
     /// The folder for what is on its way.
     pub(crate) scratch_dir: Option<PathBuf>,
     /// Bytes a second that are sent or received at most.
     pub(crate) limit_rate: Option<NonZeroU64>,
+}
+
+/// The shipping of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShipOptions {
+    /// Time that it may be behind.
+    pub(crate) interval: Duration,
+    /// Bytes that are shipped at once.
+    pub(crate) bytes: usize,
+    /// Bytes of log that are kept for it.
+    pub(crate) hold: u64,
 }
 
 /// The keys that a backup is sealed to.
@@ -72,6 +95,7 @@ impl BackupOptions {
                 .to_owned());
         }
         let drill_schedule = schedule_of_drills(settings, &sealing)?;
+        let log = ShipOptions::read(settings)?;
         let limit_rate = match settings.text("backup-limit-rate") {
             "" => None,
             text => Some(
@@ -85,9 +109,41 @@ impl BackupOptions {
             drill_schedule,
             sealing,
             keep: policy(settings),
+            log,
+            keep_log_days: u32::try_from(settings.uint("backup-keep-log-days"))
+                .ok()
+                .filter(|days| *days > 0),
             scratch_dir: Some(scratch_dir).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             limit_rate,
         })
+    }
+}
+
+impl ShipOptions {
+    fn read(settings: &Settings) -> Result<Option<Self>, String> {
+        if !settings.is_true("backup-log") {
+            let given = settings.given().find(|(flag, value)| {
+                flag.name.starts_with("backup-log-") && *value != flag.default
+            });
+            return given.map_or(Ok(None), |(flag, _)| {
+                Err(format!("--{} is given, but --backup-log is not: no log is shipped", flag.name))
+            });
+        }
+        let interval = settings.duration("backup-log-interval");
+        if !LOG_INTERVALS.contains(&interval) {
+            return Err("--backup-log-interval must be from 100ms to 1h".to_owned());
+        }
+        let (bytes, hold) = (settings.uint("backup-log-bytes"), settings.uint("backup-log-hold"));
+        if !LOG_BYTES.contains(&bytes) {
+            return Err("--backup-log-bytes must be from 4096 to 67108864 (64 MiB)".to_owned());
+        }
+        if hold < LOG_HOLD_MIN {
+            return Err(format!(
+                "--backup-log-hold must be {LOG_HOLD_MIN} (128 MiB) or more: the log's own files take that"
+            ));
+        }
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(Some(Self { interval, bytes, hold }))
     }
 }
 

@@ -36,8 +36,9 @@ use self::decide::Step;
 use self::duty::{Around, Duty};
 use self::failure::Failure;
 use self::places::Places;
-use self::stop::Stop;
+pub(super) use self::stop::Stop;
 use self::take::Tools;
+pub(super) use self::take::read_keys;
 use super::process;
 use crate::backup::place::{self, Machine};
 use crate::flags::{BackupOptions, ServerOptions};
@@ -72,7 +73,7 @@ pub(super) async fn check(env: &Env, options: &ServerOptions) -> anyhow::Result<
         }
         let config_file = options.encryption_provider_config.as_deref();
         // The whole reason is in one text: the log has one line.
-        take::read_keys(&options.backups, config_file)
+        read_keys(&options.backups, config_file)
             .map_err(|error| anyhow::anyhow!("the keys of backups: {error:#}"))?;
         env.disk
             .create_dir(&scratch_dir(&options.backups))

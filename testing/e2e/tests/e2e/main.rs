@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure fails the test")]
 
+mod any_moment;
 mod backups;
 mod cluster;
 mod configuration;

@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 2400;
 
 /// Waits until `look` finds something.
-async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut looks = 0;
     loop {
         if let Some(found) = look() {

@@ -102,6 +102,42 @@ pub(super) static FLAGS: &[Flag] = &[
     ),
     Flag::new(
         Backup,
+        "backup-log",
+        Kind::Bool,
+        "false",
+        "Ship what is committed into the places of backups as it comes, so that any moment can be restored.",
+    ),
+    Flag::new(
+        Backup,
+        "backup-log-interval",
+        Kind::Duration,
+        "5s",
+        "How far behind the shipped log may be.",
+    ),
+    Flag::new(
+        Backup,
+        "backup-log-bytes",
+        Kind::Uint,
+        "4194304",
+        "Bytes of entries that are shipped at once, before the interval is over.",
+    ),
+    Flag::new(
+        Backup,
+        "backup-log-hold",
+        Kind::Uint,
+        "1073741824",
+        "Bytes of log that are kept on the disk while a place is away; beyond that the shipped log gets a gap.",
+    ),
+    Flag::new(
+        Backup,
+        "backup-keep-log-days",
+        Kind::Uint32,
+        "0",
+        "Keep the log of the last N days, and what the newest proven backup needs; 0 keeps what any kept \
+         backup needs.",
+    ),
+    Flag::new(
+        Backup,
         "backup-drill-schedule",
         Kind::Text,
         "",

@@ -42,6 +42,26 @@ fn places_and_recipients_add_up() {
 }
 
 #[test]
+fn the_log_is_shipped_if_that_is_asked_for() {
+    assert!(options(&[PLACE, SEALED]).backups.log.is_none());
+    let log = options(&[PLACE, SEALED, "--backup-log"]).backups.log.unwrap();
+    assert_eq!((log.interval, log.bytes, log.hold), (Duration::from_secs(5), 4 << 20, 1 << 30));
+    let backups = options(&[
+        PLACE,
+        SEALED,
+        "--backup-log",
+        "--backup-log-interval=1s",
+        "--backup-log-bytes=8192",
+        "--backup-log-hold=268435456",
+        "--backup-keep-log-days=7",
+    ])
+    .backups;
+    let log = backups.log.unwrap();
+    assert_eq!((log.interval, log.bytes, log.hold), (Duration::from_secs(1), 8192, 256 << 20));
+    assert_eq!(backups.keep_log_days, Some(7));
+}
+
+#[test]
 fn the_key_of_the_configuration_seals_where_no_recipient_does() {
     let both = format!("--backup-recipient={RECIPIENT}");
     assert!(options(&[PLACE, SEALED]).backups.sealing.has_config_key);
@@ -56,6 +76,7 @@ fn the_key_of_the_configuration_seals_where_no_recipient_does() {
 fn mistakes_end_the_start_with_the_remedy() {
     let recipient = format!("--backup-recipient={RECIPIENT}");
     for (args, text) in [
+        (["--backup-log", ""], "--backup-log is given, but --backup-to is not"),
         (["--backup-schedule=@daily", ""], "--backup-schedule is given, but --backup-to is not"),
         (["--backup-keep-last=3", ""], "--backup-keep-last is given, but --backup-to is not"),
         (["--backup-unencrypted", ""], "--backup-unencrypted is given, but --backup-to is not"),
@@ -79,9 +100,18 @@ fn mistakes_end_the_start_with_the_remedy() {
         ("--backup-jitter=5m", "which is not given"),
         ("--backup-limit-rate=fast", "--backup-limit-rate: a rate is a number of bytes"),
         ("--backup-unencrypted", "exclude each other"),
+        ("--backup-log-interval=1s", "but --backup-log is not"),
         ("--backup-drill-schedule=@weekly", "a recipient's private half is not here"),
     ] {
         let error = refusal(&[PLACE, &recipient, arg]);
+        assert!(error.contains(text), "{arg}: {error}");
+    }
+    for (arg, text) in [
+        ("--backup-log-interval=10ms", "must be from 100ms to 1h"),
+        ("--backup-log-bytes=1", "must be from 4096 to 67108864"),
+        ("--backup-log-hold=1000", "must be 134217728 (128 MiB) or more"),
+    ] {
+        let error = refusal(&[PLACE, &recipient, "--backup-log", arg]);
         assert!(error.contains(text), "{arg}: {error}");
     }
     let error = refusal(&[SEALED, "--backup-to=s3://key:secret@bucket/x"]);

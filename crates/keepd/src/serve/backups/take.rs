@@ -11,8 +11,11 @@ use std::time::Duration;
 use keepd_archive::age::{Keys, Recipients};
 use keepd_archive::catalog::{self, Backup, Catalog};
 use keepd_archive::format::Sealing;
+use keepd_archive::log::keep::{self, Pruned};
+use keepd_archive::log::shipped::{Base, Shipped};
 use keepd_archive::name::Kind;
 use keepd_archive::prove::{self, Prover};
+use keepd_archive::retention::Reason;
 use keepd_archive::scratch::{Scratch, ScratchFile};
 use keepd_archive::sidecar::{HashFacts, MemberFacts, Proven, Sidecar, StateFacts};
 use keepd_archive::upload::{self, Snapshot};
@@ -47,7 +50,7 @@ pub(super) struct Tools<'a> {
 }
 
 /// The keys that backups are sealed to, as their files have them now, and the encryption configuration.
-pub(super) fn read_keys(
+pub(in crate::serve) fn read_keys(
     options: &BackupOptions,
     config_file: Option<&Path>,
 ) -> anyhow::Result<(Sealing, Option<EncryptionConfig>)> {
@@ -162,15 +165,21 @@ impl Tools<'_> {
             Err(error) if error.is_refusal() => {}
             Err(error) => return Err(failed(error)),
         }
-        if self.options.keep.is_empty() {
+        if self.options.keep.is_empty() && self.options.keep_log_days.is_none() {
             return Ok(());
         }
-        let catalog = Catalog::read(&*place.destination, Some(cluster)).map_err(failed)?;
-        let reasons = catalog.judge(&self.options.keep, self.now());
+        let mut catalog = Catalog::read(&*place.destination, Some(cluster)).map_err(failed)?;
+        let reasons = if self.options.keep.is_empty() {
+            vec![vec![Reason::Last]; catalog.backups.len()]
+        } else {
+            catalog.judge(&self.options.keep, self.now())
+        };
         let judged = catalog.backups.iter().zip(reasons);
+        let mut gone = Vec::new();
         for (backup, _) in judged.filter(|(_, reasons)| reasons.is_empty()) {
             match catalog::remove(&*place.destination, backup) {
                 Ok(()) => {
+                    gone.push(backup.name);
                     tracing::info!(to = place.shown, name = %backup.name, "removed an old backup");
                 }
                 // Object lock, or credentials that cannot delete: somebody wants it so.
@@ -179,6 +188,22 @@ impl Tools<'_> {
                 }
                 Err(error) => return Err(failed(error)),
             }
+        }
+        catalog.backups.retain(|backup| !gone.contains(&backup.name));
+        self.prune_log(place, cluster, &catalog).map_err(failed)
+    }
+
+    /// Removes the part of the shipped log that no backup needs any more.
+    fn prune_log(&self, place: &Place, cluster: u64, kept: &Catalog) -> Result<(), Error> {
+        let shipped = Shipped::read(&*place.destination, cluster)?;
+        let days = self.options.keep_log_days.map(|days| keep::days_before(self.now(), days));
+        let going = keep::unneeded(&shipped, &Base::among(&kept.backups, cluster), days);
+        let Pruned { removed, refused } = keep::remove_all(&*place.destination, cluster, &going)?;
+        if removed > 0 {
+            tracing::info!(to = place.shown, removed, "removed old batches of the log");
+        }
+        if let Some((count, error)) = refused {
+            tracing::info!(to = place.shown, count, error, "old batches of the log stay");
         }
         Ok(())
     }
