@@ -53,7 +53,7 @@ impl Prover<'_> {
         tell: &mut Tell<'_>,
     ) -> Result<Proven, Error> {
         let begin = self.env.clock.monotonic();
-        let file = self.verify(object, sidecar, keys, tell)?;
+        let (file, _) = verify(object, sidecar, keys, self.scratch, tell)?;
         restore(self.env, &file, &sidecar.state, self.config, self.scratch, tell)?;
         let took = self.env.clock.monotonic() - begin;
         Ok(Proven {
@@ -63,31 +63,31 @@ impl Prover<'_> {
             with_operators_key: is_operators,
         })
     }
+}
 
-    /// The same without the restore; the snapshot in it.
-    ///
-    /// # Errors
-    /// As [`Self::prove`].
-    pub fn verify<R: Read>(
-        &self,
-        object: R,
-        sidecar: &Sidecar,
-        keys: &Keys,
-        tell: &mut Tell<'_>,
-    ) -> Result<ScratchFile, Error> {
-        // Backups are proven one after the other, each in the place of the one before.
-        self.scratch.remove(SNAPSHOT)?;
-        let file = fetch(object, sidecar, keys, self.scratch, tell)?;
-        check(&file, &sidecar.state, tell)?;
-        Ok(file)
-    }
+/// Reads a backup back into the scratch folder, in the place of the one before: the snapshot in it, compared
+/// with its sidecar, and what it holds.
+///
+/// # Errors
+/// If it is not what was written, no key opens it, or there is too little space.
+pub fn verify<R: Read>(
+    object: R,
+    sidecar: &Sidecar,
+    keys: &Keys,
+    scratch: &Scratch,
+    tell: &mut Tell<'_>,
+) -> Result<(ScratchFile, Status), Error> {
+    scratch.remove(SNAPSHOT)?;
+    let file = fetch(object, sidecar, keys, scratch, tell)?;
+    let status = check(&file, &sidecar.state, tell)?;
+    Ok((file, status))
 }
 
 /// Reads an object into a scratch file as the snapshot in it, and compares it with its sidecar.
 ///
 /// # Errors
 /// If it is not the object of the sidecar, no key opens it, or there is too little space.
-pub fn fetch<R: Read>(
+fn fetch<R: Read>(
     object: R,
     sidecar: &Sidecar,
     keys: &Keys,
@@ -124,7 +124,7 @@ pub fn fetch<R: Read>(
 ///
 /// # Errors
 /// If it is damaged, or something else.
-pub fn check(file: &ScratchFile, state: &StateFacts, tell: &mut Tell<'_>) -> Result<Status, Error> {
+fn check(file: &ScratchFile, state: &StateFacts, tell: &mut Tell<'_>) -> Result<Status, Error> {
     let status = examine(file, tell)?;
     let revision = |number: i64| u64::try_from(number).unwrap_or_default();
     for (what, expected, found) in [

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use keepd_backup::LogPosition;
+use keepd_mvcc::HashKv;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -135,6 +136,13 @@ pub struct HashFacts {
     pub revision: i64,
     /// The compaction that the member had carried out.
     pub compact_revision: i64,
+}
+
+impl From<HashKv> for HashFacts {
+    fn from(HashKv { hash, revision, compact_revision }: HashKv) -> Self {
+        // A store that was never compacted says -1.
+        Self { hash, revision, compact_revision: compact_revision.max(0) }
+    }
 }
 
 /// A proof.

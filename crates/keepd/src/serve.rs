@@ -1,6 +1,7 @@
 //! Running a server: from checked options to serving, to an orderly end.
 
 mod auto_tls;
+mod background;
 mod backups;
 mod bootstrap;
 mod discovery;

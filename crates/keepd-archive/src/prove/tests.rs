@@ -16,7 +16,7 @@ use crate::catalog::{self, Catalog};
 use crate::destination::{self, Destination, Limit};
 use crate::format::Sealing;
 use crate::name::{Kind, Name};
-use crate::sidecar::{LogFacts, MemberFacts};
+use crate::sidecar::MemberFacts;
 use crate::upload::{self, Snapshot};
 
 const CANARY: &[u8] = b"canary-of-the-plain-value";
@@ -110,19 +110,7 @@ impl Bench {
             time: now(&self.env),
             kind: Kind::OnDemand,
             made_by: "test".to_owned(),
-            state: StateFacts {
-                revision: of_state(&status),
-                compact_revision: status.compact_revision,
-                keys: status.total_keys,
-                sealed_values: status.sealed_values,
-                snapshot_bytes: file.bytes(),
-                hash_kv: Some(HashFacts {
-                    hash: hash.hash,
-                    revision: hash.revision,
-                    compact_revision: hash.compact_revision.max(0),
-                }),
-                log: status.position.map(LogFacts::from),
-            },
+            state: facts(&file, &status, hash.into()),
         };
         let (sidecar, key) = upload::upload(
             &*self.destination,

@@ -133,8 +133,7 @@ pub(super) fn download(arguments: &DownloadArguments) -> anyhow::Result<ExitCode
     let mut told = |stage, done, all| bar.tell(stage, done, all);
     let sidecar = chosen.sidecar()?;
     let object = chosen.destination.get(&chosen.key())?;
-    let file = prove::fetch(object, sidecar, &keys, &scratch, &mut told)?;
-    let status = prove::check(&file, &sidecar.state, &mut told)?;
+    let (file, status) = prove::verify(object, sidecar, &keys, &scratch, &mut told)?;
     bar.clear();
     let path = &arguments.output;
     write(path, &mut file.reader()).with_context(|| format!("writing {}", path.display()))?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use keepd_archive::age::Keys;
 use keepd_archive::catalog::Backup;
 use keepd_archive::destination::Destination;
-use keepd_archive::prove::Prover;
+use keepd_archive::prove::{self, Prover};
 use keepd_archive::scratch::Scratch;
 use keepd_archive::upload;
 use keepd_cli::output;
@@ -23,6 +23,13 @@ pub(super) struct VerifyArguments {
     #[command(flatten)]
     choice: ChoiceArguments,
     #[command(flatten)]
+    common: CommonArguments,
+}
+
+/// The arguments of both.
+#[derive(Debug, clap::Args)]
+struct CommonArguments {
+    #[command(flatten)]
     keys: OpenArguments,
     #[command(flatten)]
     scratch: ScratchArguments,
@@ -39,19 +46,14 @@ pub(super) struct VerifyArguments {
 pub(super) struct DrillArguments {
     #[command(flatten)]
     choice: ChoiceArguments,
-    #[command(flatten)]
-    keys: OpenArguments,
-    #[command(flatten)]
-    scratch: ScratchArguments,
     /// Instead of one, drill so many whose last proof is the longest ago.
     #[arg(long, value_name = "N")]
     oldest: Option<usize>,
     /// Do not write the proof into the sidecar, where the place is not writable.
     #[arg(long)]
     read_only: bool,
-    /// The form of what is printed.
-    #[arg(short = 'w', long, value_name = "FORMAT", default_value = "table")]
-    write_out: Format,
+    #[command(flatten)]
+    common: CommonArguments,
 }
 
 struct Examiner<'a> {
@@ -70,21 +72,21 @@ struct Outcome {
 
 /// `keepd backup verify`.
 pub(super) fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
-    let keys = arguments.keys.read()?;
+    let keys = arguments.common.keys.read()?;
     let chosen = arguments.choice.read()?;
-    let scratch = arguments.scratch.make(&chosen.machine.env)?;
+    let scratch = arguments.common.scratch.make(&chosen.machine.env)?;
     let destination = &*chosen.destination;
     let machine = &chosen.machine;
     let examiner = Examiner { machine, destination, scratch, keys, bar: Bar::new() };
     let verified = examiner.verify(&chosen.backup);
     examiner.bar.clear();
     let outcome = Outcome::of(&chosen.backup, verified);
-    Ok(tell(arguments.write_out, "verified", &[outcome]))
+    Ok(tell(arguments.common.write_out, "verified", &[outcome]))
 }
 
 /// `keepd backup drill`.
 pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
-    let keys = arguments.keys.read()?;
+    let keys = arguments.common.keys.read()?;
     let (machine, destination, backups) = match arguments.oldest {
         None => {
             let chosen = arguments.choice.read()?;
@@ -96,7 +98,7 @@ pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
             (machine, destination, backups)
         }
     };
-    let scratch = arguments.scratch.make(&machine.env)?;
+    let scratch = arguments.common.scratch.make(&machine.env)?;
     let destination = &*destination;
     let examiner = Examiner { machine: &machine, destination, scratch, keys, bar: Bar::new() };
     let mut outcomes = Vec::new();
@@ -104,20 +106,15 @@ pub(super) fn drill(arguments: &DrillArguments) -> anyhow::Result<ExitCode> {
         outcomes.push(Outcome::of(backup, examiner.drill(backup, arguments.read_only)));
     }
     examiner.bar.clear();
-    Ok(tell(arguments.write_out, "proven to restore", &outcomes))
+    Ok(tell(arguments.common.write_out, "proven to restore", &outcomes))
 }
 
 impl Examiner<'_> {
-    fn prover(&self) -> Prover<'_> {
-        let (env, config) = (&self.machine.env, self.keys.config.as_ref());
-        Prover { env, scratch: &self.scratch, config, by: host_name() }
-    }
-
     fn verify(&self, backup: &Backup) -> anyhow::Result<()> {
         let sidecar = choice::sidecar(backup)?;
         let mut told = |stage, done, all| self.bar.tell(stage, done, all);
         let object = self.destination.get(&backup.name.key(backup.cluster))?;
-        self.prover().verify(object, sidecar, &self.keys, &mut told)?;
+        prove::verify(object, sidecar, &self.keys, &self.scratch, &mut told)?;
         Ok(())
     }
 
@@ -125,7 +122,9 @@ impl Examiner<'_> {
         let sidecar = choice::sidecar(backup)?;
         let mut told = |stage, done, all| self.bar.tell(stage, done, all);
         let object = self.destination.get(&backup.name.key(backup.cluster))?;
-        let proven = self.prover().prove(object, sidecar, &self.keys, true, &mut told)?;
+        let (env, config) = (&self.machine.env, self.keys.config.as_ref());
+        let prover = Prover { env, scratch: &self.scratch, config, by: host_name() };
+        let proven = prover.prove(object, sidecar, &self.keys, true, &mut told)?;
         if !is_read_only {
             upload::note_proof(self.destination, backup.cluster, &backup.name, sidecar, proven)?;
         }

@@ -145,8 +145,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         env.disk.create_dir(&folder)?;
         let scratch = Scratch::new(env, &folder)?;
         let object = chosen.destination.get(&chosen.key())?;
-        let file = prove::fetch(object, chosen.sidecar()?, &keys, &scratch, &mut told)?;
-        prove::check(&file, &state, &mut told)?;
+        let (file, _) = prove::verify(object, chosen.sidecar()?, &keys, &scratch, &mut told)?;
         make(&way, file, &new, &options, config.as_ref(), &keys, &bar)?
     };
     bar.clear();

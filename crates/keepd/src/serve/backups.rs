@@ -14,12 +14,10 @@ mod decide;
 mod duty;
 mod failure;
 mod places;
-mod stop;
 mod take;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keepd_archive::Moment;
@@ -36,9 +34,9 @@ use self::decide::Step;
 use self::duty::{Around, Duty};
 use self::failure::Failure;
 use self::places::Places;
-pub(super) use self::stop::Stop;
 use self::take::Tools;
 pub(super) use self::take::read_keys;
+use super::background::Background;
 use super::process;
 use crate::backup::place::{self, Machine};
 use crate::flags::{BackupOptions, ServerOptions};
@@ -51,14 +49,10 @@ const REFRESH: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// BOUND: time that the thread gets to end.
 const END: Duration = Duration::from_secs(2);
-const END_LOOK: Duration = Duration::from_millis(20);
 
 /// The thread of the backups, if there is one.
 #[derive(Default)]
-pub(super) struct Backups {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(super) struct Backups(Background);
 
 /// Checks what can be checked before there is a member: URLs and their files, keys, the scratch folder.
 pub(super) async fn check(env: &Env, options: &ServerOptions) -> anyhow::Result<()> {
@@ -101,34 +95,27 @@ impl Backups {
         if options.backups.to.is_empty() {
             return Ok(Self::default());
         }
-        let stop = Arc::new(Stop::default());
         let serving = tokio::runtime::Handle::current();
-        let claims = Claims { node, stop: Arc::clone(&stop), serving };
         let options = options.clone();
-        let run = move || {
-            process::lower_thread_priority();
+        let mut background = Background::default();
+        background.begin("backups".to_owned(), move |stop| {
+            let claims = Claims { node, stop: Arc::clone(stop), serving };
             match Scheduler::new(options, claims, metrics) {
                 Ok(mut scheduler) => scheduler.run(),
                 Err(error) => tracing::error!(%error, "no backups are taken"),
             }
-        };
-        let thread = std::thread::Builder::new().name("backups".to_owned()).spawn(run)?;
-        Ok(Self { stop, thread: Some(thread) })
+        })?;
+        Ok(Self(background))
     }
 
     /// Tells the thread to stop.
     pub(super) fn begin_stop(&self) {
-        self.stop.set();
+        self.0.begin_stop();
     }
 
     /// Waits for its end. One that waits for a store is left behind: what it was writing counts for nothing.
     pub(super) async fn stop(self) {
-        let ended = async {
-            while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-                tokio::time::sleep(END_LOOK).await;
-            }
-        };
-        if tokio::time::timeout(END, ended).await.is_err() {
+        if !self.0.stop(END).await {
             tracing::info!("a backup was under way; it is taken again");
         }
     }

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use keepd_archive::Error;
@@ -17,7 +16,8 @@ use keepd_backup::{LogPosition, Mark};
 use keepd_node::{BackupLog, Handle, LogHold, LogPage};
 use parking_lot::Mutex;
 
-use super::backups::{Stop, read_keys};
+use super::background::{Background, Stop};
+use super::backups::read_keys;
 use super::process;
 use crate::backup::place::{Machine, made_by};
 use crate::flags::{BackupOptions, ServerOptions, ShipOptions};
@@ -30,51 +30,39 @@ const KEYS_INTERVAL: Duration = Duration::from_secs(60);
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// BOUND: time that the threads get at a stop to ship what is left.
 const END: Duration = Duration::from_secs(3);
-const END_LOOK: Duration = Duration::from_millis(20);
 
 /// The threads.
 #[derive(Default)]
-pub(super) struct Shipping {
-    stop: Arc<Stop>,
-    threads: Vec<JoinHandle<()>>,
-}
+pub(super) struct Shipping(Background);
 
 impl Shipping {
     /// Begins to ship, if that is asked for.
     pub(super) fn start(options: &ServerOptions, node: &Handle) -> anyhow::Result<Self> {
         let Some(log) = options.backups.log else { return Ok(Self::default()) };
-        let stop = Arc::new(Stop::default());
         let numbers = &node.metrics().backup_log;
         numbers.is_on.store(1, Ordering::Relaxed);
         let states = Arc::new(Mutex::new(vec![State::default(); options.backups.to.len()]));
-        let mut threads = Vec::new();
+        let mut background = Background::default();
         for (number, url) in options.backups.to.iter().enumerate() {
             let (options, node) = (options.clone(), node.clone());
-            let (stop, states, url) = (Arc::clone(&stop), Arc::clone(&states), url.clone());
-            let run = move || {
-                process::lower_thread_priority();
-                let shown = destination::shown(&url);
+            let (states, url) = (Arc::clone(&states), url.clone());
+            background.begin(format!("backup-log-{number}"), move |stop| {
                 match Line::open(&options, log, &node, number, &url) {
-                    Ok(line) => line.run(&stop, &states),
-                    Err(error) => tracing::error!(to = shown, %error, "the log is not shipped"),
+                    Ok(line) => line.run(stop, &states),
+                    Err(error) => {
+                        let to = destination::shown(&url);
+                        tracing::error!(to, %error, "the log is not shipped");
+                    }
                 }
-            };
-            let thread = std::thread::Builder::new().name(format!("backup-log-{number}"));
-            threads.push(thread.spawn(run)?);
+            })?;
         }
-        Ok(Self { stop, threads })
+        Ok(Self(background))
     }
 
     /// Has the threads ship what is left, and waits for it a little. What a place that is away does not get
     /// stays in the log of this member, and the next start goes on with it.
     pub(super) async fn stop(self) {
-        self.stop.set();
-        let ended = async {
-            while self.threads.iter().any(|thread| !thread.is_finished()) {
-                tokio::time::sleep(END_LOOK).await;
-            }
-        };
-        if tokio::time::timeout(END, ended).await.is_err() {
+        if !self.0.stop(END).await {
             tracing::info!("the rest of the log is shipped after the next start");
         }
     }

@@ -8,7 +8,7 @@ use keepd_archive::unpacked::Unpacked;
 use keepd_mvcc::{Record, View};
 use keepd_types::{KeyRange, KeyValue, Revision, StoredValue};
 
-use super::state::{Content, Head, State, Version};
+use super::state::{Content, Head, State, Version, Versions};
 
 /// A backup that is open.
 pub(super) struct Archived {
@@ -24,9 +24,9 @@ impl Archived {
         Self { name, view: unpacked.view(), unpacked, _scratch: scratch }
     }
 
-    /// All versions of a key that it holds, oldest first.
-    pub(super) fn versions(&self, key: &[u8]) -> anyhow::Result<Vec<Version>> {
-        let mut versions = Vec::new();
+    /// The versions of a key that it holds.
+    pub(super) fn versions(&self, key: &[u8]) -> anyhow::Result<Versions> {
+        let mut versions = Versions::default();
         for record in self.view.records() {
             let (revision, record) = record?;
             let kv = decoded(&record)?;

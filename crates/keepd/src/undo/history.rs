@@ -10,7 +10,7 @@ use keepd_cli::output;
 use serde_json::json;
 
 use super::sources::{SourceArguments, Sources};
-use super::state::{State as _, Version};
+use super::state::{State as _, Version, Versions};
 use super::{shown, versions};
 use crate::backup::{Format, bytes};
 
@@ -52,17 +52,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!key.is_empty(), "a key has at least one byte");
     let mut sources = Sources::new(&arguments.sources)?;
     let mut found = BTreeMap::new();
-    for version in versions::of(sources.live()?, &key)? {
-        found.insert(version.revision, Found { version, place: "cluster".to_owned() });
-    }
+    let of_cluster = versions::of(sources.live()?, &key)?;
+    add(&mut found, "cluster", of_cluster);
     if sources.has_place() {
         // The newest first: a version that several have is told of the newest.
         for at in sources.newest(arguments.backups)?.into_iter().rev() {
             let backup = sources.open(at)?;
-            for version in backup.versions(&key)? {
-                let place = backup.name();
-                found.entry(version.revision).or_insert(Found { version, place });
-            }
+            add(&mut found, &backup.name(), backup.versions(&key)?);
         }
     }
     if let Some(revision) = arguments.value_of {
@@ -75,6 +71,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     tell(arguments, &key, &found);
     Ok(ExitCode::SUCCESS)
+}
+
+fn add(found: &mut BTreeMap<i64, Found>, place: &str, versions: Versions) {
+    if versions.left_out > 0 {
+        output::complain(&format!("{place}: {} older versions are left out", versions.left_out));
+    }
+    for version in versions.into_iter() {
+        let place = place.to_owned();
+        found.entry(version.revision).or_insert(Found { version, place });
+    }
 }
 
 fn tell(arguments: &Arguments, key: &[u8], found: &BTreeMap<i64, Found>) {

@@ -16,7 +16,7 @@ use super::state::{Content, Head, State};
 use crate::admin::{AskError, Cluster};
 
 /// BOUND: bytes of an answer: eight values of the largest size that servers are commonly told to take.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// etcd's text for a revision that is compacted.
 const COMPACTED: keepd_api::Error = keepd_api::Error::Compacted;
 

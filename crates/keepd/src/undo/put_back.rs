@@ -15,7 +15,7 @@ use pb::request_op::Request;
 use serde_json::json;
 
 use super::live::Live;
-use super::selection::SelectionArguments;
+use super::selection::{Selection, SelectionArguments};
 use super::sources::{SourceArguments, Sources};
 use super::state::{Content, Difference, State, differences};
 use super::{kubernetes, shown};
@@ -94,24 +94,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let live = sources.live()?.clone();
     let before = sources.state(&arguments.to)?;
     let after = live.at(None)?;
-    let namespace = selection.namespace_key();
-    let mut undo =
-        Undo { arguments, live: &live, leases: BTreeMap::new(), counts: Counts::default() };
-    differences(&*before, &after, &selection, &mut |difference| {
-        undo.plan(&difference, &namespace)
-    })?;
-    if !arguments.yes {
-        undo.tell(&*before, "would be");
-        output::complain("a dry run: nothing was changed; --yes does it");
-        return Ok(ExitCode::SUCCESS);
-    }
-    undo.counts = Counts::default();
+    let mut undo = Undo {
+        arguments,
+        live: &live,
+        namespace: selection.namespace_key(),
+        leases: BTreeMap::new(),
+        counts: Counts::default(),
+    };
     // What is in a namespace must not be there before it.
     if let Some(alone) = selection.of_namespace_alone() {
-        undo.apply(&*before, &after, &alone, &|_key| true)?;
+        undo.walk(&*before, &after, &alone, true)?;
     }
-    undo.apply(&*before, &after, &selection, &|key| Some(key) != namespace.as_ref())?;
-    undo.tell(&*before, "were");
+    undo.walk(&*before, &after, &selection, false)?;
+    undo.tell(&*before, if arguments.yes { "were" } else { "would be" });
+    if !arguments.yes {
+        output::complain("a dry run: nothing was changed; --yes does it");
+    }
     let is_whole = undo.counts.changed_meanwhile == 0;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(CHANGED_MEANWHILE) })
 }
@@ -119,6 +117,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 struct Undo<'a> {
     arguments: &'a Arguments,
     live: &'a Live,
+    /// The key of the namespace, if it is one that comes back.
+    namespace: Option<Bytes>,
     /// The leases that were asked for, and whether they are there.
     leases: BTreeMap<i64, bool>,
     counts: Counts,
@@ -133,21 +133,48 @@ struct Batch {
 }
 
 impl Undo<'_> {
-    /// Tells of a difference, and counts it.
-    fn plan(&mut self, difference: &Difference, namespace: &Option<Bytes>) -> anyhow::Result<()> {
-        let Some(write) = self.write_for(difference)? else { return Ok(()) };
-        if let Write::Put(content) = &write
-            && kubernetes::is_being_deleted(&content.value)
-        {
+    /// Tells of the differences of a selection, and undoes them unless it is a dry run; of the namespace's
+    /// own key alone, or of all but that.
+    fn walk(
+        &mut self,
+        before: &dyn State,
+        after: &dyn State,
+        selection: &Selection,
+        is_alone: bool,
+    ) -> anyhow::Result<()> {
+        let mut batch = Batch::default();
+        differences(before, after, selection, &mut |difference| {
+            let is_namespace = self.namespace.as_ref() == Some(&difference.key);
+            if is_namespace != is_alone {
+                return Ok(());
+            }
+            let Some(write) = self.write_for(&difference)? else { return Ok(()) };
+            self.check(&difference.key, &write)?;
+            self.show(&difference);
+            if !self.arguments.yes {
+                return Ok(());
+            }
+            if batch.is_full_with(&write) {
+                self.commit(std::mem::take(&mut batch))?;
+            }
+            batch.add(&difference, write);
+            Ok(())
+        })?;
+        self.commit(batch)
+    }
+
+    /// Refuses a namespace that was being deleted, and counts other objects that were.
+    fn check(&mut self, key: &Bytes, write: &Write) -> anyhow::Result<()> {
+        let Write::Put(content) = write else { return Ok(()) };
+        if kubernetes::is_being_deleted(&content.value) {
             anyhow::ensure!(
-                Some(&difference.key) != namespace.as_ref(),
+                self.namespace.as_ref() != Some(key),
                 "the namespace was being deleted at that time already, and would be deleted again: go back \
                  further (keepd history {} shows its versions)",
-                shown::key(&difference.key)
+                shown::key(key)
             );
             self.counts.being_deleted += 1;
         }
-        self.show(difference);
         Ok(())
     }
 
@@ -196,29 +223,6 @@ impl Undo<'_> {
         let is_there = self.live.has_lease(lease)?;
         self.leases.insert(lease, is_there);
         Ok(is_there)
-    }
-
-    /// Undoes the differences of the keys that pass.
-    fn apply(
-        &mut self,
-        before: &dyn State,
-        after: &dyn State,
-        selection: &super::selection::Selection,
-        passes: &dyn Fn(&Bytes) -> bool,
-    ) -> anyhow::Result<()> {
-        let mut batch = Batch::default();
-        differences(before, after, selection, &mut |difference| {
-            if !passes(&difference.key) {
-                return Ok(());
-            }
-            let Some(write) = self.write_for(&difference)? else { return Ok(()) };
-            if batch.is_full_with(&write) {
-                self.commit(std::mem::take(&mut batch))?;
-            }
-            batch.add(&difference, write);
-            Ok(())
-        })?;
-        self.commit(batch)
     }
 
     fn commit(&mut self, batch: Batch) -> anyhow::Result<()> {

@@ -126,9 +126,7 @@ impl<'a> Sources<'a> {
         let bar = Bar::new();
         let mut told = |stage, done, all| bar.tell(stage, done, all);
         let object = destination.get(&backup.name.key(backup.cluster))?;
-        // The one before is unpacked, and needed no more.
-        scratch.remove("snapshot")?;
-        let file = prove::fetch(object, sidecar, keys, scratch, &mut told)?;
+        let (file, _) = prove::verify(object, sidecar, keys, scratch, &mut told)?;
         let what = (&file, &sidecar.state);
         let unpacked =
             Unpacked::open(&env, what, keys.config.as_ref(), (scratch, &name), &mut told)?;

@@ -36,6 +36,55 @@ pub(super) struct Version {
     pub(super) put: Option<(i64, Content)>,
 }
 
+/// BOUND: versions of a key that are kept, and the bytes of their values; the newest.
+const VERSIONS_MAX: usize = 10_000;
+const VERSIONS_BYTES_MAX: usize = 64 << 20;
+
+/// Versions of a key, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Versions {
+    kept: VecDeque<Version>,
+    bytes: usize,
+    /// Older ones that are not kept.
+    pub(super) left_out: u64,
+}
+
+impl Versions {
+    /// Adds a newer one.
+    pub(super) fn push(&mut self, version: Version) {
+        self.bytes += version.bytes();
+        self.kept.push_back(version);
+        // A single one is kept whatever its size.
+        while self.kept.len() > 1
+            && (self.kept.len() > VERSIONS_MAX || self.bytes > VERSIONS_BYTES_MAX)
+        {
+            let oldest = self.kept.pop_front();
+            self.bytes -= oldest.map_or(0, |oldest| oldest.bytes());
+            self.left_out += 1;
+        }
+    }
+
+    /// Adds the one before all others, unless it is told already or older ones are left out.
+    pub(super) fn push_before(&mut self, version: Version) {
+        let is_known = self.kept.front().is_some_and(|first| first.revision <= version.revision);
+        if !is_known && self.left_out == 0 {
+            self.bytes += version.bytes();
+            self.kept.push_front(version);
+        }
+    }
+
+    /// Those that are kept.
+    pub(super) fn into_iter(self) -> impl Iterator<Item = Version> {
+        self.kept.into_iter()
+    }
+}
+
+impl Version {
+    fn bytes(&self) -> usize {
+        self.put.as_ref().map_or(0, |(_, content)| content.value.len())
+    }
+}
+
 /// Keys and values at one moment, which stand still.
 pub(super) trait State {
     /// Keys of a range in order, from its first on, at most `limit`; none only if it has none.
@@ -259,6 +308,20 @@ mod tests {
             }
             prop_assert_eq!(told.into_iter().map(|it| it.key).collect::<Vec<_>>(), keys);
         }
+    }
+
+    #[test]
+    fn of_many_versions_the_newest_are_kept() {
+        let version = |revision, len: usize| {
+            let content = Content { value: vec![0; len].into(), lease: 0 };
+            Version { revision, put: Some((revision, content)) }
+        };
+        let mut versions = Versions::default();
+        (0..10_007).for_each(|revision| versions.push(version(revision, 1)));
+        assert_eq!(versions.left_out, 7);
+        versions.push(version(10_007, VERSIONS_BYTES_MAX));
+        assert_eq!(versions.left_out, 10_007);
+        assert_eq!(versions.into_iter().map(|it| it.revision).collect::<Vec<_>>(), [10_007]);
     }
 
     #[test]

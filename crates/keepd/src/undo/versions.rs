@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::live::Live;
-use super::state::{Content, Version};
+use super::live::{ANSWER_BYTES_MAX, Live};
+use super::state::{Content, Version, Versions};
 
 /// BOUND: the time for all of it.
 const TIME_MAX: Duration = Duration::from_secs(60);
@@ -22,8 +22,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// BOUND: requests that wait to be sent.
 const REQUESTS_MAX: usize = 4;
 
-/// All versions of a key that the cluster still has, oldest first.
-pub(super) fn of(live: &Live, key: &Bytes) -> anyhow::Result<Vec<Version>> {
+/// The versions of a key that the cluster still has.
+pub(super) fn of(live: &Live, key: &Bytes) -> anyhow::Result<Versions> {
     let channel = live.channel()?;
     let watched = live.runtime().block_on(async {
         let all = async {
@@ -44,17 +44,15 @@ pub(super) fn of(live: &Live, key: &Bytes) -> anyhow::Result<Vec<Version>> {
     if start > 1 {
         // What a compaction has left of the time before.
         let request = pb::RangeRequest { key: key.clone(), revision: start, ..Default::default() };
-        let kept = live.range(request)?.kvs.into_iter().next();
-        let is_told = |at: i64| versions.iter().any(|version| version.revision == at);
-        if let Some(kv) = kept.filter(|kv| !is_told(kv.mod_revision)) {
-            versions.insert(0, version_of(kv));
+        if let Some(kept) = live.range(request)?.kvs.into_iter().next() {
+            versions.push_before(version_of(kept));
         }
     }
     Ok(versions)
 }
 
 enum Read {
-    All(Vec<Version>),
+    All(Versions),
     /// The oldest revision that is left.
     Compacted(i64),
 }
@@ -74,7 +72,8 @@ impl Watch {
         let create =
             pb::WatchCreateRequest { key: key.clone(), start_revision, ..Default::default() };
         requests.send(request(RequestUnion::CreateRequest(create))).await?;
-        let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        let client = WatchClient::new(channel.clone());
+        let mut client = client.max_decoding_message_size(ANSWER_BYTES_MAX);
         let answers = client.watch(ReceiverStream::new(queue)).await;
         let answers = answers.map_err(|status| refused(status.message()))?.into_inner();
         Ok(Self { requests, answers })
@@ -82,7 +81,7 @@ impl Watch {
 
     /// Reads until the watch has told all up to a revision.
     async fn read(&mut self, until: i64) -> anyhow::Result<Read> {
-        let mut versions = Vec::new();
+        let mut versions = Versions::default();
         let mut ask = interval(ASK_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -90,7 +89,8 @@ impl Watch {
                 answer = self.answers.message() => answer,
                 _ = ask.tick() => {
                     let progress = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
-                    self.requests.send(request(progress)).await?;
+                    // If others still wait to be sent, one more says nothing.
+                    let _full = self.requests.try_send(request(progress));
                     continue;
                 }
             };

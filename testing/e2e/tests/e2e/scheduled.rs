@@ -36,6 +36,12 @@ fn is_whole(backup: &Value) -> bool {
     backup["sidecar"].is_object() && backup["fault"].is_null()
 }
 
+/// Waits for a proven backup of a revision in the bench's place.
+async fn found_proven(bench: &Bench, revision: i64) {
+    let is_it = |backup: &Value| backup["is_proven"] == true && backup["revision"] == revision;
+    found("a backup of all", || bench.list(&bench.place()).iter().any(is_it).then_some(())).await;
+}
+
 /// A member that takes backups into the bench's place.
 fn on_schedule(bench: &Bench, more: &[&str]) -> Keepd {
     let scratch = bench.dir.join("scratch");
@@ -114,11 +120,7 @@ async fn a_server_that_is_killed_while_it_takes_a_backup_takes_it_again() {
     let mut server = keepd.start();
     let client = Client::ready(&mut server).await;
     let revision = client.revision().await.unwrap();
-    found("a backup of all", || {
-        let listed = bench.list(&bench.place());
-        listed.iter().any(|it| it["is_proven"] == true && it["revision"] == revision).then_some(())
-    })
-    .await;
+    found_proven(&bench, revision).await;
     server.stop();
     assert_eq!(folders(&scratch), [""; 0], "what was left is cleared up");
     bench.assert_nothing_plain();
@@ -291,11 +293,7 @@ async fn a_start_on_less_than_the_newest_backup_warns() {
     let client = Client::ready(&mut server).await;
     bench.fill(&client).await;
     let revision = client.revision().await.unwrap();
-    found("a backup of all", || {
-        let listed = bench.list(&bench.place());
-        listed.iter().any(|it| it["is_proven"] == true && it["revision"] == revision).then_some(())
-    })
-    .await;
+    found_proven(&bench, revision).await;
     server.stop();
     let data: &Path = &keepd.data_dir();
     fs::remove_dir_all(data).unwrap();

@@ -28,7 +28,7 @@ use crate::log::shipped::{Base, Shipped, Target};
 use crate::name::Kind;
 use crate::prove;
 use crate::scratch::Scratch;
-use crate::sidecar::{HashFacts, LogFacts, MemberFacts, Proven, StateFacts};
+use crate::sidecar::{MemberFacts, Proven};
 use crate::upload::{self, Snapshot};
 
 pub(super) const CLUSTER: u64 = 0xaa;
@@ -313,19 +313,7 @@ impl World {
             time: prove::now(&self.env),
             kind: Kind::Scheduled,
             made_by: "test".to_owned(),
-            state: StateFacts {
-                revision: prove::of_state(&status),
-                compact_revision: status.compact_revision,
-                keys: status.total_keys,
-                sealed_values: status.sealed_values,
-                snapshot_bytes: file.bytes(),
-                hash_kv: Some(HashFacts {
-                    hash: hash.hash,
-                    revision: hash.revision,
-                    compact_revision: hash.compact_revision.max(0),
-                }),
-                log: status.position.map(LogFacts::from),
-            },
+            state: prove::facts(&file, &status, hash.into()),
         };
         let (destination, random) = (&*self.destination, &*self.env.random);
         let (sealing, reader) = (&self.sealing, file.reader());
@@ -358,7 +346,7 @@ impl World {
         let scratch = Scratch::new(&self.env, Path::new("/scratch")).unwrap();
         let object = destination.get(&base.name.key(CLUSTER))?;
         let sidecar = base.sidecar.as_ref().unwrap();
-        let file = prove::fetch(object, sidecar, keys, &scratch, &mut |_, _, _| {})?;
+        let file = prove::verify(object, sidecar, keys, &scratch, &mut |_, _, _| {})?.0;
         self.restores += 1;
         let dir = format!("/restored-{}", self.restores);
         let options =

@@ -9,7 +9,7 @@ use keepd_machine::claims::{self, BackupClaim, BackupTask, ClaimState};
 use keepd_machine::{Command, tables};
 use keepd_node::{Error, Handle};
 
-use super::stop::Stop;
+use crate::serve::background::Stop;
 
 /// Interval at which a claim is renewed; several fit into the time after which it counts as stuck.
 const RENEWAL: Duration = Duration::from_secs(60);

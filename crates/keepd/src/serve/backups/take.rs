@@ -17,7 +17,7 @@ use keepd_archive::name::Kind;
 use keepd_archive::prove::{self, Prover};
 use keepd_archive::retention::Reason;
 use keepd_archive::scratch::{Scratch, ScratchFile};
-use keepd_archive::sidecar::{HashFacts, MemberFacts, Proven, Sidecar, StateFacts};
+use keepd_archive::sidecar::{MemberFacts, Proven, Sidecar, StateFacts};
 use keepd_archive::upload::{self, Snapshot};
 use keepd_archive::{Error, Moment};
 use keepd_backup::Export;
@@ -142,9 +142,7 @@ impl Tools<'_> {
         let file = file.finish()?;
         let status = prove::examine(&file, &mut |_, _, _| {})?;
         let hash = view.hash_kv(prove::of_state(&status))?;
-        let (hash, revision, compact_revision) =
-            (hash.hash, hash.revision, hash.compact_revision.max(0));
-        let state = prove::facts(&file, &status, HashFacts { hash, revision, compact_revision });
+        let state = prove::facts(&file, &status, hash.into());
         Ok((file, state))
     }
 
