@@ -37,6 +37,12 @@ fn listed(place: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
+/// Waits until a chain has begun: a base from before it is of no use.
+async fn begun(keepd: &Keepd) {
+    let text = "shipping the log: it begins";
+    found("the first chain", || keepd.log().contains(text).then_some(())).await;
+}
+
 /// Waits until a revision is in the log that can be reached.
 async fn shipped(place: &str, revision: i64) {
     found("the revision in the shipped log", || {
@@ -63,6 +69,7 @@ async fn after_a_total_loss_any_moment_comes_back() {
     let mut server = keepd.start();
     let client = Client::ready(&mut server).await;
     bench.fill(&client).await;
+    begun(&keepd).await;
     bench.take(&bench.with_config()).expect(0);
     let lease = client.grant(3600).await.unwrap();
     client.put(SECRET, "one", lease).await.unwrap();
@@ -137,6 +144,7 @@ async fn a_place_that_was_away_gets_all_of_it_and_so_it_does_over_a_kill() {
     let mut server = keepd.start();
     let client = Client::ready(&mut server).await;
     bench.fill(&client).await;
+    begun(&keepd).await;
     bench.take(&bench.with_config()).expect(0);
     let (place, aside) = (bench.dir.join("place"), bench.dir.join("aside"));
     fs::rename(&place, &aside).unwrap();
