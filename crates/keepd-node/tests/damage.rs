@@ -70,7 +70,7 @@ async fn watch(handle: &Handle, from: i64) -> (usize, bool) {
             match messages.recv_timeout(PATIENCE).expect("a message in time") {
                 StreamMessage::Events(found) => {
                     events += found.len();
-                    if found.iter().any(|change| change.key == "last") {
+                    if found.changes().any(|change| change.key == "last") {
                         return (events, true);
                     }
                 }

@@ -4,15 +4,18 @@
 //! bounded (rule 9.20): the queue by its length, the view by the time for which a client may read
 //! nothing at all. A client that reads slowly is waited for.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
+
+use crate::encoded_message::EncodedMessage;
 
 /// Time for which a client may read nothing while there is something to read; the same as for a
 /// watcher.
@@ -49,13 +52,22 @@ fn channel_with_timeout<T>(ahead: usize, stall_max: Duration) -> (Sender<T>, Rec
     (answers, Receiver { receiver, stalled })
 }
 
-/// Runs a stream in a task of its own, at most one answer ahead of the client: opening the values of a
-/// thousand events must not hold up the other calls of the connection.
-pub(crate) fn detached<S>(mut stream: S) -> Detached<S::Item>
+/// BOUND: answers, and about their bytes, that a detached stream hands over at once. One such batch is
+/// made while the client reads another.
+const BATCH_ANSWERS_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// The answer of a stream that is encoded.
+type Encoded = Result<EncodedMessage, Status>;
+
+/// Runs a stream in a task of its own, at most one batch ahead of the client: opening the values of a
+/// thousand events must not hold up the other calls of the connection. All answers that are there at
+/// once are handed over at once, since waking the connection costs more than most of them.
+pub(crate) fn detached<S>(mut stream: S) -> Detached
 where
-    S: Stream<Item: Send> + Unpin + Send + 'static,
+    S: Stream<Item = Encoded> + Unpin + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(1);
+    let (sender, batches) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             let answer = tokio::select! {
@@ -63,23 +75,52 @@ where
                 () = sender.closed() => return,
             };
             let Some(answer) = answer else { return };
-            if sender.send(answer).await.is_err() {
+            let batch = batch(answer, &mut stream);
+            if sender.send(batch).await.is_err() {
                 return;
             }
         }
     });
-    Detached(receiver)
+    Detached { batches, batch: VecDeque::new() }
+}
+
+/// An answer, and those behind it that are ready.
+fn batch<S>(first: Encoded, stream: &mut S) -> VecDeque<Encoded>
+where
+    S: Stream<Item = Encoded> + Unpin,
+{
+    let bytes_of = |answer: &Encoded| answer.as_ref().map_or(0, EncodedMessage::len);
+    let mut bytes = bytes_of(&first);
+    let mut batch = VecDeque::from([first]);
+    while batch.len() < BATCH_ANSWERS_MAX && bytes < BATCH_BYTES_MAX {
+        // The stream is asked again with the task's own waker.
+        let Some(Some(answer)) = stream.next().now_or_never() else { break };
+        bytes += bytes_of(&answer);
+        batch.push_back(answer);
+    }
+    batch
 }
 
 /// The client's end of a stream that runs in a task of its own.
 #[derive(Debug)]
-pub(crate) struct Detached<T>(mpsc::Receiver<T>);
+pub(crate) struct Detached {
+    batches: mpsc::Receiver<VecDeque<Encoded>>,
+    batch: VecDeque<Encoded>,
+}
 
-impl<T> Stream for Detached<T> {
-    type Item = T;
+impl Stream for Detached {
+    type Item = Encoded;
 
-    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<T>> {
-        self.0.poll_recv(task)
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Encoded>> {
+        loop {
+            if let Some(answer) = self.batch.pop_front() {
+                return Poll::Ready(Some(answer));
+            }
+            match ready!(self.batches.poll_recv(task)) {
+                Some(batch) => self.batch = batch,
+                None => return Poll::Ready(None),
+            }
+        }
     }
 }
 
@@ -161,15 +202,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_detached_stream_is_whole_and_ends_with_its_client() {
-        let answers: Vec<_> = detached(futures_util::stream::iter(0..10)).collect().await;
-        assert_eq!(answers, (0..10).collect::<Vec<_>>());
+        let count = BATCH_ANSWERS_MAX * 2 + 10;
+        let numbered = |number: usize| Ok(EncodedMessage::from(number.to_le_bytes().to_vec()));
+        let answers: Vec<_> =
+            detached(futures_util::stream::iter((0..count).map(numbered))).collect().await;
+        assert_eq!(answers.len(), count);
+        for (number, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.unwrap().pieces, numbered(number).unwrap().pieces);
+        }
         let pinned = Arc::new(());
         let held = Arc::clone(&pinned);
-        let silent = futures_util::stream::pending::<()>().inspect(move |()| drop(held.clone()));
+        let silent = futures_util::stream::pending().inspect(move |_: &Encoded| drop(held.clone()));
         drop(detached(silent));
         while Arc::strong_count(&pinned) > 1 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_bounded_in_bytes() {
+        let large = || Ok(EncodedMessage::from(vec![0; BATCH_BYTES_MAX / 2]));
+        let mut stream = futures_util::stream::iter((0..9).map(|_| large()));
+        assert_eq!(batch(large(), &mut stream).len(), 2);
+        assert_eq!(stream.count().await, 8);
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! The Watch service: one task per stream between the client and the hub.
 //!
 //! The hub decides which events a watcher gets, and on creation, order and progress. Here events are
-//! opened, joined with previous records, encoded and, if the watcher allows it, split.
+//! opened, joined with previous records and encoded, once for all watchers that get them, and, if
+//! the watcher allows it, split.
 
 mod queued;
 
@@ -42,7 +43,7 @@ const UNREADABLE: &str =
 pub(crate) async fn watch(
     context: &Arc<Context>,
     call: Call<Requests<WatchRequest>>,
-) -> Result<Detached<Result<EncodedMessage, Status>>, Status> {
+) -> Result<Detached, Status> {
     let hub = context.node.hub();
     let interval = with_jitter(context);
     let shared = Arc::clone(&context.answer_places);
@@ -242,34 +243,39 @@ fn encode(context: &Context, message: StreamMessage) -> Result<Vec<EncodedMessag
 }
 
 /// Encodes events as `WatchResponse{1: header, 2: watch_id, 7: fragment, 11: events}`; split where
-/// the watcher allows it and the size asks for it.
+/// the watcher allows it and the size asks for it. The head is this watcher's own, the events are
+/// shared with all others.
 fn encode_events(context: &Context, events: &Events) -> Result<Vec<EncodedMessage>, Status> {
     let mut head = Vec::with_capacity(64);
     protobuf::header_field(&context.header(events.header_revision), &mut head);
     protobuf::int_field(2, events.watch_id.0, &mut head);
     let threshold = context.limits.receive_bytes_max();
-    let mut parts: Vec<Vec<u8>> = Vec::new();
-    let mut part = Vec::new();
-    for change in events.iter() {
-        let event = encode_event(context, events, change)?;
-        let full = head.len() + part.len() + protobuf::len_field_len(event.len()) >= threshold;
+    let mut parts = Vec::new();
+    let (mut part, mut part_bytes) = (Vec::with_capacity(events.len() + 1), 0);
+    for event in events.iter() {
+        let encoded = event.encoded(events.view.is_some(), || {
+            encode_event(context, events, &event.change).map(Bytes::from)
+        })?;
+        let full = head.len() + part_bytes + encoded.len() >= threshold;
         if events.fragment && full && !part.is_empty() {
             parts.push(std::mem::take(&mut part));
+            part_bytes = 0;
         }
-        protobuf::len_field(11, event.len(), &mut part);
-        part.extend_from_slice(&event);
+        part_bytes += encoded.len();
+        part.push(encoded);
     }
     parts.push(part);
     let last = parts.len() - 1;
-    let messages = parts.into_iter().enumerate().map(|(i, part)| {
+    let messages = parts.into_iter().enumerate().map(|(i, mut part)| {
         let mut head = head.clone();
         protobuf::int_field(7, i64::from(i < last), &mut head);
-        EncodedMessage::from(vec![Bytes::from(head), part.into()])
+        part.insert(0, head.into());
+        EncodedMessage::from(part)
     });
     Ok(messages.collect())
 }
 
-/// `mvccpb.Event{1: type, 2: kv, 3: prev_kv}`.
+/// `WatchResponse{11: mvccpb.Event{1: type, 2: kv, 3: prev_kv}}`.
 fn encode_event(context: &Context, events: &Events, change: &Change) -> Result<Vec<u8>, Status> {
     let kv = match change.kind {
         ChangeKind::Put => context.client_bytes(change.record.clone())?,
@@ -285,9 +291,13 @@ fn encode_event(context: &Context, events: &Events, change: &Change) -> Result<V
         }
     };
     let prev = previous(context, events, change)?;
-    let prev_len = prev.as_ref().map_or(0, Bytes::len);
-    let mut out = Vec::with_capacity(kv.len() + prev_len + 16);
-    protobuf::int_field(1, i64::from(change.kind == ChangeKind::Delete), &mut out);
+    let mut kind = Vec::with_capacity(2);
+    protobuf::int_field(1, i64::from(change.kind == ChangeKind::Delete), &mut kind);
+    let field_len = |bytes: &Bytes| protobuf::len_field_len(bytes.len());
+    let len = kind.len() + field_len(&kv) + prev.as_ref().map_or(0, field_len);
+    let mut out = Vec::with_capacity(protobuf::len_field_len(len));
+    protobuf::len_field(11, len, &mut out);
+    out.extend_from_slice(&kind);
     protobuf::len_field(2, kv.len(), &mut out);
     out.extend_from_slice(&kv);
     if let Some(prev) = prev {

@@ -12,7 +12,7 @@ use keepd_mvcc::{Change, Error, View};
 
 use crate::interest::Interest;
 use crate::slab::Slot;
-use crate::{CloseReason, Events, Hub, StreamId, StreamMessage};
+use crate::{CloseReason, Event, Events, Hub, StreamId, StreamMessage};
 
 /// Work left after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,16 +92,16 @@ impl Hub {
         let mut matches = Vec::new();
         interest.collect(&page.changes, &mut matches);
         matches.sort_unstable();
-        let changes: Arc<[Change]> = page.changes.into();
+        let page_events = Event::all(page.changes);
         for slot in group {
             let first = matches.partition_point(|(other, _)| *other < slot);
             let own = matches[first..].iter().take_while(|(other, _)| *other == slot);
             let watcher = &self.watchers[slot];
             let positions: Vec<u32> = own
                 .map(|(_, position)| *position)
-                .filter(|i| watcher.wants(&changes[*i as usize]))
+                .filter(|i| watcher.wants(&page_events[*i as usize].change))
                 .collect();
-            let unsent = self.send_replay(slot, view, &changes, &positions);
+            let unsent = self.send_replay(slot, view, &page_events, &positions);
             self.advance(slot, unsent.unwrap_or(page.next), view.revision());
         }
         Ok(())
@@ -153,17 +153,17 @@ impl Hub {
         &mut self,
         slot: Slot,
         view: &Arc<View>,
-        changes: &Arc<[Change]>,
+        all: &Arc<[Event]>,
         positions: &[u32],
     ) -> Option<i64> {
-        let main = |position: &u32| changes[*position as usize].revision.main;
+        let main = |position: &u32| all[*position as usize].change.revision.main;
         let mut rest = positions;
         while !rest.is_empty() {
             let revisions = rest.chunk_by(|a, b| main(a) == main(b));
             let len = revisions.take(self.limits.batch_revisions_max).map(<[u32]>::len).sum();
             let (response, after) = rest.split_at(len);
             let watcher = &self.watchers[slot];
-            let mut events = Events::new(watcher.id, changes, response);
+            let mut events = Events::new(watcher.id, all, response);
             events.header_revision = view.revision();
             events.view = watcher.prev_kv.then(|| Arc::clone(view));
             events.fragment = watcher.fragment;

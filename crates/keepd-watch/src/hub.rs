@@ -19,7 +19,8 @@ use crate::slab::{Slab, Slot};
 use crate::stream::{Stream, Streams};
 use crate::watcher::Watcher;
 use crate::{
-    Batch, CloseReason, Events, Limits, Refusal, Sink, StreamId, StreamMessage, WatchId, WatchSpec,
+    Batch, CloseReason, Event, Events, Limits, Refusal, Sink, StreamId, StreamMessage, WatchId,
+    WatchSpec,
 };
 
 /// All watchers of a member.
@@ -217,18 +218,17 @@ impl Hub {
             }
             assert_eq!(main, self.position + 1, "every revision is published, in order");
             self.position = main;
-            let is_whole_batch = revision.len() == batch.changes.len();
-            self.deliver(revision, is_whole_batch, batch);
+            self.deliver(revision, batch);
         }
         self.answer_waiting_progress();
     }
 
     /// One revision to everyone who watches one of its keys.
-    fn deliver(&mut self, revision: &[Change], is_whole_batch: bool, batch: &Batch) {
+    fn deliver(&mut self, revision: &[Change], batch: &Batch) {
         let mut matches = std::mem::take(&mut self.matches);
         self.interest.collect(revision, &mut matches);
         // A queued response pins its revision, not the batch it came in.
-        let mut shared: Option<Arc<[Change]>> = is_whole_batch.then(|| Arc::clone(&batch.changes));
+        let mut shared: Option<Arc<[Event]>> = None;
         let mut positions = Vec::new();
         for group in matches.chunk_by(|a, b| a.0 == b.0) {
             let slot = group[0].0;
@@ -239,8 +239,8 @@ impl Hub {
             if positions.is_empty() {
                 continue;
             }
-            let changes = shared.get_or_insert_with(|| revision.into());
-            let mut events = Events::new(watcher.id, changes, &positions);
+            let all = shared.get_or_insert_with(|| Event::all(revision.iter().cloned()));
+            let mut events = Events::new(watcher.id, all, &positions);
             events.header_revision = self.position;
             events.view = watcher.prev_kv.then(|| Arc::clone(&batch.view));
             events.fragment = watcher.fragment;

@@ -22,5 +22,5 @@ mod watcher;
 
 pub use catch_up::Work;
 pub use hub::{Hub, Stats};
-pub use message::{CloseReason, Events, Refusal, Sink, StreamMessage};
+pub use message::{CloseReason, Event, Events, Refusal, Sink, StreamMessage};
 pub use spec::{Batch, Filters, Limits, StreamId, WatchId, WatchSpec};

@@ -12,8 +12,9 @@
 //! | `Progress` | given, -1 for all | | | | | given |
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use keepd_mvcc::{Change, View};
 use thiserror::Error;
 
@@ -78,6 +79,52 @@ impl StreamMessage {
     }
 }
 
+/// A change that watchers get, and what the edge has made of it, once for all of them.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The change.
+    pub change: Change,
+    encodings: Arc<Encodings>,
+}
+
+/// An event as clients read it: without the previous record, and with it.
+#[derive(Debug, Default)]
+struct Encodings {
+    alone: OnceLock<Bytes>,
+    with_prev: OnceLock<Bytes>,
+}
+
+impl Event {
+    pub(crate) fn new(change: Change) -> Self {
+        Self { change, encodings: Arc::default() }
+    }
+
+    /// All changes of a slice.
+    pub(crate) fn all(changes: impl IntoIterator<Item = Change>) -> Arc<[Self]> {
+        changes.into_iter().map(Self::new).collect()
+    }
+
+    /// The event's bytes, made by `encode` unless they have been kept for another watcher. Two that
+    /// ask at the same moment may both make them.
+    ///
+    /// # Errors
+    ///
+    /// Those of `encode`, of which nothing is kept.
+    pub fn encoded<E>(
+        &self,
+        with_prev: bool,
+        encode: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        let Encodings { alone, with_prev: joined } = &*self.encodings;
+        let kept = if with_prev { joined } else { alone };
+        if let Some(bytes) = kept.get() {
+            return Ok(bytes.clone());
+        }
+        let bytes = encode()?;
+        Ok(kept.get_or_init(|| bytes).clone())
+    }
+}
+
 /// Events of one watcher: a live revision, or a part of the history.
 #[derive(Clone)]
 pub struct Events {
@@ -89,11 +136,11 @@ pub struct Events {
     pub view: Option<Arc<View>>,
     /// Whether the edge may split the response.
     pub fragment: bool,
-    changes: Arc<[Change]>,
+    shared: Arc<[Event]>,
     picked: Picked,
 }
 
-/// Positions in a shared slice of changes.
+/// Positions in a shared slice of events.
 #[derive(Clone, Debug)]
 enum Picked {
     /// Neighbours: the common case, which costs no allocation.
@@ -106,28 +153,32 @@ enum Picked {
 const SPARSE_FROM: usize = 16;
 
 impl Events {
-    /// The events at `positions` (ascending, at least one) of `changes`.
-    pub(crate) fn new(watch_id: WatchId, changes: &Arc<[Change]>, positions: &[u32]) -> Self {
+    /// The events at `positions` (ascending, at least one) of `all`.
+    pub(crate) fn new(watch_id: WatchId, all: &Arc<[Event]>, positions: &[u32]) -> Self {
         assert!(!positions.is_empty(), "a response without events is not sent");
         let at = |position: u32| position as usize;
-        let (changes, picked) =
-            if changes.len() >= SPARSE_FROM && positions.len() * 4 < changes.len() {
-                let copy: Arc<[Change]> =
-                    positions.iter().map(|position| changes[at(*position)].clone()).collect();
-                let count = u32::try_from(copy.len()).expect("fewer than the positions, which are");
-                (copy, Picked::Run { first: 0, count })
-            } else if at(positions[positions.len() - 1] - positions[0]) == positions.len() - 1 {
-                let count = u32::try_from(positions.len()).expect("positions are 32 bits wide");
-                (Arc::clone(changes), Picked::Run { first: positions[0], count })
-            } else {
-                (Arc::clone(changes), Picked::List(positions.into()))
-            };
-        Self { watch_id, header_revision: 0, view: None, fragment: false, changes, picked }
+        let (shared, picked) = if all.len() >= SPARSE_FROM && positions.len() * 4 < all.len() {
+            let copy: Arc<[Event]> =
+                positions.iter().map(|position| all[at(*position)].clone()).collect();
+            let count = u32::try_from(copy.len()).expect("fewer than the positions, which are");
+            (copy, Picked::Run { first: 0, count })
+        } else if at(positions[positions.len() - 1] - positions[0]) == positions.len() - 1 {
+            let count = u32::try_from(positions.len()).expect("positions are 32 bits wide");
+            (Arc::clone(all), Picked::Run { first: positions[0], count })
+        } else {
+            (Arc::clone(all), Picked::List(positions.into()))
+        };
+        Self { watch_id, header_revision: 0, view: None, fragment: false, shared, picked }
     }
 
     /// The events in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Change> {
-        (0..self.len()).map(|i| &self.changes[self.position(i)])
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Event> {
+        (0..self.len()).map(|i| &self.shared[self.position(i)])
+    }
+
+    /// The changes in order.
+    pub fn changes(&self) -> impl ExactSizeIterator<Item = &Change> {
+        self.iter().map(|event| &event.change)
     }
 
     /// The number of events; never 0.
@@ -144,7 +195,7 @@ impl Events {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let each = |change: &Change| change.record.encoded.len() + size_of::<Change>();
-        self.iter().map(each).sum()
+        self.changes().map(each).sum()
     }
 
     fn position(&self, i: usize) -> usize {
@@ -162,7 +213,7 @@ impl fmt::Debug for Events {
             .field("header_revision", &self.header_revision)
             .field("prev_kv", &self.view.is_some())
             .field("fragment", &self.fragment)
-            .field("events", &self.iter().collect::<Vec<_>>())
+            .field("events", &self.changes().collect::<Vec<_>>())
             .finish()
     }
 }
@@ -216,4 +267,48 @@ pub trait Sink: Send {
 
     /// Ends the stream for a reason of the hub.
     fn close(&mut self, reason: CloseReason);
+}
+
+#[cfg(test)]
+mod tests {
+    use keepd_mvcc::{ChangeKind, Record};
+    use keepd_types::Revision;
+
+    use super::*;
+
+    fn event() -> Event {
+        let encoded = Bytes::from_static(b"record");
+        Event::new(Change {
+            revision: Revision::first(7),
+            kind: ChangeKind::Put,
+            key: Bytes::from_static(b"key"),
+            created: true,
+            record: Record { encoded, tombstone: false, seal: None },
+            prev: None,
+        })
+    }
+
+    #[test]
+    fn an_event_is_encoded_once_for_all_its_watchers() {
+        let shared = Arc::from([event()]);
+        let watchers = [1, 2, 3].map(|id| Events::new(WatchId(id), &shared, &[0]));
+        let mut made = 0;
+        for events in &watchers {
+            for with_prev in [false, true] {
+                let bytes = events.iter().next().unwrap().encoded(with_prev, || {
+                    made += 1;
+                    Ok::<_, ()>(Bytes::from(vec![u8::from(with_prev)]))
+                });
+                assert_eq!(bytes.unwrap(), [u8::from(with_prev)][..]);
+            }
+        }
+        assert_eq!(made, 2, "once alone, once with the previous record");
+    }
+
+    #[test]
+    fn an_event_that_could_not_be_encoded_is_tried_again() {
+        let event = event();
+        assert_eq!(event.encoded(false, || Err("no key")), Err("no key"));
+        assert_eq!(event.encoded(false, || Ok::<_, ()>(Bytes::new())), Ok(Bytes::new()));
+    }
 }

@@ -27,6 +27,7 @@ mod profile;
 mod report;
 mod servers;
 mod tools;
+mod watches;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -46,6 +47,8 @@ enum Command {
     HotKey(hot::Options),
     /// Measures three members: requests, the loss of a leader, a member that joins.
     Clusters(clusters::Options),
+    /// Measures how events reach many watchers.
+    Watches(watches::Options),
     /// Shows where the server's CPU time goes under puts and ranges (needs perf).
     Profile(profile::Options),
     /// Serves fixed answers through bare tonic: what no server built on it can undercut.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Run(options) => plan::run(&options),
         Command::HotKey(options) => hot::run(&options),
         Command::Clusters(options) => clusters::run(&options),
+        Command::Watches(options) => watches::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Echo { listen } => echo::serve(listen),
     };

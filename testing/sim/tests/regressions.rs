@@ -71,7 +71,7 @@ fn revisions(told: &Told) -> Vec<i64> {
         StreamMessage::Events(events) => Some(events),
         _ => None,
     });
-    events.flat_map(|events| events.iter().map(|change| change.revision.main)).collect()
+    events.flat_map(|events| events.changes().map(|change| change.revision.main)).collect()
 }
 
 /// Watches a key on a member from a revision on.

@@ -30,7 +30,8 @@ use crate::unread::{Large, Unread};
 /// Any error, as tonic takes it.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Answers up to this size are sent as one piece, with one frame.
+/// Answers up to this size are sent as one piece, with one frame; several of a stream that are ready at
+/// once share it.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// Refuses a message that is larger than gRPC allows, in grpc-go's words.
@@ -97,7 +98,8 @@ where
     match result {
         Ok(messages) => {
             let (running, frames) = (Some((messages, guard)), VecDeque::new());
-            respond(Streamed { running, encoding, frames, end }, encoding)
+            let streamed = Streamed { running, encoding, frames, end, status: None };
+            respond(streamed, encoding)
         }
         Err(status) => {
             guard.finish(status.code());
@@ -122,17 +124,21 @@ where
 /// Adds the frames of a message: its prefix, then its pieces.
 fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
     let length = message.len();
-    let joined = if length <= JOINED_BYTES_MAX { length } else { 0 };
-    let mut first = BytesMut::with_capacity(PREFIX_BYTES + joined);
-    first.put_u8(u8::from(encoding == Encoding::Gzip));
-    first.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
-    if joined > 0 {
+    let is_small = length <= JOINED_BYTES_MAX;
+    let mut first = BytesMut::with_capacity(PREFIX_BYTES + if is_small { length } else { 0 });
+    prefix(length, encoding, &mut first);
+    if is_small {
         message.pieces.iter().for_each(|piece| first.put_slice(piece));
         frames.push_back(first.freeze());
     } else {
         frames.push_back(first.freeze());
         frames.extend(message.pieces.into_iter().filter(|piece| !piece.is_empty()));
     }
+}
+
+fn prefix(length: usize, encoding: Encoding, out: &mut BytesMut) {
+    out.put_u8(u8::from(encoding == Encoding::Gzip));
+    out.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
 }
 
 /// The end of an answer.
@@ -178,6 +184,8 @@ struct Streamed<S> {
     encoding: Encoding,
     frames: VecDeque<Bytes>,
     end: Option<End>,
+    /// The status to end with, once the frames have gone.
+    status: Option<Status>,
 }
 
 impl<S, A> Streamed<S>
@@ -186,20 +194,53 @@ where
     A: Answer,
 {
     /// The next message, or the status with which the stream ends: its own, or that of `end`.
-    fn poll_message(
-        &mut self,
-        task: &mut Context<'_>,
-    ) -> Poll<Option<Result<EncodedMessage, Status>>> {
-        let Some((messages, _guard)) = &mut self.running else { return Poll::Ready(None) };
+    fn poll_message(&mut self, task: &mut Context<'_>) -> Poll<Result<EncodedMessage, Status>> {
+        let ended = || Poll::Ready(Err(Status::ok("")));
+        let Some((messages, _guard)) = &mut self.running else { return ended() };
         if let Some(end) = &mut self.end
             && let Poll::Ready(status) = end.as_mut().poll(task)
         {
-            return Poll::Ready(Some(Err(status)));
+            return Poll::Ready(Err(status));
         }
-        Poll::Ready(Some(match std::task::ready!(Pin::new(messages).poll_next(task)) {
-            Some(message) => message.map(Answer::encoded),
-            None => Err(Status::ok("")),
-        }))
+        match std::task::ready!(Pin::new(messages).poll_next(task)) {
+            Some(message) => Poll::Ready(message.map(Answer::encoded)),
+            None => ended(),
+        }
+    }
+
+    /// Makes frames of the messages that are ready, the small ones in one, or learns the end.
+    fn poll_gather(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let mut joined = BytesMut::new();
+        let mut large = VecDeque::new();
+        while joined.len() < JOINED_BYTES_MAX && large.is_empty() {
+            match self.poll_message(task) {
+                Poll::Pending if joined.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Ok(message)) => {
+                    let message = match self.encoding {
+                        Encoding::Identity => message,
+                        Encoding::Gzip => gzip(message),
+                    };
+                    let length = message.len();
+                    if length > JOINED_BYTES_MAX {
+                        frame(message, self.encoding, &mut large);
+                    } else {
+                        joined.reserve(PREFIX_BYTES + length);
+                        prefix(length, self.encoding, &mut joined);
+                        message.pieces.iter().for_each(|piece| joined.put_slice(piece));
+                    }
+                }
+                Poll::Ready(Err(status)) => {
+                    self.status = Some(status);
+                    break;
+                }
+            }
+        }
+        if !joined.is_empty() {
+            self.frames.push_back(joined.freeze());
+        }
+        self.frames.append(&mut large);
+        Poll::Ready(())
     }
 }
 
@@ -216,27 +257,17 @@ where
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        loop {
-            if let Some(frame) = this.frames.pop_front() {
-                return Poll::Ready(Some(Ok(Frame::data(frame))));
-            }
-            match std::task::ready!(this.poll_message(task)) {
-                Some(Ok(message)) => {
-                    let message = match this.encoding {
-                        Encoding::Identity => message,
-                        Encoding::Gzip => gzip(message),
-                    };
-                    frame(message, this.encoding, &mut this.frames);
-                }
-                Some(Err(status)) => {
-                    if let Some((_messages, guard)) = this.running.take() {
-                        guard.finish(status.code());
-                    }
-                    return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))));
-                }
-                None => return Poll::Ready(None),
-            }
+        if this.frames.is_empty() && this.status.is_none() && this.running.is_some() {
+            std::task::ready!(this.poll_gather(task));
         }
+        if let Some(frame) = this.frames.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        let Some(status) = this.status.take() else { return Poll::Ready(None) };
+        if let Some((_messages, guard)) = this.running.take() {
+            guard.finish(status.code());
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
     }
 
     fn is_end_stream(&self) -> bool {

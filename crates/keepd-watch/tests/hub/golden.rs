@@ -69,7 +69,8 @@ fn event(change: &Change, view: Option<&View>) -> String {
 }
 
 fn events(events: &Events) -> String {
-    let shown: Vec<_> = events.iter().map(|change| event(change, events.view.as_deref())).collect();
+    let shown: Vec<_> =
+        events.changes().map(|change| event(change, events.view.as_deref())).collect();
     let list = match shown.as_slice() {
         [first, .., last] if shown.len() > 8 => {
             format!("{first} .. {last}, {} events", shown.len())

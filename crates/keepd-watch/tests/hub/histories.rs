@@ -259,7 +259,7 @@ impl Checker {
     fn check_events(&mut self, stream: usize, events: &Events) {
         let (key, mut model) = self.watchers.remove_entry(&(stream, events.watch_id)).unwrap();
         assert!(model.is_created && !model.is_over);
-        let revisions: Vec<Revision> = events.iter().map(|change| change.revision).collect();
+        let revisions: Vec<Revision> = events.changes().map(|change| change.revision).collect();
         let (first, last) = (revisions[0].main, revisions[revisions.len() - 1].main);
         assert!(first >= model.start, "an event below the start");
         assert!(model.got.last().is_none_or(|got| got.main < first), "a revision came twice");
@@ -269,7 +269,7 @@ impl Checker {
         // Whole revisions, in order, and nothing left out in between.
         let from = model.got.last().map_or(model.start, |got| got.main + 1);
         self.assert_same(&revisions, &self.expected(&model, from, last));
-        for change in events.iter() {
+        for change in events.changes() {
             let original = self.history.iter().find(|c| c.revision == change.revision).unwrap();
             // A replayed event does not name a previous record that a compaction took.
             let is_prev_gone = self.compacted.last().is_some_and(|c| change.revision.main <= *c);

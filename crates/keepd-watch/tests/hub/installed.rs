@@ -38,7 +38,7 @@ fn told(queue: &Queue) -> (Vec<i64>, Option<i64>) {
     while let Some(message) = queue.pop() {
         match message {
             StreamMessage::Events(events) => {
-                revisions.extend(events.iter().map(|change| change.revision.main));
+                revisions.extend(events.changes().map(|change| change.revision.main));
             }
             StreamMessage::Compacted { compact_revision, .. } => {
                 return (revisions, Some(compact_revision));

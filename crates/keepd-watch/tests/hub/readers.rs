@@ -41,7 +41,7 @@ fn previous(events: &Events) -> Vec<String> {
         let value = KeyValue::decode(&record.encoded).unwrap().value;
         String::from_utf8(value.to_vec()).unwrap()
     };
-    events.iter().map(value).collect()
+    events.changes().map(value).collect()
 }
 
 /// Takes everything but the newest version, from the files too.

@@ -159,11 +159,11 @@ impl Stay<'_> {
                 self.tell(Seen::Begun(*next));
             }
             StreamMessage::Events(events) => {
-                let last = events.iter().last().map_or(0, |change| change.revision.main);
+                let last = events.changes().last().map_or(0, |change| change.revision.main);
                 *next = (*next).max(last + 1);
                 let sealer = self.host.handle.as_ref().expect("it runs").encryption().sealer();
                 let shown = self.world.history.borrow_mut().moment(self.world.now());
-                let facts = events.iter().map(|change| truth::fact(change, &sealer, shown));
+                let facts = events.changes().map(|change| truth::fact(change, &sealer, shown));
                 self.tell(facts.collect::<Result<_, _>>().map_or_else(Seen::Garbled, Seen::Facts));
             }
             StreamMessage::Progress { header_revision, .. } => {
