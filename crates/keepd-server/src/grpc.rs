@@ -90,7 +90,7 @@ impl Head {
     async fn receive<R: Message + Default>(
         &self,
         context: &Context,
-        body: Incoming,
+        body: &mut Incoming,
         kind: Kind,
         connection: Arc<Share>,
     ) -> Result<Call<R>, Status> {
@@ -132,12 +132,12 @@ where
     A: Answer,
 {
     Box::pin(async move {
-        let Opened { context, body, head, connection, guard, stop: _ } = opened;
+        let Opened { context, mut body, head, connection, guard, stop: _ } = opened;
         let (unread, terms) = (Arc::clone(&connection.unread), &head.terms);
         let remote = Arc::clone(&connection);
         let result = {
             let work = pin!(async {
-                let call = head.receive(&context, body, Kind::Unary, connection).await?;
+                let call = head.receive(&context, &mut body, Kind::Unary, connection).await?;
                 let answer = handler.run(&context, call).await?.encoded();
                 framing::compressed(framing::sendable(answer)?, terms.encoding).await
             });
@@ -152,6 +152,7 @@ where
             context.slow_calls.tell(call, expected);
         }
         guard.finish(code);
+        messages::wait_for_end(&mut body).await;
         terms.apply(framing::answer(result, terms.encoding, &unread))
     })
 }
@@ -165,14 +166,16 @@ where
     A: Answer,
 {
     Box::pin(async move {
-        let Opened { context, body, head, connection, guard, stop } = opened;
+        let Opened { context, mut body, head, connection, guard, stop } = opened;
         let answers = {
             let work = pin!(async {
-                let call = head.receive(&context, body, Kind::ServerStream, connection).await?;
+                let call =
+                    head.receive(&context, &mut body, Kind::ServerStream, connection).await?;
                 handler.run(&context, call).await
             });
             in_time(head.terms.deadline, work).await
         };
+        messages::wait_for_end(&mut body).await;
         let leader = head.metadata.wants_leader.then(|| context.leader_loss());
         streamed(answers, &head.terms, guard, stop, leader)
     })

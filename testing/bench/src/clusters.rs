@@ -195,6 +195,7 @@ fn thin(work: &Path) -> Result<[Thin; 3]> {
         bodies,
         connections: CONNECTIONS,
         streams: STREAMS,
+        window_bits: None,
         answer_bytes_min,
     };
     let key_and_value = u64::try_from(load::LOAD_KEY_BYTES + load::LOAD_VALUE_BYTES)?;

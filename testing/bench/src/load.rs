@@ -47,6 +47,8 @@ pub(crate) struct H2Load {
     /// Connections of each process, and requests under way on each connection.
     pub(crate) connections: u32,
     pub(crate) streams: u32,
+    /// Both of HTTP/2's windows as a power of two; else h2load's own.
+    pub(crate) window_bits: Option<u32>,
     /// An answer with fewer bytes is not the one that was asked for.
     pub(crate) answer_bytes_min: u64,
 }
@@ -70,6 +72,9 @@ impl H2Load {
             .args(["-t", "1", "-c", &self.connections.to_string()])
             .args(["-m", &self.streams.to_string()])
             .args([flag, &number.to_string()])
+            .args(
+                self.window_bits.iter().flat_map(|bits| [format!("-w{bits}"), format!("-W{bits}")]),
+            )
             .arg("-d")
             .arg(body)
             .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])

@@ -19,6 +19,7 @@ mod cluster;
 mod clusters;
 mod echo;
 mod hot;
+mod lists;
 mod load;
 mod parse;
 mod plan;
@@ -47,6 +48,8 @@ enum Command {
     HotKey(hot::Options),
     /// Measures three members: requests, the loss of a leader, a member that joins.
     Clusters(clusters::Options),
+    /// Measures lists of big objects.
+    Lists(lists::Options),
     /// Measures how events reach many watchers.
     Watches(watches::Options),
     /// Shows where the server's CPU time goes under puts and ranges (needs perf).
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Run(options) => plan::run(&options),
         Command::HotKey(options) => hot::run(&options),
         Command::Clusters(options) => clusters::run(&options),
+        Command::Lists(options) => lists::run(&options),
         Command::Watches(options) => watches::run(&options),
         Command::Profile(options) => profile::run(&options),
         Command::Echo { listen } => echo::serve(listen),

@@ -190,6 +190,7 @@ impl Run<'_> {
             bodies: self.bodies.puts.clone(),
             connections: CONNECTIONS / u32::try_from(PUT_PROCESSES).context("few processes")?,
             streams: STREAMS,
+            window_bits: None,
             answer_bytes_min: 10,
         };
         let range = H2Load {
@@ -197,6 +198,7 @@ impl Run<'_> {
             bodies: vec![self.bodies.range.clone()],
             connections: CONNECTIONS,
             streams: STREAMS,
+            window_bits: None,
             answer_bytes_min: u64::try_from(LOAD_KEY_BYTES + LOAD_VALUE_BYTES).context("sizes")?,
         };
         let mut put_row = Row::new("h2load: put, 50 x 20", Some(2.0), Some(0.4));
@@ -277,6 +279,7 @@ impl Run<'_> {
             bodies: vec![self.bodies.list.clone()],
             connections: 1,
             streams: 1,
+            window_bits: None,
             answer_bytes_min: self.bodies.list_bytes,
         }
     }

@@ -41,6 +41,12 @@ pub(crate) fn resident_bytes(pid: u32) -> Result<(u64, u64)> {
     Ok((now * 1024, highest * 1024))
 }
 
+/// Has the kernel count the highest resident memory from now on.
+pub(crate) fn forget_highest(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("write {path}"))
+}
+
 fn ticks(stat: &Path) -> Result<u64> {
     let text = fs::read_to_string(stat).with_context(|| format!("read {}", stat.display()))?;
     user_and_system(&text).with_context(|| format!("{} looks unfamiliar", stat.display()))

@@ -46,6 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bodies,
         connections,
         streams: 20,
+        window_bits: None,
         answer_bytes_min: 1,
     };
     let put = load("KV/Put", load::put_bodies(&work, 5)?, 10);

@@ -343,7 +343,7 @@ impl Report {
             "| fan-out | etcd | keepd | keepd, aesgcm |".to_owned(),
             "|---|---|---|---|".to_owned(),
         ];
-        let rows: [(&str, fn(&Found) -> f64); 5] = [
+        let rows: [(&str, Value); 5] = [
             ("events /s", |found| found.events_per_second),
             ("server CPU us per event", |found| found.cpu_micros_per_event),
             ("put to last receiver, p50 ms", |found| found.last_receiver_p50_millis),
@@ -363,3 +363,6 @@ impl Report {
         lines.join("\n")
     }
 }
+
+/// A row of the table.
+type Value = fn(&Found) -> f64;

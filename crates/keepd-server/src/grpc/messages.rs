@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::bufread::MultiGzDecoder;
@@ -32,6 +33,10 @@ pub(crate) const PREFIX_BYTES: usize = 5;
 /// Messages of which more than this has come are large: they are counted in steps of `AHEAD_BYTES`.
 const LARGE_BYTES: usize = 16 * 1024;
 const AHEAD_BYTES: usize = 64 * 1024;
+
+/// BOUND: time and bytes for which the end of a request is waited for once its message has come.
+const END_WAIT: Duration = Duration::from_secs(1);
+const END_BYTES_MAX: usize = 64 * 1024;
 
 /// The number of messages that go each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +267,27 @@ impl<R: Message + Default> Requests<R> {
     }
 }
 
+/// Waits for the end of a request that is to be answered; what comes before it is ignored.
+///
+/// Some clients send the end in a frame of its own. The stream of a request that is answered before it
+/// has ended is reset, and the library ends a connection on which many frames come for streams that it
+/// has reset and forgotten.
+pub(crate) async fn wait_for_end<B>(body: &mut B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    let until = Instant::now() + END_WAIT;
+    let mut ignored = 0;
+    while ignored <= END_BYTES_MAX
+        && let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await
+    {
+        ignored += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
 /// Decodes a message; a malformed one is refused in grpc-go's words.
 fn decode<R: Message + Default>(message: Bytes, kind: Kind) -> Result<R, Status> {
     R::decode(message).map_err(|error| {
@@ -459,7 +485,7 @@ mod tests {
             all.share(Peer::default()),
         );
         let waiting = messages.next();
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, waiting).await.is_err());
+        assert!(tokio::time::timeout(Duration::ZERO, waiting).await.is_err());
         assert_eq!(messages.held.bytes(), REQUEST_BYTES + 8);
         assert!(messages.received.capacity() < 100);
     }

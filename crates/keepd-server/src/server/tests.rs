@@ -52,7 +52,11 @@ async fn call(client: &mut SendRequest<Bytes>, path: &str, token: &str) -> Heade
     std::future::poll_fn(|task| client.poll_ready(task)).await.unwrap();
     let (answer, mut sending) = client.send_request(request, false).unwrap();
     sending.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
-    let answer = answer.await.unwrap();
+    trailers(answer.await.unwrap()).await
+}
+
+/// The fields that tell how a call ended.
+async fn trailers(answer: Response<h2::RecvStream>) -> HeaderMap {
     if answer.headers().contains_key(Status::GRPC_STATUS) {
         return answer.headers().clone();
     }
@@ -161,4 +165,35 @@ async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
     server.stop_clients(Duration::from_secs(1)).await;
     server.stop().await;
     node.stop().await;
+}
+
+/// Clients that send the end of a request behind its message, in a frame of its own, find the stream
+/// still there: one that is reset under them costs them the connection after some thousand requests.
+#[tokio::test]
+async fn a_request_may_end_after_its_message_was_answered() {
+    let member = testing::member(None).await;
+    let (server, mut client) = serve(testing::context(&member)).await;
+    for path in ["/etcdserverpb.KV/Range", "/etcdserverpb.KV/RangeStream"] {
+        let mut open = async || {
+            let request = Request::post(format!("http://localhost{path}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
+            std::future::poll_fn(|task| client.poll_ready(task)).await.unwrap();
+            let (answer, mut sending) = client.send_request(request, false).unwrap();
+            sending.send_data(Bytes::from_static(b"\0\0\0\0\x03\x0a\x01k"), false).unwrap();
+            (answer, sending)
+        };
+        let (answer, mut sending) = open().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sending.send_data(Bytes::new(), true).unwrap();
+        let status = trailers(answer.await.unwrap()).await;
+        assert_eq!(status.get(Status::GRPC_STATUS).unwrap(), "0", "{path}");
+        // One that never ends is answered all the same.
+        let (answer, _sending) = open().await;
+        let status = trailers(answer.await.unwrap()).await;
+        assert_eq!(status.get(Status::GRPC_STATUS).unwrap(), "0", "{path}");
+    }
+    end(server, client, member).await;
 }
