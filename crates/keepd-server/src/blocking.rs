@@ -24,7 +24,7 @@ pub(crate) async fn run<T: Send + 'static>(
 }
 
 /// The result of a read that runs.
-type Running<T> = MapErr<AbortOnDropHandle<T>, fn(JoinError) -> Status>;
+pub(crate) type Running<T> = MapErr<AbortOnDropHandle<T>, fn(JoinError) -> Status>;
 
 /// Reads of one kind, of which only some run at once.
 #[derive(Debug)]

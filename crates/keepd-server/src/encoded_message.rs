@@ -4,8 +4,11 @@
 //! the records from the block cache; nothing is decoded or encoded again.
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use prost::Message;
+use tonic::Status;
 
+use crate::response_stream::Receiver;
 use crate::unread::ListPermit;
 
 /// An encoded message in pieces, sent one after the other.
@@ -14,6 +17,16 @@ pub(crate) struct EncodedMessage {
     pub(crate) pieces: Vec<Bytes>,
     /// The permit of a list, kept until the last piece is sent.
     pub(crate) permit: Option<ListPermit>,
+    /// The end of a long list, which is made while it is sent.
+    pub(crate) later: Option<Later>,
+}
+
+/// Parts of a message that come later.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// Their bytes: a message begins with its length.
+    pub(crate) bytes: usize,
+    pub(crate) parts: Receiver<Vec<Bytes>>,
 }
 
 impl EncodedMessage {
@@ -22,13 +35,24 @@ impl EncodedMessage {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum()
+        let later = self.later.as_ref().map_or(0, |later| later.bytes);
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + later
+    }
+
+    /// The same message with all that comes later.
+    pub(crate) async fn whole(mut self) -> Result<Self, Status> {
+        if let Some(mut later) = self.later.take() {
+            while let Some(part) = later.parts.next().await {
+                self.pieces.extend(part?);
+            }
+        }
+        Ok(self)
     }
 }
 
 impl From<Vec<Bytes>> for EncodedMessage {
     fn from(pieces: Vec<Bytes>) -> Self {
-        Self { pieces, permit: None }
+        Self { pieces, permit: None, later: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The KV service. Its answers are assembled from encoded records.
 
+mod list;
 mod price;
 mod range;
 mod stream;

@@ -22,10 +22,10 @@ use tonic::body::Body;
 
 use super::messages::{Encoding, PREFIX_BYTES};
 use crate::blocking;
-use crate::encoded_message::{Answer, EncodedMessage};
+use crate::encoded_message::{Answer, EncodedMessage, Later};
 use crate::metrics::CallGuard;
 use crate::shutdown::End;
-use crate::unread::{Large, Unread};
+use crate::unread::{Large, ListPermit, Unread};
 
 /// Any error, as tonic takes it.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,7 +53,10 @@ pub(crate) async fn compressed(
     match encoding {
         Encoding::Identity => Ok(message),
         Encoding::Gzip if message.len() <= JOINED_BYTES_MAX => Ok(gzip(message)),
-        Encoding::Gzip => blocking::run(move || gzip(message)).await,
+        Encoding::Gzip => {
+            let message = message.whole().await?;
+            blocking::run(move || gzip(message)).await
+        }
     }
 }
 
@@ -74,7 +77,10 @@ pub(crate) fn answer(
         Ok(mut message) => {
             let permit = message.permit.take();
             let (mut frames, trailers) = (VecDeque::new(), trailers(&Status::ok("")));
-            frame(message, encoding, &mut frames);
+            let later = frame(message, encoding, &mut frames);
+            if let Some(later) = later {
+                return respond(Windowed::new(frames, later, permit), encoding);
+            }
             if frames.len() > 1 {
                 return respond(Large::new(frames, trailers, unread, permit), encoding);
             }
@@ -121,8 +127,12 @@ where
     response
 }
 
-/// Adds the frames of a message: its prefix, then its pieces.
-fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Bytes>) {
+/// Adds the frames of a message: its prefix, then its pieces; gives back what comes later.
+fn frame(
+    message: EncodedMessage,
+    encoding: Encoding,
+    frames: &mut VecDeque<Bytes>,
+) -> Option<Later> {
     let length = message.len();
     let is_small = length <= JOINED_BYTES_MAX;
     let mut first = BytesMut::with_capacity(PREFIX_BYTES + if is_small { length } else { 0 });
@@ -134,6 +144,7 @@ fn frame(message: EncodedMessage, encoding: Encoding, frames: &mut VecDeque<Byte
         frames.push_back(first.freeze());
         frames.extend(message.pieces.into_iter().filter(|piece| !piece.is_empty()));
     }
+    message.later
 }
 
 fn prefix(length: usize, encoding: Encoding, out: &mut BytesMut) {
@@ -174,6 +185,57 @@ impl http_body::Body for Whole {
 
     fn is_end_stream(&self) -> bool {
         self.trailers.is_none()
+    }
+}
+
+/// A long list, of which the end is made while it is sent.
+struct Windowed {
+    frames: VecDeque<Bytes>,
+    later: Later,
+    /// Whether the trailers have been sent.
+    is_over: bool,
+    _permit: Option<ListPermit>,
+}
+
+impl Windowed {
+    const fn new(frames: VecDeque<Bytes>, later: Later, permit: Option<ListPermit>) -> Self {
+        Self { frames, later, is_over: false, _permit: permit }
+    }
+}
+
+impl http_body::Body for Windowed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let status = loop {
+            if this.is_over {
+                return Poll::Ready(None);
+            }
+            if let Some(frame) = this.frames.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+            match std::task::ready!(Pin::new(&mut this.later.parts).poll_next(task)) {
+                Some(Ok(part)) => {
+                    let bytes: usize = part.iter().map(Bytes::len).sum();
+                    this.later.bytes = this.later.bytes.saturating_sub(bytes);
+                    this.frames.extend(part);
+                }
+                Some(Err(status)) => break status,
+                None if this.later.bytes == 0 => break Status::ok(""),
+                None => break Status::internal("keepd: the list ended too early"),
+            }
+        };
+        this.is_over = true;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
     }
 }
 
@@ -223,7 +285,8 @@ where
                     };
                     let length = message.len();
                     if length > JOINED_BYTES_MAX {
-                        frame(message, self.encoding, &mut large);
+                        let later = frame(message, self.encoding, &mut large);
+                        assert!(later.is_none(), "only the answer to a unary call comes later");
                     } else {
                         joined.reserve(PREFIX_BYTES + length);
                         prefix(length, self.encoding, &mut joined);

@@ -15,6 +15,7 @@ use keepd_mvcc::{RangeRefs, Record, View};
 use keepd_types::{KeyRange, KeyValue, LeaseId, Revision};
 use tonic::Status;
 
+use super::list;
 use crate::blocking::INLINE_RECORDS_MAX;
 use crate::context::{Context, to_proto};
 use crate::encoded_message::EncodedMessage;
@@ -189,10 +190,10 @@ async fn plain(
     let revisions = refs.keys.into_iter().map(|(_, revision)| revision).collect();
     let mut pieces = Pieces::default();
     protobuf::header_field(&header, &mut pieces.open);
-    let mut pieces = append_records(context, view, revisions, pieces).await?;
-    protobuf::int_field(3, i64::from(more), &mut pieces.open);
-    protobuf::int_field(4, to_i64(refs.count), &mut pieces.open);
-    Ok(pieces.finish())
+    let mut tail = Vec::with_capacity(16);
+    protobuf::int_field(3, i64::from(more), &mut tail);
+    protobuf::int_field(4, to_i64(refs.count), &mut tail);
+    list::answer(context, view, pieces, revisions, tail).await
 }
 
 /// A message in the making: small parts are joined, large records stay shared.
@@ -283,14 +284,20 @@ pub(crate) async fn append_records(
         pieces.records(context, load(view, &revisions)?)?;
         return Ok(pieces);
     }
-    let each = |context: &Context, records: Vec<Record>| {
-        let mut part = Pieces::default();
-        part.records(context, records)?;
-        Ok(part)
-    };
-    for part in in_parts(context, view, revisions, each).await? {
+    for part in in_parts(context, view, revisions, records).await? {
         pieces.append(part);
     }
+    Ok(pieces)
+}
+
+/// Loads records as clients see them.
+pub(super) fn records(
+    context: &Context,
+    view: &View,
+    revisions: &[Revision],
+) -> Result<Pieces, Status> {
+    let mut pieces = Pieces::default();
+    pieces.records(context, load(view, revisions)?)?;
     Ok(pieces)
 }
 
@@ -300,13 +307,13 @@ pub(crate) async fn load_kvs(
     view: &Arc<View>,
     revisions: Vec<Revision>,
 ) -> Result<Vec<KeyValue>, Status> {
-    let each = |context: &Context, records: Vec<Record>| -> Result<Vec<_>, Status> {
-        records.into_iter().map(|record| context.client_kv(record)).collect()
+    let read = |context: &Context, view: &View, revisions: &[Revision]| -> Result<Vec<_>, Status> {
+        load(view, revisions)?.into_iter().map(|record| context.client_kv(record)).collect()
     };
     if revisions.len() <= INLINE_RECORDS_MAX {
-        return each(context, load(view, &revisions)?);
+        return read(context, view, &revisions);
     }
-    Ok(in_parts(context, view, revisions, each).await?.into_iter().flatten().collect())
+    Ok(in_parts(context, view, revisions, read).await?.into_iter().flatten().collect())
 }
 
 fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
@@ -317,11 +324,11 @@ fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
 }
 
 /// Reads many records on blocking threads, a long list in parts side by side, which come back in order.
-async fn in_parts<T: Send + 'static>(
+pub(super) async fn in_parts<T: Send + 'static>(
     context: &Arc<Context>,
     view: &Arc<View>,
     mut revisions: Vec<Revision>,
-    each: fn(&Context, Vec<Record>) -> Result<T, Status>,
+    read: fn(&Context, &View, &[Revision]) -> Result<T, Status>,
 ) -> Result<Vec<T>, Status> {
     let parts = (revisions.len() / PART_RECORDS_MIN).clamp(1, PARTS_MAX);
     let part_records = revisions.len().div_ceil(parts);
@@ -329,8 +336,8 @@ async fn in_parts<T: Send + 'static>(
     while !revisions.is_empty() {
         let part = revisions.split_off(revisions.len().saturating_sub(part_records));
         let (shared, view) = (Arc::clone(context), Arc::clone(view));
-        let read = move || each(&shared, load(&view, &part)?);
-        loading.push_front(context.admission.large_reads.start(read).await);
+        let part = move || read(&shared, &view, &part);
+        loading.push_front(context.admission.large_reads.start(part).await);
     }
     let mut loaded = Vec::with_capacity(loading.len());
     for part in loading {
