@@ -189,6 +189,9 @@ fn go_tests(pattern: Option<&str>, skips: &mut Vec<String>) -> Result<Counts> {
         .env("KEEPD_INTEROP_PKI", &tools.pki)
         .env("KEEPD_INTEROP_ENCRYPTION", &tools.encryption)
         .env("KEEPD_INTEROP_BACKUP", &tools.backup)
+        .env("KEEPD_INTEROP_STORES", &tools.stores)
+        .env("KEEPD_INTEROP_RULES", &tools.rules)
+        .env("KEEPD_INTEROP_AZURITE", tools.azurite.unwrap_or_default())
         .lines(|line| {
             if let Some(report) = events.take(line) {
                 println!("{report}");

@@ -87,6 +87,27 @@ const BACKUP: ToolSet = ToolSet {
     linker_flags: "-s -w",
 };
 
+/// Object stores: an emulator of Google's, and `MinIO`. They take two and a half minutes to build on two cores.
+const STORES: ToolSet = ToolSet {
+    name: "stores",
+    module: "testing/interop/stores",
+    binaries: &[
+        ("fake-gcs-server", "github.com/fsouza/fake-gcs-server"),
+        ("minio", "github.com/minio/minio"),
+    ],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
+/// Prometheus' own check of alert rules; promtool itself takes four minutes to build, this half of one.
+const RULES: ToolSet = ToolSet {
+    name: "rules",
+    module: "testing/interop/rules",
+    binaries: &[("rules", "github.com/keepd/keepd/testing/interop/rules")],
+    tests: &[],
+    linker_flags: "-s -w",
+};
+
 /// kube-apiserver's own reader of encryption configurations.
 const ENCRYPTION: ToolSet = ToolSet {
     name: "encryption",
@@ -154,6 +175,27 @@ fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// Azure's emulator of its blob storage, by npm; none where that is not installed.
+fn azurite() -> Result<Option<PathBuf>> {
+    let module = root().join("testing/interop/azurite");
+    if Call::new(&module, &["npm", "--version"]).answer().is_none() {
+        return Ok(None);
+    }
+    let folder = cache()?.join(format!("azurite-{}", hash_of(&module.join("package-lock.json"))?));
+    if !folder.join("complete").is_file() {
+        std::fs::create_dir_all(&folder).context("make the folder for Azurite")?;
+        for file in ["package.json", "package-lock.json"] {
+            std::fs::copy(module.join(file), folder.join(file)).context("copy Azurite's list")?;
+        }
+        // Nothing of it needs to be built, so no package runs a script of its own.
+        let words = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+        Call::new(&folder, &words).run()?;
+        std::fs::write(folder.join("complete"), "").context("mark Azurite as complete")?;
+    }
+    println!("azurite: {}", folder.display());
+    Ok(Some(folder))
+}
+
 /// The folders that hold the built programs.
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -163,6 +205,9 @@ pub(crate) struct Tools {
     pub(crate) pki: PathBuf,
     pub(crate) encryption: PathBuf,
     pub(crate) backup: PathBuf,
+    pub(crate) stores: PathBuf,
+    pub(crate) rules: PathBuf,
+    pub(crate) azurite: Option<PathBuf>,
 }
 
 /// The version of the installed Go toolchain, if there is one.
@@ -177,7 +222,9 @@ pub(crate) fn build_all() -> Result<Tools> {
     }
     let (etcd, kube, suite) = (build(&ETCD)?, build(&KUBE)?, build(&SUITE)?);
     let (encryption, backup) = (build(&ENCRYPTION)?, build(&BACKUP)?);
-    Ok(Tools { etcd, kube, suite, pki: build_pki()?, encryption, backup })
+    let (stores, rules, azurite) = (build(&STORES)?, build(&RULES)?, azurite()?);
+    let pki = build_pki()?;
+    Ok(Tools { etcd, kube, suite, pki, encryption, backup, stores, rules, azurite })
 }
 
 /// Builds the programs that make certificates, which Rust tests use too.

@@ -37,6 +37,27 @@ func BackupTool(t testing.TB, name string) string {
 	return tool(t, "KEEPD_INTEROP_BACKUP", "backup", "backup/go.sum", name)
 }
 
+// StoreTool is an object store that backups go to.
+func StoreTool(t testing.TB, name string) string {
+	return tool(t, "KEEPD_INTEROP_STORES", "stores", "stores/go.sum", name)
+}
+
+// RulesTool checks files of alert rules with Prometheus' own code.
+func RulesTool(t testing.TB) string {
+	return tool(t, "KEEPD_INTEROP_RULES", "rules", "rules/go.sum", "rules")
+}
+
+// AzuriteTool is Azure's own emulator of its blob storage, a program of Node.js. Without npm there is none,
+// which `cargo xtask test` says.
+func AzuriteTool(t testing.TB) string {
+	t.Helper()
+	if _, err := exec.LookPath("npm"); err != nil {
+		t.Skip("npm is not installed")
+	}
+	program := filepath.Join("node_modules", ".bin", "azurite-blob")
+	return tool(t, "KEEPD_INTEROP_AZURITE", "azurite", "azurite/package-lock.json", program)
+}
+
 // LoaderTool asks kube-apiserver's own loader about EncryptionConfiguration files.
 func LoaderTool(t testing.TB) string {
 	return tool(t, "KEEPD_INTEROP_ENCRYPTION", "encryption", "encryption/go.sum", "loader")

@@ -35,6 +35,7 @@ const MARKS: [(&[&str], Remedy); 7] = [
             "ExpiredToken",
             "InvalidToken",
             "AuthenticationFailed",
+            "header is formed correctly including the signature",
             "MissingAccessKeyId",
             "Missing credentials",
         ],
@@ -99,6 +100,11 @@ mod tests {
             ),
             ("403 <Code>RequestTimeTooSkewed</Code>", Remedy::Clock),
             ("403 Forbidden: <Code>InvalidAccessKeyId</Code>", Remedy::Credentials),
+            (
+                "403 <Code>AuthorizationFailure</Code><Message>Make sure the value of the Authorization \
+                 header is formed correctly including the signature.</Message>",
+                Remedy::Credentials,
+            ),
             ("403 Forbidden: <Code>AccessDenied</Code>", Remedy::Permission),
             ("301 <Code>PermanentRedirect</Code>", Remedy::Region),
             ("error sending request - invalid peer certificate: UnknownIssuer", Remedy::Tls),

@@ -180,6 +180,10 @@ impl Bucket {
                 if found.len() == max {
                     return Ok(Err(Error::TooManyObjects { at: self.place(folder), max }));
                 }
+                // Not every store begins a listing where it is asked to.
+                if after.as_ref().is_some_and(|after| object.location <= *after) {
+                    continue;
+                }
                 let path = object.location.as_ref();
                 let key = path.strip_prefix(&self.prefix).unwrap_or(path).trim_start_matches('/');
                 found.push(Entry { key: key.to_owned(), bytes: object.size });
