@@ -266,6 +266,10 @@ fn listed(destination: &dyn Destination) -> Result<Vec<Entry>, Error> {
 /// # Errors
 /// If the place refuses.
 pub fn remove(destination: &dyn Destination, backup: &Backup) -> Result<(), Error> {
+    keepd_env::failpoint!(BackupBeforePrune);
     destination.remove(&backup.name.key(backup.cluster))?;
-    destination.remove(&backup.name.sidecar_key(backup.cluster))
+    keepd_env::failpoint!(BackupPruneHalf);
+    destination.remove(&backup.name.sidecar_key(backup.cluster))?;
+    keepd_env::failpoint!(BackupAfterPrune);
+    Ok(())
 }

@@ -108,7 +108,9 @@ pub fn note_proof(
     proven: Proven,
 ) -> Result<Sidecar, Error> {
     let sidecar = Sidecar { proven: Some(proven), ..sidecar.clone() };
+    keepd_env::failpoint!(BackupBeforeNoteProof);
     write_sidecar(destination, cluster, name, &sidecar)?;
+    keepd_env::failpoint!(BackupAfterNoteProof);
     Ok(sidecar)
 }
 

@@ -1,5 +1,5 @@
 //! Places at which a member can be told to stop or to pause, under the names that etcd has for the
-//! places of the same meaning.
+//! places of the same meaning; etcd has none of backups.
 //!
 //! Nothing here can be told anything: only a binary that is built for it arms the places
 //! (`crates/keepd/src/failpoints.rs`, feature `failpoints`). In every other one a place costs one read
@@ -89,7 +89,7 @@ macro_rules! places {
             /// Every place.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// etcd's name.
+            /// The name; etcd's, if it has the place.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -169,6 +169,22 @@ places! {
     BeforePublishing = "beforePublishing",
     /// An answer to a watcher is about to be sent.
     BeforeSendWatchResponse = "beforeSendWatchResponse",
+    /// A backup that no rule keeps is about to be removed.
+    BackupBeforePrune = "backupBeforePrune",
+    /// Its object is gone, and its sidecar is not.
+    BackupPruneHalf = "backupPruneHalf",
+    /// Both are gone.
+    BackupAfterPrune = "backupAfterPrune",
+    /// A batch of the shipped log that nothing needs is gone.
+    BackupLogPruned = "backupLogPruned",
+    /// A backup was proven again, and its sidecar is about to say so.
+    BackupBeforeNoteProof = "backupBeforeNoteProof",
+    /// It says so.
+    BackupAfterNoteProof = "backupAfterNoteProof",
+    /// A batch of the log is sealed and about to be uploaded.
+    ShipBeforeUpload = "shipBeforeUpload",
+    /// It is in its place, and the member does not know it yet.
+    ShipAfterUpload = "shipAfterUpload",
 }
 
 #[cfg(test)]

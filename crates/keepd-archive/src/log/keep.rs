@@ -92,5 +92,7 @@ pub fn remove(
     chain: &ChainName,
     name: &BatchName,
 ) -> Result<(), Error> {
-    destination.remove(&name.key(cluster, chain))
+    destination.remove(&name.key(cluster, chain))?;
+    keepd_env::failpoint!(BackupLogPruned);
+    Ok(())
 }

@@ -355,6 +355,7 @@ impl<S: Source> Shipper<S> {
     fn upload(&mut self, now: Duration) -> Result<(), Error> {
         let (Some(pending), Some(chain)) = (&self.pending, &mut self.chain) else { return Ok(()) };
         let key = pending.name.key(self.settings.cluster, &chain.name);
+        keepd_env::failpoint!(ShipBeforeUpload);
         match self.destination.put(&key, &mut pending.object.as_slice(), &mut |_| {}) {
             Ok(_) => {}
             // An upload may arrive although its answer did not.
@@ -368,6 +369,7 @@ impl<S: Source> Shipper<S> {
             }
             Err(error) => return Err(error),
         }
+        keepd_env::failpoint!(ShipAfterUpload);
         chain.advance(&pending.name, &pending.sha256);
         self.source.keep_behind(chain.last.saturating_sub(1));
         let sealed_at = pending.sealed_at;

@@ -44,7 +44,7 @@ async fn begun(keepd: &Keepd) {
 }
 
 /// Waits until a revision is in the log that can be reached.
-async fn shipped(place: &str, revision: i64) {
+pub(crate) async fn shipped(place: &str, revision: i64) {
     found("the revision in the shipped log", || {
         let listed = listed(place);
         let windows = listed["logs"][0]["windows"].as_array()?;
@@ -53,7 +53,7 @@ async fn shipped(place: &str, revision: i64) {
     .await;
 }
 
-fn restore(bench: &Bench, keepd: &Keepd, more: &[&str], code: i32) -> String {
+pub(crate) fn restore(bench: &Bench, keepd: &Keepd, more: &[&str], code: i32) -> String {
     let (place, data_dir) = (bench.place(), keepd.data_dir());
     let words =
         ["restore", &place, "--data-dir", data_dir.to_str().unwrap(), "--yes", "--name", "one"];

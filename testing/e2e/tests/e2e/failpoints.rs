@@ -20,11 +20,11 @@ use tonic::Status;
 /// Clients that write at the same time.
 const WRITERS: usize = 6;
 /// Time in which a place is reached.
-const REACHED_MAX: Duration = Duration::from_secs(60);
+pub(crate) const REACHED_MAX: Duration = Duration::from_secs(60);
 /// Pause behind a request that failed: on a busy machine one may fail while the member lives.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
 /// Ended by `abort`, which is what a panic of gofail is here.
-const SIGABRT: i32 = 6;
+pub(crate) const SIGABRT: i32 = 6;
 
 /// Places that one member reaches with reads and writes, compactions and rewrites. `beforePublishing` is
 /// reached once, and those of states from other members need others.
@@ -60,7 +60,7 @@ const PLACES: [&str; 25] = [
 const AT_START: [&str; 2] = ["raftAfterWALRelease", "beforePublishing"];
 
 /// One request to the failpoints; the answer with its head.
-fn ask(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     let len = body.len();
     write!(stream, "{method} /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\r\n{body}")?;

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure fails the test")]
 
 mod any_moment;
+mod backup_failpoints;
 mod backups;
 mod cluster;
 mod configuration;

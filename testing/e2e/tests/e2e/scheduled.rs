@@ -43,7 +43,7 @@ async fn found_proven(bench: &Bench, revision: i64) {
 }
 
 /// A member that takes backups into the bench's place.
-fn on_schedule(bench: &Bench, more: &[&str]) -> Keepd {
+pub(crate) fn on_schedule(bench: &Bench, more: &[&str]) -> Keepd {
     let scratch = bench.dir.join("scratch");
     bench
         .keepd()
