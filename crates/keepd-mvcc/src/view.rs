@@ -23,7 +23,7 @@ use crate::record::{
     Applied, Change, ChangesPage, Entry, HashKv, KeyState, RangeRefs, RangeStates, Record,
 };
 use crate::record_iter::RecordIter;
-use crate::revlog::cache::BlockCache;
+use crate::revlog::cache::{BlockCache, CacheUse};
 use crate::revlog::format::FlushCommit;
 use crate::revlog::segment::Segments;
 use crate::tail::Tail;
@@ -191,6 +191,18 @@ impl View {
     /// # Errors
     /// If there is none with one of the revisions, or it cannot be read.
     pub fn load_many(&self, revisions: &[Revision]) -> Result<Vec<Record>, Error> {
+        self.load_with(CacheUse { cache: &self.cache, keeps: true }, revisions)
+    }
+
+    /// The same for a part of a long list: the block cache is left to others.
+    ///
+    /// # Errors
+    /// As [`Self::load_many`].
+    pub fn load_passing(&self, revisions: &[Revision]) -> Result<Vec<Record>, Error> {
+        self.load_with(CacheUse { cache: &self.cache, keeps: false }, revisions)
+    }
+
+    fn load_with(&self, cache: CacheUse<'_>, revisions: &[Revision]) -> Result<Vec<Record>, Error> {
         let mut out: Vec<Option<Record>> = vec![None; revisions.len()];
         let first = self.tail.first();
         let mut on_disk = Vec::new();
@@ -201,7 +213,7 @@ impl View {
                 on_disk.push((*revision, place));
             }
         }
-        self.segments.load_many(&self.cache, &mut on_disk, &mut out)?;
+        self.segments.load_many(cache, &mut on_disk, &mut out)?;
         let missing = |place: usize| Error::NoRecord { revision: revisions[place] };
         out.into_iter().enumerate().map(|(place, it)| it.ok_or_else(|| missing(place))).collect()
     }

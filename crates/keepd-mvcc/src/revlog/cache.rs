@@ -37,6 +37,27 @@ struct Cached {
     block: Arc<Block>,
 }
 
+/// The cache as one read uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CacheUse<'a> {
+    pub(crate) cache: &'a BlockCache,
+    /// Whether the blocks that it reads are kept: those of a long list would push out all others, and
+    /// be gone themselves before they are wanted again.
+    pub(crate) keeps: bool,
+}
+
+impl CacheUse<'_> {
+    pub(crate) fn get(&self, id: BlockId) -> Option<Arc<Block>> {
+        self.cache.get(id)
+    }
+
+    pub(crate) fn insert(&self, id: BlockId, block: &Arc<Block>) {
+        if self.keeps {
+            self.cache.insert(id, block);
+        }
+    }
+}
+
 impl BlockCache {
     /// A cache of at most about `bytes`; 0 caches nothing.
     pub(crate) fn new(bytes: usize) -> Self {
@@ -75,5 +96,31 @@ impl BlockCache {
         let mixed = segment.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(block as u64);
         let position = mixed.checked_rem(self.sets.len() as u64)?;
         self.sets.get(usize::try_from(position).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepd_types::Revision;
+
+    use super::*;
+    use crate::record::{Change, ChangeKind, Entry, Record};
+    use crate::revlog::block::BlockBuilder;
+
+    #[test]
+    fn a_read_that_keeps_nothing_finds_what_others_kept() {
+        let record = Record { encoded: b"\x0a\x01k".to_vec().into(), tombstone: false, seal: None };
+        let (revision, kind, key) = (Revision::first(2), ChangeKind::Put, b"k".to_vec().into());
+        let change = Change { revision, kind, key, created: true, record, prev: None };
+        let mut builder = BlockBuilder::default();
+        builder.push(&Entry { change, create: 2 });
+        let block = Arc::new(Block::parse(builder.finish()).unwrap());
+        let cache = BlockCache::new(SET_BYTES);
+        let keeping = CacheUse { cache: &cache, keeps: true };
+        let passing = CacheUse { cache: &cache, keeps: false };
+        passing.insert((1, 0), &block);
+        assert!(keeping.get((1, 0)).is_none());
+        keeping.insert((1, 0), &block);
+        assert!(passing.get((1, 0)).is_some());
     }
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, frame_reason};
 use crate::meta::MetaOp;
 use crate::record::{Entry, Record};
 use crate::revlog::block::Block;
-use crate::revlog::cache::BlockCache;
+use crate::revlog::cache::{BlockCache, CacheUse};
 use crate::revlog::directory::Opened;
 use crate::revlog::format::{BlockIndex, BlockRef, FrameRef, Origin, frame_kind};
 
@@ -202,7 +202,7 @@ impl Segment {
     }
 
     /// The blocks of `run`, through the cache; what is missing is read in as few goes as possible.
-    fn blocks(&self, cache: &BlockCache, run: Range<usize>) -> Result<Vec<Arc<Block>>, Error> {
+    fn blocks(&self, cache: CacheUse<'_>, run: Range<usize>) -> Result<Vec<Arc<Block>>, Error> {
         let mut blocks = Vec::with_capacity(run.len());
         let mut missing = run.start..run.start;
         for position in run {
@@ -221,7 +221,7 @@ impl Segment {
 
     fn fetch(
         &self,
-        cache: &BlockCache,
+        cache: CacheUse<'_>,
         missing: Range<usize>,
         blocks: &mut Vec<Arc<Block>>,
     ) -> Result<(), Error> {
@@ -276,7 +276,7 @@ impl Segments {
     /// blocks in one go.
     pub(crate) fn load_many(
         &self,
-        cache: &BlockCache,
+        cache: CacheUse<'_>,
         wanted: &mut [(Revision, usize)],
         out: &mut [Option<Record>],
     ) -> Result<(), Error> {

@@ -349,6 +349,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::{RpcCounters, RpcMetrics};
+    use crate::response_stream;
 
     fn answered(message: EncodedMessage, encoding: Encoding) -> Response<Body> {
         answer(Ok(message), encoding, &Arc::default())
@@ -404,6 +405,31 @@ mod tests {
             flate2::read::GzDecoder::new(compressed).read_to_end(&mut inflated).unwrap();
             assert_eq!(inflated, plain);
         }
+    }
+
+    /// A list whose end comes later, in these parts.
+    async fn list(bytes: usize, parts: Vec<Result<Vec<Bytes>, Status>>) -> (usize, Code) {
+        let (sender, receiver) = response_stream::channel(parts.len());
+        for part in parts {
+            sender.send(part).await.unwrap();
+        }
+        drop(sender);
+        let head = Bytes::from(vec![7; JOINED_BYTES_MAX]);
+        let later = Some(Later { bytes, parts: receiver });
+        let message = EncodedMessage { later, ..vec![head].into() };
+        let (data, code) = read(answered(message, Encoding::Identity)).await;
+        let length = u32::try_from(JOINED_BYTES_MAX + bytes).unwrap();
+        assert_eq!(data[0], [&[0][..], &length.to_be_bytes()].concat());
+        (data.iter().map(Bytes::len).sum::<usize>() - PREFIX_BYTES - JOINED_BYTES_MAX, code)
+    }
+
+    #[tokio::test]
+    async fn a_list_that_cannot_be_finished_does_not_look_whole() {
+        let part = |len| Ok(vec![Bytes::from(vec![7; len]), Bytes::from_static(b"end")]);
+        assert_eq!(list(16, vec![part(5), part(5)]).await, (16, Code::Ok));
+        let damaged = Err(Status::data_loss("a record"));
+        assert_eq!(list(16, vec![part(5), damaged]).await, (8, Code::DataLoss));
+        assert_eq!(list(16, vec![part(5)]).await, (8, Code::Internal), "its maker is gone");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use keepd_mvcc::{Record, View};
 use keepd_types::{KeyValue, Revision};
 use tonic::Status;
 
-use super::range::{self, Pieces};
+use super::range::{self, KEPT_BYTES, Pieces};
 use crate::blocking::Running;
 use crate::context::Context;
 use crate::encoded_message::{EncodedMessage, Later};
@@ -47,16 +47,21 @@ pub(super) async fn answer(
     mut revisions: Vec<Revision>,
     tail: Vec<u8>,
 ) -> Result<EncodedMessage, Status> {
+    let mut read = 0;
     while pieces.len() < WINDOW_BYTES && !revisions.is_empty() {
         let rest = revisions.split_off(FIRST_RECORDS.min(revisions.len()));
-        pieces = range::append_records(context, view, revisions, pieces).await?;
+        read += revisions.len();
+        pieces = range::append_records(context, view, revisions, pieces, range::records).await?;
         revisions = rest;
     }
     if revisions.is_empty() {
         pieces.open.extend_from_slice(&tail);
         return Ok(pieces.finish());
     }
-    let lengths = range::in_parts(context, view, revisions.clone(), measure).await?;
+    let kept = (KEPT_BYTES / (pieces.len() / read.max(1)).max(1)).min(revisions.len());
+    let (kept, passing) = revisions.split_at(kept);
+    let mut lengths = range::in_parts(context, view, kept.to_vec(), measure_kept).await?;
+    lengths.extend(range::in_parts(context, view, passing.to_vec(), measure_passing).await?);
     let parts = parts(&revisions, lengths.into_iter().flatten());
     let bytes = parts.iter().map(|part| part.bytes).sum::<usize>() + tail.len();
     let (sender, parts_made) = response_stream::channel(PARTS_AHEAD_MAX);
@@ -72,14 +77,27 @@ pub(super) async fn answer(
 }
 
 /// The bytes that each record makes in the answer.
-fn measure(_: &Context, view: &View, revisions: &[Revision]) -> Result<Vec<usize>, Status> {
+fn measure(
+    revisions: &[Revision],
+    load: impl Fn(&[Revision]) -> Result<Vec<Record>, keepd_mvcc::Error>,
+) -> Result<Vec<usize>, Status> {
     let mut lengths = Vec::with_capacity(revisions.len());
     for some in revisions.chunks(MEASURED_RECORDS) {
-        for record in view.load_many(some).map_err(errors::store)? {
+        for record in load(some).map_err(errors::store)? {
             lengths.push(protobuf::len_field_len(client_len(&record)?));
         }
     }
     Ok(lengths)
+}
+
+/// [`measure`] where the blocks are kept, for they are read again.
+fn measure_kept(_: &Context, view: &View, revisions: &[Revision]) -> Result<Vec<usize>, Status> {
+    measure(revisions, |some| view.load_many(some))
+}
+
+/// [`measure`] behind the first [`KEPT_BYTES`].
+fn measure_passing(_: &Context, view: &View, revisions: &[Revision]) -> Result<Vec<usize>, Status> {
+    measure(revisions, |some| view.load_passing(some))
 }
 
 /// The length of the `KeyValue` that clients see of a record.
@@ -114,13 +132,16 @@ async fn send(
     tail: Vec<u8>,
     sender: &Sender<Vec<Bytes>>,
 ) -> Result<(), Status> {
+    let mut begun = 0;
     let mut making: VecDeque<(usize, Running<Result<Pieces, Status>>)> = VecDeque::new();
     loop {
         while making.len() < PARTS_AT_ONCE
             && let Some(part) = parts.pop_front()
         {
             let (shared, view) = (Arc::clone(context), Arc::clone(view));
-            let make = move || range::records(&shared, &view, &part.revisions);
+            let read = range::reading_at(begun);
+            begun += part.bytes;
+            let make = move || read(&shared, &view, &part.revisions);
             making.push_back((part.bytes, context.admission.large_reads.start(make).await));
         }
         let Some((bytes, part)) = making.pop_front() else { break };

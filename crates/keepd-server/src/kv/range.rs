@@ -30,6 +30,8 @@ const LONG_WALK: u64 = 16 * 1024;
 /// disk, another decrypts.
 const PARTS_MAX: usize = 4;
 const PART_RECORDS_MIN: usize = 256;
+/// BOUND: bytes of a list from its beginning whose blocks are kept in the cache.
+pub(super) const KEPT_BYTES: usize = 64 * 1024 * 1024;
 /// Smaller records are copied into a piece of about this size, larger ones are pieces themselves.
 const JOINED_BYTES_MAX: usize = 64 * 1024;
 
@@ -273,18 +275,27 @@ impl Pieces {
     }
 }
 
+/// Reads records as clients see them.
+type ReadRecords = fn(&Context, &View, &[Revision]) -> Result<Pieces, Status>;
+
+/// The way to read the records of a list of which so many bytes have been read.
+pub(super) const fn reading_at(bytes: usize) -> ReadRecords {
+    if bytes < KEPT_BYTES { records } else { records_passing }
+}
+
 /// Loads records and adds them to `pieces` as clients see them.
 pub(crate) async fn append_records(
     context: &Arc<Context>,
     view: &Arc<View>,
     revisions: Vec<Revision>,
     mut pieces: Pieces,
+    read: ReadRecords,
 ) -> Result<Pieces, Status> {
     if revisions.len() <= INLINE_RECORDS_MAX {
         pieces.records(context, load(view, &revisions)?)?;
         return Ok(pieces);
     }
-    for part in in_parts(context, view, revisions, records).await? {
+    for part in in_parts(context, view, revisions, read).await? {
         pieces.append(part);
     }
     Ok(pieces)
@@ -298,6 +309,17 @@ pub(super) fn records(
 ) -> Result<Pieces, Status> {
     let mut pieces = Pieces::default();
     pieces.records(context, load(view, revisions)?)?;
+    Ok(pieces)
+}
+
+/// The same for the part of a list that lies behind its first [`KEPT_BYTES`].
+pub(super) fn records_passing(
+    context: &Context,
+    view: &View,
+    revisions: &[Revision],
+) -> Result<Pieces, Status> {
+    let mut pieces = Pieces::default();
+    pieces.records(context, view.load_passing(revisions).map_err(errors::store)?)?;
     Ok(pieces)
 }
 

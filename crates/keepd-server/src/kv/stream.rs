@@ -36,6 +36,8 @@ struct Streaming {
     left: Option<usize>,
     /// Keys in the next chunk; 0 is all.
     chunk_keys: usize,
+    /// Bytes of the chunks so far.
+    bytes: usize,
     /// Keys of the whole range, known with the first chunk.
     count: Option<u64>,
 }
@@ -67,7 +69,8 @@ pub(crate) async fn run(
     }
     let left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
     let chunk_keys = if request.limit < 0 { 0 } else { FIRST_CHUNK_KEYS };
-    let mut streaming = Streaming { context, view, at, range, left, chunk_keys, count: None };
+    let mut streaming =
+        Streaming { context, view, at, range, left, chunk_keys, bytes: 0, count: None };
     loop {
         match streaming.next(&header, request.keys_only).await {
             Ok((message, true)) => {
@@ -118,12 +121,14 @@ impl Streaming {
             let more = self.cut(&mut keys, want);
             self.open_last(&mut pieces, header, more);
             let revisions: Vec<_> = keys.into_iter().map(|(_, revision)| revision).collect();
+            let read = range::reading_at(self.bytes);
             let pieces =
-                range::append_records(&self.context, &self.view, revisions, pieces).await?;
+                range::append_records(&self.context, &self.view, revisions, pieces, read).await?;
             (pieces, more, refs.count)
         };
         let count = *self.count.get_or_insert(count);
         let last = self.is_last(more);
+        self.bytes += pieces.len();
         self.adapt(pieces.len());
         if last {
             protobuf::int_field(3, i64::from(more), &mut pieces.open);

@@ -1,6 +1,7 @@
 //! The KV service as golden scripts: what is refused before the log, which commands enter it, and what
 //! clients are answered.
 
+mod lists;
 mod requests;
 mod show;
 
