@@ -3,6 +3,7 @@
 mod list;
 mod price;
 mod range;
+mod records;
 mod stream;
 mod to_command;
 mod txn;
@@ -123,7 +124,7 @@ pub(crate) async fn delete_range(
     {
         response.deleted = deleted;
         let revisions = prev.into_iter().map(|handle| handle.revision).collect();
-        let kvs = range::load_kvs(context, &done.view, revisions).await?;
+        let kvs = records::load_kvs(context, &done.view, revisions).await?;
         response.prev_kvs = kvs.into_iter().map(to_proto).collect();
     }
     Ok(EncodedMessage { permit, ..EncodedMessage::of(&response) })

@@ -15,8 +15,6 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::encoded_message::EncodedMessage;
-
 /// Time for which a client may read nothing while there is something to read; the same as for a
 /// watcher.
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(300);
@@ -57,15 +55,12 @@ fn channel_with_timeout<T>(ahead: usize, stall_max: Duration) -> (Sender<T>, Rec
 const BATCH_ANSWERS_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
-/// The answer of a stream that is encoded.
-type Encoded = Result<EncodedMessage, Status>;
-
 /// Runs a stream in a task of its own, at most one batch ahead of the client: opening the values of a
 /// thousand events must not hold up the other calls of the connection. All answers that are there at
 /// once are handed over at once, since waking the connection costs more than most of them.
-pub(crate) fn detached<S>(mut stream: S) -> Detached
+pub(crate) fn detached<S>(mut stream: S, bytes_of: fn(&S::Item) -> usize) -> Detached<S::Item>
 where
-    S: Stream<Item = Encoded> + Unpin + Send + 'static,
+    S: Stream<Item: Send> + Unpin + Send + 'static,
 {
     let (sender, batches) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -75,7 +70,7 @@ where
                 () = sender.closed() => return,
             };
             let Some(answer) = answer else { return };
-            let batch = batch(answer, &mut stream);
+            let batch = batch(answer, &mut stream, bytes_of);
             if sender.send(batch).await.is_err() {
                 return;
             }
@@ -85,11 +80,10 @@ where
 }
 
 /// An answer, and those behind it that are ready.
-fn batch<S>(first: Encoded, stream: &mut S) -> VecDeque<Encoded>
+fn batch<S>(first: S::Item, stream: &mut S, bytes_of: fn(&S::Item) -> usize) -> VecDeque<S::Item>
 where
-    S: Stream<Item = Encoded> + Unpin,
+    S: Stream + Unpin,
 {
-    let bytes_of = |answer: &Encoded| answer.as_ref().map_or(0, EncodedMessage::len);
     let mut bytes = bytes_of(&first);
     let mut batch = VecDeque::from([first]);
     while batch.len() < BATCH_ANSWERS_MAX && bytes < BATCH_BYTES_MAX {
@@ -103,15 +97,15 @@ where
 
 /// The client's end of a stream that runs in a task of its own.
 #[derive(Debug)]
-pub(crate) struct Detached {
-    batches: mpsc::Receiver<VecDeque<Encoded>>,
-    batch: VecDeque<Encoded>,
+pub(crate) struct Detached<T> {
+    batches: mpsc::Receiver<VecDeque<T>>,
+    batch: VecDeque<T>,
 }
 
-impl Stream for Detached {
-    type Item = Encoded;
+impl<T: Unpin> Stream for Detached<T> {
+    type Item = T;
 
-    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Encoded>> {
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<T>> {
         loop {
             if let Some(answer) = self.batch.pop_front() {
                 return Poll::Ready(Some(answer));
@@ -203,17 +197,13 @@ mod tests {
     #[tokio::test]
     async fn a_detached_stream_is_whole_and_ends_with_its_client() {
         let count = BATCH_ANSWERS_MAX * 2 + 10;
-        let numbered = |number: usize| Ok(EncodedMessage::from(number.to_le_bytes().to_vec()));
-        let answers: Vec<_> =
-            detached(futures_util::stream::iter((0..count).map(numbered))).collect().await;
-        assert_eq!(answers.len(), count);
-        for (number, answer) in answers.into_iter().enumerate() {
-            assert_eq!(answer.unwrap().pieces, numbered(number).unwrap().pieces);
-        }
+        let numbers = futures_util::stream::iter(0..count);
+        let answers: Vec<_> = detached(numbers, |_| 1).collect().await;
+        assert_eq!(answers, (0..count).collect::<Vec<_>>());
         let pinned = Arc::new(());
         let held = Arc::clone(&pinned);
-        let silent = futures_util::stream::pending().inspect(move |_: &Encoded| drop(held.clone()));
-        drop(detached(silent));
+        let silent = futures_util::stream::pending::<()>().inspect(move |()| drop(held.clone()));
+        drop(detached(silent, |()| 0));
         while Arc::strong_count(&pinned) > 1 {
             tokio::task::yield_now().await;
         }
@@ -221,9 +211,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_is_bounded_in_bytes() {
-        let large = || Ok(EncodedMessage::from(vec![0; BATCH_BYTES_MAX / 2]));
-        let mut stream = futures_util::stream::iter((0..9).map(|_| large()));
-        assert_eq!(batch(large(), &mut stream).len(), 2);
+        let mut stream = futures_util::stream::iter([BATCH_BYTES_MAX / 2; 9]);
+        assert_eq!(batch(BATCH_BYTES_MAX / 2, &mut stream, |bytes| *bytes).len(), 2);
         assert_eq!(stream.count().await, 8);
     }
 

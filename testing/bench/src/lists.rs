@@ -33,7 +33,7 @@ const WINDOW_BITS: u32 = 30;
 const SETTLE: Duration = Duration::from_secs(10);
 const MIB: u64 = 1024 * 1024;
 
-/// What to run.
+/// The extent of a run.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) struct Options {
 /// The two ways to list.
 const METHODS: [(&str, &str); 2] = [("KV/Range", "unary"), ("KV/RangeStream", "stream")];
 
-/// What one server did in one round, one way.
+/// One server's figures of one round, one way.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Found {
     megabytes_per_second: f64,
@@ -65,7 +65,7 @@ struct Found {
     kept_mebibytes: f64,
 }
 
-/// What filling cost.
+/// The cost of filling.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Filled {
     disk_mebibytes: u64,

@@ -41,7 +41,7 @@ const PREFIX_END: &[u8] = b"/registry/pods0";
 /// Time after which missing events are an error.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What to run.
+/// The extent of a run.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub(crate) struct Options {
     no_save: bool,
 }
 
-/// Who watches.
+/// The watchers of a measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Shape {
     name: &'static str,
@@ -106,7 +106,7 @@ const SHAPES: [Shape; 4] = [
     },
 ];
 
-/// What one server did in one round.
+/// One server's figures of one round.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Found {
     events_per_second: f64,

@@ -12,7 +12,7 @@ use keepd_mvcc::{Record, View};
 use keepd_types::{KeyValue, Revision};
 use tonic::Status;
 
-use super::range::{self, KEPT_BYTES, Pieces};
+use super::records::{self, KEPT_BYTES, Pieces};
 use crate::blocking::Running;
 use crate::context::Context;
 use crate::encoded_message::{EncodedMessage, Later};
@@ -51,7 +51,8 @@ pub(super) async fn answer(
     while pieces.len() < WINDOW_BYTES && !revisions.is_empty() {
         let rest = revisions.split_off(FIRST_RECORDS.min(revisions.len()));
         read += revisions.len();
-        pieces = range::append_records(context, view, revisions, pieces, range::records).await?;
+        pieces =
+            records::append_records(context, view, revisions, pieces, records::records).await?;
         revisions = rest;
     }
     if revisions.is_empty() {
@@ -60,8 +61,8 @@ pub(super) async fn answer(
     }
     let kept = (KEPT_BYTES / (pieces.len() / read.max(1)).max(1)).min(revisions.len());
     let (kept, passing) = revisions.split_at(kept);
-    let mut lengths = range::in_parts(context, view, kept.to_vec(), measure_kept).await?;
-    lengths.extend(range::in_parts(context, view, passing.to_vec(), measure_passing).await?);
+    let mut lengths = records::in_parts(context, view, kept.to_vec(), measure_kept).await?;
+    lengths.extend(records::in_parts(context, view, passing.to_vec(), measure_passing).await?);
     let parts = parts(&revisions, lengths.into_iter().flatten());
     let bytes = parts.iter().map(|part| part.bytes).sum::<usize>() + tail.len();
     let (sender, parts_made) = response_stream::channel(PARTS_AHEAD_MAX);
@@ -139,7 +140,7 @@ async fn send(
             && let Some(part) = parts.pop_front()
         {
             let (shared, view) = (Arc::clone(context), Arc::clone(view));
-            let read = range::reading_at(begun);
+            let read = records::reading_at(begun);
             begun += part.bytes;
             let make = move || read(&shared, &view, &part.revisions);
             making.push_back((part.bytes, context.admission.large_reads.start(make).await));

@@ -11,7 +11,8 @@ use keepd_mvcc::{KeyState, View};
 use keepd_types::{KeyRange, KeyValue, RangeEnd};
 use tonic::Status;
 
-use super::range::{self, Pieces};
+use super::range;
+use super::records::{self, Pieces};
 use crate::context::Context;
 use crate::encoded_message::EncodedMessage;
 use crate::errors;
@@ -121,9 +122,9 @@ impl Streaming {
             let more = self.cut(&mut keys, want);
             self.open_last(&mut pieces, header, more);
             let revisions: Vec<_> = keys.into_iter().map(|(_, revision)| revision).collect();
-            let read = range::reading_at(self.bytes);
+            let read = records::reading_at(self.bytes);
             let pieces =
-                range::append_records(&self.context, &self.view, revisions, pieces, read).await?;
+                records::append_records(&self.context, &self.view, revisions, pieces, read).await?;
             (pieces, more, refs.count)
         };
         let count = *self.count.get_or_insert(count);

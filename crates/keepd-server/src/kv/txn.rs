@@ -22,7 +22,7 @@ use keepd_types::{LeaseId, Revision};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{range, to_command};
+use super::{range, records, to_command};
 use crate::context::{Context, SEALS_MAX, to_proto};
 use crate::errors;
 
@@ -198,7 +198,7 @@ async fn answer_range(
     count: u64,
 ) -> Result<RangeResponse, Status> {
     let revisions = if request.count_only { Vec::new() } else { revisions };
-    let mut kvs = range::load_kvs(context, view, revisions).await?;
+    let mut kvs = records::load_kvs(context, view, revisions).await?;
     if request.keys_only && request.sort_target() != SortTarget::Value {
         // etcd takes keys from its index, which knows no leases: its clients see none.
         kvs.iter_mut().for_each(|kv| kv.lease = LeaseId::NONE);
@@ -267,7 +267,7 @@ impl Replies<'_> {
             (OpResponse::DeleteRange { header_revision, deleted, prev }, _) => {
                 let header = Some(inner_header(header_revision));
                 let revisions = prev.into_iter().map(|handle| handle.revision).collect();
-                let prev_kvs = range::load_kvs(self.context, self.view, revisions).await?;
+                let prev_kvs = records::load_kvs(self.context, self.view, revisions).await?;
                 let prev_kvs = prev_kvs.into_iter().map(to_proto).collect();
                 Ok(OpReply::ResponseDeleteRange(DeleteRangeResponse { header, deleted, prev_kvs }))
             }
