@@ -33,6 +33,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Answers up to this size are sent as one piece, with one frame; several of a stream that are ready at
 /// once share it.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
+/// Smaller pieces of a larger answer are copied, since each frame costs something on both sides, and some
+/// clients' libraries end a connection on which many small ones wait.
+const SHARED_BYTES_MIN: usize = 4 * 1024;
 
 /// Refuses a message that is larger than gRPC allows, in grpc-go's words.
 pub(crate) fn sendable(message: EncodedMessage) -> Result<EncodedMessage, Status> {
@@ -134,15 +137,22 @@ fn frame(
     frames: &mut VecDeque<Bytes>,
 ) -> Option<Later> {
     let length = message.len();
-    let is_small = length <= JOINED_BYTES_MAX;
-    let mut first = BytesMut::with_capacity(PREFIX_BYTES + if is_small { length } else { 0 });
-    prefix(length, encoding, &mut first);
-    if is_small {
-        message.pieces.iter().for_each(|piece| first.put_slice(piece));
-        frames.push_back(first.freeze());
-    } else {
-        frames.push_back(first.freeze());
-        frames.extend(message.pieces.into_iter().filter(|piece| !piece.is_empty()));
+    let mut joined = BytesMut::with_capacity(PREFIX_BYTES + length.min(JOINED_BYTES_MAX));
+    prefix(length, encoding, &mut joined);
+    for piece in message.pieces {
+        let is_shared = length > JOINED_BYTES_MAX && piece.len() >= SHARED_BYTES_MIN;
+        if !is_shared {
+            joined.put_slice(&piece);
+        }
+        if (is_shared && !joined.is_empty()) || joined.len() > PREFIX_BYTES + JOINED_BYTES_MAX {
+            frames.push_back(joined.split().freeze());
+        }
+        if is_shared {
+            frames.push_back(piece);
+        }
+    }
+    if !joined.is_empty() {
+        frames.push_back(joined.freeze());
     }
     message.later
 }
@@ -386,6 +396,19 @@ mod tests {
         let (data, _) = read(answered(message, Encoding::Identity)).await;
         assert_eq!(data[0].as_ref(), [0, 0, 0, 0x40, 1]);
         assert_eq!(data[1].as_ptr(), large.as_ptr(), "nothing is copied");
+    }
+
+    #[tokio::test]
+    async fn small_pieces_of_a_large_answer_share_frames() {
+        let large = Bytes::from(vec![7; SHARED_BYTES_MIN]);
+        let mut pieces = vec![Bytes::from_static(&[7; 100]); 1000];
+        pieces.insert(500, large.clone());
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let (data, _) = read(answered(pieces.into(), Encoding::Identity)).await;
+        assert_eq!(data.iter().map(Bytes::len).sum::<usize>(), PREFIX_BYTES + bytes);
+        assert!(data.iter().any(|frame| frame.as_ptr() == large.as_ptr()), "it is not copied");
+        let frames_max = bytes.div_ceil(JOINED_BYTES_MAX) + 2;
+        assert!(data.len() <= frames_max, "{} frames for {bytes} bytes", data.len());
     }
 
     #[tokio::test]
