@@ -149,6 +149,7 @@ async fn a_peer_port_answers_members_and_tells_etcd_what_it_is() {
         ("/metrics", 404, "404 page not found"),
     ] {
         let request = Request::get(path).header("host", "x").body(String::new()).unwrap();
+        client.ready().await.unwrap();
         let answer = client.send_request(request).await.unwrap();
         assert_eq!(answer.status(), status, "{path}");
         let body = answer.into_body().collect().await.unwrap().to_bytes();
