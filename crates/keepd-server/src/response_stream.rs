@@ -57,10 +57,12 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs a stream in a task of its own, at most one batch ahead of the client: opening the values of a
 /// thousand events must not hold up the other calls of the connection. All answers that are there at
-/// once are handed over at once, since waking the connection costs more than most of them.
-pub(crate) fn detached<S>(mut stream: S, bytes_of: fn(&S::Item) -> usize) -> Detached<S::Item>
+/// once are handed over at once, since waking the connection costs more than most of them. Behind an error
+/// nothing is asked for.
+pub(crate) fn detached<S, T>(mut stream: S, bytes_of: fn(&T) -> usize) -> Detached<T>
 where
-    S: Stream<Item: Send> + Unpin + Send + 'static,
+    S: Stream<Item = Result<T, Status>> + Unpin + Send + 'static,
+    T: Send + 'static,
 {
     let (sender, batches) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -71,7 +73,8 @@ where
             };
             let Some(answer) = answer else { return };
             let batch = batch(answer, &mut stream, bytes_of);
-            if sender.send(batch).await.is_err() {
+            let is_over = batch.back().is_some_and(Result::is_err);
+            if sender.send(batch).await.is_err() || is_over {
                 return;
             }
         }
@@ -79,18 +82,27 @@ where
     Detached { batches, batch: VecDeque::new() }
 }
 
-/// An answer, and those behind it that are ready.
-fn batch<S>(first: S::Item, stream: &mut S, bytes_of: fn(&S::Item) -> usize) -> VecDeque<S::Item>
+/// Answers that were ready together.
+type Batch<T> = VecDeque<Result<T, Status>>;
+
+/// An answer, and those behind it that are ready, up to an error.
+fn batch<S, T>(first: S::Item, stream: &mut S, bytes_of: fn(&T) -> usize) -> Batch<T>
 where
-    S: Stream + Unpin,
+    S: Stream<Item = Result<T, Status>> + Unpin,
 {
-    let mut bytes = bytes_of(&first);
-    let mut batch = VecDeque::from([first]);
-    while batch.len() < BATCH_ANSWERS_MAX && bytes < BATCH_BYTES_MAX {
-        // The stream is asked again with the task's own waker.
-        let Some(Some(answer)) = stream.next().now_or_never() else { break };
-        bytes += bytes_of(&answer);
+    let mut bytes = 0;
+    let mut batch = VecDeque::new();
+    let mut next = Some(first);
+    while let Some(answer) = next.take() {
+        let is_last = answer.as_ref().map_or(true, |answer| {
+            bytes += bytes_of(answer);
+            bytes >= BATCH_BYTES_MAX
+        });
         batch.push_back(answer);
+        if !is_last && batch.len() < BATCH_ANSWERS_MAX {
+            // The stream is asked again with the task's own waker.
+            next = stream.next().now_or_never().flatten();
+        }
     }
     batch
 }
@@ -98,14 +110,14 @@ where
 /// The client's end of a stream that runs in a task of its own.
 #[derive(Debug)]
 pub(crate) struct Detached<T> {
-    batches: mpsc::Receiver<VecDeque<T>>,
-    batch: VecDeque<T>,
+    batches: mpsc::Receiver<Batch<T>>,
+    batch: Batch<T>,
 }
 
 impl<T: Unpin> Stream for Detached<T> {
-    type Item = T;
+    type Item = Result<T, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<T>> {
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             if let Some(answer) = self.batch.pop_front() {
                 return Poll::Ready(Some(answer));
@@ -197,12 +209,12 @@ mod tests {
     #[tokio::test]
     async fn a_detached_stream_is_whole_and_ends_with_its_client() {
         let count = BATCH_ANSWERS_MAX * 2 + 10;
-        let numbers = futures_util::stream::iter(0..count);
-        let answers: Vec<_> = detached(numbers, |_| 1).collect().await;
+        let numbers = futures_util::stream::iter((0..count).map(Ok));
+        let answers: Vec<_> = detached(numbers, |_| 1).map(Result::unwrap).collect().await;
         assert_eq!(answers, (0..count).collect::<Vec<_>>());
         let pinned = Arc::new(());
         let held = Arc::clone(&pinned);
-        let silent = futures_util::stream::pending::<()>().inspect(move |()| drop(held.clone()));
+        let silent = futures_util::stream::pending().inspect(move |_| drop(held.clone()));
         drop(detached(silent, |()| 0));
         while Arc::strong_count(&pinned) > 1 {
             tokio::task::yield_now().await;
@@ -211,9 +223,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_is_bounded_in_bytes() {
-        let mut stream = futures_util::stream::iter([BATCH_BYTES_MAX / 2; 9]);
-        assert_eq!(batch(BATCH_BYTES_MAX / 2, &mut stream, |bytes| *bytes).len(), 2);
+        let half = || Ok(BATCH_BYTES_MAX / 2);
+        let mut stream = futures_util::stream::iter((0..9).map(|_| half()));
+        assert_eq!(batch(half(), &mut stream, |bytes| *bytes).len(), 2);
         assert_eq!(stream.count().await, 8);
+    }
+
+    /// The stream of a watch tells its end again for as long as it is asked.
+    #[tokio::test]
+    async fn behind_an_error_nothing_is_asked_for() {
+        let ended = futures_util::stream::repeat_with(|| Err::<(), _>(Status::aborted("ended")));
+        let answers: Vec<_> = detached(ended, |()| 0).collect().await;
+        assert_eq!(answers.len(), 1);
     }
 
     #[tokio::test]

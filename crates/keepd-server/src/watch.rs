@@ -40,13 +40,10 @@ use crate::{errors, protobuf};
 const UNREADABLE: &str =
     "keepd: the history from this revision on could not be read; see the server's log";
 
-/// An answer of a stream.
-type Encoded = Result<EncodedMessage, Status>;
-
 pub(crate) async fn watch(
     context: &Arc<Context>,
     call: Call<Requests<WatchRequest>>,
-) -> Result<Detached<Encoded>, Status> {
+) -> Result<Detached<EncodedMessage>, Status> {
     let hub = context.node.hub();
     let interval = with_jitter(context);
     let shared = Arc::clone(&context.answer_places);
@@ -66,11 +63,7 @@ pub(crate) async fn watch(
     let reader = tokio::spawn(requests).abort_handle();
     let (context, ready) = (Arc::clone(context), VecDeque::new());
     let responses = Responses { context, hub, stream, messages, queued, ready, reader, unreadable };
-    Ok(response_stream::detached(responses, bytes_of))
-}
-
-fn bytes_of(answer: &Encoded) -> usize {
-    answer.as_ref().map_or(0, EncodedMessage::len)
+    Ok(response_stream::detached(responses, EncodedMessage::len))
 }
 
 /// The progress interval of a stream: up to a tenth longer, so that streams do not tick together.

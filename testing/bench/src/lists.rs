@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::load::{self, Extent, H2Load, ratio};
 use crate::process::{cpu_micros, forget_highest, resident_bytes};
-use crate::report::{Setting, median, short};
+use crate::report::{Setting, median_cell, short};
 use crate::servers::{Kind, Server};
 use crate::tools::{ToolOptions, Tools};
 
@@ -226,10 +226,8 @@ impl Report {
         for (_, name) in METHODS {
             for (title, value) in rows {
                 let cell = |kind: Kind| {
-                    let of_server = self.rounds.get(kind.name());
-                    let rounds = of_server.and_then(|ways| ways.get(name)).map(Vec::as_slice);
-                    let values: Vec<f64> = rounds.unwrap_or_default().iter().map(value).collect();
-                    median(&values).map_or_else(String::new, short)
+                    let ways = self.rounds.get(kind.name());
+                    median_cell(ways.and_then(|ways| ways.get(name)), value)
                 };
                 lines.push(line(&format!("{name}: {title}"), &cell));
             }

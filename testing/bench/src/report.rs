@@ -213,6 +213,12 @@ fn answer(program: &Path, words: &[&str]) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
+/// The median of one figure over the rounds, as a cell of a table; empty if there are none.
+pub(crate) fn median_cell<T>(rounds: Option<&Vec<T>>, figure: fn(&T) -> f64) -> String {
+    let values: Vec<f64> = rounds.into_iter().flatten().map(figure).collect();
+    median(&values).map_or_else(String::new, short)
+}
+
 /// The middle value; of an even number the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();

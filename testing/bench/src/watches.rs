@@ -30,7 +30,7 @@ use tonic_prost::ProstCodec;
 
 use crate::load::ratio;
 use crate::process::{cpu_micros, resident_bytes};
-use crate::report::{Setting, median, short};
+use crate::report::{Setting, median_cell};
 use crate::servers::{Kind, Server};
 use crate::tools::ToolOptions;
 
@@ -352,11 +352,7 @@ impl Report {
         ];
         for measured in &self.shapes {
             for (title, value) in rows {
-                let cells = kinds.map(|kind| {
-                    let rounds = measured.rounds.get(kind.name()).map(Vec::as_slice);
-                    let values: Vec<f64> = rounds.unwrap_or_default().iter().map(value).collect();
-                    median(&values).map_or_else(String::new, short)
-                });
+                let cells = kinds.map(|kind| median_cell(measured.rounds.get(kind.name()), value));
                 lines.push(format!("| {}: {title} | {} |", measured.shape.name, cells.join(" | ")));
             }
         }

@@ -79,10 +79,12 @@ pub(crate) fn answer(
     match result {
         Ok(mut message) => {
             let permit = message.permit.take();
-            let (mut frames, trailers) = (VecDeque::new(), trailers(&Status::ok("")));
-            let later = frame(message, encoding, &mut frames);
+            let mut frames = Frames::default();
+            let later = frames.add(message, encoding);
+            let (mut frames, trailers) = (frames.finish(), trailers(&Status::ok("")));
             if let Some(later) = later {
-                return respond(Windowed::new(frames, later, permit), encoding);
+                let windowed = Windowed { frames, later, is_over: false, _permit: permit };
+                return respond(windowed, encoding);
             }
             if frames.len() > 1 {
                 return respond(Large::new(frames, trailers, unread, permit), encoding);
@@ -130,36 +132,54 @@ where
     response
 }
 
-/// Adds the frames of a message: its prefix, then its pieces; gives back what comes later.
-fn frame(
-    message: EncodedMessage,
-    encoding: Encoding,
-    frames: &mut VecDeque<Bytes>,
-) -> Option<Later> {
-    let length = message.len();
-    let mut joined = BytesMut::with_capacity(PREFIX_BYTES + length.min(JOINED_BYTES_MAX));
-    prefix(length, encoding, &mut joined);
-    for piece in message.pieces {
-        let is_shared = length > JOINED_BYTES_MAX && piece.len() >= SHARED_BYTES_MIN;
-        if !is_shared {
-            joined.put_slice(&piece);
-        }
-        if (is_shared && !joined.is_empty()) || joined.len() > PREFIX_BYTES + JOINED_BYTES_MAX {
-            frames.push_back(joined.split().freeze());
-        }
-        if is_shared {
-            frames.push_back(piece);
-        }
-    }
-    if !joined.is_empty() {
-        frames.push_back(joined.freeze());
-    }
-    message.later
+/// Messages as frames: small pieces are joined, also those of different messages.
+#[derive(Default)]
+struct Frames {
+    done: VecDeque<Bytes>,
+    joined: BytesMut,
 }
 
-fn prefix(length: usize, encoding: Encoding, out: &mut BytesMut) {
-    out.put_u8(u8::from(encoding == Encoding::Gzip));
-    out.put_u32(u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller"));
+impl Frames {
+    /// Adds a message, its prefix first; gives back what comes later.
+    fn add(&mut self, message: EncodedMessage, encoding: Encoding) -> Option<Later> {
+        let length = message.len();
+        self.joined.reserve(PREFIX_BYTES + length.min(JOINED_BYTES_MAX));
+        self.joined.put_u8(u8::from(encoding == Encoding::Gzip));
+        let told = u32::try_from(length).expect("an answer is `sendable`, a chunk far smaller");
+        self.joined.put_u32(told);
+        for piece in message.pieces {
+            if length > JOINED_BYTES_MAX && piece.len() >= SHARED_BYTES_MIN {
+                self.close();
+                self.done.push_back(piece);
+            } else {
+                self.joined.put_slice(&piece);
+                if self.joined.len() > PREFIX_BYTES + JOINED_BYTES_MAX {
+                    self.close();
+                }
+            }
+        }
+        message.later
+    }
+
+    /// Whether something has been closed, or is large enough to be sent.
+    fn is_full(&self) -> bool {
+        !self.done.is_empty() || self.joined.len() >= JOINED_BYTES_MAX
+    }
+
+    fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.joined.is_empty()
+    }
+
+    fn close(&mut self) {
+        if !self.joined.is_empty() {
+            self.done.push_back(self.joined.split().freeze());
+        }
+    }
+
+    fn finish(mut self) -> VecDeque<Bytes> {
+        self.close();
+        self.done
+    }
 }
 
 /// The end of an answer.
@@ -207,12 +227,6 @@ struct Windowed {
     _permit: Option<ListPermit>,
 }
 
-impl Windowed {
-    const fn new(frames: VecDeque<Bytes>, later: Later, permit: Option<ListPermit>) -> Self {
-        Self { frames, later, is_over: false, _permit: permit }
-    }
-}
-
 impl http_body::Body for Windowed {
     type Data = Bytes;
     type Error = Status;
@@ -231,13 +245,16 @@ impl http_body::Body for Windowed {
             }
             match std::task::ready!(Pin::new(&mut this.later.parts).poll_next(task)) {
                 Some(Ok(part)) => {
-                    let bytes: usize = part.iter().map(Bytes::len).sum();
-                    this.later.bytes = this.later.bytes.saturating_sub(bytes);
+                    let bytes = part.iter().map(Bytes::len).sum();
+                    match this.later.bytes.checked_sub(bytes) {
+                        Some(left) => this.later.bytes = left,
+                        None => break Status::internal("keepd: the list is longer than announced"),
+                    }
                     this.frames.extend(part);
                 }
                 Some(Err(status)) => break status,
                 None if this.later.bytes == 0 => break Status::ok(""),
-                None => break Status::internal("keepd: the list ended too early"),
+                None => break Status::internal("keepd: the list is shorter than announced"),
             }
         };
         this.is_over = true;
@@ -282,26 +299,18 @@ where
 
     /// Makes frames of the messages that are ready, the small ones in one, or learns the end.
     fn poll_gather(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        let mut joined = BytesMut::new();
-        let mut large = VecDeque::new();
-        while joined.len() < JOINED_BYTES_MAX && large.is_empty() {
+        let mut frames = Frames::default();
+        while !frames.is_full() {
             match self.poll_message(task) {
-                Poll::Pending if joined.is_empty() => return Poll::Pending,
+                Poll::Pending if frames.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(Ok(message)) => {
                     let message = match self.encoding {
                         Encoding::Identity => message,
                         Encoding::Gzip => gzip(message),
                     };
-                    let length = message.len();
-                    if length > JOINED_BYTES_MAX {
-                        let later = frame(message, self.encoding, &mut large);
-                        assert!(later.is_none(), "only the answer to a unary call comes later");
-                    } else {
-                        joined.reserve(PREFIX_BYTES + length);
-                        prefix(length, self.encoding, &mut joined);
-                        message.pieces.iter().for_each(|piece| joined.put_slice(piece));
-                    }
+                    let later = frames.add(message, self.encoding);
+                    assert!(later.is_none(), "only the answer to a unary call comes later");
                 }
                 Poll::Ready(Err(status)) => {
                     self.status = Some(status);
@@ -309,10 +318,7 @@ where
                 }
             }
         }
-        if !joined.is_empty() {
-            self.frames.push_back(joined.freeze());
-        }
-        self.frames.append(&mut large);
+        self.frames = frames.finish();
         Poll::Ready(())
     }
 }

@@ -12,7 +12,7 @@ use keepd_mvcc::{Record, View};
 use keepd_types::{KeyValue, Revision};
 use tonic::Status;
 
-use super::records::{self, KEPT_BYTES, Pieces};
+use super::records::{self, KEPT_BYTES, Load, Pieces};
 use crate::blocking::Running;
 use crate::context::Context;
 use crate::encoded_message::{EncodedMessage, Later};
@@ -51,8 +51,8 @@ pub(super) async fn answer(
     while pieces.len() < WINDOW_BYTES && !revisions.is_empty() {
         let rest = revisions.split_off(FIRST_RECORDS.min(revisions.len()));
         read += revisions.len();
-        pieces =
-            records::append_records(context, view, revisions, pieces, records::records).await?;
+        pieces = records::append_records(context, view, revisions, pieces, records::loading_at(0))
+            .await?;
         revisions = rest;
     }
     if revisions.is_empty() {
@@ -61,9 +61,15 @@ pub(super) async fn answer(
     }
     let kept = (KEPT_BYTES / (pieces.len() / read.max(1)).max(1)).min(revisions.len());
     let (kept, passing) = revisions.split_at(kept);
-    let mut lengths = records::in_parts(context, view, kept.to_vec(), measure_kept).await?;
-    lengths.extend(records::in_parts(context, view, passing.to_vec(), measure_passing).await?);
-    let parts = parts(&revisions, lengths.into_iter().flatten());
+    let mut lengths = Vec::with_capacity(revisions.len());
+    // The blocks of the first are read again, from the cache.
+    for (some, begin) in [(kept, 0), (passing, KEPT_BYTES)] {
+        let load = records::loading_at(begin);
+        let measure = move |_: &Context, view: &View, some: &[Revision]| measure(view, some, load);
+        let measured = records::in_parts(context, view, some.to_vec(), measure).await?;
+        lengths.extend(measured.into_iter().flatten());
+    }
+    let parts = parts(&revisions, &lengths);
     let bytes = parts.iter().map(|part| part.bytes).sum::<usize>() + tail.len();
     let (sender, parts_made) = response_stream::channel(PARTS_AHEAD_MAX);
     let (context, view) = (Arc::clone(context), Arc::clone(view));
@@ -78,27 +84,14 @@ pub(super) async fn answer(
 }
 
 /// The bytes that each record makes in the answer.
-fn measure(
-    revisions: &[Revision],
-    load: impl Fn(&[Revision]) -> Result<Vec<Record>, keepd_mvcc::Error>,
-) -> Result<Vec<usize>, Status> {
+fn measure(view: &View, revisions: &[Revision], load: Load) -> Result<Vec<usize>, Status> {
     let mut lengths = Vec::with_capacity(revisions.len());
     for some in revisions.chunks(MEASURED_RECORDS) {
-        for record in load(some).map_err(errors::store)? {
+        for record in load(view, some).map_err(errors::store)? {
             lengths.push(protobuf::len_field_len(client_len(&record)?));
         }
     }
     Ok(lengths)
-}
-
-/// [`measure`] where the blocks are kept, for they are read again.
-fn measure_kept(_: &Context, view: &View, revisions: &[Revision]) -> Result<Vec<usize>, Status> {
-    measure(revisions, |some| view.load_many(some))
-}
-
-/// [`measure`] behind the first [`KEPT_BYTES`].
-fn measure_passing(_: &Context, view: &View, revisions: &[Revision]) -> Result<Vec<usize>, Status> {
-    measure(revisions, |some| view.load_passing(some))
 }
 
 /// The length of the `KeyValue` that clients see of a record.
@@ -111,10 +104,10 @@ fn client_len(record: &Record) -> Result<usize, Status> {
 }
 
 /// Cuts the list.
-fn parts(revisions: &[Revision], lengths: impl Iterator<Item = usize>) -> VecDeque<Part> {
+fn parts(revisions: &[Revision], lengths: &[usize]) -> VecDeque<Part> {
     let mut parts = VecDeque::new();
     let mut part = Part::default();
-    for (revision, length) in revisions.iter().zip(lengths) {
+    for (revision, &length) in revisions.iter().zip(lengths) {
         if part.bytes + length > PART_BYTES && !part.revisions.is_empty() {
             parts.push_back(std::mem::take(&mut part));
         }
@@ -140,9 +133,9 @@ async fn send(
             && let Some(part) = parts.pop_front()
         {
             let (shared, view) = (Arc::clone(context), Arc::clone(view));
-            let read = records::reading_at(begun);
+            let load = records::loading_at(begun);
             begun += part.bytes;
-            let make = move || read(&shared, &view, &part.revisions);
+            let make = move || records::records(&shared, &view, &part.revisions, load);
             making.push_back((part.bytes, context.admission.large_reads.start(make).await));
         }
         let Some((bytes, part)) = making.pop_front() else { break };
@@ -170,7 +163,7 @@ mod tests {
     fn a_list_is_cut_into_parts_of_bounded_bytes() {
         let revisions: Vec<Revision> = (2..8).map(Revision::first).collect();
         let lengths = [PART_BYTES, 1, PART_BYTES - 1, PART_BYTES * 3, 5, 6];
-        let cut = parts(&revisions, lengths.into_iter());
+        let cut = parts(&revisions, &lengths);
         let shown: Vec<_> = cut.iter().map(|part| (part.revisions.len(), part.bytes)).collect();
         assert_eq!(
             shown,

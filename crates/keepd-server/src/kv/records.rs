@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use keepd_mvcc::{Record, View};
+use keepd_mvcc::{Error, Record, View};
 use keepd_types::{KeyValue, Revision};
 use tonic::Status;
 
@@ -100,12 +100,12 @@ impl Pieces {
     }
 }
 
-/// Reads records as clients see them.
-type ReadRecords = fn(&Context, &View, &[Revision]) -> Result<Pieces, Status>;
+/// A way to load records, which leaves their blocks in the cache or does not.
+pub(crate) type Load = fn(&View, &[Revision]) -> Result<Vec<Record>, Error>;
 
-/// The way to read the records of a list of which so many bytes have been read.
-pub(crate) const fn reading_at(bytes: usize) -> ReadRecords {
-    if bytes < KEPT_BYTES { records } else { records_passing }
+/// The way to load the records of a list behind its first `bytes`.
+pub(crate) const fn loading_at(bytes: usize) -> Load {
+    if bytes < KEPT_BYTES { load } else { View::load_passing }
 }
 
 /// Loads records and adds them to `pieces` as clients see them.
@@ -114,12 +114,15 @@ pub(crate) async fn append_records(
     view: &Arc<View>,
     revisions: Vec<Revision>,
     mut pieces: Pieces,
-    read: ReadRecords,
+    load: Load,
 ) -> Result<Pieces, Status> {
     if revisions.len() <= INLINE_RECORDS_MAX {
-        pieces.records(context, load(view, &revisions)?)?;
+        pieces.records(context, load(view, &revisions).map_err(errors::store)?)?;
         return Ok(pieces);
     }
+    let read = move |context: &Context, view: &View, revisions: &[Revision]| {
+        records(context, view, revisions, load)
+    };
     for part in in_parts(context, view, revisions, read).await? {
         pieces.append(part);
     }
@@ -131,20 +134,10 @@ pub(crate) fn records(
     context: &Context,
     view: &View,
     revisions: &[Revision],
+    load: Load,
 ) -> Result<Pieces, Status> {
     let mut pieces = Pieces::default();
-    pieces.records(context, load(view, revisions)?)?;
-    Ok(pieces)
-}
-
-/// The same for the part of a list that lies behind its first [`KEPT_BYTES`].
-pub(crate) fn records_passing(
-    context: &Context,
-    view: &View,
-    revisions: &[Revision],
-) -> Result<Pieces, Status> {
-    let mut pieces = Pieces::default();
-    pieces.records(context, view.load_passing(revisions).map_err(errors::store)?)?;
+    pieces.records(context, load(view, revisions).map_err(errors::store)?)?;
     Ok(pieces)
 }
 
@@ -155,7 +148,8 @@ pub(crate) async fn load_kvs(
     revisions: Vec<Revision>,
 ) -> Result<Vec<KeyValue>, Status> {
     let read = |context: &Context, view: &View, revisions: &[Revision]| -> Result<Vec<_>, Status> {
-        load(view, revisions)?.into_iter().map(|record| context.client_kv(record)).collect()
+        let records = load(view, revisions).map_err(errors::store)?;
+        records.into_iter().map(|record| context.client_kv(record)).collect()
     };
     if revisions.len() <= INLINE_RECORDS_MAX {
         return read(context, view, &revisions);
@@ -163,11 +157,11 @@ pub(crate) async fn load_kvs(
     Ok(in_parts(context, view, revisions, read).await?.into_iter().flatten().collect())
 }
 
-fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Status> {
+fn load(view: &View, revisions: &[Revision]) -> Result<Vec<Record>, Error> {
     if let [revision] = revisions {
-        return Ok(vec![view.load(*revision).map_err(errors::store)?]);
+        return Ok(vec![view.load(*revision)?]);
     }
-    view.load_many(revisions).map_err(errors::store)
+    view.load_many(revisions)
 }
 
 /// Reads many records on blocking threads, a long list in parts side by side, which come back in order.
@@ -175,7 +169,7 @@ pub(crate) async fn in_parts<T: Send + 'static>(
     context: &Arc<Context>,
     view: &Arc<View>,
     mut revisions: Vec<Revision>,
-    read: fn(&Context, &View, &[Revision]) -> Result<T, Status>,
+    read: impl Fn(&Context, &View, &[Revision]) -> Result<T, Status> + Copy + Send + 'static,
 ) -> Result<Vec<T>, Status> {
     let parts = (revisions.len() / PART_RECORDS_MIN).clamp(1, PARTS_MAX);
     let part_records = revisions.len().div_ceil(parts);

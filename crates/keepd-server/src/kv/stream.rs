@@ -122,9 +122,9 @@ impl Streaming {
             let more = self.cut(&mut keys, want);
             self.open_last(&mut pieces, header, more);
             let revisions: Vec<_> = keys.into_iter().map(|(_, revision)| revision).collect();
-            let read = records::reading_at(self.bytes);
+            let load = records::loading_at(self.bytes);
             let pieces =
-                records::append_records(&self.context, &self.view, revisions, pieces, read).await?;
+                records::append_records(&self.context, &self.view, revisions, pieces, load).await?;
             (pieces, more, refs.count)
         };
         let count = *self.count.get_or_insert(count);
